@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use slb_common::maglev::measure::{Moved, owned};
+use slb_common::maglev::measure::{Reassignment, slots_per_member};
 use slb_common::maglev::{MAX_SIZE, Member, build};
 
 const SEEDS: u64 = 8;
@@ -52,8 +52,8 @@ fn table(weights: &[u8], seed: u64) -> Vec<u16> {
 /// The most slots between the server with the most and the one with the least.
 fn spread(weights: &[u8]) -> u32 {
     let spread = |seed| {
-        let owned = owned(&table(weights, seed), weights.len());
-        owned.iter().max().unwrap_or(&0) - owned.iter().min().unwrap_or(&0)
+        let slots_per_member = slots_per_member(&table(weights, seed), weights.len());
+        slots_per_member.iter().max().unwrap_or(&0) - slots_per_member.iter().min().unwrap_or(&0)
     };
     (0..SEEDS).map(spread).max().unwrap_or(0)
 }
@@ -63,35 +63,38 @@ fn off_ideal(weights: &[u8]) -> (f64, u32) {
     let total: f64 = weights.iter().copied().map(f64::from).sum();
     let (mut off, mut least) = (0.0f64, u32::MAX);
     for seed in 0..SEEDS {
-        for (owned, &weight) in owned(&table(weights, seed), weights.len()).into_iter().zip(weights) {
-            off = off.max((f64::from(owned) - f64::from(MAX_SIZE) * f64::from(weight) / total).abs());
-            least = least.min(owned);
+        for (slots_per_member, &weight) in
+            slots_per_member(&table(weights, seed), weights.len()).into_iter().zip(weights)
+        {
+            off = off
+                .max((f64::from(slots_per_member) - f64::from(MAX_SIZE) * f64::from(weight) / total).abs());
+            least = least.min(slots_per_member);
         }
     }
     (off, least)
 }
 
 /// What moves when the weight of one server changes, for each of them and all seeds.
-fn changes(weights: &[u8], changed: impl Fn(u8) -> u8) -> Vec<Moved> {
+fn changes(weights: &[u8], changed: impl Fn(u8) -> u8) -> Vec<Reassignment> {
     let mut all = Vec::new();
     for seed in 0..SEEDS {
         let before = table(weights, seed);
         for (at, member) in (0..weights.len()).zip(0u16..) {
             let mut weights = weights.to_vec();
             weights[at] = changed(weights[at]);
-            all.push(Moved::between(&before, &table(&weights, seed), member));
+            all.push(Reassignment::between(&before, &table(&weights, seed), member));
         }
     }
     all
 }
 
-fn total(moves: &[Moved]) -> String {
+fn total(moves: &[Reassignment]) -> String {
     let mean = moves.iter().map(|moved| f64::from(moved.total())).sum::<f64>() / moves.len() as f64;
     let worst = moves.iter().map(|moved| moved.total()).max().unwrap_or(0);
     format!("mean {mean:.0}, worst {worst}")
 }
 
-fn needless(moves: &[Moved]) -> String {
+fn needless(moves: &[Reassignment]) -> String {
     let shares = moves.iter().map(|moved| moved.needless_share() * 100.0);
     let mean = shares.clone().sum::<f64>() / moves.len() as f64;
     format!("mean {mean:.3} %, worst {:.3} %", shares.fold(0.0, f64::max))

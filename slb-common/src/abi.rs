@@ -12,11 +12,11 @@ pub mod control;
 pub mod decap;
 pub mod flow;
 pub mod interface;
-pub mod limit;
 pub mod lookup_table;
 pub mod losses;
-mod named;
+mod named_enum;
 pub mod programs;
+pub mod rate_limit;
 pub mod service;
 pub mod shared_word;
 pub mod stats;
@@ -168,7 +168,7 @@ impl MacPair {
     /// The addresses of a frame in the other direction.
     #[inline(always)]
     #[must_use]
-    pub const fn answer(&self) -> Self {
+    pub const fn reversed(&self) -> Self {
         Self::from_words(self.sender(), self.receiver())
     }
 
@@ -228,12 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn stations_stand_as_in_a_frame_and_answer_the_other_way_round() {
+    fn mac_pair_has_frame_layout_and_answer_swaps_its_addresses() {
         let (a, b) = ([1, 2, 3, 4, 5, 6], [11, 12, 13, 14, 15, 16]);
         let macs = MacPair::new(a, b);
         assert_eq!(macs.head.to_ne_bytes(), [1, 2, 3, 4, 5, 6, 11, 12]);
         assert_eq!(macs.tail.to_ne_bytes(), [13, 14, 15, 16]);
-        assert_eq!(macs.answer(), MacPair::new(b, a));
+        assert_eq!(macs.reversed(), MacPair::new(b, a));
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn references_tell_uses_of_an_id_apart() {
+    fn handles_of_a_reused_id_differ_by_generation() {
         let (first, second) = (Handle::new(7, 1), Handle::new(7, 2));
         assert_eq!((first.id(), second.id()), (7, 7));
         assert_ne!(first, second);

@@ -47,7 +47,7 @@ pub const FLOW_BITS: u32 = PORT_BITS + ADDRESS_BITS;
 /// What the wrapper is to do, and how far it has come. The host writes it while no packet flows.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Control {
+pub struct BenchControl {
     /// The head of the frame.
     pub template: [u64; HEAD_V6 / 8],
     /// Bytes of the whole frame.
@@ -100,7 +100,7 @@ struct Endpoint {
 
 impl Endpoint {
     #[inline(always)]
-    const fn of(control: &Control) -> Self {
+    const fn of(control: &BenchControl) -> Self {
         let flow = control.counter.wrapping_mul(control.multiplier) & control.mask;
         let low = flow as u16 & ((1 << PORT_BITS) - 1);
         let high = (flow >> PORT_BITS) as u32 & ((1 << ADDRESS_BITS) - 1);
@@ -108,13 +108,13 @@ impl Endpoint {
     }
 }
 
-/// Writes the head of the frame for the packet whose number is in [`Control::counter`]: the template, with the address
+/// Writes the head of the frame for the packet whose number is in [`BenchControl::counter`]: the template, with the address
 /// and port of its flow on the varying side. The checksum of the IPv4 header is right; those of TCP and UDP are not:
 /// nothing on the packet path verifies them.
 ///
 /// Returns `None` if the frame is shorter than its head.
 #[inline(always)]
-pub fn write_head(frame: &mut Frame<'_>, control: &Control) -> Option<()> {
+pub fn write_head(frame: &mut Frame<'_>, control: &BenchControl) -> Option<()> {
     let flow = Endpoint::of(control);
     let (vary_source, vary_destination) =
         (flow.address & control.vary_source, flow.address & control.vary_destination);
@@ -140,7 +140,7 @@ pub fn write_head(frame: &mut Frame<'_>, control: &Control) -> Option<()> {
 }
 
 #[inline(always)]
-fn fill<const N: usize>(frame: &mut Frame<'_>, control: &Control) -> Option<()> {
+fn fill<const N: usize>(frame: &mut Frame<'_>, control: &BenchControl) -> Option<()> {
     let words = frame.header_mut::<Words<N>>(0)?;
     for i in 0..N {
         words.0[i] = control.template[i];
@@ -155,7 +155,7 @@ const fn varied(bytes: [u8; 4], bits: u32) -> [u8; 4] {
 
 /// Writes both ports in one store: a program that reads them in one load does not wait for two.
 #[inline(always)]
-fn put_ports(frame: &mut Frame<'_>, offset: usize, port: u16, control: &Control) -> Option<()> {
+fn put_ports(frame: &mut Frame<'_>, offset: usize, port: u16, control: &BenchControl) -> Option<()> {
     const SOURCE: u32 = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
     let mask = control.vary_source & SOURCE | control.vary_destination & !SOURCE;
     let both = u32::from(port) | u32::from(port) << 16;
@@ -164,7 +164,7 @@ fn put_ports(frame: &mut Frame<'_>, offset: usize, port: u16, control: &Control)
     Some(())
 }
 
-const _: () = assert!(size_of::<Control>() == HEAD_V6 + 7 * 8 + 4 * 4);
+const _: () = assert!(size_of::<BenchControl>() == HEAD_V6 + 7 * 8 + 4 * 4);
 const _: () = assert!(MAX_STAMPS.is_power_of_two());
 const _: () = assert!(V4_SOURCE + 8 == V4_PORTS);
 
@@ -190,12 +190,12 @@ mod tests {
         bytes
     }
 
-    fn control(frame: &[u8], v6: bool, flows: u64) -> Control {
+    fn control(frame: &[u8], v6: bool, flows: u64) -> BenchControl {
         let mut template = [0; HEAD_V6 / 8];
         for (word, bytes) in template.iter_mut().zip(frame.as_chunks::<8>().0) {
             *word = u64::from_ne_bytes(*bytes);
         }
-        Control {
+        BenchControl {
             template,
             length: frame.len() as u64,
             found: 0,
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn each_flow_is_met_once_in_a_turn_and_nothing_else_varies() {
+    fn generated_flows_are_distinct_and_vary_on_one_side_only() {
         const FLOWS: u64 = 1 << 17;
         for v6 in [false, true] {
             let sound = frame(v6);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_written_whole_whatever_was_there() {
+    fn write_head_overwrites_every_header_byte() {
         for (v6, head) in [(false, HEAD_V4), (true, HEAD_V6)] {
             let sound = frame(v6);
             let control = control(&sound, v6, 1);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_flow_number_differs_from_the_smallest_in_address_and_port() {
+    fn smallest_and_largest_flow_number_differ_in_address_and_port() {
         let sound = frame(false);
         let mut control = control(&sound, false, 1 << FLOW_BITS);
         control.multiplier = 1;
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_shorter_than_its_head_is_refused() {
+    fn write_head_refuses_a_frame_shorter_than_its_headers() {
         let sound = frame(false);
         let mut short = sound[..HEAD_V4 - 1].to_vec();
         assert!(write_head(&mut Frame::from_slice(&mut short), &control(&sound, false, 1)).is_none());

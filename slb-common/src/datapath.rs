@@ -10,26 +10,26 @@
 //! - A frame that is passed has not been changed.
 //! - A frame that is sent on is changed only after every check that could refuse it.
 //! - Every call counts the frame under exactly one action and one reason.
-//! - Maps and kernel helpers are reached through [`tables::Tables`] alone.
+//! - Maps and kernel helpers are reached through [`map_access::Maps`] alone.
 
-pub mod enter;
 #[cfg(any(test, feature = "user"))]
 pub mod flow_gc;
 pub mod flows;
 pub mod icmp_error;
+pub mod insert;
 pub mod ipip;
+pub mod map_access;
 pub mod reset;
 pub mod schedule;
-pub mod tables;
 pub mod unmatched;
 
-mod answer;
 mod client_path;
 mod echo;
 mod nat;
-pub mod numbers;
 mod refusal;
+mod reply;
 pub mod select;
+pub mod sequence_numbers;
 mod slots;
 
 use core::borrow::Borrow;
@@ -40,7 +40,7 @@ use crate::{
         flow::ClientPath,
         interface::{CLIENT, Interface, SERVER},
         service::{IndexEntry, ServiceIndex, mode, policy},
-        stats::{Action, Limited, Reason},
+        stats::{Action, GeneratedPacket, Reason},
     },
     hash::flow_label,
     net::{
@@ -50,18 +50,18 @@ use crate::{
         parse::{Packet, plain_ipv4, plain_ipv6},
     },
 };
-use answer::{Answered, Reply};
-use icmp_error::{IcmpError, Message};
+use icmp_error::{IcmpError, IcmpMessage};
+use map_access::{Direction, FrameCalls, Maps, Parsed};
 use refusal::{Refusal, UNMATCHED, drop, pass};
-use select::{ByTable, Chosen, Request};
-use tables::{Direction, Head, Parsed, Tables};
+use reply::{Reply, ReplyDisposition};
+use select::{Request, Selection, UntrackedSelection};
 
 /// What the program does with the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Sends it back out of the interface that it arrived on.
     Transmit,
-    /// Sends it out of the interface with this index, which [`Tables::redirect`] has prepared.
+    /// Sends it out of the interface with this index, which [`Maps::redirect`] has prepared.
     Redirect(u32),
     /// Passes it to the kernel, unchanged.
     Pass,
@@ -71,67 +71,71 @@ pub enum Verdict {
 
 /// Decides on a frame that arrived on the interface `ifindex`, and rewrites it for the verdict.
 #[inline(always)]
-pub fn process<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Verdict {
-    match fast(head, ifindex, tables) {
+pub fn process<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Verdict {
+    match fast(head, ifindex, maps) {
         Some(verdict) => verdict,
-        None => slow(head, ifindex, tables),
+        None => slow(head, ifindex, maps),
     }
 }
 
 /// The fast path of [`process`]. Returns `None` where the slow path must decide; the frame is unchanged then.
 #[inline(always)]
-pub fn fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Option<Verdict> {
-    let decided = decide_fast(head, ifindex, tables).transpose()?;
-    Some(count(decided, tables))
+pub fn fast<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Option<Verdict> {
+    let decided = decide_fast(head, ifindex, maps).transpose()?;
+    Some(count(decided, maps))
 }
 
 /// The slow path of [`process`], which decides on every frame.
 #[inline(always)]
-pub fn slow<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Verdict {
-    count(decide_slow(head, ifindex, tables), tables)
+pub fn slow<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Verdict {
+    count(decide_slow(head, ifindex, maps), maps)
 }
 
 #[inline(always)]
 #[expect(clippy::needless_pass_by_value, reason = "by reference it would lie on BPF's stack")]
-fn count<T: Tables>(decided: Result<Sent, Refusal>, tables: &T) -> Verdict {
+fn count<T: Maps>(decided: Result<Egress, Refusal>, maps: &T) -> Verdict {
     let (verdict, action, reason) = match decided {
-        Ok(Sent { verdict, action, reason }) => (verdict, action, reason as u32),
+        Ok(Egress { verdict, action, reason }) => (verdict, action, reason as u32),
         Err(Refusal::Pass(reason)) => (Verdict::Pass, Action::Pass, reason),
         Err(Refusal::Drop(reason)) => (Verdict::Drop, Action::Drop, reason),
         // The slow path has answered by an ICMP error or a RST where it could.
-        Err(Refusal::Tell(error)) => (Verdict::Drop, Action::Drop, error.reason as u32),
+        Err(Refusal::IcmpError(error)) => (Verdict::Drop, Action::Drop, error.reason as u32),
         Err(Refusal::Reset(reason)) => (Verdict::Drop, Action::Drop, reason as u32),
         Err(Refusal::Unmatched(reason)) => (Verdict::Pass, Action::Pass, reason),
     };
-    tables.count(action, reason);
+    maps.count(action, reason);
     verdict
 }
 
-struct Sent {
+struct Egress {
     verdict: Verdict,
     action: Action,
     reason: Reason,
 }
 
 #[inline(always)]
-fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Option<Sent>, Refusal> {
-    let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
-    let interface = tables.interface(ifindex).ok_or(pass(Reason::OtherHost))?;
+fn decide_fast<G: FrameCalls, T: Maps>(
+    head: &mut G,
+    ifindex: u32,
+    maps: &T,
+) -> Result<Option<Egress>, Refusal> {
+    let Some(index) = maps.index() else { return Err(pass(Reason::NotOurs)) };
+    let interface = maps.interface(ifindex).ok_or(pass(Reason::OtherHost))?;
     let frame = head.frame();
     // The slow path counts truncated frames and those to group addresses.
     let Some(ethernet) = frame.header::<EthernetHdr>(0) else { return Ok(None) };
     let macs = MacPair::from(ethernet.macs);
     let receiver = macs.receiver();
-    if !interface.has(receiver) {
+    if !interface.has_mac(receiver) {
         if is_group(receiver) {
             return Ok(None);
         }
         // A switch floods frames for other hosts, and a promiscuous NIC accepts them.
-        if !tables.is_own_mac(ifindex, receiver) {
+        if !maps.is_own_mac(ifindex, receiver) {
             return Err(pass(Reason::OtherHost));
         }
     }
-    let fast_path = Path::<T, true> { ifindex, roles: interface.flags(), index, tables };
+    let fast_path = PacketPath::<T, true> { ifindex, roles: interface.flags(), index, maps };
     // Each address family has code of its own, with constant offsets.
     match u16::from_ne_bytes(ethernet.ether_type) {
         ether_type::IPV4 => match plain_ipv4(&frame) {
@@ -147,46 +151,46 @@ fn decide_fast<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Re
 }
 
 #[inline(always)]
-fn decide_slow<G: Head, T: Tables>(head: &mut G, ifindex: u32, tables: &T) -> Result<Sent, Refusal> {
-    let Some(index) = tables.index() else { return Err(pass(Reason::NotOurs)) };
-    let roles = tables.interface(ifindex).map_or(0, Interface::flags);
-    let full = Path::<T, false> { ifindex, roles, index, tables };
+fn decide_slow<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
+    let Some(index) = maps.index() else { return Err(pass(Reason::NotOurs)) };
+    let roles = maps.interface(ifindex).map_or(0, Interface::flags);
+    let slow_path = PacketPath::<T, false> { ifindex, roles, index, maps };
     let Some(Parsed { outcome, packet }) = head.parse() else { return Err(pass(Reason::NotReady)) };
     let packet = packet.borrow();
     let decided = if outcome != Parsed::<G::Packet>::SOUND {
         Err(Refusal::Unmatched(outcome))
     } else if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6) {
-        full.echo(head, packet)
+        slow_path.echo(head, packet)
     } else {
         // The slow path always returns a decision.
-        full.flow(head, packet).and_then(|sent| sent.ok_or(drop(Reason::NotReady)))
+        slow_path.flow(head, packet).and_then(|sent| sent.ok_or(drop(Reason::NotReady)))
     };
     let refusal = match decided {
-        Err(Refusal::Unmatched(reason)) => full.unmatched(packet, reason),
+        Err(Refusal::Unmatched(reason)) => slow_path.unmatched(packet, reason),
         Err(refusal) => refusal,
         sent => return sent,
     };
     match refusal {
-        Refusal::Tell(error) => full.tell(head, packet, error),
-        Refusal::Reset(reason) => full.reset(head, packet, reason),
+        Refusal::IcmpError(error) => slow_path.send_icmp_error(head, packet, error),
+        Refusal::Reset(reason) => slow_path.reset(head, packet, reason),
         refusal => Err(refusal),
     }
 }
 
 /// Inputs that all steps of the packet path share.
-struct Path<'t, T, const FAST: bool> {
+struct PacketPath<'t, T, const FAST: bool> {
     /// Index of the interface that the frame arrived on.
     ifindex: u32,
     /// Roles of that interface: [`CLIENT`] and [`SERVER`].
     roles: u16,
     index: &'t ServiceIndex,
-    tables: &'t T,
+    maps: &'t T,
 }
 
-impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
+impl<T: Maps, const FAST: bool> PacketPath<'_, T, FAST> {
     /// Decides on a TCP or UDP packet; `None` where the slow path must decide.
     #[inline(always)]
-    fn flow<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
+    fn flow<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Option<Egress>, Refusal> {
         match self.index.find(&packet.destination, packet.destination_port, packet.protocol) {
             Some(_) if self.roles & CLIENT == 0 => Err(drop(Reason::WrongInterface)),
             // The fast path checks untracked flows itself. For tracked flows the slow path has checked when the flow
@@ -200,7 +204,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
 
     /// Answers an ICMP or `ICMPv6` echo request to a VIP.
     #[inline(always)]
-    fn echo<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Sent, Refusal> {
+    fn echo<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Egress, Refusal> {
         let found = self.index.find(&packet.destination, 0, packet.protocol);
         let service = found.filter(|vip| vip.policy & policy::NO_ECHO == 0).ok_or(UNMATCHED)?;
         if self.roles & CLIENT == 0 {
@@ -209,84 +213,84 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         if self.index.is_martian(&packet.source) {
             return Err(drop(Reason::MartianSource));
         }
-        if !self.tables.may_send(Limited::Echo, self.index.hz) {
+        if !self.maps.may_send(GeneratedPacket::Echo, self.index.hz) {
             return Err(drop(Reason::Echo));
         }
         let bytes = head.frame().len();
         Self::untag(head)?;
         echo::answer(&mut head.frame(), packet).ok_or(drop(Reason::Truncated))?;
-        self.tables.count_service(service.id(), Direction::In, bytes, false);
-        Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: Reason::Echo })
+        self.maps.count_service(service.id(), Direction::In, bytes, false);
+        Ok(Egress { verdict: Verdict::Transmit, action: Action::Answer, reason: Reason::Echo })
     }
 
     #[inline(always)]
-    fn to_server<G: Head>(
+    fn to_server<G: FrameCalls>(
         &self,
         head: &mut G,
         packet: &Packet,
         service: &IndexEntry,
-    ) -> Result<Option<Sent>, Refusal> {
-        let Self { ifindex, index, tables, .. } = *self;
+    ) -> Result<Option<Egress>, Refusal> {
+        let Self { ifindex, index, maps, .. } = *self;
         let mode = service.mode;
         // In mode `dsr` SLB does not act as a router.
         if packet.hop_limit <= 1 && mode != mode::DSR {
-            return Self::refuse(IcmpError {
+            return Self::refuse_with_icmp_error(IcmpError {
                 reason: Reason::HopLimit,
-                message: Message::hop_limit(packet.destination.is_v4()),
+                message: IcmpMessage::hop_limit(packet.destination.is_v4()),
             });
         }
         let frame = head.frame();
         let sender = macs(&frame).ok_or(Reason::Truncated)?.sender();
-        let request = Request { packet, arrival: ClientPath::new(ifindex, sender), service, index, tables };
-        let chosen = match select::by_table::<FAST, T>(&request, mode) {
+        let request = Request { packet, arrival: ClientPath::new(ifindex, sender), service, index, maps };
+        let selection = match select::select_untracked::<FAST, T>(&request, mode) {
             // The fast path has separate code for untracked flows, which is shorter.
-            Ok(ByTable::Chosen(chosen)) if FAST => {
-                return self.forward(head, packet, sender, service, mode, &chosen);
+            Ok(UntrackedSelection::Selection(selection)) if FAST => {
+                return self.forward(head, packet, sender, service, mode, &selection);
             }
-            Ok(ByTable::Chosen(chosen)) => Ok(Some(chosen)),
-            Ok(ByTable::Slow) => return Ok(None),
-            Ok(ByTable::Tracked) => select::tracked::<FAST, T>(&request, &frame),
+            Ok(UntrackedSelection::Selection(selection)) => Ok(Some(selection)),
+            Ok(UntrackedSelection::Slow) => return Ok(None),
+            Ok(UntrackedSelection::Tracked) => select::select_tracked::<FAST, T>(&request, &frame),
             Err(reason) => Err(reason),
         };
-        match chosen {
-            Ok(Some(chosen)) => self.forward(head, packet, sender, service, mode, &chosen),
+        match selection {
+            Ok(Some(selection)) => self.forward(head, packet, sender, service, mode, &selection),
             Ok(None) => Ok(None),
-            Err(Reason::Reset) => Self::end(),
+            Err(Reason::Reset) => Self::refuse_with_rst(),
             Err(reason) => Err(reason.into()),
         }
     }
 
     /// Rewrites a packet and sends it to its server. `sender` is the source hardware address of the frame.
     #[inline(always)]
-    fn forward<G: Head>(
+    fn forward<G: FrameCalls>(
         &self,
         head: &mut G,
         packet: &Packet,
         sender: u64,
         service: &IndexEntry,
         mode: u8,
-        chosen: &Chosen<'_>,
-    ) -> Result<Option<Sent>, Refusal> {
-        let Chosen { backend, hop, is_new, is_finished } = *chosen;
+        selection: &Selection<'_>,
+    ) -> Result<Option<Egress>, Refusal> {
+        let Selection { backend, hop, is_new, is_finished } = *selection;
         let mut frame = head.frame();
         let bytes = frame.len();
-        let grown = if mode == mode::IPIP { ipip::grown(backend) } else { 0 };
-        if packet.len + grown > hop.mtu as usize {
-            let mtu = hop.mtu.saturating_sub(grown as u32);
-            return Self::refuse(IcmpError {
+        let overhead = if mode == mode::IPIP { ipip::overhead(backend) } else { 0 };
+        if packet.len + overhead > hop.mtu as usize {
+            let mtu = hop.mtu.saturating_sub(overhead as u32);
+            return Self::refuse_with_icmp_error(IcmpError {
                 reason: Reason::TooBig,
-                message: Message::too_big(packet.destination.is_v4(), mtu),
+                message: IcmpMessage::too_big(packet.destination.is_v4(), mtu),
             });
         }
         // A server that does not hold the VIP would route the packet back to SLB, in an endless loop.
         if mode == mode::DSR && sender == hop.macs.receiver() {
             return Err(drop(Reason::Loop));
         }
-        let verdict = self.leave(hop.ifindex, packet)?;
+        let verdict = self.egress_verdict(hop.ifindex, packet)?;
         let mut reason = Reason::ToServer;
         if !FAST {
             if is_finished {
-                self.turn(head, packet.network, false, Limited::Resets)?;
+                self.rewrite_to_rst(head, packet.network, false, GeneratedPacket::Resets)?;
                 reason = Reason::Reset;
             } else {
                 Self::untag(head)?;
@@ -302,51 +306,52 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
             mode::DSR => readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?,
             mode::IPIP => {
                 let flow = flow_label(service.salt, &packet.source, packet.source_port);
-                ipip::wrap(head, packet, backend, hop, &self.index.tunnel, flow)?;
+                ipip::encapsulate(head, packet, backend, hop, &self.index.tunnel, flow)?;
             }
             _ => return Err(drop(Reason::NotReady)),
         }
         self.count(service, backend.handle.id(), bytes, is_new);
-        Ok(Some(Sent { verdict, action: Action::Forward, reason }))
+        Ok(Some(Egress { verdict, action: Action::Forward, reason }))
     }
 
     /// Refuses a packet whose sender receives an ICMP error. Only the slow path sends it.
     #[inline(always)]
-    const fn refuse(error: IcmpError) -> Result<Option<Sent>, Refusal> {
-        if FAST { Ok(None) } else { Err(Refusal::Tell(error)) }
+    const fn refuse_with_icmp_error(error: IcmpError) -> Result<Option<Egress>, Refusal> {
+        if FAST { Ok(None) } else { Err(Refusal::IcmpError(error)) }
     }
 
     /// Refuses a segment of a finished connection, whose sender receives a RST. Only the slow path sends it.
     #[inline(always)]
-    const fn end() -> Result<Option<Sent>, Refusal> {
+    const fn refuse_with_rst() -> Result<Option<Egress>, Refusal> {
         if FAST { Ok(None) } else { Err(Refusal::Reset(Reason::Reset)) }
     }
 
     /// Answers a packet by a RST, if it is no RST itself and the rate limit allows one more.
     #[inline(always)]
-    fn reset<G: Head>(&self, head: &mut G, packet: &Packet, reason: Reason) -> Result<Sent, Refusal> {
+    fn reset<G: FrameCalls>(&self, head: &mut G, packet: &Packet, reason: Reason) -> Result<Egress, Refusal> {
         // RFC 9293, 3.10.7.1: a RST is not answered.
-        let limited = if reason == Reason::Unmatched { Limited::Unmatched } else { Limited::Resets };
-        if packet.flags.rst() || self.turn(head, packet.network, true, limited).is_err() {
+        let limited =
+            if reason == Reason::Unmatched { GeneratedPacket::Unmatched } else { GeneratedPacket::Resets };
+        if packet.flags.rst() || self.rewrite_to_rst(head, packet.network, true, limited).is_err() {
             return Err(drop(reason));
         }
-        Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason })
+        Ok(Egress { verdict: Verdict::Transmit, action: Action::Answer, reason })
     }
 
     /// Decides on a packet that no listener takes and that answers no flow. `reason` is the number of
     /// [`Reason::NotOurs`], or of the reason for which the parser refused the packet.
     #[inline(always)]
     fn unmatched(&self, packet: &Packet, reason: u32) -> Refusal {
-        let decision = self.tables.unmatched(packet, reason);
-        match decision.what() {
+        let decision = self.maps.unmatched(packet, reason);
+        match decision.action() {
             unmatched::PASS => Refusal::Pass(reason),
             _ if self.roles & CLIENT == 0 => drop(Reason::WrongInterface),
             unmatched::RESET => Refusal::Reset(Reason::Unmatched),
-            unmatched::TELL => {
-                Refusal::Tell(IcmpError { reason: Reason::Unmatched, message: decision.message() })
+            unmatched::ICMP_ERROR => {
+                Refusal::IcmpError(IcmpError { reason: Reason::Unmatched, message: decision.message() })
             }
             unmatched::MARTIAN => drop(Reason::MartianSource),
-            _ if unmatched::is_whole(reason) => drop(Reason::Unmatched),
+            _ if unmatched::is_fully_parsed(reason) => drop(Reason::Unmatched),
             _ => Refusal::Drop(reason),
         }
     }
@@ -354,20 +359,20 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
     /// Removes priority tags from a frame that is rewritten and sent. From then on the packet's offsets are those of
     /// the frame.
     #[inline(always)]
-    fn untag<G: Head>(head: &mut G) -> Result<(), Refusal> {
+    fn untag<G: FrameCalls>(head: &mut G) -> Result<(), Refusal> {
         if FAST || head.remove_priority_tags() { Ok(()) } else { Err(drop(Reason::NoHeadroom)) }
     }
 
     /// Rewrites a segment to a RST without priority tags, if the rate limit allows one more.
     #[inline(always)]
-    fn turn<G: Head>(
+    fn rewrite_to_rst<G: FrameCalls>(
         &self,
         head: &mut G,
         network: usize,
         back: bool,
-        limited: Limited,
+        limited: GeneratedPacket,
     ) -> Result<(), Refusal> {
-        if self.tables.may_send(limited, self.index.hz) && head.turn_into_reset(network, back) {
+        if self.maps.may_send(limited, self.index.hz) && head.rewrite_to_rst(network, back) {
             Ok(())
         } else {
             Err(drop(Reason::Reset))
@@ -376,15 +381,22 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
 
     /// Answers a packet by an ICMP error, if the rate limit allows one more.
     #[inline(always)]
-    fn tell<G: Head>(&self, head: &mut G, packet: &Packet, error: IcmpError) -> Result<Sent, Refusal> {
+    fn send_icmp_error<G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        error: IcmpError,
+    ) -> Result<Egress, Refusal> {
         let limited = match error.reason {
-            Reason::Unmatched => Limited::Unmatched,
-            Reason::TooBig => Limited::TooBig,
-            _ => Limited::HopLimit,
+            Reason::Unmatched => GeneratedPacket::Unmatched,
+            Reason::TooBig => GeneratedPacket::TooBig,
+            _ => GeneratedPacket::HopLimit,
         };
         // Checked first: a flood beyond the rate limit costs no further work.
-        if self.tables.may_send(limited, self.index.hz) && head.answer_error(packet.network, error.message) {
-            Ok(Sent { verdict: Verdict::Transmit, action: Action::Answer, reason: error.reason })
+        if self.maps.may_send(limited, self.index.hz)
+            && head.rewrite_to_icmp_error(packet.network, error.message)
+        {
+            Ok(Egress { verdict: Verdict::Transmit, action: Action::Answer, reason: error.reason })
         } else {
             Err(drop(error.reason))
         }
@@ -392,7 +404,7 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
 
     /// Refuses a packet that no listener takes and that answers no flow.
     #[inline(always)]
-    fn no_flow(&self, packet: &Packet) -> Result<Option<Sent>, Refusal> {
+    fn no_flow(&self, packet: &Packet) -> Result<Option<Egress>, Refusal> {
         match self.index.may_be_vip(&packet.destination) {
             true if FAST => Ok(None),
             false if FAST => Err(pass(Reason::NotOurs)),
@@ -401,8 +413,8 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
     }
 
     #[inline(always)]
-    fn to_client<G: Head>(&self, head: &mut G, packet: &Packet) -> Result<Option<Sent>, Refusal> {
-        let Self { ifindex, index, tables, .. } = *self;
+    fn to_client<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Option<Egress>, Refusal> {
+        let Self { ifindex, index, maps, .. } = *self;
         let numbered;
         let packet = if FAST {
             numbered = packet.numbered(&head.frame()).ok_or(drop(Reason::Truncated))?;
@@ -410,26 +422,26 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         } else {
             packet
         };
-        let answered = answer::to_client::<FAST, T>(packet, ifindex, index, tables);
+        let answered = reply::to_client::<FAST, T>(packet, ifindex, index, maps);
         let Reply { service, backend, client, is_finished } = match answered {
-            Answered::Client(reply) => reply,
-            Answered::NoFlow => return self.no_flow(packet),
-            Answered::Refused(reason) => return Err(drop(reason)),
-            Answered::Later => return Ok(None),
-            Answered::Over => return Self::end(),
+            ReplyDisposition::Client(reply) => reply,
+            ReplyDisposition::NoFlow => return self.no_flow(packet),
+            ReplyDisposition::Refused(reason) => return Err(drop(reason)),
+            ReplyDisposition::Slow => return Ok(None),
+            ReplyDisposition::Finished => return Self::refuse_with_rst(),
         };
         if packet.hop_limit <= 1 {
             return Err(drop(Reason::HopLimit));
         }
-        let out = tables.interface_at(client.interface()).ok_or(drop(Reason::NoInterface))?;
+        let out = maps.interface_at(client.interface()).ok_or(drop(Reason::NoInterface))?;
         let macs = MacPair::of(client.mac(), out.mac());
         if client.mac() == 0 {
             return Err(drop(Reason::NoClientHop));
         }
-        let verdict = self.leave(out.ifindex(), packet).map_err(drop)?;
+        let verdict = self.egress_verdict(out.ifindex(), packet).map_err(drop)?;
         let mut reason = Reason::ToClient;
         if !FAST && is_finished {
-            self.turn(head, packet.network, false, Limited::Resets)?;
+            self.rewrite_to_rst(head, packet.network, false, GeneratedPacket::Resets)?;
             reason = Reason::Reset;
         } else {
             Self::untag(head)?;
@@ -437,27 +449,27 @@ impl<T: Tables, const FAST: bool> Path<'_, T, FAST> {
         let mut frame = head.frame();
         nat::to_client(&mut frame, packet, &service.address, service.port).ok_or(drop(Reason::Truncated))?;
         readdress(&mut frame, &macs).ok_or(drop(Reason::Truncated))?;
-        tables.count_service(service.handle.id(), Direction::Out, frame.len(), false);
-        tables.count_backend(backend, Direction::Out, frame.len(), false);
-        Ok(Some(Sent { verdict, action: Action::Forward, reason }))
+        maps.count_service(service.handle.id(), Direction::Out, frame.len(), false);
+        maps.count_backend(backend, Direction::Out, frame.len(), false);
+        Ok(Some(Egress { verdict, action: Action::Forward, reason }))
     }
 
     #[inline(always)]
     fn count(&self, service: &IndexEntry, backend: u32, bytes: usize, is_new: bool) {
-        self.tables.count_service(service.id(), Direction::In, bytes, is_new);
-        self.tables.count_backend(backend, Direction::In, bytes, is_new);
+        self.maps.count_service(service.id(), Direction::In, bytes, is_new);
+        self.maps.count_backend(backend, Direction::In, bytes, is_new);
     }
 
     /// The verdict for a frame that leaves through the interface `out`.
     #[inline(always)]
-    fn leave(&self, out: u32, packet: &Packet) -> Result<Verdict, Reason> {
+    fn egress_verdict(&self, out: u32, packet: &Packet) -> Result<Verdict, Reason> {
         if out == self.ifindex {
             return Ok(Verdict::Transmit);
         }
         if packet.is_tagged() {
             return Err(Reason::VlanCrossing);
         }
-        if self.tables.redirect(out) { Ok(Verdict::Redirect(out)) } else { Err(Reason::NoInterface) }
+        if self.maps.redirect(out) { Ok(Verdict::Redirect(out)) } else { Err(Reason::NoInterface) }
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! An open decapsulator lets anyone send packets from within the network (CVE-2020-10136, CVE-2024-7596), so:
 //!
-//! - Only packets whose outer source is in the [`Policy`] are decapsulated. All others are counted and passed to the
+//! - Only packets whose outer source is in the [`DecapPolicy`] are decapsulated. All others are counted and passed to the
 //!   kernel unchanged, which may have tunnels of its own.
 //! - A packet is decapsulated once. A tunnel packet inside a tunnel packet goes to the kernel unchanged.
 //! - The inner packet has passed a router: its TTL or hop limit is decremented, so that no loop is endless.
@@ -22,15 +22,15 @@ mod outer;
 mod tests;
 
 use crate::{
-    abi::decap::{Policy, Reason},
+    abi::decap::{DecapPolicy, DecapReason},
     net::frame::Frame,
 };
 
 /// The decision on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
-    /// Why. [`Reason::action`] is the action.
-    pub reason: Reason,
+    /// Why. [`DecapReason::action`] is the action.
+    pub reason: DecapReason,
     /// Bytes to cut off the head of a decapsulated frame; the rest begins with its Ethernet header. 0 in any other
     /// frame.
     pub cut: usize,
@@ -40,7 +40,7 @@ pub struct Outcome {
 ///
 /// After the cut the caller must not use `frame` any more: the frame has moved.
 #[inline(always)]
-pub fn process(frame: &mut Frame<'_>, policy: &Policy) -> Outcome {
+pub fn process(frame: &mut Frame<'_>, policy: &DecapPolicy) -> Outcome {
     match strip(frame, policy) {
         Ok(outcome) => outcome,
         Err(reason) => Outcome { reason, cut: 0 },
@@ -48,13 +48,13 @@ pub fn process(frame: &mut Frame<'_>, policy: &Policy) -> Outcome {
 }
 
 #[inline(always)]
-fn strip(frame: &mut Frame<'_>, policy: &Policy) -> Result<Outcome, Reason> {
-    let outer = outer::read(frame)?.hidden(policy);
+fn strip(frame: &mut Frame<'_>, policy: &DecapPolicy) -> Result<Outcome, DecapReason> {
+    let outer = outer::read(frame)?.forget(policy);
     if !policy.allows(&outer.source) {
-        return Err(Reason::SourceNotAllowed);
+        return Err(DecapReason::SourceNotAllowed);
     }
     let (ether_type, reason) = inner::forward(frame, &outer, policy)?;
-    let cut =
-        link::move_header(frame, outer.network, outer.inner, ether_type, policy).ok_or(Reason::BadInner)?;
+    let cut = link::move_header(frame, outer.network, outer.inner, ether_type, policy)
+        .ok_or(DecapReason::BadInner)?;
     Ok(Outcome { reason, cut })
 }

@@ -80,7 +80,7 @@ pub fn build(size: u32, seed: u64, members: &[Member<'_>]) -> Vec<u16> {
         let name = |runner: &Runner| members[usize::from(runner.index)].name;
         (b.weight, a.key).cmp(&(a.weight, b.key)).then_with(|| name(a).cmp(name(b)))
     });
-    quota::share_out(size, &mut runners);
+    quota::assign_quotas(size, &mut runners);
     race::fill(size, &runners)
 }
 

@@ -31,13 +31,13 @@ pub fn masked<const N: usize>(value: u64) -> usize {
 /// The verifier follows a path again for each value that it tells apart, while that value still decides anything.
 /// Offsets, slots and reasons have many values. With a hidden value, such paths are followed once.
 #[inline(always)]
-pub fn hide(value: u32, unknown: u64) -> u32 {
-    hide_long(value.into(), unknown) as u32
+pub fn forget(value: u32, unknown: u64) -> u32 {
+    forget_long(value.into(), unknown) as u32
 }
 
-/// As [`hide`], for 64 bits.
+/// As [`forget`], for 64 bits.
 #[inline(always)]
-pub fn hide_long(value: u64, unknown: u64) -> u64 {
+pub fn forget_long(value: u64, unknown: u64) -> u64 {
     // The two numbers cancel out, which the verifier does not see.
     value ^ unknown ^ opaque(unknown)
 }
@@ -45,7 +45,7 @@ pub fn hide_long(value: u64, unknown: u64) -> u64 {
 /// Returns `value`, which depends on `offset`. If that is no constant, the compiler may neither replace the number that
 /// is compared, nor split an addition. The verifier would not apply what it learnt of one number to another.
 #[inline(always)]
-pub fn settled(value: usize, offset: usize) -> usize {
+pub fn pin(value: usize, offset: usize) -> usize {
     #[cfg(target_arch = "bpf")]
     if !core::intrinsics::is_val_statically_known(offset) {
         return opaque(value as u64) as usize;

@@ -47,13 +47,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equals_take_turns_in_order() {
+    fn equal_weights_are_cycled_in_order() {
         assert_eq!(build(7, &[1, 1, 1]), [0, 1, 2, 0, 1, 2, 0]);
         assert_eq!(build(4, &[100]), [0; 4]);
     }
 
     #[test]
-    fn the_heavier_come_more_often_and_not_in_a_row() {
+    fn heavier_servers_are_interleaved_with_lighter_ones() {
         assert_eq!(build(6, &[2, 1]), [0, 1, 0, 0, 1, 0]);
         assert_eq!(build(8, &[3, 1]), [0, 1, 0, 0, 0, 1, 0, 0]);
         let weights: Vec<u8> = [100].into_iter().chain([1; 50]).collect();
@@ -64,7 +64,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_stretch_is_shared_by_weight(
+        fn every_slice_of_round_robin_is_shared_by_weight(
             weights in prop::collection::vec(prop_oneof![Just(1_u8), 1_u8..=100], 1..40),
             from in 0_usize..2000,
             len in 1_usize..2000,

@@ -22,12 +22,12 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use slb_common::{
-    bench::{CHUNK, Control, MAX_PROGRAMS, MAX_STAMPS, Stamps, write_head},
+    bench::{BenchControl, CHUNK, MAX_PROGRAMS, MAX_STAMPS, Stamps, write_head},
     net::frame::{Frame, Header},
 };
 
 #[btf_map]
-static CONTROL: Array<Control, 1> = Array::new();
+static CONTROL: Array<BenchControl, 1> = Array::new();
 #[btf_map]
 static STAMPS: Array<Stamps, 1> = Array::new();
 #[btf_map]
@@ -56,9 +56,9 @@ fn prepare(ctx: &XdpContext) -> Option<u32> {
     let control = unsafe { &mut *control };
     if control.sequence % CHUNK == 0 {
         let stamps = STAMPS.get_ptr_mut(0)?;
-        let place = (control.sequence / CHUNK) as usize & (MAX_STAMPS - 1);
+        let index = (control.sequence / CHUNK) as usize & (MAX_STAMPS - 1);
         // SAFETY: as above; the place is masked.
-        unsafe { (*stamps).at[place] = bpf_ktime_get_ns() };
+        unsafe { (*stamps).at[index] = bpf_ktime_get_ns() };
     }
     control.sequence += 1;
 

@@ -12,16 +12,16 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use slb_common::{
-    abi::decap::{Action, Policy, REASONS, Reason, Tally},
+    abi::decap::{DECAP_REASONS, DecapAction, DecapCounters, DecapPolicy, DecapReason},
     decap::process,
     net::frame::Frame,
     opaque::masked,
 };
 
 #[btf_map]
-static DECAP_POLICY: Array<Policy, 1> = Array::new();
+static DECAP_POLICY: Array<DecapPolicy, 1> = Array::new();
 #[btf_map]
-static DECAP_TALLY: PerCpuArray<Tally, 1> = PerCpuArray::new();
+static DECAP_TALLY: PerCpuArray<DecapCounters, 1> = PerCpuArray::new();
 
 /// Decapsulates tunnel packets of allowed sources; passes everything else to the kernel, or drops it.
 #[xdp]
@@ -36,20 +36,20 @@ fn slb_decap(ctx: XdpContext) -> u32 {
         // SAFETY: the context is the kernel's own.
         let failed = unsafe { bpf_xdp_adjust_head(ctx.ctx, outcome.cut as i32) } != 0;
         if failed {
-            reason = Reason::NotCut;
+            reason = DecapReason::NotCut;
         }
     }
     count(reason);
     match reason.action() {
-        Action::Strip | Action::Pass => xdp_action::XDP_PASS,
-        Action::Drop => xdp_action::XDP_DROP,
+        DecapAction::Strip | DecapAction::Pass => xdp_action::XDP_PASS,
+        DecapAction::Drop => xdp_action::XDP_DROP,
     }
 }
 
 #[inline(always)]
-fn count(reason: Reason) {
+fn count(reason: DecapReason) {
     if let Some(tally) = DECAP_TALLY.get_ptr_mut(0) {
         // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
-        unsafe { (*tally).frames[masked::<REASONS>(reason as u64)] += 1 };
+        unsafe { (*tally).frames[masked::<DECAP_REASONS>(reason as u64)] += 1 };
     }
 }

@@ -30,7 +30,7 @@ static LOSSES: HashMap<u32, Losses, { MAX_INTERFACES as usize }> = HashMap::new(
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb_redirect_err(ctx: RawTracePointContext) -> i32 {
     let (device, target) = (ctx.arg::<u64>(0), ctx.arg::<u64>(6) as u32);
-    if index_of(device).is_some()
+    if watched_ifindex(device).is_some()
         && let Some(losses) = LOSSES.get_ptr_mut(target)
     {
         // SAFETY: entries of the map stay where they are while the program runs.
@@ -46,7 +46,7 @@ fn slb_redirect_err(ctx: RawTracePointContext) -> i32 {
 fn slb_devmap_xmit(ctx: RawTracePointContext) -> i32 {
     let drops = ctx.arg::<u64>(3) as i32;
     if drops > 0
-        && let Some(index) = index_of(ctx.arg::<u64>(1))
+        && let Some(index) = watched_ifindex(ctx.arg::<u64>(1))
         && let Some(losses) = LOSSES.get_ptr_mut(index)
     {
         // SAFETY: as above.
@@ -59,7 +59,7 @@ fn slb_devmap_xmit(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "xdp_exception")]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb_exception(ctx: RawTracePointContext) -> i32 {
-    if let Some(index) = index_of(ctx.arg::<u64>(0))
+    if let Some(index) = watched_ifindex(ctx.arg::<u64>(0))
         && let Some(losses) = LOSSES.get_ptr_mut(index)
     {
         // SAFETY: as above.
@@ -70,7 +70,7 @@ fn slb_exception(ctx: RawTracePointContext) -> i32 {
 
 /// The index of a `net_device`; `None` if it is not in the watched network namespace.
 #[inline(always)]
-fn index_of(device: u64) -> Option<u32> {
+fn watched_ifindex(device: u64) -> Option<u32> {
     let layout = LOSSES_LAYOUT.get(0)?;
     // SAFETY: the helper fails where there is nothing to read.
     unsafe {

@@ -2,10 +2,10 @@
 #![no_std]
 #![no_main]
 
+mod map_access;
 mod maps;
 mod route;
 mod runtime;
-mod tables;
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
@@ -13,6 +13,7 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
+use map_access::BpfMaps;
 use maps::{PACKET, PROGRAMS};
 use slb_common::{
     abi::{
@@ -21,23 +22,22 @@ use slb_common::{
     },
     datapath::{
         Verdict, fast,
-        icmp_error::{self, Message},
+        icmp_error::{self, IcmpMessage},
+        map_access::{FrameCalls, Maps as _, Parsed},
         reset, slow,
-        tables::{Head, Parsed, Tables as _},
     },
     net::{
         ethernet,
-        frame::{Frame, Growing},
+        frame::{Frame, FrameBuffer},
         parse::{Packet, parse},
     },
     opaque::opaque,
 };
-use tables::Maps;
 
 /// The kernel's context of one run, and so its frame.
 struct Context(*mut xdp_md);
 
-impl Growing for Context {
+impl FrameBuffer for Context {
     #[inline(always)]
     fn frame(&mut self) -> Frame<'_> {
         // Volatile, so that bounds are read each time. The verifier then forgets the bounds that it has checked before,
@@ -62,7 +62,7 @@ impl Growing for Context {
     }
 
     #[inline(always)]
-    fn cut(&mut self, bytes: usize) -> bool {
+    fn truncate(&mut self, bytes: usize) -> bool {
         // Opaque: the compiler would otherwise subtract halves of pointers.
         let tail = bytes as i32 - opaque(self.frame().len() as u64) as i32;
         // SAFETY: as above.
@@ -70,7 +70,7 @@ impl Growing for Context {
     }
 }
 
-impl Head for Context {
+impl FrameCalls for Context {
     type Packet = &'static Packet;
 
     #[inline(always)]
@@ -86,12 +86,12 @@ impl Head for Context {
     }
 
     #[inline(always)]
-    fn answer_error(&mut self, network: usize, message: Message) -> bool {
+    fn rewrite_to_icmp_error(&mut self, network: usize, message: IcmpMessage) -> bool {
         slb_answer_error(self.0, network as u64, message.0.into()) != 0
     }
 
     #[inline(always)]
-    fn turn_into_reset(&mut self, network: usize, back: bool) -> bool {
+    fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool {
         slb_turn_into_reset(self.0, network as u64, back.into()) != 0
     }
 }
@@ -101,10 +101,10 @@ impl Head for Context {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_parse(ctx: *mut xdp_md) -> u64 {
-    let Some(place) = PACKET.get_ptr_mut(0) else { return Reason::NotReady as u64 };
+    let Some(value) = PACKET.get_ptr_mut(0) else { return Reason::NotReady as u64 };
     // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
-    let place = unsafe { &mut *place };
-    match parse(&Context(ctx).frame(), place) {
+    let value = unsafe { &mut *value };
+    match parse(&Context(ctx).frame(), value) {
         Ok(()) => u64::from(Parsed::<()>::SOUND),
         Err(reason) => reason as u64,
     }
@@ -121,14 +121,14 @@ extern "C" fn slb_remove_priority_tags(ctx: *mut xdp_md) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_answer_error(ctx: *mut xdp_md, network: u64, message: u64) -> u64 {
-    icmp_error::answer(&mut Context(ctx), network as usize, Message(message as u32)).is_some().into()
+    icmp_error::answer(&mut Context(ctx), network as usize, IcmpMessage(message as u32)).is_some().into()
 }
 
-/// [`reset::turn`], a BPF subprogram.
+/// [`reset::rewrite_to_rst`], a BPF subprogram.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_turn_into_reset(ctx: *mut xdp_md, network: u64, back: u64) -> u64 {
-    reset::turn(&mut Context(ctx), network as usize, back != 0).is_some().into()
+    reset::rewrite_to_rst(&mut Context(ctx), network as usize, back != 0).is_some().into()
 }
 
 /// The fast path, and the entry of the XDP hook. Frames that it does not decide on go to the slow path.
@@ -136,13 +136,13 @@ extern "C" fn slb_turn_into_reset(ctx: *mut xdp_md, network: u64, back: u64) -> 
 #[inline(always)]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb(ctx: XdpContext) -> u32 {
-    if let Some(verdict) = fast(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps(ctx.ctx)) {
+    if let Some(verdict) = fast(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &BpfMaps(ctx.ctx)) {
         return action(&ctx, verdict);
     }
     // SAFETY: no value here needs to be dropped.
     unsafe { PROGRAMS.tail_call(&ctx, programs::SLOW) };
     // The tail call failed. The host must stay reachable, so the frame is passed.
-    Maps(ctx.ctx).count(Action::Pass, Reason::NotReady as u32);
+    BpfMaps(ctx.ctx).count(Action::Pass, Reason::NotReady as u32);
     xdp_action::XDP_PASS
 }
 
@@ -151,7 +151,7 @@ fn slb(ctx: XdpContext) -> u32 {
 #[inline(always)]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb_slow(ctx: XdpContext) -> u32 {
-    let verdict = slow(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &Maps(ctx.ctx));
+    let verdict = slow(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &BpfMaps(ctx.ctx));
     action(&ctx, verdict)
 }
 

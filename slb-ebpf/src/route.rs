@@ -20,7 +20,7 @@ const NO_NEIGHBOUR: i64 = 7;
 
 /// `struct bpf_fib_lookup`: argument and result of the lookup.
 #[repr(C)]
-pub(crate) struct Lookup {
+pub(crate) struct FibLookup {
     family: u8,
     protocol: u8,
     source_port: u16,
@@ -39,15 +39,15 @@ pub(crate) struct Lookup {
     destination_mac: [u16; 3],
 }
 
-const _: () = assert!(size_of::<Lookup>() == 64);
+const _: () = assert!(size_of::<FibLookup>() == 64);
 
 /// The client path for replies to a packet, as
-/// [`Tables::route_to_client`](slb_common::datapath::tables::Tables::route_to_client) returns it; `None` for 0.
+/// [`Maps::route_to_client`](slb_common::datapath::map_access::Maps::route_to_client) returns it; `None` for 0.
 #[inline(always)]
 pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet) -> Option<ClientPath> {
-    let place = ROUTE.get_ptr_mut(0)?;
+    let value = ROUTE.get_ptr_mut(0)?;
     // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
-    let lookup = unsafe { &mut *place };
+    let lookup = unsafe { &mut *value };
     let (from, to) = (packet.destination.0, packet.source.0);
     let is_v4 = packet.source.is_v4();
     lookup.family = if is_v4 { AF_INET } else { AF_INET6 };
@@ -61,9 +61,9 @@ pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet) -> Option<ClientPath>
     lookup.destination = if is_v4 { [to[3], 0, 0, 0] } else { to };
     lookup.vlan = 0;
     // SAFETY: the context is the kernel's, and the structure has the size that is given.
-    let outcome = unsafe { bpf_fib_lookup(ctx.cast(), place.cast(), size_of::<Lookup>() as i32, 0) };
+    let outcome = unsafe { bpf_fib_lookup(ctx.cast(), value.cast(), size_of::<FibLookup>() as i32, 0) };
     // SAFETY: as above.
-    let lookup = unsafe { &*place };
+    let lookup = unsafe { &*value };
     INTERFACE_TABLE.get(slot(lookup.ifindex)).filter(|out| out.ifindex() == lookup.ifindex)?;
     let [a, b, c] = lookup.destination_mac.map(u64::from);
     let mac = match outcome {

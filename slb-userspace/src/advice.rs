@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 /// The operation that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tried {
+pub enum Attempt {
     /// Creating a BPF map.
     MakeMap,
     /// Loading a BPF program.
@@ -27,7 +27,7 @@ pub enum Tried {
 }
 
 /// Adds the remedy to an error with an errno among its causes, if one is known.
-pub fn explained(error: anyhow::Error, tried: Tried) -> anyhow::Error {
+pub fn with_advice(error: anyhow::Error, tried: Attempt) -> anyhow::Error {
     match errno(&error).and_then(|errno| of(tried, errno)) {
         Some(advice) => error.context(advice),
         None => error,
@@ -47,25 +47,25 @@ const NO_BPF: &str = "this process may not use BPF: it needs the capabilities CA
                       (/sys/kernel/security/lockdown) that forbids BPF";
 
 /// The remedy, if one is known.
-fn of(tried: Tried, errno: Errno) -> Option<&'static str> {
+fn of(tried: Attempt, errno: Errno) -> Option<&'static str> {
     match tried {
-        Tried::MakeMap => of_maps(errno),
-        Tried::LoadProgram => match errno {
+        Attempt::MakeMap => advice_on_maps(errno),
+        Attempt::LoadProgram => match errno {
             Errno::EACCES => Some(
                 "the kernel's verifier refuses the program: does the process have CAP_PERFMON, and is the kernel Linux 6.1 or later? \
                  If so, please report this with the text that follows",
             ),
-            _ => of_maps(errno),
+            _ => advice_on_maps(errno),
         },
-        Tried::AttachNatively => of_native(errno),
-        Tried::AttachGenerically => match errno {
+        Attempt::AttachNatively => advice_on_native(errno),
+        Attempt::AttachGenerically => match errno {
             Errno::EPERM | Errno::EACCES => Some(NO_BPF),
             Errno::ERANGE | Errno::EINVAL | Errno::EOPNOTSUPP => Some(
                 "the interface takes no XDP program in the generic hook: leave it out of [daemon] interfaces",
             ),
             _ => None,
         },
-        Tried::MountBpfFs => match errno {
+        Attempt::MountBpfFs => match errno {
             Errno::EPERM | Errno::EACCES => Some(
                 "this process may not mount: mount it before the start, `mount -t bpf bpf /sys/fs/bpf`; in a container, bind-mount the \
                  host's /sys/fs/bpf",
@@ -74,9 +74,9 @@ fn of(tried: Tried, errno: Errno) -> Option<&'static str> {
             Errno::ENOENT => Some(
                 "sysfs is not mounted: mount it first, `mount -t sysfs sysfs /sys`; in a container, bind-mount the host's /sys/fs/bpf",
             ),
-            _ => of_files(errno),
+            _ => advice_on_files(errno),
         },
-        Tried::UseBpfFs => match errno {
+        Attempt::UseBpfFs => match errno {
             Errno::EPERM | Errno::EACCES => Some(
                 "this process may not make directories there: run it as the owner of the BPF file system; one in a user namespace \
                  (rootless containers) cannot use the host's",
@@ -84,17 +84,17 @@ fn of(tried: Tried, errno: Errno) -> Option<&'static str> {
             Errno::ENOENT => Some(
                 "its parent directory does not exist: make that first, or set the path to another directory",
             ),
-            _ => of_files(errno),
+            _ => advice_on_files(errno),
         },
-        Tried::Bind => match errno {
+        Attempt::Bind => match errno {
             Errno::EADDRINUSE => Some("a file is in its place: remove it, or set the path to another one"),
-            _ => of_files(errno),
+            _ => advice_on_files(errno),
         },
-        Tried::Write => of_files(errno),
+        Attempt::Write => advice_on_files(errno),
     }
 }
 
-fn of_maps(errno: Errno) -> Option<&'static str> {
+fn advice_on_maps(errno: Errno) -> Option<&'static str> {
     match errno {
         Errno::EPERM | Errno::EACCES => Some(NO_BPF),
         Errno::ENOMEM | Errno::ENOSPC | Errno::E2BIG => Some(
@@ -106,7 +106,7 @@ fn of_maps(errno: Errno) -> Option<&'static str> {
     }
 }
 
-fn of_native(errno: Errno) -> Option<&'static str> {
+fn advice_on_native(errno: Errno) -> Option<&'static str> {
     match errno {
         Errno::ERANGE => Some(
             "the MTU is too large for native XDP, which needs a packet in one page, about 3,500 bytes at most (of a veth, its peer's MTU \
@@ -128,7 +128,7 @@ fn of_native(errno: Errno) -> Option<&'static str> {
     }
 }
 
-fn of_files(errno: Errno) -> Option<&'static str> {
+fn advice_on_files(errno: Errno) -> Option<&'static str> {
     match errno {
         Errno::EROFS => Some(
             "the file system is read-only: set the path to a directory on another one (systemd: `ReadWritePaths`)",
@@ -151,14 +151,14 @@ mod tests {
 
     use super::*;
 
-    fn said(errno: Errno, tried: Tried) -> String {
+    fn said(errno: Errno, tried: Attempt) -> String {
         let error = anyhow::Error::from(io::Error::from(errno)).context("`bpf_link_create` failed");
-        format!("{:#}", explained(error, tried).context("cannot attach to eth0"))
+        format!("{:#}", with_advice(error, tried).context("cannot attach to eth0"))
     }
 
     #[test]
-    fn advice_stands_between_what_failed_and_the_kernels_word() {
-        let said = said(Errno::ERANGE, Tried::AttachNatively);
+    fn advice_stands_between_failed_action_and_kernel_error() {
+        let said = said(Errno::ERANGE, Attempt::AttachNatively);
         assert!(said.starts_with("cannot attach to eth0: the MTU is too large for native XDP"), "{said}");
         assert!(
             said.ends_with("`bpf_link_create` failed: Numerical result out of range (os error 34)"),
@@ -167,36 +167,36 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_nix_are_found_too_and_others_stay_as_they_are() {
+    fn nix_errno_gets_advice_and_other_errors_stay_unchanged() {
         let error = Err::<(), _>(Errno::EROFS).context("cannot make /run/slb").unwrap_err();
-        let error = format!("{:#}", explained(error, Tried::Write));
+        let error = format!("{:#}", with_advice(error, Attempt::Write));
         assert!(error.contains("read-only") && error.ends_with("EROFS: Read-only file system"), "{error}");
-        assert_eq!(said(Errno::ENODEV, Tried::AttachNatively).matches(": ").count(), 2);
-        let plain = explained(anyhow::anyhow!("no number"), Tried::Bind);
+        assert_eq!(said(Errno::ENODEV, Attempt::AttachNatively).matches(": ").count(), 2);
+        let plain = with_advice(anyhow::anyhow!("no number"), Attempt::Bind);
         assert_eq!(format!("{plain:#}"), "no number");
     }
 
     /// Common errors have a remedy that names an action.
     #[test]
-    fn usual_errors_have_advice_for_what_was_tried() {
+    fn common_errors_have_advice_for_the_failed_action() {
         for (tried, numbers, words) in [
-            (Tried::MakeMap, &[Errno::EPERM][..], "CAP_BPF"),
-            (Tried::MakeMap, &[Errno::ENOMEM, Errno::ENOSPC], "flow_table_entries"),
-            (Tried::LoadProgram, &[Errno::EPERM], "lockdown"),
-            (Tried::LoadProgram, &[Errno::EACCES], "CAP_PERFMON"),
+            (Attempt::MakeMap, &[Errno::EPERM][..], "CAP_BPF"),
+            (Attempt::MakeMap, &[Errno::ENOMEM, Errno::ENOSPC], "flow_table_entries"),
+            (Attempt::LoadProgram, &[Errno::EPERM], "lockdown"),
+            (Attempt::LoadProgram, &[Errno::EACCES], "CAP_PERFMON"),
             (
-                Tried::AttachNatively,
+                Attempt::AttachNatively,
                 &[Errno::ERANGE, Errno::EINVAL, Errno::EOPNOTSUPP, Errno::ENOMEM],
                 "xdp_mode",
             ),
-            (Tried::AttachGenerically, &[Errno::EPERM], "CAP_NET_ADMIN"),
-            (Tried::MountBpfFs, &[Errno::EPERM], "bind-mount"),
-            (Tried::MountBpfFs, &[Errno::ENOENT], "sysfs"),
-            (Tried::UseBpfFs, &[Errno::EPERM, Errno::EACCES], "user namespace"),
-            (Tried::UseBpfFs, &[Errno::ENOENT], "make"),
-            (Tried::Bind, &[Errno::EADDRINUSE], "remove it"),
-            (Tried::Write, &[Errno::EROFS], "read-only"),
-            (Tried::Write, &[Errno::ENOENT], "exists"),
+            (Attempt::AttachGenerically, &[Errno::EPERM], "CAP_NET_ADMIN"),
+            (Attempt::MountBpfFs, &[Errno::EPERM], "bind-mount"),
+            (Attempt::MountBpfFs, &[Errno::ENOENT], "sysfs"),
+            (Attempt::UseBpfFs, &[Errno::EPERM, Errno::EACCES], "user namespace"),
+            (Attempt::UseBpfFs, &[Errno::ENOENT], "make"),
+            (Attempt::Bind, &[Errno::EADDRINUSE], "remove it"),
+            (Attempt::Write, &[Errno::EROFS], "read-only"),
+            (Attempt::Write, &[Errno::ENOENT], "exists"),
         ] {
             for number in numbers {
                 let advice = of(tried, *number).unwrap_or_default();
@@ -207,9 +207,9 @@ mod tests {
 
     /// An existing directory is on a mounted file system.
     #[test]
-    fn advice_to_mount_is_only_for_what_was_not_mounted() {
+    fn mounted_bpf_file_system_gets_no_advice_to_mount() {
         for number in [Errno::EPERM, Errno::EACCES, Errno::ENOENT, Errno::EROFS, Errno::ENOTDIR] {
-            let advice = of(Tried::UseBpfFs, number).unwrap_or_default();
+            let advice = of(Attempt::UseBpfFs, number).unwrap_or_default();
             assert!(
                 !advice.is_empty() && !advice.contains("mount -t") && !advice.contains("bind-mount"),
                 "{number}: {advice}"

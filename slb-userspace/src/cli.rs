@@ -2,11 +2,11 @@
 
 pub mod change;
 pub mod check;
-mod claimant;
 pub mod decap;
 pub mod detach;
 mod drain;
 pub mod flows;
+mod lock_holder;
 pub mod run;
 pub mod server;
 pub mod status;

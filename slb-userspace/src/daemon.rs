@@ -1,6 +1,5 @@
 //! `slbd run`: starts the daemon and runs its control loop.
 
-mod adoption;
 mod api_commands;
 mod clients;
 mod flush;
@@ -11,6 +10,7 @@ mod missing_resources;
 mod observations;
 mod outages;
 mod ports;
+mod reconfiguration;
 mod reconfigure;
 mod route_lookups;
 mod seed;
@@ -35,14 +35,14 @@ use tokio::{
 };
 
 use self::{
-    adoption::Adoption,
-    api_commands::{PendingConfirmation, Waiting},
-    clients::Clients,
-    flush::Flushes,
-    gc_schedule::{GcSchedule, Wait},
+    api_commands::{PendingAnswer, PendingConfirmation},
+    clients::ClientResolver,
+    flush::FlushQueue,
+    gc_schedule::{GcDecision, GcSchedule},
     losses::Losses,
     observations::Observations,
-    ports::{Ports, links, merged::log_undone},
+    ports::{Ports, links, merging::log_restored},
+    reconfiguration::Reconfiguration,
     signals::{Signal, Signals},
     store::Store,
     update_rate::UpdateRate,
@@ -50,42 +50,42 @@ use self::{
 use crate::{
     clock::since_start,
     dataplane::bpf::{
-        lifetime::{Lifetime, MachineMounts},
+        lifetime::{MachineMounts, PinLifetime},
         maps::Maps,
         pins::Pins,
     },
     descriptors,
-    devices::Record,
-    health::{Event, Failures, Paths, Supervisor, path},
+    devices::InterfaceRecord,
+    health::{Failures, ProbePaths, Supervisor, TargetEvent, path},
     neigh::{
         LinkChange, Resolutions, Resolver,
-        vips::{Standings, Vips},
+        vips::{VipStates, VipWatcher},
     },
     provoke::Provoker,
     server::{
-        Running, Snapshot,
+        ActiveConfig, Snapshot,
         loader::Loader,
         requests::Request,
-        status::{Details, Outages, Settings},
+        status::{ListenerOutages, ServerDetails, ServerOverrides},
     },
 };
-use slb_api::types::Override;
+use slb_api::types::ApiOverride;
 use slb_config::model::Config;
 use slb_control::{
-    desired::{Desired, Known, desired},
-    drains::Drains,
-    fill::Fill,
-    outages::Followed,
-    overrides::Place,
-    reconcile::{Applied, Reconciler, ResizedTable},
+    desired::{Desired, ObservedInputs, desired},
+    drain_events::DrainTracker,
+    fill_level::FillLevel,
+    outages::OutageTracker,
+    overrides::OverrideKey,
+    reconcile::{Reconciler, Reconciliation, ResizedTable},
 };
 
 /// Time after the start for which next hops of an earlier run stay valid while the kernel has none. It suffices to ask
 /// the kernel.
-const NEXT_HOPS_HOLD: Duration = Duration::from_secs(5);
+const RESTORED_NEXT_HOPS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest time between two flow-table GC passes while slots migrate, or while answers return through SLB.
-const SWEEP: Duration = Duration::from_secs(10);
+const MAX_GC_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time between two attempts to attach to an interface that has refused the program.
 const RETRY_PORTS: Duration = Duration::from_secs(1);
@@ -113,7 +113,7 @@ pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Resul
     announce(lifetime, pins.root());
     let fresh = !pins.exist()?;
     let config = Arc::new(config);
-    let record = Record::open(&config.daemon.state_dir, pins.root());
+    let record = InterfaceRecord::open(&config.daemon.state_dir, pins.root());
     let started = tokio::select! {
         started = Daemon::start(file, config.clone(), &pins, record.clone()) => started.map(Some),
         signal = signals.stopped() => {
@@ -123,7 +123,7 @@ pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Resul
     };
     if fresh && !matches!(started, Ok(Some(_))) {
         pins.remove().context("cannot remove the pins of a start that was not completed")?;
-        log_undone(record.undo());
+        log_restored(record.restore_features());
         record.forget(&config.daemon.state_dir);
     }
     let Some(daemon) = started? else { return Ok(()) };
@@ -136,17 +136,17 @@ pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Resul
 }
 
 /// Logs how long forwarding lasts, unless it lasts as long as the machine runs.
-fn announce(lifetime: Lifetime, pins: &Path) {
+fn announce(lifetime: PinLifetime, pins: &Path) {
     let pins = pins.display();
     match lifetime {
-        Lifetime::Machine => {}
-        Lifetime::MountNamespace => tracing::warn!(
+        PinLifetime::Machine => {}
+        PinLifetime::MountNamespace => tracing::warn!(
             %pins,
             "the pins are in a mount namespace of their own: FORWARDING ENDS with its last process, usually this one. For forwarding \
              that outlives the daemon run it where /sys/fs/bpf is the machine's: `nsenter --net=/run/netns/NAME slbd run` in place \
              of `ip netns exec NAME slbd run`; in a container, bind-mount /sys/fs/bpf"
         ),
-        Lifetime::Unknown => tracing::info!(
+        PinLifetime::Unknown => tracing::info!(
             %pins,
             "forwarding outlives this daemon if the BPF file system of the pins is the machine's (in a container, bind-mount \
              /sys/fs/bpf)"
@@ -161,11 +161,11 @@ struct Daemon {
     /// Reads the configuration file.
     loader: Loader,
     /// The configuration that was last loaded from the file.
-    filed: Arc<Config>,
+    file_config: Arc<Config>,
     /// Set while a commit-confirmed change is pending: the configuration to roll back to, and when.
     pending_confirmation: Option<PendingConfirmation>,
     /// The configuration that is to replace the active one.
-    adoption: Option<Adoption>,
+    reconfiguration: Option<Reconfiguration>,
     reconciler: Reconciler<Maps>,
     ports: Ports,
     losses: Losses,
@@ -177,21 +177,21 @@ struct Daemon {
     /// Failures of health checks, kept across restarts.
     failures: Failures,
     /// Sender that probes report their events to.
-    events: mpsc::Sender<Event>,
-    verdicts: mpsc::Receiver<Event>,
+    events: mpsc::Sender<TargetEvent>,
+    probe_events: mpsc::Receiver<TargetEvent>,
     /// Dropping it stops the neighbour subscription.
     resolver: Resolver,
     neighbours: watch::Receiver<Resolutions>,
     /// Client paths of mode `nat`.
-    clients: Clients,
+    clients: ClientResolver,
     links_changed: watch::Receiver<LinkChange>,
     /// Dropping it stops watching whether VIPs are local and answered for.
-    vips: Vips,
-    standings: watch::Receiver<Standings>,
+    vips: VipWatcher,
+    vip_states: watch::Receiver<VipStates>,
     /// Requests from the API.
     requests: mpsc::Receiver<Request>,
     /// Sender side of `requests`.
-    asking: mpsc::Sender<Request>,
+    request_sender: mpsc::Sender<Request>,
     /// Dropping it stops the API.
     api: JoinSet<()>,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -202,31 +202,31 @@ struct Daemon {
     /// When the next flow-table GC pass is due.
     gc_schedule: GcSchedule,
     /// Flushes of the flow table that are queued or running.
-    flushes: Flushes,
-    fill: Fill,
+    flushes: FlushQueue,
+    fill: FillLevel,
     /// Rate limiter for changes of the data plane.
     update_rate: UpdateRate,
     /// Requests that are answered once the data plane has been changed.
-    waiting: Vec<Waiting>,
+    pending_answers: Vec<PendingAnswer>,
     /// When the control loop last ran: the age of what the API shows.
-    ran: watch::Sender<Instant>,
+    last_run: watch::Sender<Instant>,
     /// Listeners without a server that receives new flows.
-    outages: Followed,
+    outages: OutageTracker,
     /// Servers that are draining.
-    drains: Drains,
+    drains: DrainTracker,
 }
 
 impl Daemon {
-    async fn run(mut self, signals: &mut Signals, lifetime: Lifetime) -> Result<()> {
-        let forget = Instant::now() + NEXT_HOPS_HOLD;
+    async fn run(mut self, signals: &mut Signals, lifetime: PinLifetime) -> Result<()> {
+        let forget = Instant::now() + RESTORED_NEXT_HOPS_TIMEOUT;
         let never = Instant::now();
         let mut retry_ports = interval(RETRY_PORTS);
         retry_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watch = interval(WATCH);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let trial_ends = self.trial_ends();
-            let review = self.adoption.as_ref().and_then(Adoption::review_at);
+            let confirm_deadline = self.confirm_deadline();
+            let review = self.reconfiguration.as_ref().and_then(Reconfiguration::review_at);
             tokio::select! {
                 signal = signals.wait() => match signal {
                     Signal::Stop(name) => {
@@ -236,49 +236,49 @@ impl Daemon {
                     Signal::Reload => self.reload_for_signal(),
                 },
                 Some(request) = self.requests.recv() => self.answer(request).await,
-                () = sleep_until(trial_ends.unwrap_or(never)), if trial_ends.is_some() => self.fall_back().await,
+                () = sleep_until(confirm_deadline.unwrap_or(never)), if confirm_deadline.is_some() => self.roll_back().await,
                 () = sleep_until(review.unwrap_or(never)), if review.is_some() => self.review(),
-                Some(event) = self.verdicts.recv() => {
+                Some(event) = self.probe_events.recv() => {
                     let target = event.target.clone();
                     self.observations.on_probe(event, since_start().unwrap_or_default());
-                    self.heard_of(Some(&target));
+                    self.on_awaited_result(Some(&target));
                     self.change_soon();
                 }
                 changed = self.neighbours.changed() => {
                     changed.context("neighbours are not followed any more")?;
-                    self.learn();
-                    self.heard_of(None);
+                    self.on_next_hops();
+                    self.on_awaited_result(None);
                 }
                 changed = self.clients.changed() => {
                     changed.context("paths to clients are not followed any more")?;
                     self.follow_clients();
                 }
-                changed = self.standings.changed() => {
+                changed = self.vip_states.changed() => {
                     changed.context("VIPs are not followed any more")?;
-                    self.observations.set_vips(self.standings.borrow_and_update().clone());
+                    self.observations.set_vips(self.vip_states.borrow_and_update().clone());
                     self.change_soon();
                 }
                 changed = self.links_changed.changed() => {
                     changed.context("interfaces are not followed any more")?;
                     let change = *self.links_changed.borrow_and_update();
                     match change {
-                        LinkChange::Begun => self.follow_addresses().await,
-                        LinkChange::Settled => self.follow_links().await,
+                        LinkChange::Started => self.follow_addresses().await,
+                        LinkChange::Quiescent => self.follow_links().await,
                     }
                 }
                 _ = watch.tick() => self.watch().await,
-                _ = retry_ports.tick(), if self.ports.are_refused() => self.follow_links().await,
-                () = sleep_until(forget), if self.observations.remembers_next_hops() => {
-                    self.observations.forget_next_hops();
-                    self.learn();
+                _ = retry_ports.tick(), if self.ports.has_refused() => self.follow_links().await,
+                () = sleep_until(forget), if self.observations.has_restored_next_hops() => {
+                    self.observations.drop_restored_next_hops();
+                    self.on_next_hops();
                 }
                 () = sleep_until(self.gc_schedule.due()) => {
-                    if let Err(error) = self.sweep() {
+                    if let Err(error) = self.run_gc_pass() {
                         tracing::error!(error = format!("{error:#}"), "flow-table pass failed");
                         self.change_soon();
                     }
                 }
-                () = ready(()), if !self.flushes.is_empty() => self.flush_on(),
+                () = ready(()), if !self.flushes.is_empty() => self.continue_flush(),
                 () = sleep_until(self.next.unwrap_or(never)), if self.next.is_some() => {
                     self.next = None;
                     self.change_soon();
@@ -289,35 +289,35 @@ impl Daemon {
     }
 
     /// Reads the kernel's next hops and schedules a change of the data plane.
-    fn learn(&mut self) {
-        self.look_for_next_hops();
+    fn on_next_hops(&mut self) {
+        self.read_next_hops();
         self.change_soon();
     }
 
     /// Reads the kernel's next hops. A new or changed one is applied before the next regular build of tables.
-    fn look_for_next_hops(&mut self) {
+    fn read_next_hops(&mut self) {
         // If the clock cannot be read, lost next hops must still be dropped.
         let now = since_start().unwrap_or_default();
-        if self.observations.learn(&self.neighbours.borrow_and_update(), now) {
-            self.update_rate.urgent(Instant::now());
+        if self.observations.on_next_hops(&self.neighbours.borrow_and_update(), now) {
+            self.update_rate.schedule_urgent(Instant::now());
         }
     }
 
     /// Changes the data plane: applies the next configuration if it is ready, otherwise the current observations.
     fn change(&mut self) {
-        if self.adoption.as_ref().is_some_and(Adoption::is_ready) {
+        if self.reconfiguration.as_ref().is_some_and(Reconfiguration::is_ready) {
             return self.finish();
         }
         let applied = self.apply();
         if let Err(error) = &applied {
             tracing::error!(error = format!("{error:#}"), "the data plane is not as desired; trying again");
         }
-        self.answer_waiting(&applied);
+        self.send_pending_answers(&applied);
     }
 
     /// Schedules a change of the data plane, merged with other changes that arrive soon.
     fn change_soon(&mut self) {
-        self.update_rate.soon(Instant::now());
+        self.update_rate.schedule_soon(Instant::now());
     }
 
     /// Writes the hardware addresses of the interfaces to the interface table. Until then, frames to a new address pass
@@ -339,20 +339,20 @@ impl Daemon {
             }
         };
         if let Some(gone) = self.ports.follow(&links) {
-            self.use_ports(&[], &gone);
+            self.update_exits(&[], &gone);
             self.change_soon();
         }
     }
 
     /// Polls what sends no notification.
     async fn watch(&mut self) {
-        self.ran.send_replace(Instant::now());
+        self.last_run.send_replace(Instant::now());
         let view = self.ports.view().borrow().clone();
-        self.losses.look(&view.held);
+        self.losses.poll(&view.held);
         self.find_unresolved_clients();
         let found = self.ports.watch();
         if found.changed {
-            self.use_ports(&[], &BTreeSet::new());
+            self.update_exits(&[], &BTreeSet::new());
             self.change_soon();
         }
         if found.lost {
@@ -362,69 +362,72 @@ impl Daemon {
 
     /// Makes the attached interfaces, except those named in `without`, the exits of the data plane. Interfaces in
     /// `gone` were removed, even if an interface has the same index again.
-    fn use_ports(&mut self, without: &[String], gone: &BTreeSet<u32>) {
+    fn update_exits(&mut self, without: &[String], gone: &BTreeSet<u32>) {
         let attached = self.ports.attached_without(without);
         self.reconciler.set_interfaces(self.ports.exits(without), gone);
         self.observations.set_interfaces(attached, self.ports.refused(), self.ports.absent());
         self.observations.set_advice(self.ports.advice());
-        self.look_for_next_hops();
+        self.read_next_hops();
     }
 
     /// Applies the active configuration with the current observations. Makes a GC pass first if the reconciler requires
     /// one.
     fn apply(&mut self) -> Result<()> {
-        self.before_change().inspect_err(|_| self.update_rate.failed(Instant::now()))?;
-        self.apply_without_look()
+        self.run_required_gc_pass().inspect_err(|_| self.update_rate.on_failure(Instant::now()))?;
+        self.apply_without_gc()
     }
 
     /// As [`Self::apply`], without the GC pass.
-    fn apply_without_look(&mut self) -> Result<()> {
+    fn apply_without_gc(&mut self) -> Result<()> {
         let (now, begun) = (since_start()?, Instant::now());
         let overrides = self.store.settings();
         let decision = self.observations.decide(&self.config, overrides, now);
-        let known = Known { failover: Some(&decision.failover), ..self.observations.known(overrides) };
+        let known =
+            ObservedInputs { failover: Some(&decision.failover), ..self.observations.known(overrides) };
         let desired = desired(&self.config, known);
-        let in_force = self.reconciler.reconcile(&desired, now);
-        let has_built = in_force.as_ref().map(|in_force| in_force.has_built).map_err(drop);
-        for ResizedTable { before, after } in in_force.iter().flat_map(|in_force| &in_force.resized) {
+        let applied = self.reconciler.reconcile(&desired, now);
+        let has_built = applied.as_ref().map(|applied| applied.has_built).map_err(drop);
+        for ResizedTable { before, after } in applied.iter().flat_map(|applied| &applied.resized) {
             tracing::warn!(
                 before,
                 now = after,
                 "another table size: connections that are not tracked may move"
             );
         }
-        self.update_rate.changed(has_built, begun, Instant::now());
-        let in_force = in_force?;
+        self.update_rate.on_change(has_built, begun, Instant::now());
+        let applied = applied?;
         let failback = decision.next;
-        self.observations.decided(decision, now);
-        let next = [failback, in_force.next].into_iter().flatten().min();
+        self.observations.on_decision(decision, now);
+        let next = [failback, applied.next].into_iter().flatten().min();
         self.next = next.map(|next| Instant::now() + next.saturating_sub(now));
-        let mut look = self.reconciler.look_within();
-        if self.reconciler.is_handing_over() || self.reconciler.answers_return() {
-            look = look.min(SWEEP);
+        let mut look = self.reconciler.max_gc_interval();
+        if self.reconciler.has_migrating_slots() || self.reconciler.has_nat_service() {
+            look = look.min(MAX_GC_INTERVAL);
         }
-        self.gc_schedule.by(Instant::now() + look, self.reconciler.most_between_looks());
-        if self.reconciler.wants_look() {
+        self.gc_schedule.schedule_by(Instant::now() + look, self.reconciler.required_gc_interval());
+        if self.reconciler.is_gc_due() {
             // Otherwise these connections would be reset before they are rehomed or terminated.
-            self.gc_schedule.at_once(Instant::now());
+            self.gc_schedule.schedule_now(Instant::now());
         }
-        tracing::debug!(in_force.operations, "the data plane is as desired");
+        tracing::debug!(applied.operations, "the data plane is as desired");
         self.follow_outages(&desired, now);
-        self.follow_drains(&in_force.state, now);
-        let outages = self.shown_outages(now);
-        let snapshot = snapshot(&desired, in_force, self.store.records(), outages, self.running());
+        self.follow_drains(&applied.state, now);
+        let outages = self.outages_document(now);
+        let snapshot = snapshot(&desired, applied, self.store.records(), outages, self.running());
         self.snapshots.send_replace(Arc::new(snapshot));
         Ok(())
     }
 
     /// Makes the GC pass that connections require before the next change, which may remove the server that they leave.
     /// After repeated failures of the pass the change goes ahead, so that dead servers do not stay in service.
-    fn before_change(&mut self) -> Result<()> {
-        if self.reconciler.wants_look() {
+    fn run_required_gc_pass(&mut self) -> Result<()> {
+        if self.reconciler.is_gc_due() {
             match self.gc_schedule.wait(Instant::now()) {
-                Wait::Over => self.sweep().context("flow-table pass failed")?,
-                Wait::On => bail!("the flow table could not be looked at: try again in a few seconds"),
-                Wait::InVain => tracing::error!(
+                GcDecision::RunPass => self.run_gc_pass().context("flow-table pass failed")?,
+                GcDecision::KeepWaiting => {
+                    bail!("the flow table could not be looked at: try again in a few seconds")
+                }
+                GcDecision::ProceedWithout => tracing::error!(
                     "changed without a look at the flow table: connections may be cut, or not be told of their end"
                 ),
             }
@@ -433,19 +436,20 @@ impl Daemon {
     }
 
     /// Restarts all probes if a setting for all health checks has changed. Known health is kept.
-    fn renew_probes(&mut self, before: &Config) {
+    fn restart_probes(&mut self, before: &Config) {
         if probes(before) != probes(&self.config) {
             let (neighbours, doubts) = (self.neighbours.clone(), self.resolver.doubts());
-            let paths = Paths::new(probes(&self.config), neighbours, doubts);
-            self.supervisor = Supervisor::new(self.events.clone(), paths).keeping(self.failures.clone());
-            self.observations.forget_not_probed();
+            let paths = ProbePaths::new(probes(&self.config), neighbours, doubts);
+            self.supervisor =
+                Supervisor::new(self.events.clone(), paths).with_failures(self.failures.clone());
+            self.observations.clear_not_probed();
         }
     }
 }
 
 /// Settings that apply to all health checks.
-fn probes(config: &Config) -> path::Settings {
-    path::Settings {
+fn probes(config: &Config) -> path::ProbeSettings {
+    path::ProbeSettings {
         sources: config.daemon.probe_source.clone(),
         mark: config.daemon.probe_mark,
         tunnel_addresses: config.daemon.tunnel_addresses.clone(),
@@ -454,18 +458,18 @@ fn probes(config: &Config) -> path::Settings {
 
 fn snapshot(
     desired: &Desired,
-    in_force: Applied,
-    records: &BTreeMap<Place, Override>,
-    outages: Outages,
-    running: Running,
+    applied: Reconciliation,
+    records: &BTreeMap<OverrideKey, ApiOverride>,
+    outages: ListenerOutages,
+    running: ActiveConfig,
 ) -> Snapshot {
-    let Applied { state, tables, .. } = in_force;
-    let (mut details, mut set) = (Details::new(), Settings::new());
+    let Reconciliation { state, tables, .. } = applied;
+    let (mut details, mut set) = (ServerDetails::new(), ServerOverrides::new());
     for (pool, table) in tables {
         for (address, server) in &desired.pools[pool].servers {
             let place = (table, *address);
             details.extend(server.detail.as_ref().map(|detail| (place, detail.clone())));
-            let record = server.overridden.as_ref().and_then(|place| records.get(place));
+            let record = server.server_override.as_ref().and_then(|place| records.get(place));
             set.extend(record.map(|record| (place, record.clone())));
         }
     }

@@ -8,12 +8,12 @@ mod netlink;
 mod record;
 mod stacked;
 
-pub use addresses::Stack;
+pub use addresses::InterfaceStack;
 pub use features::{Native, native};
-pub use hook::{Hook, Role, conflict};
+pub use hook::{Hook, HookScope, conflict};
 pub use merging::{below, merging};
-pub use record::{Outcome, Record, Switched, Undone, restoring};
-pub use stacked::{advice, crowded, members, refusal, shadowed, unfit};
+pub use record::{InterfaceRecord, RestoreOutcome, RestoreResult, SwitchResult, restore_command};
+pub use stacked::{advice, crowding_reason, members, refusal, shadow_reason, unfit_reason};
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -22,7 +22,7 @@ mod udp;
 
 pub use error::ProbeError;
 pub use failures::Failures;
-pub use path::Paths;
+pub use path::ProbePaths;
 pub use slb_control::inputs::{Target, Via};
 pub use state::Health;
-pub use supervisor::{Event, News, Supervisor};
+pub use supervisor::{Supervisor, TargetEvent, TargetUpdate};

@@ -5,16 +5,16 @@
 //!
 //! Invariants:
 //! - Never a wrong MAC address: a destination resolves to the kernel's usable neighbour entry, or to the last one while
-//!   the kernel resolves it again (`hold`).
+//!   the kernel resolves it again (`next_hop_cache`).
 //! - The last address ends with the kernel's verdict: another address, state `FAILED`, or 10 s without either. It ends
 //!   after 250 ms if the link is down or the route is gone.
 //! - A published map has exactly the destinations that were watched when it was made.
 
 mod follow;
-mod hold;
 mod kernel;
 mod limits;
 mod links;
+mod next_hop_cache;
 mod notifications;
 mod resolver;
 #[cfg(test)]
@@ -23,7 +23,7 @@ mod view;
 pub mod vips;
 
 pub(crate) use kernel::link;
-pub use kernel::{links, links_now, local_of};
+pub use kernel::{links, links_now, local_among};
 pub use links::{LinkChange, follow as follow_links};
 pub use resolver::Resolver;
 pub use slb_control::inputs::{Mac, NextHop, Resolution, Resolutions, Unresolved};

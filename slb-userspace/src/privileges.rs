@@ -7,7 +7,7 @@ use caps::{CapSet, Capability};
 use nix::sys::prctl::set_no_new_privs;
 
 /// Capabilities that the daemon keeps.
-const KEPT: [Capability; 7] = [
+const REQUIRED: [Capability; 7] = [
     // Load and pin programs and maps; attach them to interfaces and tracepoints.
     Capability::CAP_BPF,
     Capability::CAP_NET_ADMIN,
@@ -28,7 +28,7 @@ const KEPT: [Capability; 7] = [
 /// # Errors
 /// The kernel refuses.
 pub(crate) fn drop_unused() -> Result<()> {
-    let kept = HashSet::from(KEPT);
+    let kept = HashSet::from(REQUIRED);
     let held = |set| caps::read(None, set).context("cannot read the capabilities of this process");
     // First, because changing the bounding set needs CAP_SETPCAP. In a container it may be missing.
     if held(CapSet::Effective)?.contains(&Capability::CAP_SETPCAP) {

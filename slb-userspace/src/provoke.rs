@@ -13,7 +13,7 @@ use nix::sys::socket::{
 };
 use slb_common::net::{checksum::Delta, headers::protocol};
 
-use slb_control::ending::Ended;
+use slb_control::finished_flows::TerminatedConnection;
 
 /// Sends segments with any source address, over raw sockets.
 #[derive(Debug)]
@@ -38,8 +38,8 @@ impl Provoker {
 
     /// Provokes both ends of a connection. Lost segments are not repeated: a peer receives its RST when it next sends a
     /// packet.
-    pub fn provoke(&self, ended: &Ended) {
-        let Ended { client, vip, server } = *ended;
+    pub fn provoke(&self, ended: &TerminatedConnection) {
+        let TerminatedConnection { client, vip, server } = *ended;
         for (from, to) in [(vip, client), (client, server)] {
             if let Err(error) = self.send(from, to) {
                 tracing::debug!(%from, %to, error = format!("{error:#}"), "cannot tell that a connection is over");
@@ -96,7 +96,7 @@ mod tests {
     use etherparse::{IpSlice, SlicedPacket, TransportSlice};
 
     #[test]
-    fn segments_are_sound_in_both_families() {
+    fn provoking_segment_is_valid_in_both_families() {
         for (from, to) in
             [("192.0.2.10:80", "203.0.113.7:40000"), ("[2001:db8::10]:80", "[2001:db8::7]:40000")]
         {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_two_families_are_refused() {
+    fn provoking_segment_between_address_families_is_refused() {
         let (four, six) = ("192.0.2.10:80".parse().unwrap(), "[2001:db8::7]:80".parse().unwrap());
         assert_eq!(segment(four, six, 0, 0), None);
     }

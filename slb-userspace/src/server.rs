@@ -1,15 +1,15 @@
 //! Serves the API on Unix sockets.
 
 mod connection;
-mod documents;
 mod file;
 pub mod flows;
 pub mod interfaces;
 pub mod loader;
-pub mod places;
+pub mod override_keys;
 pub mod requests;
 mod socket;
 pub mod status;
+mod status_cache;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,75 +36,75 @@ use tokio::{
 
 pub use self::socket::Sockets;
 use self::{
-    connection::{Bodies, named, serve},
-    documents::{Documents, Texts},
-    file::File,
+    connection::{BodyLimit, named, serve},
+    file::ConfigFile,
+    status_cache::{StatusCache, StatusTexts},
 };
 use self::{
     flows::filter,
-    interfaces::View,
-    loader::{Loader, Turn},
-    places::place,
-    requests::{Examined, Order, Refused, Request, log_refused, told},
-    status::{Context, Details, Outages, Settings, status},
+    interfaces::InterfaceView,
+    loader::{LoadPermit, Loader},
+    override_keys::override_key,
+    requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
+    status::{ListenerOutages, ServerDetails, ServerOverrides, StatusContext, status},
 };
 use crate::{
     clock::since_start,
-    dataplane::bpf::{losses::Counted, maps::Maps},
-    neigh::{self, vips::Standings},
+    dataplane::bpf::{losses::LossCounters, maps::Maps},
+    neigh::{self, vips::VipStates},
     supervised, telemetry,
 };
 use slb_api::{
     flows::{Flush, Flushed},
     types::{
-        self, By, Changed, Configuration, Daemon, Differences, Loss, Override, Servers, Set, Text, Unmatched,
-        Vip, Without,
+        self, ApiOverride, ApiUnmatched, ChangeResult, ConfigText, ConfigurationStatus, DaemonStatus,
+        DiffResult, InactiveInterface, InterfaceLosses, OverrideRequest, Requester, Set, VipStatus,
     },
 };
 use slb_config::{
-    Config, Loaded,
+    Config, LoadedConfig,
     difference::difference,
     model::{self, LoadBalancer, Weight},
 };
-use slb_control::{dataplane::state::State, desired::unmatched};
+use slb_control::{dataplane::state::MapState, desired::unmatched};
 
 /// State that the control loop published last.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The actual state of the maps.
-    pub state: Arc<State>,
+    pub state: Arc<MapState>,
     /// Explanations of servers' health.
-    pub details: Details,
+    pub details: ServerDetails,
     /// Overrides of servers.
-    pub set: Settings,
+    pub set: ServerOverrides,
     /// Listeners without a server that receives new flows.
-    pub outages: Outages,
+    pub outages: ListenerOutages,
     /// The configuration.
-    pub running: Running,
+    pub running: ActiveConfig,
 }
 
 /// The active configuration and its state.
 #[derive(Debug, Clone)]
-pub struct Running {
+pub struct ActiveConfig {
     /// The configuration.
     pub config: Arc<Config>,
     /// When it is rolled back unless it is confirmed.
-    pub trial_ends: Option<Instant>,
+    pub confirm_deadline: Option<Instant>,
     /// The change that waits for its servers.
-    pub pending: Option<Pending>,
+    pub pending: Option<PendingChange>,
     /// Overrides.
-    pub overrides: Vec<Override>,
+    pub overrides: Vec<ApiOverride>,
     /// Why no override can be set, if so.
     pub overrides_trouble: Option<String>,
     /// State of VIPs on this host.
-    pub vips: Standings,
+    pub vips: VipStates,
     /// Configured names of the interfaces that forward.
     pub attached: BTreeSet<String>,
 }
 
 /// A change that becomes active once its servers are known.
 #[derive(Debug, Clone)]
-pub struct Pending {
+pub struct PendingChange {
     /// `start`, `reload`, `apply` or `fallback`.
     pub change: &'static str,
     /// What it waits for, in words.
@@ -113,16 +113,16 @@ pub struct Pending {
     pub ends: Instant,
 }
 
-impl Pending {
+impl PendingChange {
     /// Seconds until the latest time at which it becomes active, rounded up.
     pub fn seconds_left(&self) -> u64 {
         self.ends.saturating_duration_since(Instant::now()).as_secs_f64().ceil() as u64
     }
 
     /// Converts to the API's document.
-    fn document(&self) -> types::Pending {
+    fn document(&self) -> types::ApiPendingChange {
         let Self { change, waits_for, .. } = self;
-        types::Pending {
+        types::ApiPendingChange {
             change: (*change).to_owned(),
             waits_for: waits_for.clone(),
             at_most_seconds: self.seconds_left(),
@@ -135,16 +135,16 @@ impl Snapshot {
     pub fn new(config: Arc<Config>) -> Self {
         Self {
             state: Arc::default(),
-            details: Details::new(),
+            details: ServerDetails::new(),
             set: BTreeMap::new(),
-            outages: Outages::new(),
-            running: Running {
+            outages: ListenerOutages::new(),
+            running: ActiveConfig {
                 config,
-                trial_ends: None,
+                confirm_deadline: None,
                 pending: None,
                 overrides: Vec::new(),
                 overrides_trouble: None,
-                vips: Standings::default(),
+                vips: VipStates::default(),
                 attached: BTreeSet::new(),
             },
         }
@@ -152,33 +152,39 @@ impl Snapshot {
 }
 
 /// Sources of status besides the maps.
-pub struct Sources {
+pub struct StatusSources {
     /// State that the control loop published last.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The interfaces.
-    pub view: watch::Receiver<Arc<View>>,
+    pub view: watch::Receiver<Arc<InterfaceView>>,
     /// Packets lost by the kernel, if they are counted.
-    pub losses: Option<Arc<Counted>>,
+    pub losses: Option<Arc<LossCounters>>,
     /// When the control loop last ran.
-    pub ran: watch::Receiver<Instant>,
+    pub last_run: watch::Receiver<Instant>,
 }
 
 /// Most concurrent connections to the full socket. Further ones wait to be accepted.
-const CONNECTIONS: usize = 1024;
+const MAX_CONNECTIONS: usize = 1024;
 /// Most concurrent connections to the read-only socket.
-const WATCHERS: usize = 64;
+const MAX_READ_ONLY_CONNECTIONS: usize = 64;
 
 /// Longest `confirm_within_seconds`.
-const LONGEST_TRIAL: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_CONFIRM_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Sockets {
     /// Serves requests until the future is dropped: from published state, and through the control loop.
-    pub async fn serve(self, maps: Maps, loader: Loader, shown: Sources, requests: mpsc::Sender<Request>) {
+    pub async fn serve(
+        self,
+        maps: Maps,
+        loader: Loader,
+        shown: StatusSources,
+        requests: mpsc::Sender<Request>,
+    ) {
         let Self { full, read_only } = self;
-        let file = File::new(loader.path().to_owned(), loader.seed());
+        let file = ConfigFile::new(loader.path().to_owned(), loader.seed());
         let snapshots = shown.snapshots.clone();
         let source = StatusSource { maps, file, shown, started: Instant::now() };
-        let documents = Documents::new(move || source.document());
+        let documents = StatusCache::new(move || source.document());
         let api = Arc::new(Api { documents, loader, snapshots, requests });
         let asked = || Router::new().route("/v1/pending", get(serve_pending));
         let router = asked()
@@ -187,20 +193,20 @@ impl Sockets {
             .route("/v1/reload", post(serve_reload))
             .route("/v1/apply", post(serve_apply))
             .route("/v1/confirm", post(serve_confirm))
-            .route("/v1/servers", post(serve_servers))
+            .route("/v1/servers", post(serve_overrides))
             .route("/v1/flows/flush", post(serve_flush))
             .with_state(Arc::clone(&api))
-            .layer(Extension(Bodies::default()));
+            .layer(Extension(BodyLimit::default()));
         let watched = asked()
             .route("/v1/status", get(serve_read_only_status))
             .fallback(refuse_to_change)
             .with_state(api);
         let watch = async {
             if let Some(socket) = read_only {
-                serve(socket, &watched, WATCHERS).await;
+                serve(socket, &watched, MAX_READ_ONLY_CONNECTIONS).await;
             }
         };
-        tokio::join!(serve(full, &router, CONNECTIONS), watch);
+        tokio::join!(serve(full, &router, MAX_CONNECTIONS), watch);
     }
 }
 
@@ -209,7 +215,7 @@ async fn refuse_to_change() -> Failure {
 }
 
 struct Api {
-    documents: Documents,
+    documents: StatusCache,
     loader: Loader,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     requests: mpsc::Sender<Request>,
@@ -218,8 +224,8 @@ struct Api {
 /// Sources of the status document.
 struct StatusSource {
     maps: Maps,
-    file: File,
-    shown: Sources,
+    file: ConfigFile,
+    shown: StatusSources,
     started: Instant,
 }
 
@@ -229,28 +235,37 @@ impl Api {
     async fn ask<T>(
         &self,
         request: impl FnOnce(oneshot::Sender<T>) -> Request,
-        turn: Option<Turn>,
+        permit: Option<LoadPermit>,
     ) -> Result<T, Failure> {
         let (answer, answered) = oneshot::channel();
         let ended = || (StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending: ask again later".to_owned());
         self.requests.send(request(answer)).await.map_err(|_| ended())?;
-        drop(turn);
+        drop(permit);
         answered.await.map_err(|_| ended())
     }
 
-    async fn order(&self, order: Order, by: By, turn: Option<Turn>) -> Result<Json<Changed>, Failure> {
-        let changed = self.ask(|answer| Request::Order { order, by, answer }, turn).await?;
+    async fn order(
+        &self,
+        order: ApiCommand,
+        by: Requester,
+        permit: Option<LoadPermit>,
+    ) -> Result<Json<ChangeResult>, Failure> {
+        let changed = self.ask(|answer| Request::ApiCommand { order, by, answer }, permit).await?;
         changed.map(Json).map_err(failure)
     }
 
-    async fn status(&self, text: fn(Texts) -> Bytes) -> Result<Response, Failure> {
+    async fn status(&self, text: fn(StatusTexts) -> Bytes) -> Result<Response, Failure> {
         let document = self.documents.latest().await;
         let texts = document.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
         Ok(([(CONTENT_TYPE, "application/json")], text(texts)).into_response())
     }
 
     /// Loads the text, or without one the daemon's file.
-    async fn load(&self, name: Option<String>, text: Option<String>) -> Result<(Loaded, Turn), Refused> {
+    async fn load(
+        &self,
+        name: Option<String>,
+        text: Option<String>,
+    ) -> Result<(LoadedConfig, LoadPermit), RequestError> {
         match text {
             Some(text) => self.loader.text(name, text).await,
             None => self.loader.file().await,
@@ -259,11 +274,11 @@ impl Api {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped with")]
-fn failure(refused: Refused) -> Failure {
+fn failure(refused: RequestError) -> Failure {
     let code = match refused {
-        Refused::Unfit(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        Refused::Conflict(_) => StatusCode::CONFLICT,
-        Refused::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        RequestError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        RequestError::Conflict(_) => StatusCode::CONFLICT,
+        RequestError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     (code, refused.to_string())
 }
@@ -280,35 +295,42 @@ async fn serve_read_only_status(Shared(api): Shared<Arc<Api>>) -> Result<Respons
 
 impl StatusSource {
     /// Makes the status document. Blocks, and takes long with many tables.
-    fn document(&self) -> Result<Texts> {
+    fn document(&self) -> Result<StatusTexts> {
         let interfaces = Handle::current().block_on(neigh::links())?;
         let snapshot = Arc::clone(&self.shown.snapshots.borrow());
         let view = Arc::clone(&self.shown.view.borrow());
-        let Running { config, trial_ends, pending, overrides, overrides_trouble, vips: standings, attached } =
-            &snapshot.running;
-        let daemon = Daemon {
+        let ActiveConfig {
+            config,
+            confirm_deadline,
+            pending,
+            overrides,
+            overrides_trouble,
+            vips: vip_states,
+            attached,
+        } = &snapshot.running;
+        let daemon = DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            age_seconds: self.shown.ran.borrow().elapsed().as_secs(),
+            age_seconds: self.shown.last_run.borrow().elapsed().as_secs(),
             lost_log_lines: telemetry::lost(),
-            restarted_tasks: supervised::restarted(),
-            configuration: Configuration {
+            restarted_tasks: supervised::restarts(),
+            configuration: ConfigurationStatus {
                 file: self.file.path().display().to_string(),
                 difference: self.file.difference(config),
-                confirm_within_seconds: trial_ends
+                confirm_within_seconds: confirm_deadline
                     .map(|ends| ends.saturating_duration_since(Instant::now()).as_secs()),
-                pending: pending.as_ref().map(Pending::document),
+                pending: pending.as_ref().map(PendingChange::document),
             },
             interfaces_without: without(&config.daemon.interfaces, attached, &interfaces, &view),
             pins_trouble: view.pins_trouble.clone(),
             losses: self.shown.losses.as_ref().map(|counted| losses(counted, &view)),
-            vips: vips(config, standings),
+            vips: vips(config, vip_states),
             overrides: overrides.clone(),
             overrides_trouble: overrides_trouble.clone(),
         };
         let Snapshot { details, set, outages, .. } = &*snapshot;
-        let context = Context {
+        let context = StatusContext {
             daemon: Some(daemon),
             config: Some(config),
             details,
@@ -318,25 +340,25 @@ impl StatusSource {
             interfaces: &interfaces,
             view: Some(&view),
         };
-        Texts::new(status(&snapshot.state, &self.maps, context)?)
+        StatusTexts::new(status(&snapshot.state, &self.maps, context)?)
     }
 }
 
-async fn serve_pending(Shared(api): Shared<Arc<Api>>) -> Json<Option<types::Pending>> {
-    Json(api.snapshots.borrow().running.pending.as_ref().map(Pending::document))
+async fn serve_pending(Shared(api): Shared<Arc<Api>>) -> Json<Option<types::ApiPendingChange>> {
+    Json(api.snapshots.borrow().running.pending.as_ref().map(PendingChange::document))
 }
 
-fn vips(config: &Config, standings: &Standings) -> Vec<Vip> {
+fn vips(config: &Config, vip_states: &VipStates) -> Vec<VipStatus> {
     let of = |balancer: &LoadBalancer, address: IpAddr| {
-        let standing = standings.get(&address).cloned().unwrap_or_default();
-        Vip {
+        let standing = vip_states.get(&address).cloned().unwrap_or_default();
+        VipStatus {
             address,
             load_balancer: balancer.name.to_string(),
             is_local: standing.is_local,
-            unmatched: match unmatched(balancer, address, Some(standings)) {
-                model::Unmatched::Drop => Unmatched::Drop,
-                model::Unmatched::Reject => Unmatched::Reject,
-                model::Unmatched::Pass => Unmatched::Pass,
+            unmatched: match unmatched(balancer, address, Some(vip_states)) {
+                model::Unmatched::Drop => ApiUnmatched::Drop,
+                model::Unmatched::Reject => ApiUnmatched::Reject,
+                model::Unmatched::Pass => ApiUnmatched::Pass,
             },
             unanswered: standing.unanswered,
         }
@@ -350,22 +372,24 @@ fn without(
     configured: &[String],
     attached: &BTreeSet<String>,
     interfaces: &[neigh::Link],
-    view: &View,
-) -> Vec<Without> {
+    view: &InterfaceView,
+) -> Vec<InactiveInterface> {
     let exists =
         |name: &String| interfaces.iter().any(|link| link.name == *name || link.altnames.contains(name));
     // The view changes at once; `attached` changes with the data plane.
     let is_without = |name: &&String| !attached.contains(*name) || view.without.contains_key(*name);
     let without = configured.iter().filter(is_without);
     let why = |name| view.without.get(name).cloned();
-    without.map(|name| Without { name: name.clone(), exists: exists(name), why: why(name) }).collect()
+    without
+        .map(|name| InactiveInterface { name: name.clone(), exists: exists(name), why: why(name) })
+        .collect()
 }
 
 /// Lost packets, of interfaces that have lost any.
-fn losses(counted: &Counted, view: &View) -> Vec<Loss> {
+fn losses(counted: &LossCounters, view: &InterfaceView) -> Vec<InterfaceLosses> {
     let losses = view.held.iter().map(|(index, name)| {
         let losses = counted.at(*index);
-        Loss {
+        InterfaceLosses {
             interface: name.clone(),
             redirect: losses.redirect,
             transmit: losses.transmit,
@@ -377,40 +401,40 @@ fn losses(counted: &Counted, view: &View) -> Vec<Loss> {
 
 async fn serve_differences(
     Shared(api): Shared<Arc<Api>>,
-    Extension(bodies): Extension<Bodies>,
+    Extension(bodies): Extension<BodyLimit>,
     body: Body,
-) -> Result<Json<Differences>, Failure> {
-    let Text { name, text, .. } = bodies.read(body).await?;
-    let (Loaded { config, warnings }, turn) = api.load(name, text).await.map_err(failure)?;
+) -> Result<Json<DiffResult>, Failure> {
+    let ConfigText { name, text, .. } = bodies.read(body).await?;
+    let (LoadedConfig { config, warnings }, permit) = api.load(name, text).await.map_err(failure)?;
     let config = Arc::new(config);
-    let request = |answer| Request::Examine { config: Arc::clone(&config), answer };
-    let Examined { running, outcome } = api.ask(request, Some(turn)).await?;
+    let request = |answer| Request::Validate { config: Arc::clone(&config), answer };
+    let ValidationResult { running, outcome } = api.ask(request, Some(permit)).await?;
     let compare = spawn_blocking(move || difference(&running, &config)).await;
     let changes = compare.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let (absent, refused) = match outcome {
         Ok(absent) => (absent, None),
         Err(refused) => (Vec::new(), Some(refused.to_string())),
     };
-    Ok(Json(Differences { changes, refused, warnings: told(&warnings, absent) }))
+    Ok(Json(DiffResult { changes, refused, warnings: all_warnings(&warnings, absent) }))
 }
 
 async fn serve_reload(
     Shared(api): Shared<Arc<Api>>,
-    Extension(by): Extension<By>,
-) -> Result<Json<Changed>, Failure> {
+    Extension(by): Extension<Requester>,
+) -> Result<Json<ChangeResult>, Failure> {
     let by = named(by).await;
     let loaded = api.loader.file().await;
-    let (loaded, turn) = loaded.map_err(|refused| logged("reload", &by, refused))?;
-    api.order(Order::Reload { loaded: Box::new(loaded) }, by, Some(turn)).await
+    let (loaded, permit) = loaded.map_err(|refused| logged("reload", &by, refused))?;
+    api.order(ApiCommand::Reload { loaded: Box::new(loaded) }, by, Some(permit)).await
 }
 
 async fn serve_apply(
     Shared(api): Shared<Arc<Api>>,
-    Extension(by): Extension<By>,
-    Extension(bodies): Extension<Bodies>,
+    Extension(by): Extension<Requester>,
+    Extension(bodies): Extension<BodyLimit>,
     body: Body,
-) -> Result<Json<Changed>, Failure> {
-    let Text { name, text, confirm_within_seconds } = bodies.read(body).await?;
+) -> Result<Json<ChangeResult>, Failure> {
+    let ConfigText { name, text, confirm_within_seconds } = bodies.read(body).await?;
     let Some(text) = text else {
         return Err((
             StatusCode::BAD_REQUEST,
@@ -418,36 +442,36 @@ async fn serve_apply(
         ));
     };
     let confirm_within = confirm_within_seconds.map(Duration::from_secs);
-    if confirm_within.is_some_and(|limit| limit.is_zero() || limit > LONGEST_TRIAL) {
+    if confirm_within.is_some_and(|limit| limit.is_zero() || limit > MAX_CONFIRM_TIME) {
         let text = "a configuration can wait for its confirmation from 1 s to 24 h: `--confirm-within 60s`";
         return Err((StatusCode::BAD_REQUEST, text.to_owned()));
     }
     let by = named(by).await;
     let loaded = api.loader.text(name, text).await;
-    let (loaded, turn) = loaded.map_err(|refused| logged("apply", &by, refused))?;
-    api.order(Order::Apply { loaded: Box::new(loaded), confirm_within }, by, Some(turn)).await
+    let (loaded, permit) = loaded.map_err(|refused| logged("apply", &by, refused))?;
+    api.order(ApiCommand::Apply { loaded: Box::new(loaded), confirm_within }, by, Some(permit)).await
 }
 
 /// Logs a request that was refused before it reached the control loop.
-fn logged(what: &str, by: &By, refused: Refused) -> Failure {
+fn logged(what: &str, by: &Requester, refused: RequestError) -> Failure {
     log_refused(what, by, &refused);
     failure(refused)
 }
 
 async fn serve_confirm(
     Shared(api): Shared<Arc<Api>>,
-    Extension(by): Extension<By>,
-) -> Result<Json<Changed>, Failure> {
-    api.order(Order::Confirm, named(by).await, None).await
+    Extension(by): Extension<Requester>,
+) -> Result<Json<ChangeResult>, Failure> {
+    api.order(ApiCommand::Confirm, named(by).await, None).await
 }
 
-async fn serve_servers(
+async fn serve_overrides(
     Shared(api): Shared<Arc<Api>>,
-    Extension(by): Extension<By>,
-    Extension(bodies): Extension<Bodies>,
+    Extension(by): Extension<Requester>,
+    Extension(bodies): Extension<BodyLimit>,
     body: Body,
-) -> Result<Json<Changed>, Failure> {
-    let Servers { server_group, load_balancer, servers, set, force } = bodies.read(body).await?;
+) -> Result<Json<ChangeResult>, Failure> {
+    let OverrideRequest { server_group, load_balancer, servers, set, force } = bodies.read(body).await?;
     if let Set::Weight(weight) = set
         && weight > Weight::MAX
     {
@@ -456,18 +480,18 @@ async fn serve_servers(
             format!("weight {weight} is out of range: 0 to {}", Weight::MAX),
         ));
     }
-    let places =
-        servers.iter().map(|server| place(server_group.as_deref(), load_balancer.as_deref(), server));
-    let places = places
+    let override_keys =
+        servers.iter().map(|server| override_key(server_group.as_deref(), load_balancer.as_deref(), server));
+    let override_keys = override_keys
         .collect::<Result<Vec<_>>>()
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}: nothing was changed")))?;
-    api.order(Order::Set { places, set, force }, named(by).await, None).await
+    api.order(ApiCommand::Set { override_keys, set, force }, named(by).await, None).await
 }
 
 async fn serve_flush(
     Shared(api): Shared<Arc<Api>>,
-    Extension(by): Extension<By>,
-    Extension(bodies): Extension<Bodies>,
+    Extension(by): Extension<Requester>,
+    Extension(bodies): Extension<BodyLimit>,
     body: Body,
 ) -> Result<Json<Flushed>, Failure> {
     let flush: Flush = bodies.read(body).await?;

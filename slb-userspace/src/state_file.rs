@@ -15,7 +15,7 @@ use nix::{
 };
 
 /// Opens no symbolic link, and does not block on a pipe.
-const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+const SAFE_OPEN_FLAGS: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 
 /// Identifies the boot of the machine. Times since the start, and interface indexes, are invalid after a restart.
 pub(crate) fn boot_id() -> String {
@@ -33,7 +33,7 @@ pub(crate) fn is_claimed(directory: &Path) -> bool {
 /// # Errors
 /// The file cannot be read.
 pub(crate) fn read(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
-    let mut file = OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(path)?;
+    let mut file = OpenOptions::new().read(true).custom_flags(SAFE_OPEN_FLAGS).open(path)?;
     let written = file.metadata()?.modified()?;
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
@@ -50,7 +50,7 @@ pub(crate) fn replace(path: &Path, text: &[u8]) -> Result<()> {
         fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
     }
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(NOT_ELSEWHERE);
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(SAFE_OPEN_FLAGS);
     let written = options.open(&part).and_then(|mut file| file.write_all(text));
     written.with_context(|| part.display().to_string())?;
     fs::rename(&part, path).with_context(|| path.display().to_string())

@@ -10,19 +10,19 @@ use futures_util::FutureExt as _;
 use tokio::time::sleep;
 
 /// Pause before a task is restarted.
-pub const PAUSE: Duration = Duration::from_secs(1);
+pub const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 static RESTARTED: AtomicU64 = AtomicU64::new(0);
 
 /// Number of restarts of all tasks.
-pub fn restarted() -> u64 {
+pub fn restarts() -> u64 {
     RESTARTED.load(Ordering::Relaxed)
 }
 
 /// Runs a task until it ends by itself, and restarts it after a panic. The hook of [`crate::telemetry`] logs the panic.
 pub async fn run<F: Future<Output = ()>>(what: &str, mut task: impl FnMut() -> F) {
     while attempt(what, task()).await.is_none() {
-        sleep(PAUSE).await;
+        sleep(RESTART_PAUSE).await;
     }
 }
 
@@ -41,8 +41,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_panics_is_started_again_and_counted() {
-        let before = restarted();
+    async fn panicked_task_is_restarted_and_counted() {
+        let before = restarts();
         let mut runs = 0;
         run("test", || {
             runs += 1;
@@ -54,6 +54,6 @@ mod tests {
         })
         .await;
         assert_eq!(runs, 2);
-        assert!(restarted() > before);
+        assert!(restarts() > before);
     }
 }

@@ -13,12 +13,12 @@ use std::{
 use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use self::lossy::Lossy;
+use self::lossy::LossyWriter;
 
 /// How long a panic, and the end of the process, wait for pending log lines.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
-static LOG: OnceLock<Lossy> = OnceLock::new();
+static LOG: OnceLock<LossyWriter> = OnceLock::new();
 
 /// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,7 +35,7 @@ pub enum Format {
 pub fn init(format: Format) {
     let filter = EnvFilter::try_from_env("SLB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let is_terminal = stderr().is_terminal();
-    let log = LOG.get_or_init(|| Lossy::start(stderr(), said_of_losses));
+    let log = LOG.get_or_init(|| LossyWriter::start(stderr(), report_lost_lines));
     let builder =
         fmt().with_env_filter(filter).with_writer(|| log.clone()).with_ansi(is_terminal).with_target(false);
     match format {
@@ -48,28 +48,28 @@ pub fn init(format: Format) {
 
 /// Logs a panic and waits briefly until it is written, because the panic may end the process. If the log's reader
 /// hangs, only the first panic waits: repeated panics must not delay the process.
-fn log_panic(panic: &dyn Display, log: &Lossy) {
+fn log_panic(panic: &dyn Display, log: &LossyWriter) {
     lossy::urgently(|| tracing::error!("{panic}"));
-    log.flush_unless_hanging(LAST_WORDS);
+    log.flush_unless_hanging(FINAL_FLUSH_TIMEOUT);
 }
 
-fn said_of_losses(lost: u64) {
+fn report_lost_lines(lost: u64) {
     tracing::warn!(lost, "log lines dropped: cannot write to standard error, or its reader is too slow");
 }
 
 /// Log lines lost since the start.
 pub fn lost() -> u64 {
-    LOG.get().map_or(0, Lossy::lost)
+    LOG.get().map_or(0, LossyWriter::lost)
 }
 
 /// Writes an unformatted message to the log, and waits briefly for pending lines. Called before the process ends.
-pub fn last_words(text: &str) {
+pub fn log_final(text: &str) {
     match LOG.get() {
         Some(log) => {
             if !text.is_empty() {
-                log.say(format!("{text}\n").into_bytes());
+                log.enqueue(format!("{text}\n").into_bytes());
             }
-            log.flush(LAST_WORDS);
+            log.flush(FINAL_FLUSH_TIMEOUT);
         }
         None if text.is_empty() => {}
         // A failure cannot be reported anywhere.
@@ -77,9 +77,9 @@ pub fn last_words(text: &str) {
     }
 }
 
-/// The log of `act` on this thread.
+/// The log of `action` on this thread.
 #[cfg(test)]
-pub fn logged(act: impl FnOnce()) -> String {
+pub fn logged(action: impl FnOnce()) -> String {
     use std::{
         fs::File,
         io::{Read as _, Seek as _},
@@ -87,7 +87,7 @@ pub fn logged(act: impl FnOnce()) -> String {
     };
     let file: Arc<File> = Arc::new(tempfile::tempfile().unwrap());
     let log = fmt().with_writer(Arc::clone(&file)).with_ansi(false).finish();
-    tracing::subscriber::with_default(log, act);
+    tracing::subscriber::with_default(log, action);
     let mut text = String::new();
     (&*file).rewind().unwrap();
     (&*file).read_to_string(&mut text).unwrap();
@@ -107,11 +107,11 @@ mod tests {
     use super::*;
 
     /// A writer that is slow.
-    struct Slow(Arc<Mutex<Vec<u8>>>);
+    struct SlowReader(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Slow {
+    impl Write for SlowReader {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-            thread::sleep(LAST_WORDS / 10);
+            thread::sleep(FINAL_FLUSH_TIMEOUT / 10);
             self.0.lock().unwrap().write(line)
         }
 
@@ -120,7 +120,7 @@ mod tests {
         }
     }
 
-    fn panic_logged_to(log: &Lossy, panic: &str) {
+    fn panic_logged_to(log: &LossyWriter, panic: &str) {
         let writer = log.clone();
         let subscriber = fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
         tracing::subscriber::with_default(subscriber, || log_panic(&panic, log));
@@ -129,20 +129,20 @@ mod tests {
     #[test]
     fn panic_is_written_before_the_hook_returns() {
         let written = Arc::new(Mutex::new(Vec::new()));
-        let log = Lossy::start(Slow(Arc::clone(&written)), |_| {});
+        let log = LossyWriter::start(SlowReader(Arc::clone(&written)), |_| {});
         panic_logged_to(&log, "panicked at here");
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         assert!(text.contains("panicked at here"), "{text:?}");
     }
 
     #[test]
-    fn reader_that_hangs_holds_one_panic_up_and_gets_all_of_them_later() {
+    fn hanging_log_reader_delays_one_panic_and_gets_all_later() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let log = Lossy::start(ours, |_| {});
+        let log = LossyWriter::start(ours, |_| {});
         // More than the socket and the queue can hold.
-        log.say(vec![b'x'; 16 << 20]);
+        log.enqueue(vec![b'x'; 16 << 20]);
         while log.lost() == 0 {
-            log.say(b"fills the queue\n".to_vec());
+            log.enqueue(b"fills the queue\n".to_vec());
         }
         let timed = |panic: &str| {
             let begun = Instant::now();
@@ -150,9 +150,9 @@ mod tests {
             begun.elapsed()
         };
         let took = timed("the first");
-        assert!((LAST_WORDS..LAST_WORDS * 20).contains(&took), "{took:?}");
+        assert!((FINAL_FLUSH_TIMEOUT..FINAL_FLUSH_TIMEOUT * 20).contains(&took), "{took:?}");
         let took: Duration = ["the second", "the third"].map(timed).into_iter().sum();
-        assert!(took < LAST_WORDS / 2, "{took:?}");
+        assert!(took < FINAL_FLUSH_TIMEOUT / 2, "{took:?}");
 
         let begun = Instant::now();
         let read = Arc::new(Mutex::new(Vec::new()));
@@ -172,6 +172,6 @@ mod tests {
         // The next panic waits again.
         log.flush(Duration::from_secs(10));
         let took = timed("the fourth");
-        assert!(took < LAST_WORDS, "{took:?}");
+        assert!(took < FINAL_FLUSH_TIMEOUT, "{took:?}");
     }
 }

@@ -15,4 +15,4 @@ pub mod stats;
 pub mod status;
 pub mod tcp;
 
-pub use figures::Spread;
+pub use figures::FigureSpread;

@@ -24,13 +24,13 @@ use crate::{
     server::Service,
 };
 
-pub use beat::{Beat, Beats};
+pub use beat::{Heartbeat, HeartbeatResult};
 pub use bulk::Direction;
-pub use load::{Batch, Failure, Load};
-pub use long::{Break, LongLived};
-pub use steady::{Door, During, EjectionPolicy, Steady, Told, What};
+pub use load::{Batch, ExchangeFailure, Load};
+pub use long::{BrokenConnection, LongLived};
+pub use steady::{FlowEvent, FlowReport, Interval, ListenerTerms, ListenerView, SteadyFlows};
 
-use long::Habit;
+use long::ConnectionKind;
 
 /// Time limit of an exchange; longer than TCP needs for several retransmissions.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ impl Client {
     /// # Errors
     /// A connection cannot be opened.
     pub fn long_lived(&self, target: SocketAddr, count: usize) -> Result<LongLived> {
-        LongLived::open(&self.namespace, &self.sources(target), target, count, Habit::Talks)
+        LongLived::open(&self.namespace, &self.sources(target), target, count, ConnectionKind::Active)
     }
 
     /// Opens `count` connections to a line server that become idle after their first line.
@@ -92,31 +92,31 @@ impl Client {
     /// # Errors
     /// A connection cannot be opened.
     pub fn silent(&self, target: SocketAddr, count: usize) -> Result<LongLived> {
-        LongLived::open(&self.namespace, &self.sources(target), target, count, Habit::IsSilent)
+        LongLived::open(&self.namespace, &self.sources(target), target, count, ConnectionKind::Idle)
     }
 
     /// Begins short flows and keeps long ones at these listeners until the result is dropped. Half of the client
     /// addresses use listeners with direct answers, half the others: flows of one client endpoint through two listeners
     /// may not share a server port.
-    pub fn steady(&self, doors: &[Door]) -> Steady {
-        let with_sources = |door: &Door| {
-            let all = self.sources(door.target);
+    pub fn steady(&self, views: &[ListenerView]) -> SteadyFlows {
+        let with_sources = |view: &ListenerView| {
+            let all = self.sources(view.target);
             let (to_servers, direct) = all.split_at(all.len() / 2);
-            (*door, if door.direct { direct } else { to_servers }.into())
+            (*view, if view.direct { direct } else { to_servers }.into())
         };
-        Steady::start(&self.namespace, doors.iter().map(with_sources).collect())
+        SteadyFlows::start(&self.namespace, views.iter().map(with_sources).collect())
     }
 
     /// Sends datagrams of one flow to an echo server at a fixed rate.
-    pub fn beat(&self, target: SocketAddr) -> Beat {
-        Beat::start(&self.namespace, self.sources(target)[0], target)
+    pub fn beat(&self, target: SocketAddr) -> Heartbeat {
+        Heartbeat::start(&self.namespace, self.sources(target)[0], target)
     }
 
     /// Stops sending, and returns what was lost.
     ///
     /// # Errors
     /// The socket fails.
-    pub fn stop(&self, beat: Beat) -> Result<Beats> {
+    pub fn stop(&self, beat: Heartbeat) -> Result<HeartbeatResult> {
         beat.stop(&self.namespace)
     }
 

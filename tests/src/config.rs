@@ -282,7 +282,7 @@ mod tests {
     use crate::server::Service;
 
     #[test]
-    fn the_plan_is_a_valid_configuration_without_warnings() {
+    fn plan_renders_valid_configuration_without_warnings() {
         for mode in [Mode::Nat, Mode::Dsr, Mode::Ipip] {
             is_valid(mode, false);
         }

@@ -21,7 +21,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use slb_api::types::{self, Health, Server, Status};
+use slb_api::types::{self, ApiHealth, ApiServer, Status};
 
 use crate::{
     net::{Namespace, run},
@@ -196,13 +196,15 @@ impl Daemon {
             };
             last = format!("{status:?}");
             let is_complete =
-                |daemon: &types::Daemon| daemon.pid == pid && daemon.configuration.pending.is_none();
+                |daemon: &types::DaemonStatus| daemon.pid == pid && daemon.configuration.pending.is_none();
             let ready = status.daemon.as_ref().is_some_and(is_complete)
                 && servers(&status).next().is_some()
                 && servers(&status).all(|server| match server.health {
-                    Health::Unknown => false,
-                    Health::Unhealthy => true,
-                    Health::Healthy | Health::Unchecked | Health::Standby => server.next_hop.is_some(),
+                    ApiHealth::Unknown => false,
+                    ApiHealth::Unhealthy => true,
+                    ApiHealth::Healthy | ApiHealth::Unchecked | ApiHealth::Standby => {
+                        server.next_hop.is_some()
+                    }
                 });
             Ok(ready.then_some(status))
         })
@@ -261,7 +263,7 @@ fn hide(directory: &str) -> io::Result<()> {
 }
 
 /// Every server of every listener.
-pub fn servers(status: &Status) -> impl Iterator<Item = &Server> {
+pub fn servers(status: &Status) -> impl Iterator<Item = &ApiServer> {
     let listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
     listeners.flat_map(|listener| &listener.servers)
 }

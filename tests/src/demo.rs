@@ -19,7 +19,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{World, turn::Turn};
+use crate::{World, test_lock::TestLock};
 use figures::Figures;
 use view::View;
 
@@ -28,7 +28,7 @@ const WEIGHTS: [u8; 4] = [40, 30, 20, 10];
 
 /// Options of the demo.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct DemoOptions {
     /// Number of SIGKILLs of the daemon under traffic.
     pub sigkill_rounds: u32,
     /// Exchanges over TCP, and over UDP, per family.
@@ -43,11 +43,11 @@ pub struct Options {
 ///
 /// # Errors
 /// The world cannot be created, or the figures cannot be written.
-pub fn run(options: &Options) -> Result<bool> {
+pub fn run(options: &DemoOptions) -> Result<bool> {
     ensure!(geteuid().is_root(), "the demo makes network namespaces and loads XDP programs: run it as root");
     let mut view = View::new();
     let start = Instant::now();
-    let mut world = World::new(&WEIGHTS, Turn::alone()?)?;
+    let mut world = World::new(&WEIGHTS, TestLock::alone()?)?;
     let mut figures = Figures::default();
     if let Err(error) = phases::all(&mut world, options, &mut view, &mut figures) {
         figures.failures.push(format!("{error:#}"));

@@ -25,7 +25,7 @@ use crate::{
 };
 
 pub use peer::{Peer, ports};
-pub use tap::{Seen, Tap};
+pub use tap::{CapturedFrame, Tap};
 
 /// Sequence numbers of forged segments. About one connection in 100,000 of a test has them too.
 pub const NUMBERS: [u32; 3] = [0x0000_3039, 0x7fff_0000, 0xdead_beef];
@@ -45,14 +45,14 @@ pub struct Forger {
 
 /// Result of a flood.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Flooded {
+pub struct FloodStats {
     /// Frames sent.
     pub frames: u64,
     /// Time that sending took.
     pub time: Duration,
 }
 
-impl Flooded {
+impl FloodStats {
     /// The sum of two floods.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -99,7 +99,7 @@ impl Forger {
     ///
     /// # Errors
     /// As [`Self::send`].
-    pub fn send_all(&self, frames: impl IntoIterator<Item = Frame>) -> Result<Flooded> {
+    pub fn send_all(&self, frames: impl IntoIterator<Item = Frame>) -> Result<FloodStats> {
         self.flood(u32::MAX, frames)
     }
 
@@ -107,7 +107,7 @@ impl Forger {
     ///
     /// # Errors
     /// As [`Self::send`].
-    pub fn flood(&self, rate: u32, frames: impl IntoIterator<Item = Frame>) -> Result<Flooded> {
+    pub fn flood(&self, rate: u32, frames: impl IntoIterator<Item = Frame>) -> Result<FloodStats> {
         let (begun, mut sent) = (Instant::now(), 0_u32);
         for (frame, place) in frames.into_iter().zip(0_usize..) {
             if place % BUNDLE == 0 {
@@ -117,20 +117,20 @@ impl Forger {
             self.send(&frame)?;
             sent += 1;
         }
-        Ok(Flooded { frames: sent.into(), time: begun.elapsed() })
+        Ok(FloodStats { frames: sent.into(), time: begun.elapsed() })
     }
 }
 
 /// MAC pair of the frames that it builds.
 #[derive(Debug, Clone, Copy)]
-pub struct Way {
+pub struct MacPair {
     /// Hardware address of the sender.
     pub sender: [u8; 6],
     /// Hardware address of the receiver.
     pub receiver: [u8; 6],
 }
 
-impl Way {
+impl MacPair {
     /// A TCP segment without options. `numbers`: sequence and acknowledgement number.
     pub fn segment(self, from: SocketAddr, to: SocketAddr, flags: u8, numbers: [u32; 2]) -> Frame {
         self.carrying(from, to, flags, numbers, b"")
@@ -229,17 +229,17 @@ mod tests {
     use super::*;
     use crate::packets::check;
 
-    const WAY: Way = Way { sender: [2, 0, 0, 0, 0, 1], receiver: [2, 0, 0, 0, 0, 2] };
+    const MACS: MacPair = MacPair { sender: [2, 0, 0, 0, 0, 1], receiver: [2, 0, 0, 0, 0, 2] };
 
     #[test]
-    fn attacks_are_seen_as_they_were_made_half_of_the_first_ones_with_wrong_checksums() {
+    fn attack_frames_parse_back_and_some_have_wrong_checksums() {
         for (from, to) in [("10.0.0.1:5", "10.0.0.2:7"), ("[fd00::1]:5", "[fd00::2]:7")] {
             let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
-            let frames = WAY.attacks(from, to);
+            let frames = MACS.attacks(from, to);
             let mut wrong = 0;
             for frame in &frames {
-                let seen = Seen::parse(&frame.bytes).unwrap();
-                assert_eq!((seen.from, seen.to, seen.receiver), (from, to, WAY.receiver));
+                let seen = CapturedFrame::parse(&frame.bytes).unwrap();
+                assert_eq!((seen.from, seen.to, seen.receiver), (from, to, MACS.receiver));
                 let (_, sequence, _) = seen.tcp.unwrap();
                 assert!(NUMBERS.contains(&sequence) || sequence == 99_999);
                 wrong += usize::from(frame.clone().patch(check::refresh) != *frame);
@@ -249,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn payloads_and_kinds_of_messages_are_seen() {
+    fn parsed_frame_has_payload_and_icmp_type() {
         let [from, to]: [SocketAddr; 2] =
             ["10.0.0.1:5", "10.0.0.2:7"].map(|address| address.parse().unwrap());
-        let seen = Seen::parse(&WAY.datagram(from, to, b"said").bytes).unwrap();
+        let seen = CapturedFrame::parse(&MACS.datagram(from, to, b"said").bytes).unwrap();
         assert_eq!((seen.payload.as_slice(), seen.tcp), (&b"said"[..], None));
         let echo = frames::echo(from.ip(), to.ip(), b"said").build();
-        assert_eq!(Seen::parse(&echo.bytes).unwrap().icmp, Some(8));
+        assert_eq!(CapturedFrame::parse(&echo.bytes).unwrap().icmp, Some(8));
     }
 }

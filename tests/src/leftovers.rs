@@ -167,7 +167,7 @@ mod tests {
     use crate::wait::wait_for;
 
     #[test]
-    fn names_are_read_back() {
+    fn run_id_is_parsed_from_names() {
         let id = RunId { pid: 77, number: 3 };
         assert_eq!(id.prefix(), "slbt-77-3");
         for name in ["slbt-77-3", "slbt-77-3-client", "slbt-77-3.Xy"] {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_alive_until_it_ends_not_until_it_is_waited_for() {
+    fn killed_process_counts_as_dead_before_it_is_reaped() {
         assert!(alive(process::id()));
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         assert!(alive(child.id()));
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn every_run_has_a_name_of_its_own() {
+    fn run_ids_are_unique() {
         assert_ne!(RunId::next(), RunId::next());
     }
 }

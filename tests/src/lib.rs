@@ -1,7 +1,7 @@
 //! Test harness of SLB: a small network of namespaces with servers and clients, and the daemon between them.
 //!
 //! A [`World`] is one such network. Dropping it removes everything that it made. The next start removes what a crashed
-//! run left. At most [`turn::LANES`] worlds exist at a time, across all processes, so that scenarios disturb one
+//! run left. At most [`test_lock::LANES`] worlds exist at a time, across all processes, so that scenarios disturb one
 //! another little.
 
 pub mod bench;
@@ -18,10 +18,10 @@ pub mod scenario;
 pub mod server;
 pub mod spread;
 pub mod supervise;
+pub mod test_lock;
 pub mod tracking;
 pub mod traffic;
 pub mod tunnel;
-pub mod turn;
 pub mod wait;
 pub mod world;
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use anyhow::Result;
 use nix::unistd::geteuid;
 
-use crate::{World, turn::Turn};
+use crate::{World, test_lock::TestLock};
 
 /// Number of lines of the daemon's log that a failure shows.
 const LOG_LINES: usize = 100;
@@ -16,7 +16,7 @@ const LOG_LINES: usize = 100;
 /// # Panics
 /// `body` fails or panics; the daemon's log is printed before.
 pub fn scenario(name: &str, weights: &[u8], body: impl FnOnce(&mut World) -> Result<()>) {
-    run(name, weights, Turn::beside_others, body);
+    run(name, weights, TestLock::beside_others, body);
 }
 
 /// As [`scenario`], while no other world exists: for scenarios with tight time bounds, or that look for leftovers.
@@ -24,16 +24,21 @@ pub fn scenario(name: &str, weights: &[u8], body: impl FnOnce(&mut World) -> Res
 /// # Panics
 /// As [`scenario`].
 pub fn alone(name: &str, weights: &[u8], body: impl FnOnce(&mut World) -> Result<()>) {
-    run(name, weights, Turn::alone, body);
+    run(name, weights, TestLock::alone, body);
 }
 
-fn run(name: &str, weights: &[u8], turn: fn() -> Result<Turn>, body: impl FnOnce(&mut World) -> Result<()>) {
+fn run(
+    name: &str,
+    weights: &[u8],
+    test_lock: fn() -> Result<TestLock>,
+    body: impl FnOnce(&mut World) -> Result<()>,
+) {
     if !geteuid().is_root() {
         // `cargo xtask test` reads this line and adds the name of the test.
         println!("skipped: needs root");
         return;
     }
-    let world = turn().and_then(|turn| World::new(weights, turn));
+    let world = test_lock().and_then(|test_lock| World::new(weights, test_lock));
     let mut world = world.unwrap_or_else(|error| panic!("{name}: no world: {error:#}"));
     match catch_unwind(AssertUnwindSafe(|| body(&mut world))) {
         Ok(Ok(())) => {}

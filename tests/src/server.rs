@@ -115,7 +115,7 @@ impl Servers {
         let counted = resets.clone();
         let name: Arc<str> = name.into();
         let behaviour = Arc::new(Behaviour::default());
-        let (http_mood, echo_mood) = (behaviour.clone(), behaviour.clone());
+        let (http_behaviour, echo_behaviour) = (behaviour.clone(), behaviour.clone());
         namespace.block_on(async move {
             let tcp = |service: Service| -> Result<TcpListener> {
                 let socket = bind(Type::STREAM, Protocol::TCP, service.backend_port())?;
@@ -128,12 +128,12 @@ impl Servers {
             udp::prepare(&echo)?;
             let echo = UdpSocket::from_std(echo.into())?;
             tokio::spawn(accept(http, kill.clone(), name.clone(), move |stream, name| {
-                http::serve(stream, name, http_mood.clone())
+                http::serve(stream, name, http_behaviour.clone())
             }));
             let lines_of = move |stream, name| lines_counted(stream, name, counted.clone());
             tokio::spawn(accept(lines, kill.clone(), name.clone(), lines_of));
             tokio::spawn(accept(bulk, kill.clone(), name.clone(), bulk::serve));
-            tokio::spawn(udp::serve(echo, kill, name, echo_mood));
+            tokio::spawn(udp::serve(echo, kill, name, echo_behaviour));
             anyhow::Ok(())
         })?;
         Ok(Self { namespace: namespace.clone(), killed, behaviour, resets })

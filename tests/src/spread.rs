@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 /// Share of a server.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Share {
+pub struct ServerFraction {
     /// Name of the server.
     pub server: String,
     /// Expected fraction of the flows, 0 to 1.
@@ -17,7 +17,7 @@ pub struct Share {
     pub flows: u64,
 }
 
-impl Share {
+impl ServerFraction {
     /// Deviation in percentage points.
     pub fn off_by_points(&self) -> f64 {
         (self.observed - self.expected).abs() * 100.0
@@ -25,7 +25,7 @@ impl Share {
 }
 
 /// The shares of all servers in `weights`, in that order.
-pub fn shares(tally: &BTreeMap<String, u64>, weights: &[(&str, u8)]) -> Vec<Share> {
+pub fn shares(tally: &BTreeMap<String, u64>, weights: &[(&str, u8)]) -> Vec<ServerFraction> {
     let total = count(tally.values().sum());
     let weight_sum: f64 = weights.iter().map(|(_, weight)| f64::from(*weight)).sum();
     let part = |share: f64, of: f64| if of > 0.0 { share / of } else { 0.0 };
@@ -33,7 +33,7 @@ pub fn shares(tally: &BTreeMap<String, u64>, weights: &[(&str, u8)]) -> Vec<Shar
         .iter()
         .map(|(server, weight)| {
             let flows = tally.get(*server).copied().unwrap_or(0);
-            Share {
+            ServerFraction {
                 server: (*server).to_owned(),
                 expected: part((*weight).into(), weight_sum),
                 observed: part(count(flows), total),
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_parts_of_the_whole() {
+    fn shares_compare_observed_with_expected_fractions() {
         let shares = shares(&tally(&[("b1", 150), ("b2", 50)]), &WEIGHTS);
         assert_eq!(shares.iter().map(|share| share.observed).collect::<Vec<_>>(), [0.75, 0.25, 0.0]);
         assert_eq!(shares.iter().map(|share| share.expected).collect::<Vec<_>>(), [0.6, 0.4, 0.0]);
@@ -95,21 +95,21 @@ mod tests {
     }
 
     #[test]
-    fn a_spread_is_judged_by_its_size() {
+    fn spread_tolerance_shrinks_with_sample_size() {
         // The same shares are within chance for 100 flows, and far outside for 100,000.
         expect_by_weight(&tally(&[("b1", 65), ("b2", 35)]), &WEIGHTS).unwrap();
         expect_by_weight(&tally(&[("b1", 65_000), ("b2", 35_000)]), &WEIGHTS).unwrap_err();
     }
 
     #[test]
-    fn weight_zero_and_strangers_get_nothing() {
+    fn flows_to_weight_zero_or_unknown_server_are_rejected() {
         expect_by_weight(&tally(&[("b1", 6000), ("b2", 4000), ("b3", 1)]), &WEIGHTS).unwrap_err();
         expect_by_weight(&tally(&[("b1", 6000), ("b2", 4000), ("b9", 1)]), &WEIGHTS).unwrap_err();
         expect_by_weight(&tally(&[("b1", 6000), ("b2", 4000)]), &WEIGHTS).unwrap();
     }
 
     #[test]
-    fn nothing_at_all_is_no_spread() {
+    fn shares_of_empty_tally_are_zero() {
         assert!(shares(&tally(&[]), &WEIGHTS).iter().all(|share| share.observed == 0.0));
     }
 }

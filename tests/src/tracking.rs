@@ -7,7 +7,7 @@ pub mod control;
 pub mod flood;
 pub mod model_test;
 pub mod plane;
+pub mod quiescence;
 pub mod rng;
 pub mod servers;
-pub mod settle;
 pub mod wire;

@@ -90,7 +90,7 @@ impl Traffic {
     /// Waits for the exchanges in progress, closes the long-lived connections, and returns the results.
     pub fn stop(self) -> Batch {
         // All loads stop before the first is waited for.
-        self.loads.iter().for_each(Load::begin_no_more);
+        self.loads.iter().for_each(Load::stop_new);
         merge(self.loads.into_iter().map(Load::finish))
     }
 }

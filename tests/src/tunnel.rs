@@ -76,12 +76,12 @@ pub fn send(namespace: &Namespace, packet: &[u8], to: IpAddr) -> Result<()> {
 
 /// Receives the TCP segments for an address, with or without a connection.
 #[derive(Debug)]
-pub struct Listener {
+pub struct RawListener {
     socket: Socket,
     v4: bool,
 }
 
-impl Listener {
+impl RawListener {
     /// Opens a raw socket at an address of the namespace.
     ///
     /// # Errors

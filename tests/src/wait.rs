@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_answer_is_waited_for_and_a_daemon_that_is_gone_is_not() {
+    fn late_answer_is_retried_and_missing_daemon_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("slb.sock");
         let silent = UnixListener::bind(&socket).unwrap();

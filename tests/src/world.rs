@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use slb_api::types::{Health, Server, Status};
+use slb_api::types::{ApiHealth, ApiServer, Status};
 use tempfile::TempDir;
 use tokio::runtime;
 
@@ -27,14 +27,14 @@ use crate::{
     leftovers::RunId,
     net::{Backend, Family, Topology, run},
     server::{Servers, Service},
-    turn::Turn,
+    test_lock::TestLock,
     wait::{unless_late, wait_for},
 };
 
 pub use node::Node;
 
 /// How long a client waits for an answer that arrives at once or never.
-const IMPATIENCE: Duration = Duration::from_millis(100);
+const STARTUP_PROGRESS: Duration = Duration::from_millis(100);
 
 /// A mounted BPF file system.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub struct World {
     servers: Vec<Option<Servers>>,
     directory: TempDir,
     // Released last, after everything else is removed.
-    _turn: Turn,
+    _test_lock: TestLock,
 }
 
 impl World {
@@ -93,7 +93,7 @@ impl World {
     ///
     /// # Errors
     /// A program is missing, or a name is in use.
-    pub fn new(weights: &[u8], turn: Turn) -> Result<Self> {
+    pub fn new(weights: &[u8], test_lock: TestLock) -> Result<Self> {
         let id = RunId::next();
         let directory =
             tempfile::Builder::new().prefix(&format!("{}.", id.prefix())).tempdir_in(env::temp_dir())?;
@@ -102,7 +102,7 @@ impl World {
         let start = |backend: &Backend| Servers::start(&backend.namespace, &backend.name).map(Some);
         let servers = net.backends.iter().map(start).collect::<Result<_>>()?;
         let plan = Plan::new(&net, weights, id.pin_dir(), directory.path().join("slb.sock"));
-        Ok(Self { id, net, plan, programs, daemon: None, servers, directory, _turn: turn })
+        Ok(Self { id, net, plan, programs, daemon: None, servers, directory, _test_lock: test_lock })
     }
 
     /// The client.
@@ -123,7 +123,7 @@ impl World {
         let vips = Family::ALL.map(|family| self.vip(family, service));
         self.net.client.on_thread(|| {
             for vip in vips.iter().cycle().take(count) {
-                let _ = TcpStream::connect_timeout(vip, IMPATIENCE);
+                let _ = TcpStream::connect_timeout(vip, STARTUP_PROGRESS);
             }
             Ok(())
         })
@@ -400,7 +400,12 @@ impl World {
     ///
     /// # Errors
     /// It does not report it in time, or does not answer.
-    pub fn wait_for_health_of(&self, service: Service, index: usize, health: Health) -> Result<Vec<Server>> {
+    pub fn wait_for_health_of(
+        &self,
+        service: Service,
+        index: usize,
+        health: ApiHealth,
+    ) -> Result<Vec<ApiServer>> {
         let planned = &self.plan.servers[index];
         let what = format!("{} of {} reported {health:?}", service.name(), planned.name);
         wait_for(&what, HEALTH_LIMIT, || {
@@ -420,7 +425,7 @@ impl World {
     ///
     /// # Errors
     /// It does not report it in time, or does not answer.
-    pub fn wait_for_health(&self, index: usize, health: Health) -> Result<Duration> {
+    pub fn wait_for_health(&self, index: usize, health: ApiHealth) -> Result<Duration> {
         let start = Instant::now();
         let addresses = &self.plan.servers[index].addresses;
         // It asks over the socket itself: starting `slb` for each question takes longer than the precision allows.

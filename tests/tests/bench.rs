@@ -5,7 +5,7 @@ use clap::Parser;
 use slb_tests::{
     bench::{
         health::{self, detection},
-        packet::{self, Options},
+        packet::{self, PacketOptions},
         pps, tcp,
     },
     net::find_program,
@@ -36,16 +36,16 @@ fn options<T: clap::Args>(arguments: &str) -> T {
 
 /// Every workload passes its own checks: verdicts, counters, presence of flows.
 #[test]
-fn packets_go_the_way_their_workloads_say() {
-    if !is_available("packets_go_the_way_their_workloads_say") {
+fn bench_workloads_get_expected_verdicts_and_counters() {
+    if !is_available("bench_workloads_get_expected_verdicts_and_counters") {
         return;
     }
-    let options = Options {
+    let options = PacketOptions {
         rounds: 1,
         loads: 1,
         slice: 1024,
         workloads: ["1 flow", "64k", "new", "not ours"].map(str::to_owned).to_vec(),
-        ..Options::default()
+        ..PacketOptions::default()
     };
     let report = packet::run(&options).unwrap();
     assert!(report.workloads.len() >= 10, "{report}");
@@ -56,8 +56,8 @@ fn packets_go_the_way_their_workloads_say() {
 }
 
 #[test]
-fn frames_of_every_contestant_arrive_as_they_should() -> Result<()> {
-    if !is_possible("frames_of_every_contestant_arrive_as_they_should") {
+fn frames_of_every_contestant_arrive() -> Result<()> {
+    if !is_possible("frames_of_every_contestant_arrive") {
         return Ok(());
     }
     let report = pps::run(&options("--rounds 1 --slice 20"))?;
@@ -85,8 +85,8 @@ fn requests_get_through_every_contestant() -> Result<()> {
 }
 
 #[test]
-fn every_server_of_a_round_is_found_healthy() -> Result<()> {
-    if !is_available("every_server_of_a_round_is_found_healthy") {
+fn health_bench_finds_every_server_healthy() -> Result<()> {
+    if !is_available("health_bench_finds_every_server_healthy") {
         return Ok(());
     }
     let report = health::run(&options("--targets 300"))?;
@@ -95,8 +95,8 @@ fn every_server_of_a_round_is_found_healthy() -> Result<()> {
 }
 
 #[test]
-fn every_kind_of_server_is_found_dead_and_well_again() -> Result<()> {
-    if !is_possible("every_kind_of_server_is_found_dead_and_well_again") {
+fn detection_bench_measures_failure_and_recovery_of_every_kind() -> Result<()> {
+    if !is_possible("detection_bench_measures_failure_and_recovery_of_every_kind") {
         return Ok(());
     }
     let report = detection::run(&options("--tries 1 --quick"))?;

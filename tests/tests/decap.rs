@@ -8,7 +8,7 @@ use proptest::{
     test_runner::TestRunner,
 };
 use slb_tests::packets::{
-    decap::{self, Kernel, on_host},
+    decap::{self, DecapKernel, on_host},
     kernel::{self, in_namespace, is_available},
     scenario::same,
 };
@@ -38,7 +38,7 @@ fn decap_cases_in_the_kernel() {
         return;
     }
     in_namespace(|| {
-        let mut kernel = Kernel::load(&decap::policy()).expect("the program");
+        let mut kernel = DecapKernel::load(&decap::policy()).expect("the program");
         let verified = kernel.verified_instructions().expect("a number");
         println!("{verified} instructions verified");
         let limit = if kernel::release() < (6, 15) { VERIFIED_BEFORE_6_15 } else { VERIFIED };
@@ -63,7 +63,7 @@ fn decap_random_frames_in_the_kernel() {
     in_namespace(|| {
         let policy = decap::policy();
         let mut runner = TestRunner::deterministic();
-        let mut kernel = Kernel::load(&policy).expect("the program");
+        let mut kernel = DecapKernel::load(&policy).expect("the program");
         let frames = frames();
         for number in 0..FRAMES {
             let frame = frames.new_tree(&mut runner).expect("a frame").current();

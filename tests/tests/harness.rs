@@ -64,8 +64,8 @@ fn only_xdp_can_carry_traffic() {
 }
 
 #[test]
-fn killed_servers_reset_and_refuse_and_silent_ones_answer_nothing() {
-    scenario("killed_servers_reset_and_refuse_and_silent_ones_answer_nothing", &[1, 1], |world| {
+fn killed_server_resets_connections_and_silent_server_answers_nothing() {
+    scenario("killed_server_resets_connections_and_silent_server_answers_nothing", &[1, 1], |world| {
         world.net.kernel_forwarding(true)?;
         let client = world.client();
         let at = |world: &World, index: usize, service: Service| {
@@ -94,9 +94,9 @@ fn killed_servers_reset_and_refuse_and_silent_ones_answer_nothing() {
 }
 
 #[test]
-fn nothing_is_left_of_a_world() {
+fn dropped_world_leaves_nothing_behind() {
     let mut made = None;
-    scenario("nothing_is_left_of_a_world", &[1, 1], |world| {
+    scenario("dropped_world_leaves_nothing_behind", &[1, 1], |world| {
         let names = names_of(world.id)?;
         ensure!(names.len() == 4, "{names:?}");
         made = Some((world.id, world.directory().to_owned()));

@@ -16,10 +16,10 @@ use slb_common::{
     abi::service::{Service, mode, policy},
     datapath::{
         Verdict,
-        flow_gc::{Clock, Fate, Look},
+        flow_gc::{Clock, GcAction, GcPass},
     },
 };
-use slb_control::{dataplane::state::State, diff::diff};
+use slb_control::{dataplane::state::MapState, diff::diff};
 use slb_tests::packets::{
     frames::{self, flag},
     host::Host,
@@ -29,7 +29,7 @@ use slb_tests::packets::{
     random,
     scenario::{same, same_counters, xdp_action},
     table,
-    world::{self, HZ, LO, Server, World},
+    world::{self, HZ, LO, PacketServer, PacketWorld},
 };
 use slb_userspace::dataplane::bpf::flows;
 
@@ -77,7 +77,7 @@ fn cases_in_the_kernel() {
         let (empty, filled): (Vec<_>, Vec<_>) = cases
             .iter()
             .filter(|case| !case.host_only)
-            .partition(|case| case.world.state == State::default());
+            .partition(|case| case.world.state == MapState::default());
         let mut kernel = Kernel::load().expect("the program");
         let verified = kernel.verified_instructions().expect("a number");
         println!("{verified} instructions verified");
@@ -126,13 +126,13 @@ fn random_frames_in_the_kernel() {
 
 /// Host and kernel choose the same one of several servers for each flow.
 #[test]
-fn many_flows_in_the_kernel() {
-    const SERVERS: [Server; 4] = [world::WEB4, world::OTHER4, world::FOURTH, world::DISTANT4];
-    if !kernel::is_available("many_flows_in_the_kernel") {
+fn flows_reach_equal_servers_on_the_host_and_in_the_kernel() {
+    const SERVERS: [PacketServer; 4] = [world::WEB4, world::OTHER4, world::FOURTH, world::DISTANT4];
+    if !kernel::is_available("flows_reach_equal_servers_on_the_host_and_in_the_kernel") {
         return;
     }
     kernel::in_namespace(|| {
-        let world = World::standard().table(1, &SERVERS);
+        let world = PacketWorld::standard().table(1, &SERVERS);
         let mut host = host_in(&world);
         let mut kernel = Kernel::load().expect("the program");
         kernel.begin(&world.state).expect("the state");
@@ -156,9 +156,9 @@ fn many_flows_in_the_kernel() {
 
 /// GC spares live entries, and erases expired ones while the program writes others.
 #[test]
-fn flows_are_erased_under_packets_in_the_kernel() {
+fn gc_erases_only_expired_flows_under_packets_in_the_kernel() {
     const ROUNDS: u16 = 400;
-    if !kernel::is_available("flows_are_erased_under_packets_in_the_kernel") {
+    if !kernel::is_available("gc_erases_only_expired_flows_under_packets_in_the_kernel") {
         return;
     }
     let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE).expect("a tick");
@@ -167,7 +167,7 @@ fn flows_are_erased_under_packets_in_the_kernel() {
     let later = || flows::clock(hz).map(|Clock { now, hz }| Clock { now: now.wrapping_add(3600 * hz), hz });
     kernel::in_namespace(|| {
         let mut kernel = Kernel::load_sized(256).expect("the program");
-        kernel.begin(&World::standard().state).expect("the state");
+        kernel.begin(&PacketWorld::standard().state).expect("the state");
         let mut maps = kernel.maps().expect("the maps");
         let mut open = |client: u16| {
             let from = SocketAddr::new(Ipv4Addr::new(203, 0, 113, client as u8).into(), client);
@@ -176,19 +176,19 @@ fn flows_are_erased_under_packets_in_the_kernel() {
         };
         (0..64).for_each(&mut open);
         let mut shown = 0;
-        let look = maps
-            .look(flows::clock(hz).unwrap(), &mut |_| {
+        let gc_pass = maps
+            .gc_pass(flows::clock(hz).unwrap(), &mut |_| {
                 shown += 1;
-                Fate::Goes
+                GcAction::Keep
             })
             .unwrap();
-        assert_eq!((look, shown), (Look { live: 64, ..Look::default() }, 64));
+        assert_eq!((gc_pass, shown), (GcPass { live: 64, ..GcPass::default() }, 64));
         let done = AtomicBool::new(false);
         let erased = thread::scope(|scope| {
             let eraser = scope.spawn(|| {
                 let mut erased = 0;
                 while !done.load(Ordering::Relaxed) {
-                    erased += maps.look(later().unwrap(), &mut |_| Fate::Goes).unwrap().erased;
+                    erased += maps.gc_pass(later().unwrap(), &mut |_| GcAction::Keep).unwrap().erased;
                 }
                 erased
             });
@@ -198,10 +198,10 @@ fn flows_are_erased_under_packets_in_the_kernel() {
         });
         assert!(maps.flow_table().unwrap().is_sound(), "homes do not name their entries");
         println!("{erased} flows erased under {} packets", u32::from(ROUNDS) * 256);
-        maps.look(later().unwrap(), &mut |_| Fate::Goes).unwrap();
+        maps.gc_pass(later().unwrap(), &mut |_| GcAction::Keep).unwrap();
         assert!(maps.flow_table().unwrap().is_sound());
-        let look = maps.look(flows::clock(hz).unwrap(), &mut |_| Fate::Goes).unwrap();
-        assert_eq!(look, Look::default(), "something is left");
+        let gc_pass = maps.gc_pass(flows::clock(hz).unwrap(), &mut |_| GcAction::Keep).unwrap();
+        assert_eq!(gc_pass, GcPass::default(), "something is left");
     });
 }
 
@@ -209,7 +209,9 @@ fn flows_are_erased_under_packets_in_the_kernel() {
 /// assured).
 fn full_of(flow: impl Fn(u16) -> (SocketAddr, bool)) -> (Verdict, [u64; 2]) {
     let mut host = Host::with_flows(32);
-    diff(&State::default(), &World::standard().state).iter().for_each(|operation| host.apply(operation));
+    diff(&MapState::default(), &PacketWorld::standard().state)
+        .iter()
+        .for_each(|operation| host.apply(operation));
     let send = |host: &mut Host, frame: frames::Builder| host.process(&mut frame.build().bytes, LO);
     for client in 0..32 {
         let (from, is_tcp) = flow(client);
@@ -240,25 +242,25 @@ fn full_table_evicts_flows_of_clients_above_their_share() {
 
 /// A slot keeps its previous backend for as long as such a flow may return.
 #[test]
-fn mid_stream_pickup_that_is_evicted_counts_as_forgotten() {
+fn evicted_mid_stream_pickup_is_counted_for_slot_migration() {
     let dsr = |service: &mut Service| (service.mode, service.policy) = (mode::DSR, policy::TRACK);
     let mut host = Host::with_flows(32);
-    let state = World::standard().with(world::HTTP4, dsr).state;
-    diff(&State::default(), &state).iter().for_each(|operation| host.apply(operation));
+    let state = PacketWorld::standard().with(world::HTTP4, dsr).state;
+    diff(&MapState::default(), &state).iter().for_each(|operation| host.apply(operation));
     for client in 0..33 {
-        assert_eq!(host.forgotten(), 0, "{client} flows");
+        assert_eq!(host.evicted_migrating(), 0, "{client} flows");
         let from = SocketAddr::from(([203, 0, 113, client], 9));
         host.process(&mut frames::tcp(from, world::HTTP4.at, flag::ACK).build().bytes, LO);
     }
-    assert_eq!((host.forgotten(), host.evicted[0].get()), (1, 1));
+    assert_eq!((host.evicted_migrating(), host.evicted[0].get()), (1, 1));
 }
 
 /// With the scheduler `maglev-client`, all flows of a client go to one server; other clients reach others.
 #[test]
-fn flows_of_one_client_stay_together() {
-    const SERVERS: [Server; 4] = [world::WEB4, world::OTHER4, world::FOURTH, world::DISTANT4];
+fn maglev_client_sends_all_flows_of_one_client_to_one_server() {
+    const SERVERS: [PacketServer; 4] = [world::WEB4, world::OTHER4, world::FOURTH, world::DISTANT4];
     let by_client = |service: &mut Service| service.policy |= policy::BY_CLIENT;
-    let mut host = host_in(&World::standard().table(1, &SERVERS).with(world::HTTP4, by_client));
+    let mut host = host_in(&PacketWorld::standard().table(1, &SERVERS).with(world::HTTP4, by_client));
     let mut reached = BTreeSet::new();
     for client in 0..100_u8 {
         let mut of_client = BTreeSet::new();
@@ -292,9 +294,9 @@ fn oracles_host() -> Host {
     host_in(&oracle::world())
 }
 
-fn host_in(world: &World) -> Host {
+fn host_in(world: &PacketWorld) -> Host {
     let mut host = Host::default();
-    diff(&State::default(), &world.state).iter().for_each(|operation| host.apply(operation));
+    diff(&MapState::default(), &world.state).iter().for_each(|operation| host.apply(operation));
     host
 }
 

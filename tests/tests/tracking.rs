@@ -14,18 +14,18 @@ use slb_tests::tracking::{
 };
 
 /// Random sequences in one run of the test.
-const PLAYS: u64 = 160;
+const RUNS: u64 = 160;
 /// Steps of a sequence.
 const STEPS: usize = 600;
 
 fn setting(n: u64) -> Setting {
-    let (mode, always) =
+    let (mode, always_tracked) =
         [("dsr", false), ("ipip", false), ("dsr", true), ("nat", false), ("dsr", false)][n as usize % 5];
     let drain = [None, Some(60), None, Some(900)][n as usize / 5 % 4];
     Setting {
         mode,
-        always,
-        follow: n / 5 % 3 == 2,
+        always_tracked,
+        follows_current: n / 5 % 3 == 2,
         shared: (n / 15).is_multiple_of(2),
         drain,
         scheduling: Scheduling::TABLE,
@@ -56,7 +56,7 @@ fn add(a: Counts, b: Counts) -> Counts {
 fn flows_stay_with_their_servers() {
     let begun = Instant::now();
     let first = variable("SLB_TRACKING_SEED", 0);
-    let plays = PLAYS * variable("SLB_TRACKING_TIMES", 1);
+    let plays = RUNS * variable("SLB_TRACKING_TIMES", 1);
     let seeds = first..first + plays;
     let counts = seeds.map(|seed| ModelTest::random(setting(seed), seed, STEPS)).fold(Counts::default(), add);
     println!("{plays} plays from seed {first} in {:.1?}: {counts:?}", begun.elapsed());
@@ -86,46 +86,46 @@ fn a_flood_moves_no_established_flow() {
 /// A slot whose current backend is the previous one again tracks no new flow, unless the client endpoint has an entry
 /// already: its packets would match that entry.
 #[test]
-fn a_connection_begun_anew_is_not_sought_where_the_last_one_was() {
-    let mut play = ModelTest::new(setting(0), 0, 2048, 2);
+fn reopened_connection_does_not_match_entry_of_last_one() {
+    let mut model = ModelTest::new(setting(0), 0, 2048, 2);
     for weight in [0, 100] {
-        play.wanted[0].weight = weight;
-        play.put_in_force();
+        model.desired[0].weight = weight;
+        model.activate();
         for number in 0..100 {
-            play.open(number);
-            play.go_on(number, flag::ACK);
-            play.go_on(number, flag::RST | flag::ACK);
+            model.open(number);
+            model.continue_flow(number, flag::ACK);
+            model.continue_flow(number, flag::RST | flag::ACK);
         }
     }
 }
 
 /// Flows of a draining server are terminated at the deadline, and not before.
 #[test]
-fn flows_end_when_the_time_is_over_and_not_before() {
+fn drain_terminates_flows_at_deadline_and_not_before() {
     for n in 0..5 {
         for removed in [false, true] {
-            let mut play = ModelTest::new(Setting { drain: Some(60), ..setting(n) }, n, 2048, 2);
+            let mut model = ModelTest::new(Setting { drain: Some(60), ..setting(n) }, n, 2048, 2);
             for number in 0..100 {
-                play.open(number);
-                play.go_on(number, flag::ACK);
+                model.open(number);
+                model.continue_flow(number, flag::ACK);
             }
             if removed {
-                play.wanted[0].exists = false;
+                model.desired[0].exists = false;
             } else {
-                play.wanted[0].weight = 0;
+                model.desired[0].weight = 0;
             }
-            play.put_in_force();
-            let leaves = play.streams.values().filter(|flow| flow.server == 0).count() as u64;
+            model.activate();
+            let leaves = model.streams.values().filter(|flow| flow.server == 0).count() as u64;
             assert!((1..100).contains(&leaves), "{leaves}");
             for _ in 0..5 {
-                play.pass(Duration::from_millis(11_500));
-                play.all_go_on();
+                model.pass(Duration::from_millis(11_500));
+                model.continue_all();
             }
-            assert_eq!(play.counts.ended, 0, "before");
-            play.pass(Duration::from_secs(3));
-            play.all_go_on();
-            assert_eq!(play.counts.ended, leaves);
-            assert!(play.streams.values().all(|flow| flow.server == 1));
+            assert_eq!(model.counts.ended, 0, "before");
+            model.pass(Duration::from_secs(3));
+            model.continue_all();
+            assert_eq!(model.counts.ended, leaves);
+            assert!(model.streams.values().all(|flow| flow.server == 1));
         }
     }
 }

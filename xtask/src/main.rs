@@ -106,7 +106,7 @@ impl Command {
                 setup::run(if filter.is_some() { setup::Extent::Needed } else { setup::Extent::Vm })?;
                 let mut totals = test::run(filter.as_deref())?;
                 if filter.is_none() {
-                    totals += vm::run(&vm::Kernel::NAMED, vm::Extent::Load, None)?;
+                    totals += vm::run(&vm::Kernel::NAMED, vm::VmExtent::Load, None)?;
                 }
                 println!("\n{totals}");
                 return Ok(totals.exit_code());
@@ -114,7 +114,7 @@ impl Command {
             Self::Vm { kernel, load, filter } => {
                 setup::run(setup::Extent::Vm)?;
                 let kernels = kernel.map_or(vm::Kernel::ALL.to_vec(), |kernel| vec![kernel]);
-                let extent = if load { vm::Extent::Load } else { vm::Extent::All };
+                let extent = if load { vm::VmExtent::Load } else { vm::VmExtent::All };
                 let totals = vm::run(&kernels, extent, filter.as_deref())?;
                 println!("\n{totals}");
                 return Ok(totals.exit_code());
@@ -131,7 +131,7 @@ fn ci() -> Result<ExitCode> {
     timed("setup", || setup::run(setup::Extent::Vm))?;
     timed("lint", lint::run)?;
     let mut totals = timed("test", || test::run(None))?;
-    totals += timed("vm", || vm::run(&vm::Kernel::NAMED, vm::Extent::Load, None))?;
+    totals += timed("vm", || vm::run(&vm::Kernel::NAMED, vm::VmExtent::Load, None))?;
     println!("\n{totals}");
     // A test that CI skips would run nowhere.
     if std::env::var_os("CI").is_some() && totals.skipped > 0 {

@@ -129,13 +129,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_that_takes_too_long_is_ended() {
+    fn command_beyond_its_time_limit_is_killed() {
         let error = run_within(Duration::from_millis(1), Command::new("sleep").arg("1000")).unwrap_err();
         assert_eq!(error.to_string(), "sleep 1000 was not done after 0 s");
     }
 
     #[test]
-    fn a_command_that_fails_is_an_error() {
+    fn failed_command_is_an_error() {
         assert!(run(&mut Command::new("false")).unwrap_err().to_string().starts_with("false failed"));
         run(&mut Command::new("true")).unwrap();
     }

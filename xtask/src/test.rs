@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn test_programs_are_picked_out_of_the_messages() {
+    fn test_programs_are_found_in_cargo_messages() {
         let messages = [
             r#"{"reason":"compiler-artifact","package_id":"path+file:///w/tests#slb-tests@0.1.0",
                 "manifest_path":"/w/tests/Cargo.toml","target":{"name":"scenarios"},"profile":{"test":true},"executable":"/t/a"}"#,

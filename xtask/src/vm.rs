@@ -24,13 +24,13 @@ use crate::{
     test::{self, GUEST_ONLY, Totals},
 };
 
-/// Time limits per kernel for the tests of [`Extent::Load`] and [`Extent::All`]. Emulation is slow: the verifier alone
+/// Time limits per kernel for the tests of [`VmExtent::Load`] and [`VmExtent::All`]. Emulation is slow: the verifier alone
 /// takes half a minute on an idle processor.
 const LIMITS: [Duration; 2] = [Duration::from_secs(900), Duration::from_secs(1800)];
 
 /// Which tests run in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Extent {
+pub(crate) enum VmExtent {
     /// Loading the programs, the packet cases, and the counters of lost packets. In one kernel, also scenarios with
     /// devices that the host's kernel may lack.
     Load,
@@ -43,11 +43,11 @@ struct Selection {
     program: &'static str,
     /// Modules that the tests need, without the dependencies of these modules.
     modules: &'static [&'static str],
-    /// Tests in [`Extent::Load`].
+    /// Tests in [`VmExtent::Load`].
     load: &'static [&'static str],
-    /// The only kernel that runs them in [`Extent::Load`]; `None` for every kernel.
+    /// The only kernel that runs them in [`VmExtent::Load`]; `None` for every kernel.
     load_in: Option<Kernel>,
-    /// Tests in [`Extent::All`].
+    /// Tests in [`VmExtent::All`].
     all: &'static [&'static str],
 }
 
@@ -83,11 +83,11 @@ const SELECTIONS: [Selection; 3] = [
         ],
         // LACP and teams run in `cargo xtask vm` only: they take as long as all of these together.
         load: &[
-            "guest::a_vlan_device",
-            "guest::all_modes_through_bonds",
-            "guest::interfaces_that_reach",
-            "guest::nat_in_the_driver",
-            "guest::tunnels_end",
+            "guest::vlan_device_and_bond",
+            "guest::all_modes_work_through_bonds",
+            "guest::unusable_bond_vlan_and_vrf_interfaces",
+            "guest::nat_works_with_native_xdp",
+            "guest::tunnels_are_decapsulated",
         ],
         load_in: Some(Kernel::V6_12),
         all: &[GUEST_ONLY],
@@ -95,11 +95,11 @@ const SELECTIONS: [Selection; 3] = [
 ];
 
 impl Selection {
-    fn tests(&self, kernel: Kernel, extent: Extent, filter: Option<&str>) -> Vec<String> {
+    fn tests(&self, kernel: Kernel, extent: VmExtent, filter: Option<&str>) -> Vec<String> {
         let tests = match extent {
-            Extent::Load if self.load_in.is_some_and(|only| only != kernel) => &[],
-            Extent::Load => self.load,
-            Extent::All => self.all,
+            VmExtent::Load if self.load_in.is_some_and(|only| only != kernel) => &[],
+            VmExtent::Load => self.load,
+            VmExtent::All => self.all,
         };
         match filter {
             Some(filter) if !tests.is_empty() => vec![filter.to_owned()],
@@ -112,7 +112,7 @@ impl Selection {
 ///
 /// # Errors
 /// The tests cannot be built, or QEMU cannot be started.
-pub(crate) fn run(kernels: &[Kernel], extent: Extent, filter: Option<&str>) -> Result<Totals> {
+pub(crate) fn run(kernels: &[Kernel], extent: VmExtent, filter: Option<&str>) -> Result<Totals> {
     let search = Search::from_env();
     let missing = packages::missing_for_vm(&search);
     if !missing.is_empty() {
@@ -120,7 +120,7 @@ pub(crate) fn run(kernels: &[Kernel], extent: Extent, filter: Option<&str>) -> R
         return Ok(Totals { skipped: kernels.len() as u64, ..Totals::default() });
     }
     let programs = test::privileged_programs()?;
-    let limit = LIMITS[usize::from(extent == Extent::All)];
+    let limit = LIMITS[usize::from(extent == VmExtent::All)];
     let mut totals = Totals::default();
     for kernel in kernels {
         let image = match kernel.fetch(&search) {
@@ -146,7 +146,7 @@ pub(crate) fn run(kernels: &[Kernel], extent: Extent, filter: Option<&str>) -> R
 fn runs(
     programs: &[(String, PathBuf)],
     kernel: Kernel,
-    extent: Extent,
+    extent: VmExtent,
     filter: Option<&str>,
 ) -> Result<Vec<Run>> {
     let mut runs = Vec::new();

@@ -12,7 +12,7 @@ pub struct Backend {
     pub address: Address,
     /// Port, in network byte order.
     pub port: u16,
-    /// [`Backend::ALIVE`], [`Backend::NEW`], [`Backend::TERMINATING`], [`Backend::REMOVED`] and [`Backend::ADDED`].
+    /// [`Backend::ALIVE`], [`Backend::ACCEPTS_NEW`], [`Backend::TERMINATING`], [`Backend::REMOVED`] and [`Backend::ADDED`].
     pub flags: u8,
     /// Configured weight, 0 to 100. For tools.
     pub weight: u8,
@@ -33,7 +33,7 @@ pub struct Backend {
     /// When it began to take new flows, in seconds since boot; 0 once slow start is over. For the daemon.
     pub since: u32,
     /// Effective weight: during slow start below [`Self::weight`].
-    pub share: u32,
+    pub effective_weight: u32,
     /// Keeps the entry on one cache line.
     pub reserved: u32,
 }
@@ -43,9 +43,9 @@ impl Backend {
     /// connections stay: no other server could continue them, and the check may be wrong or the network may return.
     pub const ALIVE: u8 = 1;
     /// Takes new flows.
-    pub const NEW: u8 = 2;
+    pub const ACCEPTS_NEW: u8 = 2;
     /// Terminating: its drain deadline has passed, and its connections are reset at both ends. Never together with
-    /// [`Self::ALIVE`] or [`Self::NEW`].
+    /// [`Self::ALIVE`] or [`Self::ACCEPTS_NEW`].
     pub const TERMINATING: u8 = 4;
     /// Removed: no longer configured, and kept for its flows. For the daemon.
     pub const REMOVED: u8 = 8;

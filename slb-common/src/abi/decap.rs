@@ -3,7 +3,7 @@
 //! Invariants: a policy is written before a program uses it and never changes after that. So program and policy are
 //! replaced in one step. Every frame counts under exactly one reason.
 
-use super::{Address, named::named};
+use super::{Address, named_enum::named_enum};
 
 /// Version of all layouts in this module, part of the pins' path.
 pub const DECAP_ABI_VERSION: u32 = 1;
@@ -14,7 +14,7 @@ pub const MAX_ADDRESSES: usize = 64;
 /// Which tunnel packets are decapsulated.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
+pub struct DecapPolicy {
     /// Always 0, which the verifier does not know.
     zero: u32,
     /// Keeps the size a multiple of eight.
@@ -34,7 +34,7 @@ struct Addresses {
     entries: [Address; MAX_ADDRESSES],
 }
 
-impl Policy {
+impl DecapPolicy {
     /// A policy; `None` if a list has more than [`MAX_ADDRESSES`] addresses.
     #[must_use]
     pub fn new(sources: &[Address], destinations: &[Address]) -> Option<Self> {
@@ -70,7 +70,7 @@ impl Policy {
 
     /// Returns `value`, of which the verifier then knows nothing. Paths that differ only in an offset are joined.
     #[inline(always)]
-    pub fn hide(&self, value: usize) -> usize {
+    pub fn forget(&self, value: usize) -> usize {
         // SAFETY: a reference to an aligned word; volatile, so that the compiler does not learn that it never changes.
         (value as u32 ^ unsafe { (&raw const self.zero).read_volatile() }) as usize
     }
@@ -101,9 +101,9 @@ impl Addresses {
     }
 }
 
-named! {
+named_enum! {
     /// What the program does with a frame.
-    enum Action:
+    enum DecapAction:
     /// Decapsulated: the inner packet goes to the kernel in place of the tunnel packet.
     Strip = "strip",
     /// Passed to the kernel, unchanged.
@@ -112,9 +112,9 @@ named! {
     Drop = "drop",
 }
 
-named! {
+named_enum! {
     /// Why the program takes an action. The reason decides the action.
-    enum Reason:
+    enum DecapReason:
     /// IPv4 in IPv4.
     V4InV4 = "ipv4_in_ipv4",
     /// IPv6 in IPv4.
@@ -151,64 +151,64 @@ named! {
     NotCut = "not_cut",
 }
 
-impl Reason {
+impl DecapReason {
     /// The action of this reason.
     #[inline(always)]
-    pub const fn action(self) -> Action {
+    pub const fn action(self) -> DecapAction {
         match self {
-            Self::V4InV4 | Self::V6InV4 | Self::V4InV6 | Self::V6InV6 => Action::Strip,
+            Self::V4InV4 | Self::V6InV4 | Self::V4InV6 | Self::V6InV6 => DecapAction::Strip,
             Self::LinkMulticast
             | Self::NotIp
             | Self::NotTunnel
             | Self::BadOuter
             | Self::Fragment
             | Self::ExtensionHeaders
-            | Self::SourceNotAllowed => Action::Pass,
+            | Self::SourceNotAllowed => DecapAction::Pass,
             Self::InnerVersion
             | Self::BadInner
             | Self::InnerHopLimit
             | Self::DestinationNotAccepted
             | Self::Congestion
-            | Self::NotCut => Action::Drop,
+            | Self::NotCut => DecapAction::Drop,
         }
     }
 }
 
 /// Size of the array by reason, a power of two.
-pub const REASONS: usize = 32;
+pub const DECAP_REASONS: usize = 32;
 
 /// Frames by reason on one processor.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct DecapCounters {
     /// `frames[reason]`.
-    pub frames: [u64; REASONS],
+    pub frames: [u64; DECAP_REASONS],
 }
 
-const _: () = assert!(Reason::ALL.len() <= REASONS);
-const _: () = assert!(size_of::<Policy>() == 8 + 2 * (8 + 16 * MAX_ADDRESSES));
+const _: () = assert!(DecapReason::ALL.len() <= DECAP_REASONS);
+const _: () = assert!(size_of::<DecapPolicy>() == 8 + 2 * (8 + 16 * MAX_ADDRESSES));
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lists_hold_what_they_were_made_of() {
+    fn decap_policy_allows_exactly_its_sources_up_to_the_limit() {
         let addresses: Vec<_> = (0..=MAX_ADDRESSES as u8).map(|n| Address::v4([192, 0, 2, n])).collect();
-        let full = Policy::new(&addresses[1..], &[]).unwrap();
+        let full = DecapPolicy::new(&addresses[1..], &[]).unwrap();
         assert_eq!(full.sources(), &addresses[1..]);
         assert!(addresses[1..].iter().all(|address| full.allows(address)));
         assert!(!full.allows(&addresses[0]) && !full.allows(&Address::default()));
-        assert!(Policy::new(&addresses, &[]).is_none());
-        assert!(Policy::new(&[], &addresses).is_none());
+        assert!(DecapPolicy::new(&addresses, &[]).is_none());
+        assert!(DecapPolicy::new(&[], &addresses).is_none());
     }
 
     #[test]
     fn empty_sources_allow_none_and_empty_destinations_allow_all() {
-        let empty = Policy::new(&[], &[]).unwrap();
+        let empty = DecapPolicy::new(&[], &[]).unwrap();
         let (one, other) = (Address::v4([192, 0, 2, 1]), Address::v6([1; 16]));
         assert!(!empty.allows(&one) && empty.accepts(&one) && empty.accepts(&other));
-        let bound = Policy::new(&[], &[one]).unwrap();
+        let bound = DecapPolicy::new(&[], &[one]).unwrap();
         assert!(bound.accepts(&one) && !bound.accepts(&other));
     }
 }

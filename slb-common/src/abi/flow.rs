@@ -2,7 +2,7 @@
 //! be evicted separately.
 //!
 //! The table is a hopscotch hash. The hash of client endpoint and protocol, which both directions know, names an
-//! entry's *home bucket*. The entry lies in that slot or in one of the next [`WINDOW`] - 1. Each home bucket has a *hop
+//! entry's *home bucket*. The entry lies in that slot or in one of the next [`NEIGHBOURHOOD`] - 1. Each home bucket has a *hop
 //! bitmap* of the slots that hold its entries, so a lookup reads no others.
 //!
 //! All processors read and write at once, each word as a whole. The *sequence word* holds a version, which is odd while
@@ -17,9 +17,9 @@
 //! Loads and stores need acquire and release order only, which x86-64 provides for plain accesses, whatever BPF asks
 //! for.
 
-mod meta;
+mod sequence_word;
 
-pub use meta::{Meta, UNASSURED, idle_units, persistence_units, state};
+pub use sequence_word::{SequenceWord, UNASSURED, idle_units, persistence_units, state};
 
 #[cfg(doc)]
 use super::MacPair;
@@ -27,11 +27,11 @@ use super::{Address, Handle, interface::slot, shared_word::SharedWord};
 use crate::{hash::mix, net::headers::protocol};
 
 /// Slots of a neighbourhood: an entry lies in its home bucket or in one of the slots after it.
-pub const WINDOW: u32 = 32;
+pub const NEIGHBOURHOOD: u32 = 32;
 /// Words of an entry.
 pub const WORDS: usize = 8;
 
-const META: usize = 0;
+const SEQUENCE_WORD: usize = 0;
 const HOP_BITMAP: usize = 1;
 const CLIENT: usize = 2;
 const END: usize = 4;
@@ -76,7 +76,7 @@ impl Client {
 
     /// Key of the affinity entry of a client address and the service with this id. No flow has it: its protocol is 0.
     #[inline(always)]
-    pub const fn whole(address: &Address, service: u32) -> Self {
+    pub const fn affinity(address: &Address, service: u32) -> Self {
         Self { halves: address.halves(), end: service as u64 & 0xffff }
     }
 
@@ -115,7 +115,7 @@ impl Client {
     }
 }
 
-/// Content of an entry, without [`Meta`] and client endpoint.
+/// Content of an entry, without [`SequenceWord`] and client endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flow {
     /// [`Handle::tag`] of its service.
@@ -127,7 +127,7 @@ pub struct Flow {
     /// [`ClientPath::tag`] of where the client's packets came from when the path was chosen.
     pub arrival: u8,
     /// Sequence numbers of both sides.
-    pub numbers: Numbers,
+    pub numbers: SequenceNumbers,
 }
 
 /// Client path: an interface, and the hardware address of the next hop behind it. 0 is none.
@@ -164,17 +164,17 @@ impl ClientPath {
     }
 }
 
-/// TCP: the next sequence number of each side, with the lag that `datapath::numbers` allows. UDP: the time when the
+/// TCP: the next sequence number of each side, with the lag that `datapath::sequence_numbers` allows. UDP: the time when the
 /// flow began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Numbers {
+pub struct SequenceNumbers {
     /// TCP: the client's next sequence number. UDP: jiffies when the flow began, the low word.
     pub client: u32,
     /// TCP: the server's next sequence number; 0 before its first segment.
     pub server: u32,
 }
 
-impl Numbers {
+impl SequenceNumbers {
     #[inline(always)]
     const fn word(self) -> u64 {
         self.client as u64 | (self.server as u64) << 32
@@ -199,8 +199,8 @@ impl<'t> FlowEntry<'t> {
 
     /// The sequence word: state, idle time and last-seen time.
     #[inline(always)]
-    pub fn meta(self) -> Meta {
-        Meta(self.0[META].load())
+    pub fn sequence_word(self) -> SequenceWord {
+        SequenceWord(self.0[SEQUENCE_WORD].load())
     }
 
     /// The hop bitmap of this home bucket: bit n says that the n-th slot from here holds one of its entries.
@@ -240,36 +240,36 @@ impl<'t> FlowEntry<'t> {
         Handle(self.0[BACKEND].load())
     }
 
-    /// The content; `None` if the entry was locked or replaced after `meta` was read.
+    /// The content; `None` if the entry was locked or replaced after `sequence_word` was read.
     #[inline(always)]
-    pub fn read(self, meta: Meta) -> Option<Flow> {
+    pub fn read(self, sequence_word: SequenceWord) -> Option<Flow> {
         let end = self.0[END].load();
         let flow = Flow {
             service: (end >> 32) as u32,
             arrival: (end >> ARRIVAL) as u8,
             backend: self.backend(),
             client: ClientPath(self.0[PATH].load()),
-            numbers: Numbers::from_word(self.0[NUMBERS].load()),
+            numbers: SequenceNumbers::from_word(self.0[NUMBERS].load()),
         };
-        if meta.replaced(self.meta()) { None } else { Some(flow) }
+        if sequence_word.replaced(self.sequence_word()) { None } else { Some(flow) }
     }
 
-    /// Changes last-seen time and state; `false` if the sequence word has changed since `meta` was read.
+    /// Changes last-seen time and state; `false` if the sequence word has changed since `sequence_word` was read.
     #[inline(always)]
-    pub fn touch(self, meta: Meta, now: u32, state: u32) -> bool {
-        self.0[META].exchange(meta.0, meta.with(now, state).0)
+    pub fn touch(self, sequence_word: SequenceWord, now: u32, state: u32) -> bool {
+        self.0[SEQUENCE_WORD].exchange(sequence_word.0, sequence_word.with(now, state).0)
     }
 
     /// As [`Self::touch`], with another idle time ([`idle_units`]).
     #[inline(always)]
-    pub fn touch_idle(self, meta: Meta, now: u32, state: u32, idle: u8) -> bool {
-        self.0[META].exchange(meta.0, meta.with_idle(idle).with(now, state).0)
+    pub fn touch_idle(self, sequence_word: SequenceWord, now: u32, state: u32, idle: u8) -> bool {
+        self.0[SEQUENCE_WORD].exchange(sequence_word.0, sequence_word.with_idle(idle).with(now, state).0)
     }
 
     /// Changes the sequence numbers if they are `from`. The entry may hold another flow by then; that one having equal
     /// numbers is next to impossible.
     #[inline(always)]
-    pub fn advance(self, from: Numbers, to: Numbers) -> bool {
+    pub fn advance(self, from: SequenceNumbers, to: SequenceNumbers) -> bool {
         self.0[NUMBERS].exchange(from.word(), to.word())
     }
 
@@ -280,7 +280,7 @@ impl<'t> FlowEntry<'t> {
 
     /// Changes the arrival tag, if client endpoint, service and tag are those of `client` and `flow`.
     #[inline(always)]
-    pub fn arrive(self, client: &Client, flow: &Flow, arrival: u8) -> bool {
+    pub fn set_arrival_tag(self, client: &Client, flow: &Flow, arrival: u8) -> bool {
         let from = Self::end(client, flow.service, flow.arrival);
         self.0[END].exchange(from, Self::end(client, flow.service, arrival))
     }
@@ -288,26 +288,34 @@ impl<'t> FlowEntry<'t> {
     /// Changes the client path if it is `from`. Does not lock the entry: a packet that finds it locked finds no flow,
     /// and the daemon may be preempted.
     #[inline(always)]
-    pub fn redirect(self, from: ClientPath, to: ClientPath) -> bool {
+    pub fn set_client_path(self, from: ClientPath, to: ClientPath) -> bool {
         self.0[PATH].exchange(from.0, to.0)
     }
 
-    /// Locks the entry; `false` if the sequence word has changed since `meta` was read.
+    /// Locks the entry; `false` if the sequence word has changed since `sequence_word` was read.
     #[inline(always)]
-    pub fn lock(self, meta: Meta) -> bool {
-        self.0[META].exchange(meta.0, meta.writing().0)
+    pub fn lock(self, sequence_word: SequenceWord) -> bool {
+        self.0[SEQUENCE_WORD].exchange(sequence_word.0, sequence_word.locked().0)
     }
 
-    /// Publishes an entry that the caller has locked. `meta` is the sequence word from before [`Self::lock`].
+    /// Publishes an entry that the caller has locked. `sequence_word` is the sequence word from before [`Self::lock`].
     #[inline(always)]
-    pub fn fill(self, meta: Meta, client: &Client, flow: &Flow, now: u32, state: u32, idle: u8) {
+    pub fn publish(
+        self,
+        sequence_word: SequenceWord,
+        client: &Client,
+        flow: &Flow,
+        now: u32,
+        state: u32,
+        idle: u8,
+    ) {
         self.0[CLIENT].store(client.halves[0]);
         self.0[CLIENT + 1].store(client.halves[1]);
         self.0[END].store(Self::end(client, flow.service, flow.arrival));
         self.0[BACKEND].store(flow.backend.0);
         self.0[PATH].store(flow.client.0);
         self.0[NUMBERS].store(flow.numbers.word());
-        self.0[META].store(meta.next(now, state | state::USED, u64::from(idle)).0);
+        self.0[SEQUENCE_WORD].store(sequence_word.next(now, state | state::USED, u64::from(idle)).0);
     }
 
     /// Sets bit n of this home bucket's hop bitmap.
@@ -325,23 +333,23 @@ impl<'t> FlowEntry<'t> {
 
 impl FlowEntry<'_> {
     /// Changes the flow's server if it is `from`. Only the daemon does this. A reader finds the old or the new server.
-    pub fn hand(self, from: Handle, to: Handle) -> bool {
+    pub fn rehome(self, from: Handle, to: Handle) -> bool {
         self.0[BACKEND].exchange(from.0, to.0)
     }
 
     /// As [`Self::lock`], for the daemon. If it is killed before it unlocks the entry, the next daemon frees it.
-    pub fn lock_as_daemon(self, meta: Meta) -> bool {
-        self.0[META].exchange(meta.0, meta.locked_by_daemon().0)
+    pub fn lock_as_daemon(self, sequence_word: SequenceWord) -> bool {
+        self.0[SEQUENCE_WORD].exchange(sequence_word.0, sequence_word.locked_by_daemon().0)
     }
 
-    /// Frees an entry that the caller has locked. `meta` is the sequence word from before the lock.
-    pub fn free(self, meta: Meta) {
-        self.0[META].store(meta.next(0, 0, 0).0);
+    /// Frees an entry that the caller has locked. `sequence_word` is the sequence word from before the lock.
+    pub fn release(self, sequence_word: SequenceWord) {
+        self.0[SEQUENCE_WORD].store(sequence_word.next(0, 0, 0).0);
     }
 }
 
 const _: () = assert!(size_of::<FlowWords>() == 64);
-const _: () = assert!(WINDOW <= u64::BITS);
+const _: () = assert!(NEIGHBOURHOOD <= u64::BITS);
 
 #[cfg(test)]
 mod tests;

@@ -27,17 +27,17 @@ pub struct Interface {
     /// Hardware address in the lower 48 bits, in the byte order of a frame; flags above.
     address: SharedWord,
     /// Further own addresses, or [`NO_MAC`]. Virtual routers (VRRP) have one or two at an interface.
-    further: [SharedWord; FURTHER],
+    extra_macs: [SharedWord; EXTRA_MACS],
 }
 
 /// Further addresses in an entry. More of them are in the map `OWN_MACS`, whose lookup costs more.
-pub const FURTHER: usize = 2;
+pub const EXTRA_MACS: usize = 2;
 /// No further address. No interface has the broadcast address.
 pub const NO_MAC: [u8; 6] = [0xff; 6];
 
 /// The content of an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct InterfaceFacts {
+pub struct InterfaceProperties {
     /// The interface's index; not 0.
     pub ifindex: u32,
     /// Index of the bond that it is a member of, else its own index. Next hops name a bond, and frames arrive on its
@@ -48,15 +48,15 @@ pub struct InterfaceFacts {
     /// Roles: [`CLIENT`] and [`SERVER`].
     pub flags: u16,
     /// Further own addresses, or [`NO_MAC`].
-    pub further: [[u8; 6]; FURTHER],
+    pub extra_macs: [[u8; 6]; EXTRA_MACS],
 }
 
 impl Interface {
     /// An entry with this content.
-    pub const fn new(facts: &InterfaceFacts) -> Self {
-        let [ids, address, first, second] = facts.words();
-        let further = [SharedWord::new(first), SharedWord::new(second)];
-        Self { ids: SharedWord::new(ids), address: SharedWord::new(address), further }
+    pub const fn new(properties: &InterfaceProperties) -> Self {
+        let [ids, address, first, second] = properties.words();
+        let extra_macs = [SharedWord::new(first), SharedWord::new(second)];
+        Self { ids: SharedWord::new(ids), address: SharedWord::new(address), extra_macs }
     }
 
     /// The interface's index; 0 in an empty entry.
@@ -65,7 +65,7 @@ impl Interface {
         self.ids.load() as u32
     }
 
-    /// See [`InterfaceFacts::group`].
+    /// See [`InterfaceProperties::group`].
     #[inline(always)]
     pub fn group(&self) -> u32 {
         (self.ids.load() >> 32) as u32
@@ -85,29 +85,29 @@ impl Interface {
 
     /// Whether this entry has the hardware address `mac`, which is in the lower 48 bits.
     #[inline(always)]
-    pub fn has(&self, mac: u64) -> bool {
-        let [first, second] = &self.further;
+    pub fn has_mac(&self, mac: u64) -> bool {
+        let [first, second] = &self.extra_macs;
         self.mac() == mac || first.load() == mac || second.load() == mac
     }
 
     /// Replaces the content. Meanwhile a packet finds each address that both the old and the new content have. If the
     /// interface changes, a packet finds no entry before it finds the new content.
-    pub fn store(&self, facts: &InterfaceFacts) {
-        let [ids, address, first, second] = facts.words();
-        if self.ifindex() != facts.ifindex {
+    pub fn store(&self, properties: &InterfaceProperties) {
+        let [ids, address, first, second] = properties.words();
+        if self.ifindex() != properties.ifindex {
             self.ids.store(0);
         }
-        let before = [self.further[0].load(), self.further[1].load()];
+        let before = [self.extra_macs[0].load(), self.extra_macs[1].load()];
         let address_first = before.contains(&(address & MAC));
         if address_first {
             self.address.store(address);
         }
         if first == before[1] {
-            self.further[0].store(first);
-            self.further[1].store(second);
+            self.extra_macs[0].store(first);
+            self.extra_macs[1].store(second);
         } else {
-            self.further[1].store(second);
-            self.further[0].store(first);
+            self.extra_macs[1].store(second);
+            self.extra_macs[0].store(first);
         }
         if !address_first {
             self.address.store(address);
@@ -122,33 +122,33 @@ impl Interface {
     }
 
     /// The content; `None` if the entry is empty.
-    pub fn facts(&self) -> Option<InterfaceFacts> {
-        let facts = InterfaceFacts {
+    pub fn properties(&self) -> Option<InterfaceProperties> {
+        let properties = InterfaceProperties {
             ifindex: self.ifindex(),
             group: self.group(),
             mac: bytes(self.mac()),
             flags: self.flags(),
-            further: [bytes(self.further[0].load()), bytes(self.further[1].load())],
+            extra_macs: [bytes(self.extra_macs[0].load()), bytes(self.extra_macs[1].load())],
         };
-        (facts.ifindex != 0).then_some(facts)
+        (properties.ifindex != 0).then_some(properties)
     }
 }
 
-impl InterfaceFacts {
+impl InterfaceProperties {
     const fn words(&self) -> [u64; 4] {
-        let [first, second] = self.further;
+        let [first, second] = self.extra_macs;
         [
             self.ifindex as u64 | (self.group as u64) << 32,
             mac_word(self.mac) | (self.flags as u64) << 48,
-            further_word(first),
-            further_word(second),
+            extra_mac_word(first),
+            extra_mac_word(second),
         ]
     }
 }
 
 /// The word of a further address. Without one, it has bits that no address of a frame has: a frame to the broadcast address
 /// is not the interface's own.
-const fn further_word(mac: [u8; 6]) -> u64 {
+const fn extra_mac_word(mac: [u8; 6]) -> u64 {
     let word = mac_word(mac);
     if word == mac_word(NO_MAC) { u64::MAX } else { word }
 }
@@ -177,40 +177,43 @@ mod tests {
     use super::*;
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0xaa, 0xff];
-    const FACTS: InterfaceFacts = InterfaceFacts {
+    const PROPERTIES: InterfaceProperties = InterfaceProperties {
         ifindex: 0x3_0007,
         group: 9,
         mac: MAC,
         flags: CLIENT | SERVER,
-        further: [[0, 0, 0x5e, 0, 1, 51], NO_MAC],
+        extra_macs: [[0, 0, 0x5e, 0, 1, 51], NO_MAC],
     };
 
     #[test]
-    fn an_entry_returns_what_was_stored() {
+    fn interface_entry_holds_stored_fields_until_cleared() {
         let entry = Interface::default();
-        assert_eq!(entry.facts(), None);
-        entry.store(&FACTS);
-        assert_eq!(entry.facts(), Some(FACTS));
+        assert_eq!(entry.properties(), None);
+        entry.store(&PROPERTIES);
+        assert_eq!(entry.properties(), Some(PROPERTIES));
         assert_eq!((entry.ifindex(), entry.group(), entry.flags()), (0x3_0007, 9, 3));
         assert_eq!(entry.mac().to_ne_bytes(), [2, 0, 0, 0, 0xaa, 0xff, 0, 0]);
-        assert_eq!(Interface::new(&FACTS).facts(), Some(FACTS));
+        assert_eq!(Interface::new(&PROPERTIES).properties(), Some(PROPERTIES));
         entry.clear();
-        assert_eq!(entry.facts(), None);
+        assert_eq!(entry.properties(), None);
     }
 
     #[test]
-    fn an_entry_has_its_addresses_and_no_other() {
-        let entry = Interface::new(&FACTS);
-        assert!(entry.has(mac_word(MAC)) && entry.has(mac_word([0, 0, 0x5e, 0, 1, 51])));
-        assert!(!entry.has(mac_word([0, 0, 0x5e, 0, 1, 52])) && !entry.has(0));
-        assert!(!entry.has(mac_word(NO_MAC)), "a frame to the broadcast address is not the interface's own");
+    fn interface_entry_matches_only_its_own_hardware_addresses() {
+        let entry = Interface::new(&PROPERTIES);
+        assert!(entry.has_mac(mac_word(MAC)) && entry.has_mac(mac_word([0, 0, 0x5e, 0, 1, 51])));
+        assert!(!entry.has_mac(mac_word([0, 0, 0x5e, 0, 1, 52])) && !entry.has_mac(0));
+        assert!(
+            !entry.has_mac(mac_word(NO_MAC)),
+            "a frame to the broadcast address is not the interface's own"
+        );
     }
 
     #[test]
     fn keys_of_own_addresses_differ_by_interface_and_address() {
-        let mac = Interface::new(&FACTS).mac();
+        let mac = Interface::new(&PROPERTIES).mac();
         assert_ne!(own_mac_key(7, mac), own_mac_key(8, mac));
         assert_ne!(own_mac_key(7, mac), own_mac_key(7, mac ^ 1));
-        assert_eq!(slot(FACTS.ifindex), 7);
+        assert_eq!(slot(PROPERTIES.ifindex), 7);
     }
 }

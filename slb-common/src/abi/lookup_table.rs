@@ -13,11 +13,11 @@ pub const MIGRATING: u32 = 1 << 31;
 
 const ID: u32 = 0x00ff_ffff;
 /// Bits of a slot's word: how many of the next slots have the same server, up to 127.
-const ROW: u32 = !(MIGRATING | ID);
-const ROW_SHIFT: u32 = ROW.trailing_zeros();
+const RUN: u32 = !(MIGRATING | ID);
+const RUN_SHIFT: u32 = RUN.trailing_zeros();
 /// Greatest number of next slots that a word can hold.
 #[cfg(any(test, feature = "user"))]
-const MOST_IN_ROW: u32 = ROW >> ROW_SHIFT;
+const MAX_RUN: u32 = RUN >> RUN_SHIFT;
 const STORED_SLOTS: usize = MAX_LOOKUP_TABLE_SLOTS as usize + 3;
 
 /// A server table. The daemon builds a new one, activates it by one pointer write, and never changes it after that.
@@ -53,16 +53,16 @@ impl LookupTable {
     /// Writes to each slot in use how many of the next ones have the same server. Servers with a high weight may have
     /// long runs.
     #[cfg(any(test, feature = "user"))]
-    pub fn note_rows(&mut self) {
+    pub fn write_run_lengths(&mut self) {
         let slots = &mut self.slots[..self.size as usize];
         let mut next = slots.first().map_or(NO_BACKEND, |slot| current_backend(*slot));
-        let mut row = 0;
+        let mut run = 0;
         // The first slot follows the last one, so runs at the end are known in the second round.
         for _ in 0..2 {
             for slot in slots.iter_mut().rev() {
-                row = if current_backend(*slot) == next { MOST_IN_ROW.min(row + 1) } else { 0 };
+                run = if current_backend(*slot) == next { MAX_RUN.min(run + 1) } else { 0 };
                 next = current_backend(*slot);
-                *slot = *slot & !ROW | row << ROW_SHIFT;
+                *slot = *slot & !RUN | run << RUN_SHIFT;
             }
         }
     }
@@ -110,7 +110,7 @@ impl Slot {
     /// Distance to the next slot with another server, at most 128. Without round robin always 1.
     #[inline(always)]
     pub const fn next(self) -> u64 {
-        ((self.0 & ROW) >> ROW_SHIFT) as u64 + 1
+        ((self.0 & RUN) >> RUN_SHIFT) as u64 + 1
     }
 
     /// Whether the slot migrates: flows of it may be with another server.
@@ -128,13 +128,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_told_around_the_end_and_in_parts_where_they_are_long() {
+    fn distance_to_next_backend_wraps_around_and_is_at_most_128() {
         let mut lookup_table = LookupTable::empty();
         lookup_table.size = 300;
         lookup_table.slots[..300].fill(7);
         lookup_table.slots[140] = 8;
         lookup_table.slots[141] = 9 | MIGRATING;
-        lookup_table.note_rows();
+        lookup_table.write_run_lengths();
         let next = |slot| lookup_table.slot(slot).next();
         assert_eq!((next(139), next(140), next(141)), (1, 1, 1));
         // Slots 142 to 299 and 0 to 139 are one run.
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!([7, 140, 141].map(|slot| lookup_table.slot(slot).server()), [Some(7), Some(8), Some(9)]);
         assert_eq!([140, 141].map(|slot| lookup_table.slot(slot).is_migrating()), [false, true]);
         let noted = lookup_table.slots;
-        lookup_table.note_rows();
+        lookup_table.write_run_lengths();
         assert!(lookup_table.slots == noted, "noted twice");
     }
 }

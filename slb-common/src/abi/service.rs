@@ -3,7 +3,7 @@
 use super::{Address, Handle, MAX_SERVICES, NAME_LEN};
 use crate::{
     hash::flow_hash,
-    net::{headers::protocol, parse::is_one_host},
+    net::{headers::protocol, parse::is_unicast_host},
 };
 
 /// A service: one VIP, protocol and port. With an ICMP protocol and port 0, the VIP itself.
@@ -32,7 +32,7 @@ pub struct Service {
     pub persistence: u32,
     /// When [`policy::BY_CLIENT`] changed, in seconds since boot (`CLOCK_BOOTTIME`); 0 outside a hash-function
     /// transition. For the daemon.
-    pub rehashed: u32,
+    pub hash_changed_at: u32,
     /// Keeps the size a power of two.
     pub reserved: [u32; 4],
     /// Name of the load balancer. For tools.
@@ -55,7 +55,7 @@ impl Default for Service {
             idle_timeout: 0,
             policy: 0,
             persistence: 0,
-            rehashed: 0,
+            hash_changed_at: 0,
             reserved: [0; 4],
             load_balancer: [0; NAME_LEN],
             listener: [0; NAME_LEN],
@@ -92,10 +92,10 @@ pub mod policy {
     pub const PERSIST: u32 = 32;
     /// Hash-function transition: untracked flows belong to the slot of the hash before a change of [`BY_CLIENT`]. With
     /// [`TRACK`].
-    pub const OTHER_HASH: u32 = 64;
+    pub const HASH_TRANSITION: u32 = 64;
     /// New flows may be pinned to another backend than that of their hash. Such a flow is refused if it gets no entry.
     /// With [`TRACK`].
-    pub const ELSEWHERE: u32 = ROUND_ROBIN | LEAST_CONNECTIONS | PERSIST;
+    pub const PINNED_ELSEWHERE: u32 = ROUND_ROBIN | LEAST_CONNECTIONS | PERSIST;
 
     // The following are policies of a VIP, in its entry with an ICMP protocol and port 0. Without any of them it
     // answers echo requests, and unmatched packets are passed to the kernel.
@@ -118,7 +118,7 @@ const INDEX_BITS: u32 = INDEX_SLOTS.trailing_zeros();
 const FILTER_BITS: u32 = 20;
 
 /// Odd multiplier of the address hashes.
-const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+const HASH_MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// 2^16 bits: small enough to stay in a cache, as all packets that are not for SLB read it.
 const VIP_BITS: u32 = 16;
 
@@ -174,7 +174,7 @@ impl IndexEntry {
     /// Hash of a flow that may be older than a hash-function transition.
     #[inline(always)]
     pub const fn old_flow_hash(&self, client: &Address, port: u16) -> u64 {
-        let is_other = self.policy & policy::OTHER_HASH != 0;
+        let is_other = self.policy & policy::HASH_TRANSITION != 0;
         self.hash_by((self.policy & policy::BY_CLIENT != 0) ^ is_other, client, port)
     }
 
@@ -233,8 +233,8 @@ impl ServiceIndex {
         let rest = (port as u64) << 8 | protocol as u64;
         // A multiplication separates address and port. Otherwise endpoints whose ports make up for their addresses
         // would have one hash.
-        let h = (high.wrapping_mul(ODD) ^ low ^ seed).wrapping_mul(ODD);
-        (h ^ h >> 32 ^ rest).wrapping_mul(ODD)
+        let h = (high.wrapping_mul(HASH_MULTIPLIER) ^ low ^ seed).wrapping_mul(HASH_MULTIPLIER);
+        (h ^ h >> 32 ^ rest).wrapping_mul(HASH_MULTIPLIER)
     }
 
     /// Hash of a server's endpoint. Its upper bits select the bit in the server filter; some of them are its
@@ -252,9 +252,9 @@ impl ServiceIndex {
 
     /// Word and bit of this hash in the server filter.
     #[inline(always)]
-    pub const fn filter_place(hash: u64) -> (usize, u64) {
-        let place = hash >> (u64::BITS - FILTER_BITS);
-        ((place >> 6) as usize, 1 << (place & 63))
+    pub const fn filter_bit(hash: u64) -> (usize, u64) {
+        let bit_index = hash >> (u64::BITS - FILTER_BITS);
+        ((bit_index >> 6) as usize, 1 << (bit_index & 63))
     }
 
     /// The service at an endpoint; `port` is in network byte order.
@@ -277,24 +277,25 @@ impl ServiceIndex {
 
     /// Word and bit of a VIP in [`Self::vips`] and [`Self::all_vips`].
     #[inline(always)]
-    pub const fn vip_place(address: &Address) -> (usize, u64) {
+    pub const fn vip_bit(address: &Address) -> (usize, u64) {
         let [high, low] = address.halves();
-        let place = (high.wrapping_mul(ODD) ^ low).wrapping_mul(ODD) >> (u64::BITS - VIP_BITS);
-        ((place >> 6) as usize, 1 << (place & 63))
+        let bit_index = (high.wrapping_mul(HASH_MULTIPLIER) ^ low).wrapping_mul(HASH_MULTIPLIER)
+            >> (u64::BITS - VIP_BITS);
+        ((bit_index >> 6) as usize, 1 << (bit_index & 63))
     }
 
     /// Whether an address may be a VIP whose unmatched packets SLB handles. May be wrong for other addresses, never for
     /// such a VIP.
     #[inline(always)]
     pub fn may_be_vip(&self, address: &Address) -> bool {
-        let (word, bit) = Self::vip_place(address);
+        let (word, bit) = Self::vip_bit(address);
         self.vips[word & (VIP_WORDS - 1)] & bit != 0
     }
 
     /// Whether an address may be a VIP. May be wrong for other addresses, never for a VIP.
     #[inline(always)]
     pub fn may_be_any_vip(&self, address: &Address) -> bool {
-        let (word, bit) = Self::vip_place(address);
+        let (word, bit) = Self::vip_bit(address);
         self.all_vips[word & (VIP_WORDS - 1)] & bit != 0
     }
 
@@ -309,20 +310,20 @@ impl ServiceIndex {
     /// two VIPs would answer each other for ever.
     #[inline(always)]
     pub fn is_martian(&self, source: &Address) -> bool {
-        !is_one_host(source) || (self.may_be_any_vip(source) && self.vip(source).is_some())
+        !is_unicast_host(source) || (self.may_be_any_vip(source) && self.vip(source).is_some())
     }
 
     /// The same without a lookup in the index. May be wrong for other addresses, never for a martian source.
     #[inline(always)]
     pub fn may_be_martian(&self, source: &Address) -> bool {
-        !is_one_host(source) || self.may_be_any_vip(source)
+        !is_unicast_host(source) || self.may_be_any_vip(source)
     }
 
     /// Whether the endpoint with this [`Self::server_hash`] may be a server's. May be wrong for other endpoints, never
     /// for a server's.
     #[inline(always)]
     pub fn may_be_server(&self, hash: u64) -> bool {
-        let (word, bit) = Self::filter_place(hash);
+        let (word, bit) = Self::filter_bit(hash);
         self.servers[word & (FILTER_WORDS - 1)] & bit != 0
     }
 }

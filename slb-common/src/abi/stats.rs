@@ -1,6 +1,6 @@
 //! Counters, one set per processor.
 
-use super::{limit::Limit, named::named};
+use super::{named_enum::named_enum, rate_limit::RateLimiter};
 
 /// Traffic of a service or a server on one processor.
 #[repr(C)]
@@ -18,7 +18,7 @@ pub struct Counters {
     pub new_flows: u64,
 }
 
-named! {
+named_enum! {
     /// What the packet path did with a packet.
     enum Action:
     /// Forwarded to a server or a client.
@@ -31,7 +31,7 @@ named! {
     Drop = "drop",
 }
 
-named! {
+named_enum! {
     /// Why the packet path took an action. Every packet counts under exactly one action and one reason.
     enum Reason:
     /// A client's packet, forwarded to its server.
@@ -112,18 +112,18 @@ pub struct Totals {
     /// `packets[action][reason]`.
     pub packets: [[u64; REASONS]; Action::ALL.len()],
     /// Flows that were evicted, or got no entry, and may be older than the last change of their server table.
-    pub forgotten: u64,
+    pub evicted_migrating: u64,
     /// Live flows that were evicted and not assured.
     pub evicted: u64,
     /// Assured flows that were evicted before they were finished or expired.
     pub evicted_assured: u64,
     /// Rate limits of generated packets: `limits[kind]`.
-    pub limits: [Limit; Limited::COUNT],
+    pub limits: [RateLimiter; GeneratedPacket::COUNT],
 }
 
 /// Generated packets, each kind with a rate limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limited {
+pub enum GeneratedPacket {
     /// ICMP errors about packets for listeners whose TTL or hop limit is used up.
     HopLimit,
     /// ICMP errors about packets for listeners that exceed the MTU. Path-MTU discovery waits for them.
@@ -136,7 +136,7 @@ pub enum Limited {
     Unmatched,
 }
 
-impl Limited {
+impl GeneratedPacket {
     /// Number of kinds.
     pub const COUNT: usize = 5;
 }

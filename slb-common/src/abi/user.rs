@@ -3,7 +3,7 @@
 use super::{
     backend::{Backend, NextHop},
     control::Control,
-    decap::{Policy, Tally},
+    decap::{DecapCounters, DecapPolicy},
     flow::FlowWords,
     lookup_table::LookupTable,
     losses::{KernelLayout, Losses},
@@ -31,8 +31,8 @@ pod!(
     ServiceIndex,
     Counters,
     Totals,
-    Policy,
-    Tally
+    DecapPolicy,
+    DecapCounters
 );
 pod!(KernelLayout, Losses);
-pod!(bench::Control, bench::Stamps);
+pod!(bench::BenchControl, bench::Stamps);

@@ -6,16 +6,16 @@
 
 mod ages;
 mod flush;
-mod migrate;
+mod resize;
 
 use std::hint::spin_loop;
 
 use ages::Ages;
-pub use flush::Flushed;
-pub use migrate::Migrated;
+pub use flush::FlushResult;
+pub use resize::CopyResult;
 
 use crate::abi::{
-    flow::{Client, Flow, FlowEntry, Meta, WINDOW, WORDS, state},
+    flow::{Client, Flow, FlowEntry, NEIGHBOURHOOD, SequenceWord, WORDS, state},
     shared_word::SharedWord,
 };
 
@@ -24,7 +24,7 @@ use crate::abi::{
 const GRACE: u32 = 60;
 /// Seconds of silence after which a finished flow is erased: longer than either end waits to retransmit its last
 /// segment.
-const OVER: u32 = 240;
+const FINISHED_TIMEOUT: u32 = 240;
 /// Reads of an entry that stays locked before it counts as unread.
 const TRIES: u32 = 1000;
 
@@ -46,9 +46,9 @@ pub struct Clock {
 
 /// An entry that a GC pass reports.
 #[derive(Debug)]
-pub struct Seen<'a> {
+pub struct GcEntry<'a> {
     /// State, idle time and last-seen time.
-    pub meta: Meta,
+    pub sequence_word: SequenceWord,
     /// The client endpoint.
     pub client: &'a Client,
     /// The flow, or the server of an affinity entry.
@@ -60,7 +60,7 @@ pub struct Seen<'a> {
 
 /// Fill level of a flow table.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Fill {
+pub struct FlowTableUsage {
     /// Slots of the table.
     pub entries: usize,
     /// Used entries, affinity entries among them.
@@ -72,7 +72,7 @@ pub struct Fill {
 
 /// Result of a GC pass.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct GcPass {
     /// Flows that are neither finished nor expired.
     pub live: usize,
     /// Assured flows that are neither finished nor expired. New flows evict them in exceptional cases only.
@@ -80,35 +80,35 @@ pub struct Look {
     /// Entries that have been erased.
     pub erased: usize,
     /// Affinity entries.
-    pub clients: usize,
+    pub affinity_entries: usize,
     /// Entries that stayed locked: each may hold a flow.
     pub unread: usize,
 }
 
 /// What a GC pass does with an entry that it has reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum GcAction {
     /// Nothing.
-    Goes,
+    Keep,
     /// A flow is marked `RESET`. Its ends receive a RST with their next segment if it has expired or its server is
     /// terminating. An affinity entry is erased.
-    Ends,
+    Terminate,
     /// The client's affinity entry is refreshed, if it names the flow's server. Its idle time becomes this number of
     /// [`persistence_units`].
     ///
     /// [`persistence_units`]: crate::abi::flow::persistence_units
-    Holds(u8),
+    RefreshAffinity(u8),
 }
 
 /// Content of a slot.
 #[derive(Debug, PartialEq, Eq)]
-enum Slot {
+enum SlotContent {
     Free,
-    Used(Meta, Client, Flow),
+    Used(SequenceWord, Client, Flow),
     /// A packet had it locked at each read.
     Locked,
     /// Locked by a daemon that was killed.
-    Abandoned(Meta),
+    Abandoned(SequenceWord),
 }
 
 impl<'t> FlowTable<'t> {
@@ -122,7 +122,7 @@ impl<'t> FlowTable<'t> {
     pub fn is_sound(&self) -> bool {
         let mut hop_bitmap = vec![0; self.slots.len()];
         for slot in 0..self.len() {
-            if let Slot::Used(_, client, _) = self.read(slot) {
+            if let SlotContent::Used(_, client, _) = self.read(slot) {
                 let (home, distance) = self.home(slot, &client);
                 hop_bitmap[home as usize] |= 1_u64 << distance.min(u64::BITS - 1);
             }
@@ -140,13 +140,16 @@ impl<'t> FlowTable<'t> {
 
     /// Visits every flow that is neither finished nor expired, and returns the fill level. Changes nothing, and leaves
     /// out entries that stay locked.
-    pub fn live(&self, Clock { now, hz }: Clock, visit: &mut dyn FnMut(&Flow)) -> Fill {
-        let mut fill = Fill { entries: self.slots.len(), ..Fill::default() };
+    pub fn live(&self, Clock { now, hz }: Clock, visit: &mut dyn FnMut(&Flow)) -> FlowTableUsage {
+        let mut fill = FlowTableUsage { entries: self.slots.len(), ..FlowTableUsage::default() };
         for slot in 0..self.len() {
-            let Slot::Used(meta, _, flow) = self.read(slot) else { continue };
+            let SlotContent::Used(sequence_word, _, flow) = self.read(slot) else { continue };
             fill.used += 1;
-            if !meta.is_client() && !meta.is_finished() && meta.silence(now) <= meta.idle(hz) {
-                fill.assured += usize::from(meta.state() & state::ASSURED != 0);
+            if !sequence_word.is_affinity()
+                && !sequence_word.is_finished()
+                && sequence_word.silence(now) <= sequence_word.idle(hz)
+            {
+                fill.assured += usize::from(sequence_word.state() & state::ASSURED != 0);
                 visit(&flow);
             }
         }
@@ -159,48 +162,55 @@ impl<'t> FlowTable<'t> {
         (home, slot.wrapping_sub(home) & (self.len() - 1))
     }
 
-    fn read(&self, slot: u32) -> Slot {
+    fn read(&self, slot: u32) -> SlotContent {
         let entry = self.at(slot);
-        let mut meta = entry.meta();
+        let mut sequence_word = entry.sequence_word();
         for _ in 0..TRIES {
-            if meta.is_free() {
-                return Slot::Free;
+            if sequence_word.is_free() {
+                return SlotContent::Free;
             }
             let client = entry.client();
-            if let Some(flow) = entry.read(meta)
-                && meta.is_used()
+            if let Some(flow) = entry.read(sequence_word)
+                && sequence_word.is_used()
             {
-                return Slot::Used(meta, client, flow);
+                return SlotContent::Used(sequence_word, client, flow);
             }
-            if meta.is_locked_by_daemon() {
-                return Slot::Abandoned(meta);
+            if sequence_word.is_locked_by_daemon() {
+                return SlotContent::Abandoned(sequence_word);
             }
             spin_loop();
-            meta = entry.meta();
+            sequence_word = entry.sequence_word();
         }
-        Slot::Locked
+        SlotContent::Locked
     }
 
     /// Refreshes the affinity entry of a flow's client, if it names the flow's server. An assured flow makes the
     /// affinity entry assured.
-    fn hold(&self, meta: Meta, client: &Client, flow: &Flow, now: u32, idle: u8) {
-        let whole = Client::whole(&client.parts().0, flow.service);
-        let (home, _) = self.home(0, &whole);
+    fn refresh_affinity(
+        &self,
+        sequence_word: SequenceWord,
+        client: &Client,
+        flow: &Flow,
+        now: u32,
+        idle: u8,
+    ) {
+        let affinity = Client::affinity(&client.parts().0, flow.service);
+        let (home, _) = self.home(0, &affinity);
         let mut hop_bitmap = self.at(home).hop_bitmap();
         while hop_bitmap != 0 {
             let entry = self.at(home.wrapping_add(hop_bitmap.trailing_zeros()));
-            let found = entry.meta();
+            let found = entry.sequence_word();
             if found.is_used()
-                && entry.service_of(&whole) == Some(flow.service)
+                && entry.service_of(&affinity) == Some(flow.service)
                 && entry.backend() == flow.backend
             {
-                let bits = found.state() | meta.state() & state::ASSURED;
+                let bits = found.state() | sequence_word.state() & state::ASSURED;
                 if found.units() == idle {
                     entry.touch(found, now, bits);
                 } else if let Some(flow) = entry.read(found)
                     && entry.lock_as_daemon(found)
                 {
-                    entry.fill(found, &whole, &flow, now, bits, idle);
+                    entry.publish(found, &affinity, &flow, now, bits, idle);
                 }
                 return;
             }
@@ -208,58 +218,58 @@ impl<'t> FlowTable<'t> {
         }
     }
 
-    /// Erases an entry; `false` if anything has changed about it since `meta` was read.
-    fn erase(&self, slot: u32, meta: Meta) -> bool {
-        let claimed = self.at(slot).lock_as_daemon(meta);
+    /// Erases an entry; `false` if anything has changed about it since `sequence_word` was read.
+    fn erase(&self, slot: u32, sequence_word: SequenceWord) -> bool {
+        let claimed = self.at(slot).lock_as_daemon(sequence_word);
         if claimed {
-            self.vacate(slot, meta);
+            self.release_slot(slot, sequence_word);
         }
         claimed
     }
 
     /// Releases an entry that the daemon has locked. The bitmap first: once the entry is free, a packet may lock it and
     /// set the bit anew.
-    fn vacate(&self, slot: u32, meta: Meta) {
+    fn release_slot(&self, slot: u32, sequence_word: SequenceWord) {
         let entry = self.at(slot);
         let (home, distance) = self.home(slot, &entry.client());
-        if distance < WINDOW {
+        if distance < NEIGHBOURHOOD {
             self.at(home).clear_hop(distance);
         }
-        entry.free(meta);
+        entry.release(sequence_word);
     }
 
     /// Releases an entry that a killed daemon left locked. Its client, and so its home bucket, is uncertain. So the
     /// slot is cleared in every hop bitmap that may name it.
-    fn recover(&self, slot: u32, meta: Meta) {
-        for distance in 0..WINDOW {
+    fn recover(&self, slot: u32, sequence_word: SequenceWord) {
+        for distance in 0..NEIGHBOURHOOD {
             self.at(slot.wrapping_sub(distance)).clear_hop(distance);
         }
-        self.at(slot).free(meta);
+        self.at(slot).release(sequence_word);
     }
 }
 
 /// Whether a GC pass erases the entry: expired, or finished, for long enough.
-fn is_done(meta: Meta, Clock { now, hz }: Clock) -> bool {
-    let (silence, idle) = (meta.silence(now), meta.idle(hz));
-    if meta.is_client() {
+fn is_erasable(sequence_word: SequenceWord, Clock { now, hz }: Clock) -> bool {
+    let (silence, idle) = (sequence_word.silence(now), sequence_word.idle(hz));
+    if sequence_word.is_affinity() {
         return silence > idle;
     }
     // Only assured flows stay for their ends to be reset.
-    if meta.state() & state::ASSURED == 0 && silence > idle {
+    if sequence_word.state() & state::ASSURED == 0 && silence > idle {
         return true;
     }
     // A flow that has expired gets `RESET` when its ends are provoked. That is no reason to erase it sooner.
-    let is_finished = meta.is_finished() && silence > OVER * hz && silence <= idle;
+    let is_finished = sequence_word.is_finished() && silence > FINISHED_TIMEOUT * hz && silence <= idle;
     is_finished || silence > idle + GRACE * hz
 }
 
-/// Marks a flow `RESET`, unless anything has changed about it since `meta` was read. It stays for a while, as its ends
+/// Marks a flow `RESET`, unless anything has changed about it since `sequence_word` was read. It stays for a while, as its ends
 /// may answer late. The age of an expired flow becomes just expired: the packet path counts the ends' time to answer
 /// from there.
-fn reset(entry: FlowEntry<'_>, meta: Meta, Clock { now, hz }: Clock) {
-    let idle = meta.idle(hz);
-    let seen = if meta.silence(now) > idle { now.wrapping_sub(idle + 1) } else { now };
-    entry.touch(meta, seen, meta.state() | state::RESET);
+fn reset(entry: FlowEntry<'_>, sequence_word: SequenceWord, Clock { now, hz }: Clock) {
+    let idle = sequence_word.idle(hz);
+    let seen = if sequence_word.silence(now) > idle { now.wrapping_sub(idle + 1) } else { now };
+    entry.touch(sequence_word, seen, sequence_word.state() | state::RESET);
 }
 
 /// GC of a flow table. One runs at a time, and no other thread of its process writes the table meanwhile. So a daemon's
@@ -272,51 +282,54 @@ pub struct FlowGc {
 impl FlowGc {
     /// Runs a GC pass: erases entries that are long expired or finished, and reports all others to `visit`, which
     /// decides on them.
-    pub fn look(
+    pub fn gc_pass(
         &mut self,
         table: &FlowTable<'_>,
         clock: Clock,
-        visit: &mut dyn FnMut(&Seen<'_>) -> Fate,
-    ) -> Look {
+        visit: &mut dyn FnMut(&GcEntry<'_>) -> GcAction,
+    ) -> GcPass {
         let Clock { now, hz } = clock;
-        let mut look = Look::default();
+        let mut gc_pass = GcPass::default();
         self.ages.begin(table, clock);
         for slot in 0..table.len() {
             match table.read(slot) {
-                Slot::Free => {}
-                Slot::Used(meta, client, flow) if meta.is_client() => {
-                    let seen = Seen { meta, client: &client, flow: &flow, age: None };
-                    let ends = is_done(meta, clock) || visit(&seen) == Fate::Ends;
-                    if ends && table.erase(slot, meta) {
-                        look.erased += 1;
+                SlotContent::Free => {}
+                SlotContent::Used(sequence_word, client, flow) if sequence_word.is_affinity() => {
+                    let seen = GcEntry { sequence_word, client: &client, flow: &flow, age: None };
+                    let ends = is_erasable(sequence_word, clock) || visit(&seen) == GcAction::Terminate;
+                    if ends && table.erase(slot, sequence_word) {
+                        gc_pass.erased += 1;
                     } else {
-                        look.clients += 1;
+                        gc_pass.affinity_entries += 1;
                     }
                 }
-                Slot::Used(meta, client, flow) => {
-                    let (silence, idle) = (meta.silence(now), meta.idle(hz));
-                    if is_done(meta, clock) && table.erase(slot, meta) {
-                        look.erased += 1;
+                SlotContent::Used(sequence_word, client, flow) => {
+                    let (silence, idle) = (sequence_word.silence(now), sequence_word.idle(hz));
+                    if is_erasable(sequence_word, clock) && table.erase(slot, sequence_word) {
+                        gc_pass.erased += 1;
                     } else {
-                        let is_live = silence <= idle && !meta.is_finished();
-                        look.live += usize::from(is_live);
-                        look.assured += usize::from(is_live && meta.state() & state::ASSURED != 0);
-                        let age = self.ages.age(slot, meta);
-                        match visit(&Seen { meta, client: &client, flow: &flow, age }) {
-                            Fate::Goes => {}
-                            Fate::Ends => reset(table.at(slot), meta, clock),
-                            Fate::Holds(idle) => table.hold(meta, &client, &flow, now, idle),
+                        let is_live = silence <= idle && !sequence_word.is_finished();
+                        gc_pass.live += usize::from(is_live);
+                        gc_pass.assured +=
+                            usize::from(is_live && sequence_word.state() & state::ASSURED != 0);
+                        let age = self.ages.age(slot, sequence_word);
+                        match visit(&GcEntry { sequence_word, client: &client, flow: &flow, age }) {
+                            GcAction::Keep => {}
+                            GcAction::Terminate => reset(table.at(slot), sequence_word, clock),
+                            GcAction::RefreshAffinity(idle) => {
+                                table.refresh_affinity(sequence_word, &client, &flow, now, idle);
+                            }
                         }
                     }
                 }
-                Slot::Locked => look.unread += 1,
-                Slot::Abandoned(meta) => {
-                    table.recover(slot, meta);
-                    look.erased += 1;
+                SlotContent::Locked => gc_pass.unread += 1,
+                SlotContent::Abandoned(sequence_word) => {
+                    table.recover(slot, sequence_word);
+                    gc_pass.erased += 1;
                 }
             }
         }
-        look
+        gc_pass
     }
 }
 

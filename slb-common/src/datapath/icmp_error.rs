@@ -12,9 +12,9 @@ use crate::{
     net::{
         checksum::Delta,
         ethernet::remove_priority_tags,
-        frame::{Frame, Growing},
+        frame::{Frame, FrameBuffer},
         headers::{Ipv4Hdr, Ipv6Hdr, ether_type, protocol},
-        parse::is_one_host,
+        parse::is_unicast_host,
     },
 };
 
@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct IcmpError {
     pub(super) reason: Reason,
     /// The ICMP error that the sender receives.
-    pub(super) message: Message,
+    pub(super) message: IcmpMessage,
 }
 
 /// Content of an ICMP error. The upper half holds type and code, as in its first two bytes. The lower half holds that
@@ -31,9 +31,9 @@ pub(super) struct IcmpError {
 ///
 /// A number and no enumeration, so that the verifier follows the building of a message once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message(pub u32);
+pub struct IcmpMessage(pub u32);
 
-impl Message {
+impl IcmpMessage {
     const TOO_BIG4: u32 = 3 << 8 | 4;
     const PARAMETER6: u32 = 4 << 8 | 1;
 
@@ -94,7 +94,7 @@ const SHORT6: usize = HEADER6 + 8;
 /// Rewrites a packet to an ICMP error. `at` is the offset of its IP header in the frame without priority tags. Returns
 /// `None` if its source may not receive one, or if there is no room: the frame must be dropped then.
 #[inline(always)]
-pub fn answer<G: Growing>(head: &mut G, at: usize, message: Message) -> Option<()> {
+pub fn answer<G: FrameBuffer>(head: &mut G, at: usize, message: IcmpMessage) -> Option<()> {
     remove_priority_tags(head)?;
     let frame = head.frame();
     let first = frame.header::<[u8; 1]>(at)?[0];
@@ -126,21 +126,21 @@ pub fn answer<G: Growing>(head: &mut G, at: usize, message: Message) -> Option<(
 }
 
 #[inline(always)]
-fn answer4<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Message) -> Option<()> {
+fn answer4<G: FrameBuffer, const QUOTED: usize>(head: &mut G, at: usize, message: IcmpMessage) -> Option<()> {
     let len = (HEADER4 + MESSAGE + QUOTED) as u16;
     const ORIGINAL: usize = HEADER4 + MESSAGE;
     let frame = head.frame();
     let macs = macs(&frame)?;
     let ip = frame.header::<Ipv4Hdr>(at)?;
-    let may_be_fragmented = message.kind() == Message::TOO_BIG4 && ip.frags[0] & DONT_FRAGMENT == 0;
-    if !is_one_host(&Address::v4(ip.src_addr)) || may_be_fragmented {
+    let may_be_fragmented = message.kind() == IcmpMessage::TOO_BIG4 && ip.frags[0] & DONT_FRAGMENT == 0;
+    if !is_unicast_host(&Address::v4(ip.src_addr)) || may_be_fragmented {
         return None;
     }
-    if !(head.cut(at + QUOTED) && head.grow(ORIGINAL)) {
+    if !(head.truncate(at + QUOTED) && head.grow(ORIGINAL)) {
         return None;
     }
     let frame = &mut head.frame();
-    ethernet(frame, at, ORIGINAL, &macs.answer(), ether_type::IPV4)?;
+    ethernet(frame, at, ORIGINAL, &macs.reversed(), ether_type::IPV4)?;
     let quoted = frame.header::<Ipv4Hdr>(at + ORIGINAL)?;
     let (client, vip) = (quoted.src_addr, quoted.dst_addr);
     let ip = frame.header_mut::<Ipv4Hdr>(at)?;
@@ -166,7 +166,7 @@ fn answer4<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Me
 }
 
 #[inline(always)]
-fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Message) -> Option<()> {
+fn answer6<G: FrameBuffer, const QUOTED: usize>(head: &mut G, at: usize, message: IcmpMessage) -> Option<()> {
     let len = (MESSAGE + QUOTED) as u16;
     const ORIGINAL: usize = HEADER6 + MESSAGE;
     const ADDRESSES: usize = HEADER6 - 32;
@@ -174,7 +174,7 @@ fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Me
     let macs = macs(&frame)?;
     let ip = frame.header::<Ipv6Hdr>(at)?;
     // Behind extension headers the quoted bytes need not be a transport header.
-    let is_plain = if message.kind() == Message::PARAMETER6 {
+    let is_plain = if message.kind() == IcmpMessage::PARAMETER6 {
         !matches!(
             ip.next_hdr,
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::FRAGMENT
@@ -182,14 +182,14 @@ fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Me
     } else {
         matches!(ip.next_hdr, protocol::TCP | protocol::UDP)
     };
-    if !is_plain || !is_one_host(&Address::v6(ip.src_addr)) {
+    if !is_plain || !is_unicast_host(&Address::v6(ip.src_addr)) {
         return None;
     }
-    if !(head.cut(at + QUOTED) && head.grow(ORIGINAL)) {
+    if !(head.truncate(at + QUOTED) && head.grow(ORIGINAL)) {
         return None;
     }
     let frame = &mut head.frame();
-    ethernet(frame, at, ORIGINAL, &macs.answer(), ether_type::IPV6)?;
+    ethernet(frame, at, ORIGINAL, &macs.reversed(), ether_type::IPV6)?;
     let quoted = frame.header::<Ipv6Hdr>(at + ORIGINAL)?;
     let (client, vip) = (quoted.src_addr, quoted.dst_addr);
     let ip = frame.header_mut::<Ipv6Hdr>(at)?;
@@ -214,7 +214,7 @@ fn answer6<G: Growing, const QUOTED: usize>(head: &mut G, at: usize, message: Me
 
 /// Writes type and code, a checksum of 0, and the second word.
 #[inline(always)]
-fn write(frame: &mut Frame<'_>, at: usize, message: Message) -> Option<()> {
+fn write(frame: &mut Frame<'_>, at: usize, message: IcmpMessage) -> Option<()> {
     *frame.header_mut::<[u8; 4]>(at)? = (message.kind() << 16).to_be_bytes();
     *frame.header_mut::<[u8; 4]>(at + 4)? = (message.0 & 0xffff).to_be_bytes();
     Some(())

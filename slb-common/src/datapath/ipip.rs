@@ -9,7 +9,7 @@ use crate::{
     },
     net::{
         checksum::Delta,
-        frame::{Frame, Growing},
+        frame::{Frame, FrameBuffer},
         headers::{Ipv4Hdr, Ipv6Hdr, MacPairBytes, ether_type, protocol},
         parse::Packet,
     },
@@ -26,12 +26,12 @@ const HOP_LIMIT: u8 = 64;
 const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
 const VERSION_4: u8 = 0x45;
 /// Offset of the type of an untagged frame, behind its hardware addresses. VLAN tags are inserted here.
-const STATIONS: usize = 12;
+const MAC_PAIR_LEN: usize = 12;
 const UNTAGGED: usize = 14;
 
 /// Bytes that encapsulation adds towards a server.
 #[inline(always)]
-pub(super) const fn grown(backend: &Backend) -> usize {
+pub(super) const fn overhead(backend: &Backend) -> usize {
     if backend.address.is_v4() { IPV4_BYTES } else { IPV6_BYTES }
 }
 
@@ -51,7 +51,7 @@ pub fn outer_sum(source: &crate::abi::Address, destination: &crate::abi::Address
 
 /// Encapsulates the packet to the server. Decrements the inner TTL or hop limit, as a router does.
 #[inline(always)]
-pub(super) fn wrap<G: Growing>(
+pub(super) fn encapsulate<G: FrameBuffer>(
     head: &mut G,
     packet: &Packet,
     backend: &Backend,
@@ -59,7 +59,7 @@ pub(super) fn wrap<G: Growing>(
     tunnel: &Tunnel,
     flow: u32,
 ) -> Result<(), Reason> {
-    if !head.grow(grown(backend)) {
+    if !head.grow(overhead(backend)) {
         return Err(Reason::NoHeadroom);
     }
     let frame = &mut head.frame();
@@ -77,7 +77,7 @@ pub(super) fn wrap<G: Growing>(
 }
 
 /// Fields that the outer header takes from the inner one.
-struct Inner {
+struct InnerHeader {
     /// Length of the inner packet in bytes. The sum with the outer header fits: longer packets have been refused.
     len: u16,
     /// TOS or traffic class.
@@ -86,18 +86,18 @@ struct Inner {
 }
 
 #[inline(always)]
-fn inner(frame: &mut Frame<'_>, at: usize, packet: &Packet) -> Option<Inner> {
+fn inner(frame: &mut Frame<'_>, at: usize, packet: &Packet) -> Option<InnerHeader> {
     if packet.destination.is_v4() {
         let ip = frame.header_mut::<Ipv4Hdr>(at)?;
         let before = u16::from_ne_bytes([ip.ttl, ip.proto]);
         ip.ttl -= 1;
         let after = u16::from_ne_bytes([ip.ttl, ip.proto]);
         ip.check = Delta::default().word(before, after).apply(ip.check);
-        Some(Inner { len: u16::from_be_bytes(ip.tot_len), class: ip.tos, protocol: protocol::IPV4 })
+        Some(InnerHeader { len: u16::from_be_bytes(ip.tot_len), class: ip.tos, protocol: protocol::IPV4 })
     } else {
         let ip = frame.header_mut::<Ipv6Hdr>(at)?;
         ip.hop_limit -= 1;
-        Some(Inner {
+        Some(InnerHeader {
             len: u16::from_be_bytes(ip.payload_len) + IPV6_BYTES as u16,
             class: ip.vcf[0] << 4 | ip.vcf[1] >> 4,
             protocol: protocol::IPV6,
@@ -110,14 +110,14 @@ fn inner(frame: &mut Frame<'_>, at: usize, packet: &Packet) -> Option<Inner> {
 pub(super) fn ethernet(
     frame: &mut Frame<'_>,
     network: usize,
-    grown: usize,
+    overhead: usize,
     macs: &MacPair,
     kind: u16,
 ) -> Option<()> {
     for tag in 0..2 {
-        let at = STATIONS + 4 * tag;
+        let at = MAC_PAIR_LEN + 4 * tag;
         if network > UNTAGGED + 4 * tag {
-            let bytes = *frame.header::<[u8; 4]>(grown + at)?;
+            let bytes = *frame.header::<[u8; 4]>(overhead + at)?;
             *frame.header_mut::<[u8; 4]>(at)? = bytes;
         }
     }
@@ -132,7 +132,7 @@ pub(super) fn ethernet(
 fn ipv4(
     frame: &mut Frame<'_>,
     network: usize,
-    inner: &Inner,
+    inner: &InnerHeader,
     backend: &Backend,
     tunnel: &Tunnel,
 ) -> Option<()> {
@@ -160,7 +160,7 @@ fn ipv4(
 fn ipv6(
     frame: &mut Frame<'_>,
     network: usize,
-    inner: &Inner,
+    inner: &InnerHeader,
     backend: &Backend,
     tunnel: &Tunnel,
     flow: u32,

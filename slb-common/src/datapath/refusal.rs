@@ -10,7 +10,7 @@ pub(super) enum Refusal {
     /// Dropped. Holds the number of the reason.
     Drop(u32),
     /// Dropped, and its sender receives an ICMP error.
-    Tell(IcmpError),
+    IcmpError(IcmpError),
     /// Dropped, and its sender receives a RST: there is no such connection.
     Reset(Reason),
     /// No listener takes the packet and it answers no flow. Holds the number of the reason; the slow path decides.

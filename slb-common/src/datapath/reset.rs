@@ -10,7 +10,7 @@ use super::{macs, readdress};
 use crate::net::{
     checksum::Delta,
     ethernet::remove_priority_tags,
-    frame::{Frame, Growing},
+    frame::{Frame, FrameBuffer},
     headers::{Ipv4Hdr, Ipv6Hdr, protocol},
 };
 
@@ -40,27 +40,27 @@ const ACK: u32 = 16;
 /// the RST returns to the segment's sender, from its receiver's address; else it continues to the receiver. After
 /// `None` the frame must be dropped.
 #[inline(always)]
-pub fn turn<G: Growing>(head: &mut G, at: usize, back: bool) -> Option<()> {
+pub fn rewrite_to_rst<G: FrameBuffer>(head: &mut G, at: usize, back: bool) -> Option<()> {
     remove_priority_tags(head)?;
     let frame = head.frame();
     let first = frame.header::<[u8; 1]>(at)?[0];
     match first >> 4 {
         4 if first == PLAIN4 => {
             let ip = frame.header::<Ipv4Hdr>(at)?;
-            let room = usize::from(u16::from_be_bytes(ip.tot_len)).checked_sub(HEADER4)?;
+            let ip_payload_len = usize::from(u16::from_be_bytes(ip.tot_len)).checked_sub(HEADER4)?;
             if ip.proto != protocol::TCP {
                 return None;
             }
-            segment::<G, HEADER4, SOURCE4>(head, at, room, back)?;
+            segment::<G, HEADER4, SOURCE4>(head, at, ip_payload_len, back)?;
             finish4(&mut head.frame(), at, back)
         }
         6 => {
             let ip = frame.header::<Ipv6Hdr>(at)?;
-            let room = usize::from(u16::from_be_bytes(ip.payload_len));
+            let ip_payload_len = usize::from(u16::from_be_bytes(ip.payload_len));
             if ip.next_hdr != protocol::TCP {
                 return None;
             }
-            segment::<G, HEADER6, SOURCE6>(head, at, room, back)?;
+            segment::<G, HEADER6, SOURCE6>(head, at, ip_payload_len, back)?;
             finish6(&mut head.frame(), at, back)
         }
         _ => None,
@@ -70,14 +70,14 @@ pub fn turn<G: Growing>(head: &mut G, at: usize, back: bool) -> Option<()> {
 /// Cuts the segment to its header and sets RST. With `back` it exchanges hardware addresses, addresses and ports.
 /// Writes the TCP checksum, not the IP header's.
 #[inline(always)]
-fn segment<G: Growing, const HEADER: usize, const SOURCE: usize>(
+fn segment<G: FrameBuffer, const HEADER: usize, const SOURCE: usize>(
     head: &mut G,
     at: usize,
-    room: usize,
+    ip_payload_len: usize,
     back: bool,
 ) -> Option<()> {
     let tcp = at + HEADER;
-    if !head.cut(tcp + TCP) {
+    if !head.truncate(tcp + TCP) {
         return None;
     }
     let frame = &mut head.frame();
@@ -90,8 +90,9 @@ fn segment<G: Growing, const HEADER: usize, const SOURCE: usize>(
         } else {
             // The number after the segment, as its receiver would acknowledge it.
             let offset = (flags >> 12) as usize * 4;
-            let len =
-                (room.checked_sub(offset)? as u32).wrapping_add(flags & FIN).wrapping_add((flags & SYN) >> 1);
+            let len = (ip_payload_len.checked_sub(offset)? as u32)
+                .wrapping_add(flags & FIN)
+                .wrapping_add((flags & SYN) >> 1);
             let sequence = u32::from_be(word(frame, tcp + SEQUENCE)?);
             (0, sequence.wrapping_add(len).to_be())
         };
@@ -109,7 +110,7 @@ fn segment<G: Growing, const HEADER: usize, const SOURCE: usize>(
         let ports = word(frame, tcp)?;
         put(frame, tcp, ports.rotate_left(16))?;
         let macs = macs(frame)?;
-        readdress(frame, &macs.answer())?;
+        readdress(frame, &macs.reversed())?;
     }
     // Header length of five words; window 0.
     put(frame, tcp + FLAGS, (5 << 28 | turned << 16).to_be())?;

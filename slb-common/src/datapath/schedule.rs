@@ -8,9 +8,9 @@
 //! - least connections: of the servers of the next slots, the one with the fewest connections for its weight
 
 use super::{
-    flows::{Conflicts, Flows, Found, Query},
+    flows::{Conflicts, EntrySnapshot, Flows, Query},
+    map_access::Maps,
     slots::{current_backend, previous_backend},
-    tables::Tables,
 };
 use crate::{
     abi::{
@@ -23,7 +23,7 @@ use crate::{
     },
     hash::mix,
     net::{headers::protocol, parse::Packet},
-    opaque::{hide, hide_long},
+    opaque::{forget, forget_long},
 };
 
 /// Slots tried for a new flow of mode `nat`. The next one is tried if the slot's server has a live flow of the same
@@ -34,17 +34,17 @@ pub const CANDIDATES: u32 = 16;
 
 /// Ids of a server and of its slot's previous backend, or the number of a [`Reason`], packed into 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scheduled(pub u64);
+pub struct SchedulerResult(pub u64);
 
-impl Scheduled {
+impl SchedulerResult {
     const REFUSED: u64 = 1 << 63;
     /// No server ([`Reason::NoServer`]).
-    pub const NOBODY: Self = Self(Self::REFUSED | Reason::NoServer as u64);
+    pub const NO_SERVER: Self = Self(Self::REFUSED | Reason::NoServer as u64);
     const ID: u64 = NO_BACKEND as u64;
     const PREVIOUS: u32 = 32;
 
     #[inline(always)]
-    fn of(outcome: Result<(u32, u32), Number>) -> Self {
+    fn of(outcome: Result<(u32, u32), ReasonNumber>) -> Self {
         Self(match outcome {
             Ok((backend, previous_backend)) => {
                 u64::from(backend) | u64::from(previous_backend) << Self::PREVIOUS
@@ -80,7 +80,7 @@ impl Scheduled {
 
     /// Whether the server is its slot's previous backend.
     #[inline(always)]
-    const fn is_keepers(self) -> bool {
+    const fn is_previous_backend(self) -> bool {
         let server = self.0 & Self::ID;
         !self.is_refused() && server != Self::ID && self.0 >> Self::PREVIOUS & Self::ID == server
     }
@@ -95,41 +95,44 @@ impl Scheduled {
 
 /// Selects a server for a packet's flow. Updates affinity entry, round-robin position and connection count.
 #[inline(always)]
-pub(super) fn schedule<T: Tables>(
+pub(super) fn schedule<T: Maps>(
     packet: &Packet,
     service: &IndexEntry,
     conflicts: Conflicts,
-    tables: &T,
-) -> Scheduled {
+    maps: &T,
+) -> SchedulerResult {
     let is_tcp = packet.protocol == protocol::TCP;
-    let begins = !is_tcp || (packet.flags.asks() && !packet.flags.rst());
+    let begins = !is_tcp || (packet.flags.is_syn() && !packet.flags.rst());
     let policy = if begins { service.policy } else { 0 };
-    if !is_tcp && service.mode != mode::NAT && policy & policy::ELSEWHERE != 0 && policy & policy::FOLLOW == 0
+    if !is_tcp
+        && service.mode != mode::NAT
+        && policy & policy::PINNED_ELSEWHERE != 0
+        && policy & policy::FOLLOW == 0
     {
         // The datagram may belong to an untracked flow of the slot's previous backend.
-        let kept = tables.server_by_hash(packet, service, conflicts.0);
-        if kept.is_keepers() {
-            return kept;
+        let affinity_server = maps.server_by_hash(packet, service, conflicts.0);
+        if affinity_server.is_previous_backend() {
+            return affinity_server;
         }
     }
     let persists = policy & policy::PERSIST != 0;
-    let mut chosen = Scheduled::NOBODY;
+    let mut chosen = SchedulerResult::NO_SERVER;
     if persists {
-        chosen = tables.affinity_server(packet, service, conflicts.0);
+        chosen = maps.affinity_server(packet, service, conflicts.0);
     }
     if chosen.is_refused() {
         chosen = if policy & (policy::ROUND_ROBIN | policy::LEAST_CONNECTIONS) == 0 {
-            tables.server_by_hash(packet, service, conflicts.0)
+            maps.server_by_hash(packet, service, conflicts.0)
         } else {
-            tables.server_by_round_robin(packet, service, conflicts.0)
+            maps.server_by_round_robin(packet, service, conflicts.0)
         };
         if persists {
-            chosen = tables.set_affinity(packet, service, conflicts.0, chosen);
+            chosen = maps.set_affinity(packet, service, conflicts.0, chosen);
         }
     }
     if policy & policy::LEAST_CONNECTIONS != 0
         && let Ok(backend) = chosen.backend()
-        && let Some(load) = tables.load(backend)
+        && let Some(load) = maps.connection_count(backend)
     {
         load.add(1);
     }
@@ -138,85 +141,90 @@ pub(super) fn schedule<T: Tables>(
 
 /// Selects by the hash of the flow. Returns the server and its slot's previous backend.
 #[inline(always)]
-pub fn by_hash<T: Tables>(packet: &Packet, service: &IndexEntry, conflicts: u64, tables: &T) -> Scheduled {
-    Choice::with(packet, service, conflicts, tables, Choice::by_hash)
+pub fn by_hash<T: Maps>(packet: &Packet, service: &IndexEntry, conflicts: u64, maps: &T) -> SchedulerResult {
+    Scheduler::with(packet, service, conflicts, maps, Scheduler::by_hash)
 }
 
 /// Selects the next server in round robin, or by least connections if the policy says so.
 #[inline(always)]
-pub fn by_round_robin<T: Tables>(
+pub fn by_round_robin<T: Maps>(
     packet: &Packet,
     service: &IndexEntry,
     conflicts: u64,
-    tables: &T,
-) -> Scheduled {
-    Choice::with(packet, service, conflicts, tables, Choice::by_round_robin)
+    maps: &T,
+) -> SchedulerResult {
+    Scheduler::with(packet, service, conflicts, maps, Scheduler::by_round_robin)
 }
 
 /// Selects the server of the client's affinity entry.
 #[inline(always)]
-pub fn kept<T: Tables>(packet: &Packet, service: &IndexEntry, conflicts: u64, tables: &T) -> Scheduled {
-    Choice::with(packet, service, conflicts, tables, Choice::kept)
+pub fn affinity_server<T: Maps>(
+    packet: &Packet,
+    service: &IndexEntry,
+    conflicts: u64,
+    maps: &T,
+) -> SchedulerResult {
+    Scheduler::with(packet, service, conflicts, maps, Scheduler::affinity_server)
 }
 
 /// Records the server in the client's affinity entry. Returns the server that the entry then names: another processor
 /// may have recorded one for another flow of the client.
 #[inline(always)]
-pub fn keep<T: Tables>(
+pub fn set_affinity<T: Maps>(
     packet: &Packet,
     service: &IndexEntry,
     conflicts: u64,
-    chosen: Scheduled,
-    tables: &T,
-) -> Scheduled {
-    let first = Choice::with(packet, service, conflicts, tables, |choice| {
-        choice.keep(chosen.backend().map_err(|reason| reason as u32)?)
+    chosen: SchedulerResult,
+    maps: &T,
+) -> SchedulerResult {
+    let first = Scheduler::with(packet, service, conflicts, maps, |choice| {
+        choice.set_affinity(chosen.backend().map_err(|reason| reason as u32)?)
     });
     if first.is_refused() { chosen } else { first }
 }
 
-struct Choice<'t, T> {
+struct Scheduler<'t, T> {
     packet: &'t Packet,
     service: &'t IndexEntry,
     conflicts: Conflicts,
-    tables: &'t T,
+    maps: &'t T,
     index: &'t ServiceIndex,
 }
 
 /// Number of a [`Reason`], so that the verifier need not follow each reason apart.
-type Number = u32;
+type ReasonNumber = u32;
 
-impl<'t, T: Tables> Choice<'t, T> {
+impl<'t, T: Maps> Scheduler<'t, T> {
     #[inline(always)]
     fn with(
         packet: &'t Packet,
         service: &'t IndexEntry,
         conflicts: u64,
-        tables: &'t T,
-        choose: impl FnOnce(&Self) -> Result<(u32, u32), Number>,
-    ) -> Scheduled {
-        let Some(index) = tables.index() else { return Scheduled::NOBODY };
-        Scheduled::of(choose(&Self { packet, service, conflicts: Conflicts(conflicts), tables, index }))
+        maps: &'t T,
+        choose: impl FnOnce(&Self) -> Result<(u32, u32), ReasonNumber>,
+    ) -> SchedulerResult {
+        let Some(index) = maps.index() else { return SchedulerResult::NO_SERVER };
+        SchedulerResult::of(choose(&Self { packet, service, conflicts: Conflicts(conflicts), maps, index }))
     }
 
     #[inline(always)]
-    fn number(&self, reason: Reason) -> Number {
-        hide(reason as u32, self.index.seed)
+    fn number(&self, reason: Reason) -> ReasonNumber {
+        forget(reason as u32, self.index.seed)
     }
 
     /// The server that the table names for the flow's hash, and its slot's previous backend.
     #[inline(always)]
-    fn by_hash(&self) -> Result<(u32, u32), Number> {
-        let Self { packet, service, tables, .. } = *self;
-        let lookup_table = tables.lookup_table(service.lookup_table).ok_or(self.number(Reason::NotReady))?;
-        let answers_return = service.mode == mode::NAT;
+    fn by_hash(&self) -> Result<(u32, u32), ReasonNumber> {
+        let Self { packet, service, maps, .. } = *self;
+        let lookup_table = maps.lookup_table(service.lookup_table).ok_or(self.number(Reason::NotReady))?;
+        let sees_replies = service.mode == mode::NAT;
         let is_tcp = packet.protocol == protocol::TCP;
         // A mid-stream segment without an entry belongs to a connection from before the change. A datagram may; in mode
         // `nat` all UDP flows in use are tracked.
         let may_be_old = if is_tcp {
-            !packet.flags.asks()
+            !packet.flags.is_syn()
         } else {
-            !answers_return && service.policy & policy::FOLLOW == 0
+            !sees_replies && service.policy & policy::FOLLOW == 0
         };
         let (client, port) = (&packet.source, packet.source_port);
         let mut hash =
@@ -224,28 +232,28 @@ impl<'t, T: Tables> Choice<'t, T> {
         for _ in 0..SERVERS_TRIED {
             let number = LookupTable::slot_of(lookup_table.size, hash);
             let slot = lookup_table.slot(number);
-            let previous_backend = previous_backend(lookup_table, number, slot, tables);
+            let previous_backend = previous_backend(lookup_table, number, slot, maps);
             let backend = match previous_backend {
                 Some(previous_backend) if may_be_old && (is_tcp || previous_backend.is_alive()) => {
                     previous_backend
                 }
-                _ => current_backend(packet, slot, tables).map_err(|reason| self.number(reason))?,
+                _ => current_backend(packet, slot, maps).map_err(|reason| self.number(reason))?,
             };
             let chosen = (
                 backend.handle.id(),
-                hide(
+                forget(
                     previous_backend.map_or(NO_BACKEND, |previous_backend| previous_backend.handle.id()),
                     self.index.seed,
                 ),
             );
-            if !answers_return {
+            if !sees_replies {
                 return Ok(chosen);
             }
             if backend.address.same(&packet.source) {
                 return Err(self.number(Reason::Hairpin));
             }
             // A RST begins no flow, so it cannot conflict with one.
-            if packet.flags.rst() || !self.conflicts.lead_to(backend) {
+            if packet.flags.rst() || !self.conflicts.include(backend) {
                 return Ok(chosen);
             }
             hash = mix(hash);
@@ -256,34 +264,36 @@ impl<'t, T: Tables> Choice<'t, T> {
     /// Round robin: the next server that may have the flow. Least connections: of all candidates the first with the
     /// fewest connections for its weight.
     #[inline(always)]
-    fn by_round_robin(&self) -> Result<(u32, u32), Number> {
+    fn by_round_robin(&self) -> Result<(u32, u32), ReasonNumber> {
         let lookup_table =
-            self.tables.lookup_table(self.service.lookup_table).ok_or(self.number(Reason::NotReady))?;
-        let turn = self.tables.turn(self.service.id()).ok_or(self.number(Reason::NotReady))?.add(1);
+            self.maps.lookup_table(self.service.lookup_table).ok_or(self.number(Reason::NotReady))?;
+        let round_robin_position =
+            self.maps.round_robin_position(self.service.id()).ok_or(self.number(Reason::NotReady))?.add(1);
         if lookup_table.size == 0 {
             return Err(self.number(Reason::NoServer));
         }
-        let takes_first = self.service.policy & policy::LEAST_CONNECTIONS == 0;
+        let is_round_robin = self.service.policy & policy::LEAST_CONNECTIONS == 0;
         let unknown = self.index.seed;
-        let (mut turn, mut why) = (turn % u64::from(lookup_table.size), self.number(Reason::NoServer));
+        let (mut round_robin_position, mut why) =
+            (round_robin_position % u64::from(lookup_table.size), self.number(Reason::NoServer));
         // Load 1 with weight 0 is more than the load of any server.
-        let (mut best, mut best_load, mut best_weight) = (hide(NO_BACKEND, unknown), 1, 0);
+        let (mut best, mut best_load, mut best_weight) = (forget(NO_BACKEND, unknown), 1, 0);
         for _ in 0..CANDIDATES {
             // The verifier joins the rounds of the loop if it knows nothing of these values.
-            turn = hide_long(turn, unknown);
-            (best, why) = (hide(best, unknown), hide(why, unknown));
-            (best_load, best_weight) = (hide_long(best_load, unknown), hide_long(best_weight, unknown));
-            let slot = lookup_table.slot(turn);
+            round_robin_position = forget_long(round_robin_position, unknown);
+            (best, why) = (forget(best, unknown), forget(why, unknown));
+            (best_load, best_weight) = (forget_long(best_load, unknown), forget_long(best_weight, unknown));
+            let slot = lookup_table.slot(round_robin_position);
             match self.candidate(slot) {
                 Ok(backend) => {
                     let id = backend.handle.id();
-                    if takes_first {
+                    if is_round_robin {
                         return Ok((id, NO_BACKEND));
                     }
-                    let load = self.tables.load(id).map_or(0, SharedWord::load);
+                    let load = self.maps.connection_count(id).map_or(0, SharedWord::load);
                     // A count may be negative for a while: a flow's end was counted, and not its beginning.
                     let load = if load > u64::from(u32::MAX) { 1 } else { load + 1 };
-                    let weight = u64::from(backend.share);
+                    let weight = u64::from(backend.effective_weight);
                     if load * best_weight < best_load * weight {
                         (best, best_load, best_weight) = (id, load, weight);
                     }
@@ -292,9 +302,9 @@ impl<'t, T: Tables> Choice<'t, T> {
             }
             // A server with a high weight may have a hundred slots in a run. One try is enough to see that it cannot
             // have the flow.
-            turn += slot.next();
-            if turn >= u64::from(lookup_table.size) {
-                turn -= u64::from(lookup_table.size);
+            round_robin_position += slot.next();
+            if round_robin_position >= u64::from(lookup_table.size) {
+                round_robin_position -= u64::from(lookup_table.size);
             }
         }
         if best == NO_BACKEND { Err(why) } else { Ok((best, NO_BACKEND)) }
@@ -302,10 +312,10 @@ impl<'t, T: Tables> Choice<'t, T> {
 
     /// The server of a slot, if it may have the new flow.
     #[inline(always)]
-    fn candidate(&self, slot: Slot) -> Result<&'t Backend, Number> {
-        let backend = slot.server().and_then(|id| self.tables.backend(id));
+    fn candidate(&self, slot: Slot) -> Result<&'t Backend, ReasonNumber> {
+        let backend = slot.server().and_then(|id| self.maps.backend(id));
         let backend = backend.ok_or(self.number(Reason::NoServer))?;
-        match self.refused(backend) {
+        match self.refusal_reason(backend) {
             None => Ok(backend),
             Some(reason) => Err(self.number(reason)),
         }
@@ -313,13 +323,13 @@ impl<'t, T: Tables> Choice<'t, T> {
 
     /// Why a server may not have a new flow; `None` if it may.
     #[inline(always)]
-    fn refused(&self, backend: &Backend) -> Option<Reason> {
-        let answers_return = self.service.mode == mode::NAT;
-        if backend.flags & Backend::NEW == 0 {
+    fn refusal_reason(&self, backend: &Backend) -> Option<Reason> {
+        let sees_replies = self.service.mode == mode::NAT;
+        if backend.flags & Backend::ACCEPTS_NEW == 0 {
             Some(Reason::NoServer)
-        } else if answers_return && backend.address.same(&self.packet.source) {
+        } else if sees_replies && backend.address.same(&self.packet.source) {
             Some(Reason::Hairpin)
-        } else if answers_return && self.conflicts.lead_to(backend) {
+        } else if sees_replies && self.conflicts.include(backend) {
             Some(Reason::PortConflict)
         } else {
             None
@@ -328,34 +338,34 @@ impl<'t, T: Tables> Choice<'t, T> {
 
     /// The server of the client's affinity entry. Refreshes the entry.
     #[inline(always)]
-    fn kept(&self) -> Result<(u32, u32), Number> {
+    fn affinity_server(&self) -> Result<(u32, u32), ReasonNumber> {
         let none = self.number(Reason::NoServer);
         let (flows, query) = self.client();
-        let found = flows.read(&query, self.tables.find_flow(&query, self.service.service)).ok_or(none)?;
-        let backend = self.holds(&flows, &found).ok_or(none)?;
-        if self.refused(backend).is_some() {
+        let found = flows.read(&query, self.maps.find_flow(&query, self.service.service)).ok_or(none)?;
+        let backend = self.live_server(&flows, &found).ok_or(none)?;
+        if self.refusal_reason(backend).is_some() {
             return Err(none);
         }
         let idle = persistence_units(self.service.persistence);
-        if found.meta.units() == idle {
-            flows.touch(&found, found.meta.state(), idle);
+        if found.sequence_word.units() == idle {
+            flows.touch(&found, found.sequence_word.state(), idle);
         } else {
             // The configured persistence has changed.
-            flows.replace(&found, &query, &found.flow, found.meta.state(), idle);
+            flows.replace(&found, &query, &found.flow, found.sequence_word.state(), idle);
         }
         Ok((backend.handle.id(), NO_BACKEND))
     }
 
     /// The server that an affinity entry names; `None` if the entry has expired, or its server takes no new flows.
     #[inline(always)]
-    fn holds(&self, flows: &Flows<'t, T>, found: &Found<'t>) -> Option<&'t Backend> {
+    fn live_server(&self, flows: &Flows<'t, T>, found: &EntrySnapshot<'t>) -> Option<&'t Backend> {
         // Last-seen times are exact to one second.
-        if flows.silence(found.meta) > (u32::from(self.service.persistence) + 1) * self.index.hz {
+        if flows.silence(found.sequence_word) > (u32::from(self.service.persistence) + 1) * self.index.hz {
             return None;
         }
-        let backend = flows.live(found.flow.backend)?;
+        let backend = flows.live_backend(found.flow.backend)?;
         // The listener may have another server table now, without this server.
-        if backend.lookup_table == self.service.lookup_table && backend.flags & Backend::NEW != 0 {
+        if backend.lookup_table == self.service.lookup_table && backend.flags & Backend::ACCEPTS_NEW != 0 {
             Some(backend)
         } else {
             None
@@ -365,29 +375,29 @@ impl<'t, T: Tables> Choice<'t, T> {
     /// Records a server in the client's affinity entry, unless that names another one already. Another processor may
     /// have been faster, or the named server cannot take this flow. Returns the server that the flow goes to.
     #[inline(always)]
-    fn keep(&self, id: u32) -> Result<(u32, u32), Number> {
+    fn set_affinity(&self, id: u32) -> Result<(u32, u32), ReasonNumber> {
         let none = self.number(Reason::NoServer);
-        let backend = self.tables.backend(id).ok_or(none)?;
+        let backend = self.maps.backend(id).ok_or(none)?;
         let (flows, query) = self.client();
         let service = self.service.service;
         let idle = persistence_units(self.service.persistence);
         let flow = Flow { service, backend: backend.handle, ..Flow::default() };
-        let found = flows.read(&query, self.tables.find_flow(&query, service));
+        let found = flows.read(&query, self.maps.find_flow(&query, service));
         match &found {
-            Some(found) if self.holds(&flows, found).is_some() => {}
-            Some(found) => drop(flows.replace(found, &query, &flow, state::CLIENT, idle)),
-            None => drop(flows.put(&query, &flow, state::CLIENT, idle)),
+            Some(found) if self.live_server(&flows, found).is_some() => {}
+            Some(found) => drop(flows.replace(found, &query, &flow, state::AFFINITY, idle)),
+            None => drop(flows.insert_entry(&query, &flow, state::AFFINITY, idle)),
         }
-        let first = flows.read(&query, self.tables.find_flow(&query, service)).ok_or(none)?;
-        let backend = self.holds(&flows, &first).ok_or(none)?;
-        if self.refused(backend).is_some() { Err(none) } else { Ok((backend.handle.id(), NO_BACKEND)) }
+        let first = flows.read(&query, self.maps.find_flow(&query, service)).ok_or(none)?;
+        let backend = self.live_server(&flows, &first).ok_or(none)?;
+        if self.refusal_reason(backend).is_some() { Err(none) } else { Ok((backend.handle.id(), NO_BACKEND)) }
     }
 
     /// The flow table, and the search for the client's affinity entry.
     #[inline(always)]
     fn client(&self) -> (Flows<'t, T>, Query) {
-        let flows = Flows::open(self.index, self.tables);
-        let query = flows.query(Client::whole(&self.packet.source, self.service.id()));
+        let flows = Flows::open(self.index, self.maps);
+        let query = flows.query(Client::affinity(&self.packet.source, self.service.id()));
         (flows, query)
     }
 }

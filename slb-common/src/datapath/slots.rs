@@ -1,6 +1,6 @@
 //! Current and previous backend of a slot.
 
-use super::tables::Tables;
+use super::map_access::Maps;
 use crate::{
     abi::{
         backend::Backend,
@@ -20,18 +20,18 @@ pub(super) fn hash_of(packet: &Packet, service: &IndexEntry) -> u64 {
 /// The current backend of a slot, for a packet. [`Reason::NoServer`] if it may not have the packet; [`Reason::Reset`]
 /// for a segment of a terminating server's connection.
 #[inline(always)]
-pub(super) fn current_backend<'t, T: Tables>(
+pub(super) fn current_backend<'t, T: Maps>(
     packet: &Packet,
     slot: Slot,
-    tables: &'t T,
+    maps: &'t T,
 ) -> Result<&'t Backend, Reason> {
-    let backend = tables.backend(slot.server().ok_or(Reason::NoServer)?).ok_or(Reason::NoServer)?;
+    let backend = maps.backend(slot.server().ok_or(Reason::NoServer)?).ok_or(Reason::NoServer)?;
     // A new table may be about to replace this one. A server whose entry is cleared gets nothing. One that is not able
     // to serve keeps its connections.
-    let goes_on = packet.protocol == protocol::TCP && !packet.flags.asks() && backend.handle.0 != 0;
+    let is_mid_stream = packet.protocol == protocol::TCP && !packet.flags.is_syn() && backend.handle.0 != 0;
     if backend.is_alive() {
         Ok(backend)
-    } else if goes_on {
+    } else if is_mid_stream {
         if backend.is_terminating() && !packet.flags.rst() { Err(Reason::Reset) } else { Ok(backend) }
     } else {
         Err(Reason::NoServer)
@@ -41,15 +41,15 @@ pub(super) fn current_backend<'t, T: Tables>(
 /// The previous backend of a slot: it has the flows without an entry. `None` if the slot does not migrate, or the
 /// server is gone.
 #[inline(always)]
-pub(super) fn previous_backend<'t, T: Tables>(
+pub(super) fn previous_backend<'t, T: Maps>(
     lookup_table: &LookupTable,
     number: u64,
     slot: Slot,
-    tables: &'t T,
+    maps: &'t T,
 ) -> Option<&'t Backend> {
     if !slot.is_migrating() {
         return None;
     }
-    let id = tables.lookup_table(lookup_table.previous_backends)?.slot(number).server()?;
-    tables.backend(id).filter(|backend| backend.handle.0 != 0)
+    let id = maps.lookup_table(lookup_table.previous_backends)?.slot(number).server()?;
+    maps.backend(id).filter(|backend| backend.handle.0 != 0)
 }

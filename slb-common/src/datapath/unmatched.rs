@@ -6,7 +6,7 @@
 //!
 //! A BPF subprogram, as the searches of [`super::flows`]: takes the parsed packet and returns a number.
 
-use super::{icmp_error::Message, tables::Tables};
+use super::{icmp_error::IcmpMessage, map_access::Maps};
 use crate::{
     abi::{service::policy, stats::Reason},
     net::{headers::protocol, parse::Packet},
@@ -19,73 +19,75 @@ pub const DROP: u32 = 1;
 /// The sender receives a RST.
 pub const RESET: u32 = 2;
 /// The sender receives the ICMP error in the upper half.
-pub const TELL: u32 = 3;
+pub const ICMP_ERROR: u32 = 3;
 
 /// The packet is dropped: its source is martian.
 pub const MARTIAN: u32 = 4;
 
 /// One of the actions above in the lower half, an ICMP error in the upper half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision(pub u64);
+pub struct UnmatchedDecision(pub u64);
 
-impl Decision {
+impl UnmatchedDecision {
     #[inline(always)]
-    const fn of(what: u32) -> Self {
-        Self(what as u64)
+    const fn of(action: u32) -> Self {
+        Self(action as u64)
     }
 
     #[inline(always)]
-    const fn tell(message: Message) -> Self {
-        Self((message.0 as u64) << 32 | TELL as u64)
+    const fn icmp_error(message: IcmpMessage) -> Self {
+        Self((message.0 as u64) << 32 | ICMP_ERROR as u64)
     }
 
     /// The action.
     #[inline(always)]
-    pub(super) const fn what(self) -> u32 {
+    pub(super) const fn action(self) -> u32 {
         self.0 as u32
     }
 
-    /// The ICMP error of [`TELL`].
+    /// The ICMP error of [`ICMP_ERROR`].
     #[inline(always)]
-    pub(super) const fn message(self) -> Message {
-        Message((self.0 >> 32) as u32)
+    pub(super) const fn message(self) -> IcmpMessage {
+        IcmpMessage((self.0 >> 32) as u32)
     }
 }
 
 /// Decides on a packet that no listener takes and that answers no flow. `reason` is the number of [`Reason::NotOurs`],
 /// or of the reason for which the parser refused the packet. Fields that the parser has not read are zero.
 #[inline(always)]
-pub fn decide<T: Tables>(packet: &Packet, reason: u32, tables: &T) -> Decision {
-    let Some(index) = tables.index() else { return Decision::of(PASS) };
-    let Some(vip) = index.vip(&packet.destination) else { return Decision::of(PASS) };
+pub fn decide<T: Maps>(packet: &Packet, reason: u32, maps: &T) -> UnmatchedDecision {
+    let Some(index) = maps.index() else { return UnmatchedDecision::of(PASS) };
+    let Some(vip) = index.vip(&packet.destination) else { return UnmatchedDecision::of(PASS) };
     if vip.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) == 0 {
         // The kernel would reassemble the listener's fragments and reset their connection.
         let is_listeners = reason == Reason::Fragment as u32
             && packet.destination_port != 0
             && index.find(&packet.destination, packet.destination_port, packet.protocol).is_some();
-        return Decision::of(if is_listeners { DROP } else { PASS });
+        return UnmatchedDecision::of(if is_listeners { DROP } else { PASS });
     }
     // The parser may not have read the source of a packet that it has refused.
-    if is_whole(reason) && index.is_martian(&packet.source) {
-        return Decision::of(MARTIAN);
+    if is_fully_parsed(reason) && index.is_martian(&packet.source) {
+        return UnmatchedDecision::of(MARTIAN);
     }
     if vip.policy & policy::REJECT_UNMATCHED == 0 || index.is_martian(&packet.source) {
-        return Decision::of(DROP);
+        return UnmatchedDecision::of(DROP);
     }
     let is_v4 = packet.destination.is_v4();
     let is_sound = reason == Reason::NotOurs as u32;
     match packet.protocol {
-        protocol::TCP if is_sound && !packet.flags.rst() => Decision::of(RESET),
-        protocol::UDP if is_sound => Decision::tell(Message::no_port(is_v4)),
+        protocol::TCP if is_sound && !packet.flags.rst() => UnmatchedDecision::of(RESET),
+        protocol::UDP if is_sound => UnmatchedDecision::icmp_error(IcmpMessage::no_port(is_v4)),
         // No ICMP error answers an ICMP error, and no host answers unknown ICMP messages.
-        protocol::ICMP | protocol::ICMPV6 | protocol::NO_NEXT_HEADER => Decision::of(DROP),
-        _ if reason == Reason::OtherProtocol as u32 => Decision::tell(Message::no_protocol(is_v4)),
-        _ => Decision::of(DROP),
+        protocol::ICMP | protocol::ICMPV6 | protocol::NO_NEXT_HEADER => UnmatchedDecision::of(DROP),
+        _ if reason == Reason::OtherProtocol as u32 => {
+            UnmatchedDecision::icmp_error(IcmpMessage::no_protocol(is_v4))
+        }
+        _ => UnmatchedDecision::of(DROP),
     }
 }
 
 /// Whether the parser has read the packet in full: it is refused only for its destination or protocol.
 #[inline(always)]
-pub(super) const fn is_whole(reason: u32) -> bool {
+pub(super) const fn is_fully_parsed(reason: u32) -> bool {
     reason == Reason::NotOurs as u32 || reason == Reason::OtherProtocol as u32
 }

@@ -28,7 +28,7 @@ mod tests {
     /// Figure 4 of RFC 6040: a row per inner field and a column per outer field, both in the order Not-ECT, ECT(0),
     /// ECT(1), CE.
     #[test]
-    fn the_table_of_the_rfc() {
+    fn ecn_combination_matches_rfc_6040_figure_4() {
         const ORDER: [u32; 4] = [NOT_ECT, ECT_0, ECT_1, CE];
         let table = [
             [Some(NOT_ECT), Some(NOT_ECT), Some(NOT_ECT), None],

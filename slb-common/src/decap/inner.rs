@@ -4,7 +4,7 @@ use super::{ecn, outer::Outer};
 use crate::{
     abi::{
         Address,
-        decap::{Policy, Reason},
+        decap::{DecapPolicy, DecapReason},
     },
     net::{
         checksum::Delta,
@@ -23,39 +23,39 @@ use crate::{
 pub(super) fn forward(
     frame: &mut Frame<'_>,
     outer: &Outer,
-    policy: &Policy,
-) -> Result<(u16, Reason), Reason> {
+    policy: &DecapPolicy,
+) -> Result<(u16, DecapReason), DecapReason> {
     // Two bytes where one would do: for one byte the compiler emits a comparison from which the verifier learns
     // nothing.
-    let version = frame.header::<[u8; 2]>(outer.inner).ok_or(Reason::BadInner)?[0] >> 4;
+    let version = frame.header::<[u8; 2]>(outer.inner).ok_or(DecapReason::BadInner)?[0] >> 4;
     if version != if outer.carries_v4 { 4 } else { 6 } {
-        return Err(Reason::InnerVersion);
+        return Err(DecapReason::InnerVersion);
     }
     if outer.carries_v4 {
         ipv4(frame, outer, policy)?;
-        Ok((ether_type::IPV4, if outer.is_v4 { Reason::V4InV4 } else { Reason::V4InV6 }))
+        Ok((ether_type::IPV4, if outer.is_v4 { DecapReason::V4InV4 } else { DecapReason::V4InV6 }))
     } else {
         ipv6(frame, outer, policy)?;
-        Ok((ether_type::IPV6, if outer.is_v4 { Reason::V6InV4 } else { Reason::V6InV6 }))
+        Ok((ether_type::IPV6, if outer.is_v4 { DecapReason::V6InV4 } else { DecapReason::V6InV6 }))
     }
 }
 
 /// RFC 791, 3.1.
 #[inline(always)]
-fn ipv4(frame: &mut Frame<'_>, outer: &Outer, policy: &Policy) -> Result<(), Reason> {
-    let ip = frame.header_mut::<Ipv4Hdr>(outer.inner).ok_or(Reason::BadInner)?;
+fn ipv4(frame: &mut Frame<'_>, outer: &Outer, policy: &DecapPolicy) -> Result<(), DecapReason> {
+    let ip = frame.header_mut::<Ipv4Hdr>(outer.inner).ok_or(DecapReason::BadInner)?;
     let header_len = usize::from(ip.vihl & 0xf) * 4;
     let total = usize::from(u16::from_be_bytes(ip.tot_len));
-    if header_len < size_of::<Ipv4Hdr>() || total < header_len || total > outer.room {
-        return Err(Reason::BadInner);
+    if header_len < size_of::<Ipv4Hdr>() || total < header_len || total > outer.ip_payload_len {
+        return Err(DecapReason::BadInner);
     }
     if !policy.accepts(&Address::v4(ip.dst_addr)) {
-        return Err(Reason::DestinationNotAccepted);
+        return Err(DecapReason::DestinationNotAccepted);
     }
     if ip.ttl <= 1 {
-        return Err(Reason::InnerHopLimit);
+        return Err(DecapReason::InnerHopLimit);
     }
-    let congestion = ecn::combine(outer.ecn, u32::from(ip.tos)).ok_or(Reason::Congestion)?;
+    let congestion = ecn::combine(outer.ecn, u32::from(ip.tos)).ok_or(DecapReason::Congestion)?;
     let tos = ip.tos & !3 | congestion as u8;
     ip.check = Delta::default()
         .word(u16::from_ne_bytes([ip.vihl, ip.tos]), u16::from_ne_bytes([ip.vihl, tos]))
@@ -68,21 +68,21 @@ fn ipv4(frame: &mut Frame<'_>, outer: &Outer, policy: &Policy) -> Result<(), Rea
 
 /// RFC 8200, 3.
 #[inline(always)]
-fn ipv6(frame: &mut Frame<'_>, outer: &Outer, policy: &Policy) -> Result<(), Reason> {
-    let ip = frame.header_mut::<Ipv6Hdr>(outer.inner).ok_or(Reason::BadInner)?;
+fn ipv6(frame: &mut Frame<'_>, outer: &Outer, policy: &DecapPolicy) -> Result<(), DecapReason> {
+    let ip = frame.header_mut::<Ipv6Hdr>(outer.inner).ok_or(DecapReason::BadInner)?;
     let payload = usize::from(u16::from_be_bytes(ip.payload_len));
-    if size_of::<Ipv6Hdr>() + payload > outer.room {
-        return Err(Reason::BadInner);
+    if size_of::<Ipv6Hdr>() + payload > outer.ip_payload_len {
+        return Err(DecapReason::BadInner);
     }
     let destination = Address::v6(ip.dst_addr);
     // A mapped address (RFC 4942, 2.2) would look like an IPv4 address.
     if destination.is_v4() || !policy.accepts(&destination) {
-        return Err(Reason::DestinationNotAccepted);
+        return Err(DecapReason::DestinationNotAccepted);
     }
     if ip.hop_limit <= 1 {
-        return Err(Reason::InnerHopLimit);
+        return Err(DecapReason::InnerHopLimit);
     }
-    let congestion = ecn::combine(outer.ecn, u32::from(ip.vcf[1] >> 4)).ok_or(Reason::Congestion)?;
+    let congestion = ecn::combine(outer.ecn, u32::from(ip.vcf[1] >> 4)).ok_or(DecapReason::Congestion)?;
     ip.vcf[1] = ip.vcf[1] & !0x30 | (congestion as u8) << 4;
     ip.hop_limit -= 1;
     Ok(())

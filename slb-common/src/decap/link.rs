@@ -1,7 +1,7 @@
 //! Moves the Ethernet header from the outer to the inner packet.
 
 use crate::{
-    abi::decap::Policy,
+    abi::decap::DecapPolicy,
     net::{
         ethernet::{ETHERNET_TYPE, UNTAGGED},
         frame::Frame,
@@ -20,13 +20,13 @@ pub(super) fn move_header(
     network: usize,
     inner: usize,
     ether_type: u16,
-    policy: &Policy,
+    policy: &DecapPolicy,
 ) -> Option<usize> {
     let tags = network.checked_sub(UNTAGGED)? / size_of::<VlanTag>();
     // The compiler knows bounds of the new offset from earlier comparisons; the verifier does not. So they are checked
     // again.
-    let cut = policy.hide(inner.checked_sub(network)?);
-    let type_at = policy.hide(inner.checked_sub(size_of::<u16>())?);
+    let cut = policy.forget(inner.checked_sub(network)?);
+    let type_at = policy.forget(inner.checked_sub(size_of::<u16>())?);
 
     let addresses = (read(frame, 0)?, read(frame, 4)?, read(frame, 8)?);
     // A type and the tag behind it.

@@ -3,7 +3,7 @@
 use crate::{
     abi::{
         Address,
-        decap::{Policy, Reason},
+        decap::{DecapPolicy, DecapReason},
     },
     net::{
         ethernet,
@@ -25,7 +25,7 @@ pub(super) struct Outer {
     /// Offset of the inner IP header.
     pub(super) inner: usize,
     /// Length of the outer packet behind its headers, in bytes.
-    pub(super) room: usize,
+    pub(super) ip_payload_len: usize,
     /// Outer source address.
     pub(super) source: Address,
     /// Whether the outer header is IPv4.
@@ -40,15 +40,15 @@ impl Outer {
     /// The same values, about which the verifier then knows nothing. It follows the next steps once, not for each
     /// combination of tags, options and versions.
     #[inline(always)]
-    pub(super) fn hidden(self, policy: &Policy) -> Self {
+    pub(super) fn forget(self, policy: &DecapPolicy) -> Self {
         Self {
-            network: policy.hide(self.network),
-            inner: policy.hide(self.inner),
-            room: policy.hide(self.room),
+            network: policy.forget(self.network),
+            inner: policy.forget(self.inner),
+            ip_payload_len: policy.forget(self.ip_payload_len),
             source: self.source,
-            is_v4: policy.hide(usize::from(self.is_v4)) != 0,
-            carries_v4: policy.hide(usize::from(self.carries_v4)) != 0,
-            ecn: policy.hide(self.ecn as usize) as u32,
+            is_v4: policy.forget(usize::from(self.is_v4)) != 0,
+            carries_v4: policy.forget(usize::from(self.carries_v4)) != 0,
+            ecn: policy.forget(self.ecn as usize) as u32,
         }
     }
 }
@@ -59,25 +59,25 @@ impl Outer {
 ///
 /// The frame is no tunnel packet, or its inner offset is uncertain. For each of these reasons the frame is passed.
 #[inline(always)]
-pub(super) fn read(frame: &Frame<'_>) -> Result<Outer, Reason> {
-    let addresses = frame.header::<EthernetAddresses>(0).ok_or(Reason::BadOuter)?;
+pub(super) fn read(frame: &Frame<'_>) -> Result<Outer, DecapReason> {
+    let addresses = frame.header::<EthernetAddresses>(0).ok_or(DecapReason::BadOuter)?;
     if addresses.destination[0] & 1 != 0 {
-        return Err(Reason::LinkMulticast);
+        return Err(DecapReason::LinkMulticast);
     }
-    let (kind, network) = ethernet::network(frame).ok_or(Reason::BadOuter)?;
+    let (kind, network) = ethernet::network(frame).ok_or(DecapReason::BadOuter)?;
     match kind {
         ether_type::IPV4 => ipv4(frame, network),
         ether_type::IPV6 => ipv6(frame, network),
-        _ => Err(Reason::NotIp),
+        _ => Err(DecapReason::NotIp),
     }
 }
 
 /// RFC 2003, 3.1; RFC 4213, 3.6.
 #[inline(always)]
-fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Outer, Reason> {
-    let ip = frame.header::<Ipv4Hdr>(network).ok_or(Reason::BadOuter)?;
+fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Outer, DecapReason> {
+    let ip = frame.header::<Ipv4Hdr>(network).ok_or(DecapReason::BadOuter)?;
     if ip.proto != protocol::IPV4 && ip.proto != protocol::IPV6 {
-        return Err(Reason::NotTunnel);
+        return Err(DecapReason::NotTunnel);
     }
     let header_len = usize::from(ip.vihl & 0xf) * 4;
     let total = usize::from(u16::from_be_bytes(ip.tot_len));
@@ -86,16 +86,16 @@ fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Outer, Reason> {
         || total < header_len
         || frame.len() < network + total
     {
-        return Err(Reason::BadOuter);
+        return Err(DecapReason::BadOuter);
     }
     // More-fragments flag or an offset. The kernel may reassemble the packet for a tunnel of its own.
     if u16::from_be_bytes(ip.frags) & 0x3fff != 0 {
-        return Err(Reason::Fragment);
+        return Err(DecapReason::Fragment);
     }
     Ok(Outer {
         network,
         inner: network + header_len,
-        room: total - header_len,
+        ip_payload_len: total - header_len,
         source: Address::v4(ip.src_addr),
         is_v4: true,
         carries_v4: ip.proto == protocol::IPV4,
@@ -105,8 +105,8 @@ fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Outer, Reason> {
 
 /// RFC 2473, 3.
 #[inline(always)]
-fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Outer, Reason> {
-    let ip = frame.header::<Ipv6Hdr>(network).ok_or(Reason::BadOuter)?;
+fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Outer, DecapReason> {
+    let ip = frame.header::<Ipv6Hdr>(network).ok_or(DecapReason::BadOuter)?;
     let payload = usize::from(u16::from_be_bytes(ip.payload_len));
     let ecn = u32::from(ip.vcf[1] >> 4 & 3);
     let is_v6 = ip.vcf[0] >> 4 == 6;
@@ -118,36 +118,36 @@ fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Outer, Reason> {
             break;
         }
         let at = network + size_of::<Ipv6Hdr>() + options;
-        let header = frame.header::<ExtensionHeader>(at).ok_or(Reason::BadOuter)?;
+        let header = frame.header::<ExtensionHeader>(at).ok_or(DecapReason::BadOuter)?;
         next = header.next_header;
         options += (usize::from(header.length) + 1) * 8;
         if options > MAX_OPTION_BYTES {
-            return Err(Reason::ExtensionHeaders);
+            return Err(DecapReason::ExtensionHeaders);
         }
     }
     if next == protocol::FRAGMENT {
         let at = network + size_of::<Ipv6Hdr>() + options;
-        next = frame.header::<ExtensionHeader>(at).ok_or(Reason::BadOuter)?.next_header;
+        next = frame.header::<ExtensionHeader>(at).ok_or(DecapReason::BadOuter)?.next_header;
         let tunnel = next == protocol::IPV4 || next == protocol::IPV6;
-        return Err(if tunnel { Reason::Fragment } else { Reason::NotTunnel });
+        return Err(if tunnel { DecapReason::Fragment } else { DecapReason::NotTunnel });
     }
     if next == protocol::DESTINATION_OPTIONS {
-        return Err(Reason::ExtensionHeaders);
+        return Err(DecapReason::ExtensionHeaders);
     }
     if next != protocol::IPV4 && next != protocol::IPV6 {
-        return Err(Reason::NotTunnel);
+        return Err(DecapReason::NotTunnel);
     }
     if !is_v6 || payload < options || frame.len() < network + size_of::<Ipv6Hdr>() + payload {
-        return Err(Reason::BadOuter);
+        return Err(DecapReason::BadOuter);
     }
     // Mapped addresses occur in no valid packet (RFC 4942, 2.2). This one would look like an IPv4 source.
     if source.is_v4() {
-        return Err(Reason::SourceNotAllowed);
+        return Err(DecapReason::SourceNotAllowed);
     }
     Ok(Outer {
         network,
         inner: network + size_of::<Ipv6Hdr>() + options,
-        room: payload - options,
+        ip_payload_len: payload - options,
         source,
         is_v4: false,
         carries_v4: next == protocol::IPV4,

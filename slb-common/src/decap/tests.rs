@@ -9,7 +9,7 @@ use super::process;
 use crate::{
     abi::{
         Address,
-        decap::{Action, Policy, Reason},
+        decap::{DecapAction, DecapPolicy, DecapReason},
     },
     net::frame::Frame,
 };
@@ -36,9 +36,9 @@ struct Tunnel {
     padding: usize,
 }
 
-fn policy() -> Policy {
+fn policy() -> DecapPolicy {
     let sources = [Address::v4([192, 0, 2, 7]), Address::v6(ALLOWED6), Address::v4(ALLOWED4)];
-    Policy::new(&sources, &[]).unwrap()
+    DecapPolicy::new(&sources, &[]).unwrap()
 }
 
 /// The inner packet, with this TTL or hop limit and ECN field.
@@ -123,10 +123,10 @@ fn expected(tunnel: &Tunnel) -> Option<Vec<u8>> {
 }
 
 /// Runs the decapsulator. Returns the reason and the frame that the kernel receives.
-fn run(frame: &[u8], policy: &Policy) -> (Reason, Vec<u8>) {
+fn run(frame: &[u8], policy: &DecapPolicy) -> (DecapReason, Vec<u8>) {
     let mut bytes = frame.to_vec();
     let outcome = process(&mut Frame::from_slice(&mut bytes), policy);
-    assert_eq!(outcome.cut != 0, outcome.reason.action() == Action::Strip);
+    assert_eq!(outcome.cut != 0, outcome.reason.action() == DecapAction::Strip);
     if outcome.cut == 0 {
         assert_eq!(bytes, frame, "{:?} but changed", outcome.reason);
     }
@@ -163,13 +163,13 @@ proptest! {
     fn inner_packet_leaves_with_its_hop_limit_decremented(tunnel in tunnels()) {
         let (reason, out) = run(&encapsulated(&tunnel), &policy());
         match expected(&tunnel) {
-            None => prop_assert_eq!(reason, Reason::Congestion),
+            None => prop_assert_eq!(reason, DecapReason::Congestion),
             Some(bytes) => {
                 let strip = match (tunnel.outer_v4, tunnel.inner_v4) {
-                    (true, true) => Reason::V4InV4,
-                    (true, false) => Reason::V6InV4,
-                    (false, true) => Reason::V4InV6,
-                    (false, false) => Reason::V6InV6,
+                    (true, true) => DecapReason::V4InV4,
+                    (true, false) => DecapReason::V6InV4,
+                    (false, true) => DecapReason::V4InV6,
+                    (false, false) => DecapReason::V6InV6,
                 };
                 prop_assert_eq!(reason, strip);
                 prop_assert_eq!(out, bytes);
@@ -178,11 +178,11 @@ proptest! {
     }
 
     #[test]
-    fn a_frame_cut_off_is_never_stripped(mut tunnel in tunnels(), cut in any::<prop::sample::Index>()) {
+    fn truncated_frame_is_never_decapsulated(mut tunnel in tunnels(), cut in any::<prop::sample::Index>()) {
         tunnel.padding = 0;
         let frame = encapsulated(&tunnel);
         let (reason, _) = run(&frame[..cut.index(frame.len())], &policy());
-        prop_assert_ne!(reason.action(), Action::Strip);
+        prop_assert_ne!(reason.action(), DecapAction::Strip);
     }
 
     #[test]
@@ -191,11 +191,11 @@ proptest! {
         let network = 14 + 4 * tunnel.tags.len();
         let source = if tunnel.outer_v4 { network + 12 + at % 4 } else { network + 8 + at };
         frame[source] ^= 1_u8 << bit;
-        prop_assert_eq!(run(&frame, &policy()).0, Reason::SourceNotAllowed);
+        prop_assert_eq!(run(&frame, &policy()).0, DecapReason::SourceNotAllowed);
     }
 
     #[test]
-    fn any_bytes_are_survived(
+    fn corrupted_tunnel_packets_never_panic_the_decapsulator(
         tunnel in tunnels(),
         changes in prop::collection::vec((0..140_usize, any::<u8>()), 1..6),
     ) {
@@ -208,14 +208,14 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bytes_never_panic_the_decapsulator(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         run(&bytes, &policy());
     }
 }
 
 /// A mapped IPv6 source is not the IPv4 source that it maps.
 #[test]
-fn mapped_source_matches_no_policy() {
+fn ipv4_mapped_source_is_not_allowed() {
     let tunnel = Tunnel {
         outer_v4: false,
         inner_v4: true,
@@ -229,7 +229,7 @@ fn mapped_source_matches_no_policy() {
         padding: 0,
     };
     let mut frame = encapsulated(&tunnel);
-    assert_eq!(run(&frame, &policy()).0, Reason::V4InV6);
+    assert_eq!(run(&frame, &policy()).0, DecapReason::V4InV6);
     frame[22..38].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1]);
-    assert_eq!(run(&frame, &policy()).0, Reason::SourceNotAllowed);
+    assert_eq!(run(&frame, &policy()).0, DecapReason::SourceNotAllowed);
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::abi::{flow::Client, lookup_table::LookupTable, service::ServiceIndex};
 
 #[test]
-fn every_part_of_the_tuple_counts() {
+fn flow_hash_depends_on_every_field_of_the_tuple() {
     let hash = |from: &str, port, to: &str, at, protocol, seed| {
         let address = |text: &str| match text.parse().unwrap() {
             core::net::IpAddr::V4(ip) => Address::v4(ip.octets()),
@@ -147,7 +147,7 @@ fn unevenly_spread(
 }
 
 #[test]
-fn random_sets_spread_as_the_tests_below_expect() {
+fn random_endpoint_sets_stay_within_the_spread_limit() {
     let sets = (0..200_u64).map(|n| {
         let random = |k: u64| mix(mix(n << 32 | k) ^ 0x9e37_79b9_7f4a_7c15);
         let set = (0..SIZE).map(|k| (v6(random(3 * k), random(3 * k + 1)), random(3 * k + 2) as u16));
@@ -161,7 +161,7 @@ fn random_sets_spread_as_the_tests_below_expect() {
 
 /// Hash that selects the slot of a server table.
 #[test]
-fn endpoints_with_a_linear_relation_spread_over_server_tables_like_random_ones() {
+fn linearly_related_endpoints_spread_evenly_over_server_tables() {
     let vip = Address::v6([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
     let hash = |seed, address: &Address, port| flow_hash(salt(seed, &vip, 443_u16.to_be(), 6), address, port);
     assert_eq!(unevenly_spread(RANDOM, related().chain(strided()), hash), [""; 0]);
@@ -169,14 +169,14 @@ fn endpoints_with_a_linear_relation_spread_over_server_tables_like_random_ones()
 
 /// Hash that selects the home bucket in the flow table.
 #[test]
-fn endpoints_with_a_linear_relation_spread_over_the_flow_table_like_random_ones() {
+fn linearly_related_endpoints_spread_evenly_over_the_flow_table() {
     let home = |seed, address: &Address, port| u64::from(Client::new(address, port, 6).home(seed)) << 32;
     assert_eq!(unevenly_spread(RANDOM, related().chain(strided()), home), [""; 0]);
 }
 
 /// The salt of a listener.
 #[test]
-fn salts_of_vips_with_a_linear_relation_spread_like_random_ones() {
+fn salts_of_linearly_related_vips_spread_evenly() {
     let salt = |seed, address: &Address, port| salt(seed, address, port, 6);
     assert_eq!(unevenly_spread(RANDOM, related().chain(strided()), salt), [""; 0]);
 }
@@ -197,7 +197,7 @@ fn endpoints_of_one_prefix_do_not_share_a_slot() {
 /// Configurations have VIPs and servers of one prefix, with ports that correlate with their addresses. Clients do not
 /// choose them. So this hash may spread regular sets less evenly, but must not collapse them into one slot.
 #[test]
-fn endpoints_of_vips_and_servers_have_places_of_their_own() {
+fn service_index_hash_spreads_linearly_related_endpoints() {
     let related = related().chain(strided());
     let uneven = unevenly_spread(f64::INFINITY, related, |seed, address, port| {
         ServiceIndex::hash(seed % 1000, address, port, 6)
@@ -207,7 +207,7 @@ fn endpoints_of_vips_and_servers_have_places_of_their_own() {
 
 /// Consecutive ports have labels that are a little less even than random ones.
 #[test]
-fn flow_labels_of_endpoints_with_a_linear_relation_spread() {
+fn flow_labels_of_linearly_related_endpoints_spread() {
     let label = |seed, address: &Address, port| u64::from(flow_label(seed, address, port)) << 44;
     assert_eq!(unevenly_spread(1000.0, related(), label), [""; 0]);
 }

@@ -2,28 +2,28 @@
 
 /// Counts the slots of each of `members` members.
 #[must_use]
-pub fn owned(table: &[u16], members: usize) -> Vec<u32> {
-    let mut owned = vec![0; members];
-    for &current_backend in table {
-        if let Some(count) = owned.get_mut(usize::from(current_backend)) {
+pub fn slots_per_member(table: &[u16], members: usize) -> Vec<u32> {
+    let mut slots_per_member = vec![0; members];
+    for &slot_member in table {
+        if let Some(count) = slots_per_member.get_mut(usize::from(slot_member)) {
             *count += 1;
         }
     }
-    owned
+    slots_per_member
 }
 
 /// Slots that a change of one member's weight has reassigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moved {
+pub struct Reassignment {
     /// Slots that the member gained or lost. Every table must reassign as many.
     pub needed: u32,
     /// Slots that passed between two other members.
     pub needless: u32,
     /// Slots that need not be reassigned: all but [`Self::needed`].
-    pub bystanders: u32,
+    pub other_slots: u32,
 }
 
-impl Moved {
+impl Reassignment {
     /// Compares two tables of the same members, between which the weight of `member` changed.
     ///
     /// # Panics
@@ -40,7 +40,7 @@ impl Moved {
                 needless += 1;
             }
         }
-        Self { needed, needless, bystanders: before.len() as u32 - needed }
+        Self { needed, needless, other_slots: before.len() as u32 - needed }
     }
 
     /// All reassigned slots.
@@ -49,10 +49,10 @@ impl Moved {
         self.needed + self.needless
     }
 
-    /// [`Self::needless`] as a fraction of [`Self::bystanders`], 0 to 1.
+    /// [`Self::needless`] as a fraction of [`Self::other_slots`], 0 to 1.
     #[must_use]
     pub fn needless_share(self) -> f64 {
-        f64::from(self.needless) / f64::from(self.bystanders.max(1))
+        f64::from(self.needless) / f64::from(self.other_slots.max(1))
     }
 }
 
@@ -62,14 +62,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owners_are_counted_and_empty_slots_are_not() {
-        assert_eq!(owned(&[0, 2, 2, EMPTY], 4), [1, 0, 2, 0]);
+    fn slots_are_counted_per_server_and_empty_ones_are_skipped() {
+        assert_eq!(slots_per_member(&[0, 2, 2, EMPTY], 4), [1, 0, 2, 0]);
     }
 
     #[test]
-    fn moves_are_needless_between_others_only() {
-        let moved = Moved::between(&[0, 1, 1, 2, 2, 0], &[0, 0, 1, 1, 2, 2], 1);
-        assert_eq!(moved, Moved { needed: 2, needless: 1, bystanders: 4 });
+    fn slot_moves_between_unchanged_servers_are_needless() {
+        let moved = Reassignment::between(&[0, 1, 1, 2, 2, 0], &[0, 0, 1, 1, 2, 2], 1);
+        assert_eq!(moved, Reassignment { needed: 2, needless: 1, other_slots: 4 });
         assert_eq!(moved.total(), 3);
         assert!((moved.needless_share() - 0.25).abs() < f64::EPSILON);
     }

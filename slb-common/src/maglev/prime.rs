@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn primes_match_a_sieve() {
+    fn is_prime_matches_a_sieve() {
         let mut composite = vec![false; MAX_SIZE as usize + 100];
         for n in 2..composite.len() {
             assert_eq!(is_prime(n as u32), !composite[n], "{n}");
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_sizes_enclose_the_number() {
+    fn nearest_primes_enclose_the_number() {
         assert_eq!(nearest_primes(65_536), (65_521, 65_537));
         assert_eq!(nearest_primes(1_000), (997, 1_009));
         assert_eq!(nearest_primes(4_099), (4_099, 4_099));

@@ -12,7 +12,7 @@ use super::Runner;
 /// Sets the quotas. Their sum is `size`, unless there are no runners.
 ///
 /// `runners` is sorted by descending weight. All nodes must have equal weights in the same order.
-pub(super) fn share_out(size: u32, runners: &mut [Runner]) {
+pub(super) fn assign_quotas(size: u32, runners: &mut [Runner]) {
     let mut slots = u64::from(size);
     let mut total: u64 = runners.iter().map(|runner| u64::from(runner.weight)).sum();
     let mut sharing = runners.len();
@@ -51,19 +51,19 @@ mod tests {
     fn quotas(size: u32, weights: &[u32]) -> Vec<u32> {
         let runner = |&weight| Runner { index: 0, weight, key: 0, quota: 0 };
         let mut runners: Vec<Runner> = weights.iter().map(runner).collect();
-        share_out(size, &mut runners);
+        assign_quotas(size, &mut runners);
         runners.iter().map(|runner| runner.quota).collect()
     }
 
     #[test]
-    fn fractions_decide_over_what_is_left() {
+    fn largest_remainders_get_the_leftover_slots() {
         // Ideal: 125.5, 83.67, 41.83.
         assert_eq!(quotas(251, &[3, 2, 1]), [125, 84, 42]);
         assert_eq!(quotas(251, &[1, 1, 1]), [84, 84, 83]);
     }
 
     #[test]
-    fn the_lightest_are_not_starved() {
+    fn lightest_servers_get_at_least_one_slot() {
         // Ideal: 124.26, 124.26, 1.24, 1.24.
         assert_eq!(quotas(251, &[100, 100, 1, 1]), [125, 124, 1, 1]);
         // Ideal for the lightest: 0.84. The others share 250 slots: 84.18, 84.18, 81.65.
@@ -80,14 +80,14 @@ mod tests {
     }
 
     #[test]
-    fn more_servers_than_slots_leave_some_without() {
+    fn more_servers_than_slots_get_one_slot_each_at_most() {
         let quotas = quotas(251, &[1; 300]);
         assert_eq!(quotas.iter().sum::<u32>(), 251);
         assert!(quotas.iter().all(|&quota| quota <= 1));
     }
 
     #[test]
-    fn nobody_shares_nothing() {
+    fn quotas_of_no_server_are_empty_and_of_one_are_all_slots() {
         assert_eq!(quotas(251, &[]), []);
         assert_eq!(quotas(251, &[7]), [251]);
     }

@@ -2,7 +2,7 @@
 //!
 //! Time is counted in rounds. A server with the largest weight takes one step per round, one with half that weight one
 //! step every second round. Step `k` of weight `w` happens in round `ceil(k * heaviest / w)`. If servers visit a slot
-//! in the same round, the order of the list decides. So all claims `(round, place, slot)` have one order, and the table
+//! in the same round, the order of the list decides. So all claims `(round, rank, slot)` have one order, and the table
 //! grants them in it.
 //!
 //! Towards the end few slots are free, and nearly all steps are lost. So the walk stops when few claims are left that
@@ -17,7 +17,7 @@ pub(super) fn fill(size: u32, runners: &[Runner]) -> Vec<u16> {
     let mut race = Race::new(size, runners);
     // For up to this many claims, sorting is cheaper than more steps.
     race.walk_until(u64::from(size / 4));
-    race.grant_the_rest();
+    race.grant_remaining();
     race.table
 }
 
@@ -59,9 +59,9 @@ struct Walker {
     at: u32,
     stride: u32,
     /// Slots that it still needs.
-    wants: u32,
+    remaining_quota: u32,
     /// Its index in the list of runners.
-    place: u16,
+    rank: u16,
     /// The value that it writes to its slots.
     index: u16,
 }
@@ -92,9 +92,10 @@ impl<'a> Race<'a> {
     fn new(size: u32, runners: &'a [Runner]) -> Self {
         let heaviest = runners.first().map_or(0, |runner| runner.weight);
         let mut teams: Vec<Team> = Vec::new();
-        for (place, runner) in (0u16..).zip(runners).filter(|(_, runner)| runner.quota > 0) {
+        for (rank, runner) in (0u16..).zip(runners).filter(|(_, runner)| runner.quota > 0) {
             let Permutation { start, stride } = Permutation::new(runner.key, size);
-            let walker = Walker { at: start, stride, wants: runner.quota, place, index: runner.index };
+            let walker =
+                Walker { at: start, stride, remaining_quota: runner.quota, rank, index: runner.index };
             match teams.last_mut() {
                 Some(team) if team.weight == runner.weight => team.walkers.push(walker),
                 _ => teams.push(Team {
@@ -133,29 +134,29 @@ impl<'a> Race<'a> {
     }
 
     /// Grants the claims of all walkers to the free slots, in their order.
-    fn grant_the_rest(&mut self) {
+    fn grant_remaining(&mut self) {
         let free: Vec<u32> = (0..self.size).filter(|&slot| self.table[slot as usize] == EMPTY).collect();
         let mut claims = Vec::new();
-        let mut wants = vec![0; self.runners.len()];
+        let mut remaining_quota = vec![0; self.runners.len()];
         for team in &self.teams {
             for walker in &team.walkers {
-                let runner = &self.runners[usize::from(walker.place)];
-                wants[usize::from(walker.place)] = walker.wants;
+                let runner = &self.runners[usize::from(walker.rank)];
+                remaining_quota[usize::from(walker.rank)] = walker.remaining_quota;
                 let permutation = Permutation::new(runner.key, self.size);
                 let inverse = permutation.inverse_stride(self.size);
                 claims.extend(free.iter().map(|&slot| {
-                    let way = u64::from(slot + self.size - permutation.start);
-                    let step = 1 + (way * inverse % u64::from(self.size)) as u32;
-                    (round_of(step, self.heaviest, team.weight), walker.place, slot)
+                    let distance = u64::from(slot + self.size - permutation.start);
+                    let step = 1 + (distance * inverse % u64::from(self.size)) as u32;
+                    (round_of(step, self.heaviest, team.weight), walker.rank, slot)
                 }));
             }
         }
         claims.sort_unstable();
-        for (_, place, slot) in claims {
-            let (slot, place) = (&mut self.table[slot as usize], usize::from(place));
-            if *slot == EMPTY && wants[place] > 0 {
-                *slot = self.runners[place].index;
-                wants[place] -= 1;
+        for (_, rank, slot) in claims {
+            let (slot, rank) = (&mut self.table[slot as usize], usize::from(rank));
+            if *slot == EMPTY && remaining_quota[rank] > 0 {
+                *slot = self.runners[rank].index;
+                remaining_quota[rank] -= 1;
             }
         }
     }
@@ -173,14 +174,14 @@ impl Team {
             let slot = &mut table[walker.at as usize];
             let is_free = *slot == EMPTY;
             *slot = if is_free { walker.index } else { *slot };
-            walker.wants -= u32::from(is_free);
+            walker.remaining_quota -= u32::from(is_free);
             taken += u32::from(is_free);
-            finished |= walker.wants == 0;
+            finished |= walker.remaining_quota == 0;
             let next = walker.at + walker.stride;
             walker.at = next.min(next.wrapping_sub(size));
         }
         if finished {
-            self.walkers.retain(|walker| walker.wants > 0);
+            self.walkers.retain(|walker| walker.remaining_quota > 0);
         }
         self.step += 1;
         taken
@@ -203,28 +204,28 @@ mod tests {
         weights.sort_unstable_by(|a, b| b.cmp(a));
         let runner = |(index, weight)| Runner { index, weight, key: mix(seed ^ u64::from(index)), quota: 0 };
         let mut runners: Vec<Runner> = (0u16..).zip(weights).map(runner).collect();
-        quota::share_out(size, &mut runners);
+        quota::assign_quotas(size, &mut runners);
         runners
     }
 
     /// The definition: all claims of all runners to all slots, sorted and granted.
     fn by_definition(size: u32, runners: &[Runner]) -> Vec<u16> {
         let mut claims = Vec::new();
-        for (place, runner) in runners.iter().enumerate() {
+        for (rank, runner) in runners.iter().enumerate() {
             let Permutation { start, stride } = Permutation::new(runner.key, size);
             let mut slot = start;
             for step in 1..=size {
-                claims.push((round_of(step, runners[0].weight, runner.weight), place, slot));
+                claims.push((round_of(step, runners[0].weight, runner.weight), rank, slot));
                 slot = (slot + stride) % size;
             }
         }
         claims.sort_unstable();
         let mut table = vec![EMPTY; size as usize];
-        let mut wants: Vec<u32> = runners.iter().map(|runner| runner.quota).collect();
-        for (_, place, slot) in claims {
-            if table[slot as usize] == EMPTY && wants[place] > 0 {
-                table[slot as usize] = runners[place].index;
-                wants[place] -= 1;
+        let mut remaining_quota: Vec<u32> = runners.iter().map(|runner| runner.quota).collect();
+        for (_, rank, slot) in claims {
+            if table[slot as usize] == EMPTY && remaining_quota[rank] > 0 {
+                table[slot as usize] = runners[rank].index;
+                remaining_quota[rank] -= 1;
             }
         }
         table
@@ -232,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_table_is_what_its_definition_says(
+        fn maglev_table_equals_its_reference_definition(
             size in prop::sample::select(vec![251, 257, 509, 1_009]),
             weights in prop::collection::vec(1u32..=100, 1..40),
             seed: u64,
@@ -242,7 +243,7 @@ mod tests {
         }
 
         #[test]
-        fn where_the_walk_stops_makes_no_difference(
+        fn walk_stopped_at_any_claim_fills_the_same_table(
             weights in prop::collection::vec(1u32..=100, 1..40),
             seed: u64,
             claims in 0u64..20_000,
@@ -250,12 +251,12 @@ mod tests {
             let runners = runners(509, &weights, seed);
             let mut race = Race::new(509, &runners);
             race.walk_until(claims);
-            race.grant_the_rest();
+            race.grant_remaining();
             prop_assert_eq!(race.table, fill(509, &runners));
         }
 
         #[test]
-        fn a_permutation_comes_to_every_slot_once(key: u64) {
+        fn permutation_visits_every_slot_once(key: u64) {
             let Permutation { start, stride } = Permutation::new(key, 509);
             prop_assert!(start < 509 && (1..509).contains(&stride));
             prop_assert_eq!(Permutation { start, stride }.inverse_stride(509) * u64::from(stride) % 509, 1);

@@ -1,6 +1,6 @@
 //! Balance, disruption and determinism of whole tables.
 
-use super::measure::{Moved, owned};
+use super::measure::{Reassignment, slots_per_member};
 use super::*;
 use proptest::prelude::*;
 
@@ -14,7 +14,7 @@ fn members<'a>(names: &'a [Vec<u8>], weights: &[u8]) -> Vec<Member<'a>> {
 }
 
 /// The change of one of 100 equal servers that reassigns most slots needlessly.
-fn worst_of_all(seed: u64, changed_weight: u8) -> Moved {
+fn worst_of_all(seed: u64, changed_weight: u8) -> Reassignment {
     let names = names(100);
     let equal = members(&names, &[50; 100]);
     let before = build(MAX_SIZE, seed, &equal);
@@ -22,7 +22,7 @@ fn worst_of_all(seed: u64, changed_weight: u8) -> Moved {
         .map(|changed| {
             let mut members = equal.clone();
             members[usize::from(changed)].weight = changed_weight;
-            Moved::between(&before, &build(MAX_SIZE, seed, &members), changed)
+            Reassignment::between(&before, &build(MAX_SIZE, seed, &members), changed)
         })
         .max_by_key(|moved| moved.needless)
         .expect("100 changes")
@@ -56,7 +56,7 @@ fn removing_any_of_100_different_weights_moves_few_other_slots() {
     for removed in 0..100u16 {
         let mut members = all.clone();
         members[usize::from(removed)].weight = 0;
-        let moved = Moved::between(&before, &build(MAX_SIZE, 7, &members), removed);
+        let moved = Reassignment::between(&before, &build(MAX_SIZE, 7, &members), removed);
         assert!(moved.needless_share() <= 0.0065, "{removed}: {moved:?}");
     }
 }
@@ -65,26 +65,29 @@ fn removing_any_of_100_different_weights_moves_few_other_slots() {
 fn weights_from_1_to_100_get_their_ideal_share() {
     let (names, weights) = (names(100), (1..=100).collect::<Vec<u8>>());
     let table = build(MAX_SIZE, 1, &members(&names, &weights));
-    for (owned, weight) in owned(&table, 100).into_iter().zip(weights) {
+    for (slots_per_member, weight) in slots_per_member(&table, 100).into_iter().zip(weights) {
         let ideal = f64::from(MAX_SIZE) * f64::from(weight) / 5_050.0;
-        assert!((f64::from(owned) - ideal).abs() < 1.0, "weight {weight}: {owned} of {ideal}");
+        assert!(
+            (f64::from(slots_per_member) - ideal).abs() < 1.0,
+            "weight {weight}: {slots_per_member} of {ideal}"
+        );
     }
 }
 
 #[test]
-fn a_table_without_weights_is_empty() {
+fn table_without_weights_is_empty() {
     assert_eq!(build(251, 0, &[]), [EMPTY; 251]);
     let idle = Member { name: b"10.0.0.1:80", weight: 0 };
     assert_eq!(build(251, 0, &[idle]), [EMPTY; 251]);
 }
 
 #[test]
-fn equal_names_share_like_any_others() {
+fn servers_with_equal_names_share_slots_evenly() {
     // Two equal names are a caller's mistake. They stand in for a collision of two keys.
     let twice = [Member { name: b"a", weight: 1 }, Member { name: b"a", weight: 1 }];
-    let owned = owned(&build(251, 0, &twice), 2);
-    assert_eq!(owned.iter().sum::<u32>(), 251);
-    assert!(owned[0].abs_diff(owned[1]) == 1, "{owned:?}");
+    let slots_per_member = slots_per_member(&build(251, 0, &twice), 2);
+    assert_eq!(slots_per_member.iter().sum::<u32>(), 251);
+    assert!(slots_per_member[0].abs_diff(slots_per_member[1]) == 1, "{slots_per_member:?}");
 }
 
 #[test]
@@ -93,7 +96,7 @@ fn tables_are_the_same_in_every_version() {
     let names = names(10);
     let table = build(MAX_SIZE, 0x5eed, &members(&names, &[100, 50, 25, 1, 100, 7, 0, 33, 90, 64]));
     assert_eq!(table[..16], [5, 9, 8, 4, 2, 8, 9, 5, 0, 2, 4, 0, 0, 0, 2, 4]);
-    let digest = table.iter().fold(0, |digest, &current_backend| mix(digest ^ u64::from(current_backend)));
+    let digest = table.iter().fold(0, |digest, &slot_member| mix(digest ^ u64::from(slot_member)));
     assert_eq!(digest, 0x06b8_1d81_f89c_131a);
 }
 
@@ -105,7 +108,7 @@ fn only_primes_within_the_range_are_sizes() {
 
 #[test]
 #[should_panic(expected = "a table cannot have 1000 slots")]
-fn other_sizes_are_refused() {
+fn build_panics_on_an_invalid_table_size() {
     let _ = build(1_000, 0, &[]);
 }
 
@@ -122,38 +125,38 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn the_order_of_members_makes_no_difference((size, seed, weights) in inputs(), turn: prop::sample::Index) {
+    fn table_is_independent_of_member_order((size, seed, weights) in inputs(), turn: prop::sample::Index) {
         let names = names(weights.len());
         let listed = members(&names, &weights);
         let mut other = listed.clone();
         other.rotate_left(turn.index(weights.len()));
         other[turn.index(weights.len())..].reverse();
-        let current_backends = |members: &[Member<'_>]| -> Vec<Option<Vec<u8>>> {
-            let name = |&current_backend: &u16| members.get(usize::from(current_backend)).map(|member| member.name.to_vec());
+        let slot_members = |members: &[Member<'_>]| -> Vec<Option<Vec<u8>>> {
+            let name = |&slot_member: &u16| members.get(usize::from(slot_member)).map(|member| member.name.to_vec());
             build(size, seed, members).iter().map(name).collect()
         };
-        prop_assert_eq!(current_backends(&listed), current_backends(&other));
+        prop_assert_eq!(slot_members(&listed), slot_members(&other));
     }
 
     #[test]
-    fn every_slot_has_an_owner_with_a_weight((size, seed, weights) in inputs()) {
+    fn every_slot_belongs_to_a_server_with_weight((size, seed, weights) in inputs()) {
         let names = names(weights.len());
         let table = build(size, seed, &members(&names, &weights));
         prop_assert_eq!(table.len(), size as usize);
         if weights.iter().any(|&weight| weight > 0) {
-            prop_assert!(table.iter().all(|&current_backend| weights[usize::from(current_backend)] > 0));
-            let owned = owned(&table, weights.len());
-            prop_assert!(owned.iter().zip(&weights).all(|(&owned, &weight)| (owned > 0) == (weight > 0)));
+            prop_assert!(table.iter().all(|&slot_member| weights[usize::from(slot_member)] > 0));
+            let slots_per_member = slots_per_member(&table, weights.len());
+            prop_assert!(slots_per_member.iter().zip(&weights).all(|(&slots_per_member, &weight)| (slots_per_member > 0) == (weight > 0)));
         } else {
-            prop_assert!(table.iter().all(|&current_backend| current_backend == EMPTY));
+            prop_assert!(table.iter().all(|&slot_member| slot_member == EMPTY));
         }
     }
 
     #[test]
-    fn more_weight_never_owns_less((size, seed, weights) in inputs()) {
+    fn heavier_server_never_owns_fewer_slots((size, seed, weights) in inputs()) {
         let names = names(weights.len());
-        let owned = owned(&build(size, seed, &members(&names, &weights)), weights.len());
-        let mut pairs: Vec<(u8, u32)> = weights.into_iter().zip(owned).collect();
+        let slots_per_member = slots_per_member(&build(size, seed, &members(&names, &weights)), weights.len());
+        let mut pairs: Vec<(u8, u32)> = weights.into_iter().zip(slots_per_member).collect();
         pairs.sort_unstable();
         for pair in pairs.windows(2) {
             prop_assert!(pair[0].1 <= pair[1].1, "{:?}", pair);
@@ -164,18 +167,18 @@ proptest! {
     #[test]
     fn equal_weights_differ_by_one_slot_at_most(count in 1usize..250, weight in 1u8..=100, seed: u64) {
         let names = names(count);
-        let owned = owned(&build(251, seed, &members(&names, &vec![weight; count])), count);
-        prop_assert!(owned.iter().max().unwrap() - owned.iter().min().unwrap() <= 1, "{:?}", owned);
+        let slots_per_member = slots_per_member(&build(251, seed, &members(&names, &vec![weight; count])), count);
+        prop_assert!(slots_per_member.iter().max().unwrap() - slots_per_member.iter().min().unwrap() <= 1, "{:?}", slots_per_member);
     }
 
     #[test]
-    fn weights_within_reach_of_a_slot_get_their_ideal_share(weights in prop::collection::vec(25u8..=100, 1..50), seed: u64) {
+    fn slot_counts_are_within_one_of_the_ideal_share(weights in prop::collection::vec(25u8..=100, 1..50), seed: u64) {
         let names = names(weights.len());
         let total: u32 = weights.iter().map(|&weight| u32::from(weight)).sum();
         let table = build(251, seed, &members(&names, &weights));
-        for (owned, &weight) in owned(&table, weights.len()).into_iter().zip(&weights) {
+        for (slots_per_member, &weight) in slots_per_member(&table, weights.len()).into_iter().zip(&weights) {
             let ideal = 251.0 * f64::from(weight) / f64::from(total);
-            prop_assert!((f64::from(owned) - ideal).abs() < 1.0, "weight {}: {} of {}", weight, owned, ideal);
+            prop_assert!((f64::from(slots_per_member) - ideal).abs() < 1.0, "weight {}: {} of {}", weight, slots_per_member, ideal);
         }
     }
 
@@ -185,13 +188,13 @@ proptest! {
         let all = members(&names, &weights);
         let listed: Vec<usize> = (0..all.len()).filter(|&at| all[at].weight > 0).collect();
         let fewer: Vec<Member<'_>> = listed.iter().map(|&at| all[at]).collect();
-        let back = |&current_backend: &u16| listed.get(usize::from(current_backend)).map_or(EMPTY, |&at| at as u16);
+        let back = |&slot_member: &u16| listed.get(usize::from(slot_member)).map_or(EMPTY, |&at| at as u16);
         let table: Vec<u16> = build(size, seed, &fewer).iter().map(back).collect();
         prop_assert_eq!(build(size, seed, &all), table);
     }
 
     #[test]
-    fn weights_count_only_relative_to_each_other(weights in prop::collection::vec(0u8..=33, 1..60), seed: u64) {
+    fn scaling_all_weights_keeps_the_table(weights in prop::collection::vec(0u8..=33, 1..60), seed: u64) {
         let names = names(weights.len());
         let tripled: Vec<u8> = weights.iter().map(|weight| weight * 3).collect();
         prop_assert_eq!(
@@ -201,14 +204,14 @@ proptest! {
     }
 
     #[test]
-    fn seeds_make_different_tables(seed: u64) {
+    fn different_seeds_make_different_tables(seed: u64) {
         let names = names(8);
         let members = members(&names, &[10; 8]);
         prop_assert_ne!(build(251, seed, &members), build(251, seed.wrapping_add(1), &members));
     }
 
     #[test]
-    fn a_server_that_returns_finds_the_table_it_left((size, seed, weights) in inputs(), at: prop::sample::Index, weight in 1u8..=100) {
+    fn server_that_returns_restores_the_table((size, seed, weights) in inputs(), at: prop::sample::Index, weight in 1u8..=100) {
         // Needless moves are also bounded in small tables with many servers.
         let names = names(weights.len());
         let at = at.index(weights.len());
@@ -219,8 +222,8 @@ proptest! {
         all[at].weight = 0;
         let without = build(size, seed, &all);
         if rest > 0 {
-            let moved = Moved::between(&before, &without, at as u16);
-            prop_assert_eq!(moved.needed, owned(&before, weights.len())[at]);
+            let moved = Reassignment::between(&before, &without, at as u16);
+            prop_assert_eq!(moved.needed, slots_per_member(&before, weights.len())[at]);
             prop_assert!(moved.needless <= size / 2, "{:?} of {}", moved, size);
         }
         all[at].weight = weight;

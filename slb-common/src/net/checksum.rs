@@ -106,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_delta_gives_what_a_full_computation_gives(
+        fn incremental_checksum_equals_full_computation(
             mut data in prop::collection::vec(any::<u8>(), 20..80),
             address in any::<[u8; 4]>(),
             port in any::<[u8; 2]>(),
@@ -126,7 +126,7 @@ mod tests {
         }
 
         #[test]
-        fn six_byte_order_of_addresses_does_not_matter(old in any::<[u8; 16]>(), new in any::<[u8; 16]>()) {
+        fn incremental_checksum_of_ipv6_address_equals_full_computation(old in any::<[u8; 16]>(), new in any::<[u8; 16]>()) {
             let mut data = [7u8; 24];
             data[8..].copy_from_slice(&old);
             let before = full(&data);
@@ -136,19 +136,19 @@ mod tests {
         }
 
         #[test]
-        fn udp_never_turns_into_no_checksum(check in 1u16.., old in any::<u16>(), new in any::<u16>()) {
+        fn udp_checksum_update_never_yields_zero(check in 1u16.., old in any::<u16>(), new in any::<u16>()) {
             let after = Delta::default().word(old, new).apply_udp(check.to_ne_bytes());
             prop_assert_ne!(after, [0, 0]);
         }
     }
 
     #[test]
-    fn udp_without_checksum_stays_without() {
+    fn udp_without_checksum_stays_without_one() {
         assert_eq!(Delta::default().word(1, 2).apply_udp([0, 0]), [0, 0]);
     }
 
     #[test]
-    fn a_computed_zero_is_sent_as_all_ones() {
+    fn udp_checksum_of_zero_is_sent_as_all_ones() {
         // 0xfffe + 0x0001 = 0xffff, whose complement is 0.
         let check = full(&[0xff, 0xfe, 0, 0]).to_be_bytes();
         let delta = Delta::default().word(0, u16::from_ne_bytes([0, 1]));

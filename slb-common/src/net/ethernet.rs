@@ -4,7 +4,7 @@
 //! never written, which the verifier refuses.
 
 use super::{
-    frame::{Frame, Growing},
+    frame::{Frame, FrameBuffer},
     headers::{EthernetAddresses, VlanTag, ether_type},
 };
 
@@ -42,7 +42,7 @@ pub fn network(frame: &Frame<'_>) -> Option<(u16, usize)> {
 
 /// Removes priority tags (IEEE 802.1Q, table 9-2). After `None` the frame must be dropped.
 #[inline(always)]
-pub fn remove_priority_tags<G: Growing>(head: &mut G) -> Option<()> {
+pub fn remove_priority_tags<G: FrameBuffer>(head: &mut G) -> Option<()> {
     // The inner tag first, so that the outer one keeps its offset.
     remove_priority_tag::<G, { ETHERNET_TYPE + size_of::<VlanTag>() }>(head)?;
     remove_priority_tag::<G, ETHERNET_TYPE>(head)
@@ -50,7 +50,7 @@ pub fn remove_priority_tags<G: Growing>(head: &mut G) -> Option<()> {
 
 /// Removes the tag whose type is at the offset `AT`, if it is a priority tag.
 #[inline(always)]
-fn remove_priority_tag<G: Growing, const AT: usize>(head: &mut G) -> Option<()> {
+fn remove_priority_tag<G: FrameBuffer, const AT: usize>(head: &mut G) -> Option<()> {
     let frame = &mut head.frame();
     if !is_tag(frame, ETHERNET_TYPE)?
         || !is_tag(frame, AT)?

@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use crate::opaque::settled;
+use crate::opaque::pin;
 
 /// A type that may lie at any offset of a packet.
 ///
@@ -80,11 +80,11 @@ impl<'a> Frame<'a> {
     #[inline(always)]
     fn locate<T: Header>(&self, offset: usize) -> Option<*mut T> {
         const { assert!(align_of::<T>() == 1) };
-        let offset = settled(offset, offset);
+        let offset = pin(offset, offset);
         if offset > Self::MAX_OFFSET {
             return None;
         }
-        let at = settled(self.start + offset, offset);
+        let at = pin(self.start + offset, offset);
         if at + size_of::<T>() > self.end {
             return None;
         }
@@ -93,7 +93,7 @@ impl<'a> Frame<'a> {
 }
 
 /// A frame that can grow and shrink at its head, and shrink at its tail.
-pub trait Growing {
+pub trait FrameBuffer {
     /// The frame as it is now.
     fn frame(&mut self) -> Frame<'_>;
     /// Adds `bytes` bytes of unknown content before the frame. `false` if there is no room; nothing has changed then.
@@ -102,7 +102,7 @@ pub trait Growing {
     fn shrink(&mut self, bytes: usize) -> bool;
     /// Keeps the first `bytes` bytes of a longer frame, and removes the rest. `false` if that fails; nothing has
     /// changed then.
-    fn cut(&mut self, bytes: usize) -> bool;
+    fn truncate(&mut self, bytes: usize) -> bool;
 }
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_end_where_the_frame_ends() {
+    fn header_beyond_the_end_of_the_frame_is_none() {
         let mut bytes = [1, 2, 3, 4, 5, 6];
         let mut frame = Frame::from_slice(&mut bytes);
         assert_eq!(frame.header::<[u8; 4]>(2), Some(&[3, 4, 5, 6]));

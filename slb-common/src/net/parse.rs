@@ -61,7 +61,8 @@ impl Packet {
     pub fn numbered(&self, frame: &Frame<'_>) -> Option<Self> {
         let mut packet = *self;
         if packet.protocol == protocol::TCP {
-            Tcp::read(frame, self.transport)?.note(self.network + self.len - self.transport, &mut packet);
+            TcpFields::read(frame, self.transport)?
+                .write_to(self.network + self.len - self.transport, &mut packet);
         }
         Some(packet)
     }
@@ -99,7 +100,7 @@ impl TcpFlags {
 
     /// Whether ACK is the only flag, as in a challenge ACK (RFC 5961). Data without PSH looks the same.
     #[inline(always)]
-    pub const fn only_acknowledges(self) -> bool {
+    pub const fn is_pure_ack(self) -> bool {
         self.0 & Self::CONTROL == Self::ACK
     }
 
@@ -117,13 +118,13 @@ impl TcpFlags {
 
     /// Whether it ends the connection or one side of it: FIN or RST.
     #[inline(always)]
-    pub const fn ends(self) -> bool {
+    pub const fn has_fin_or_rst(self) -> bool {
         self.0 & (Self::FIN | Self::RST) != 0
     }
 
     /// Whether it asks for a connection: SYN without ACK.
     #[inline(always)]
-    pub const fn asks(self) -> bool {
+    pub const fn is_syn(self) -> bool {
         self.0 & (Self::SYN | Self::ACK) == Self::SYN
     }
 }
@@ -139,7 +140,7 @@ const ICMPV6_ND_FIRST: u8 = 133;
 const ICMPV6_ND_LAST: u8 = 137;
 
 /// A packet of which nothing has been read.
-pub const NOTHING: Packet = Packet {
+pub const EMPTY_PACKET: Packet = Packet {
     network: 0,
     transport: 0,
     len: 0,
@@ -160,7 +161,7 @@ pub const NOTHING: Packet = Packet {
 /// multicast and above (RFC 1122, 3.2.2). IPv6: not multicast, and nothing in ::/32, which has the unspecified address
 /// and loopback (RFC 4443, 2.4).
 #[inline(always)]
-pub const fn is_one_host(address: &Address) -> bool {
+pub const fn is_unicast_host(address: &Address) -> bool {
     let first = address.0[0].to_ne_bytes()[0];
     if address.is_v4() {
         let first = address.v4_bytes()[0];
@@ -180,7 +181,7 @@ pub const fn is_one_host(address: &Address) -> bool {
 /// first fragment has ports.
 #[inline(always)]
 pub fn parse(frame: &Frame<'_>, packet: &mut Packet) -> Result<(), Reason> {
-    *packet = NOTHING;
+    *packet = EMPTY_PACKET;
     let addresses = frame.header::<EthernetAddresses>(0).ok_or(Reason::Truncated)?;
     if addresses.destination[0] & 1 != 0 {
         return Err(Reason::LinkMulticast);
@@ -226,7 +227,7 @@ pub fn plain_ipv4(frame: &Frame<'_>) -> Option<Packet> {
         destination: Address::v4(ip.dst_addr),
         protocol: ip.proto,
         hop_limit: ip.ttl,
-        ..NOTHING
+        ..EMPTY_PACKET
     };
     plain_transport(frame, packet, total - size_of::<Ipv4Hdr>())
 }
@@ -248,7 +249,7 @@ pub fn plain_ipv6(frame: &Frame<'_>) -> Option<Packet> {
         destination: Address::v6(ip.dst_addr),
         protocol: ip.next_hdr,
         hop_limit: ip.hop_limit,
-        ..NOTHING
+        ..EMPTY_PACKET
     };
     if packet.source.is_v4() | packet.destination.is_v4() {
         return None;
@@ -257,12 +258,15 @@ pub fn plain_ipv6(frame: &Frame<'_>) -> Option<Packet> {
 }
 
 #[inline(always)]
-fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option<Packet> {
+fn plain_transport(frame: &Frame<'_>, mut packet: Packet, ip_payload_len: usize) -> Option<Packet> {
     let at = packet.transport;
     if packet.protocol == protocol::TCP {
-        let tcp = Tcp::read(frame, at)?;
+        let tcp = TcpFields::read(frame, at)?;
         // Segments that end a connection are rare. The slow path handles them.
-        if tcp.header_len < size_of::<TcpHdr>() || tcp.header_len > room || tcp.flags.ends() {
+        if tcp.header_len < size_of::<TcpHdr>()
+            || tcp.header_len > ip_payload_len
+            || tcp.flags.has_fin_or_rst()
+        {
             return None;
         }
         packet.set_ports(&tcp.ports);
@@ -270,7 +274,10 @@ fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option
     } else if packet.protocol == protocol::UDP {
         let udp = frame.header::<UdpHdr>(at)?;
         let len = usize::from(u16::from_be_bytes(udp.len));
-        if len < size_of::<UdpHdr>() || len > room || (!packet.destination.is_v4() && udp.check == [0, 0]) {
+        if len < size_of::<UdpHdr>()
+            || len > ip_payload_len
+            || (!packet.destination.is_v4() && udp.check == [0, 0])
+        {
             return None;
         }
         packet.set_ports(&Ports { source: udp.src, destination: udp.dst });
@@ -281,7 +288,7 @@ fn plain_transport(frame: &Frame<'_>, mut packet: Packet, room: usize) -> Option
 }
 
 /// Fields of a TCP header.
-struct Tcp {
+struct TcpFields {
     /// Length that the header states, in bytes.
     header_len: usize,
     ports: Ports,
@@ -290,7 +297,7 @@ struct Tcp {
     acknowledges: u32,
 }
 
-impl Tcp {
+impl TcpFields {
     #[inline(always)]
     fn read(frame: &Frame<'_>, at: usize) -> Option<Self> {
         let tcp = frame.header::<TcpNumbers>(at)?;
@@ -303,14 +310,14 @@ impl Tcp {
         })
     }
 
-    /// Writes the fields to `packet`. `room` is the length of the packet behind its IP headers in bytes, at least the
+    /// Writes the fields to `packet`. `ip_payload_len` is the length of the packet behind its IP headers in bytes, at least the
     /// TCP header's.
     #[inline(always)]
-    fn note(self, room: usize, packet: &mut Packet) {
+    fn write_to(self, ip_payload_len: usize, packet: &mut Packet) {
         packet.flags = self.flags;
         packet.sequence = self.sequence;
         packet.acknowledges = self.acknowledges;
-        packet.payload = (room - self.header_len) as u32;
+        packet.payload = (ip_payload_len - self.header_len) as u32;
     }
 }
 
@@ -336,14 +343,14 @@ fn ipv4(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
     // More-fragments flag or an offset.
     let fragment = u16::from_be_bytes(ip.frags) & 0x3fff;
     if fragment != 0 {
-        return Err(fragment_of(frame, network + header_len, fragment & 0x1fff == 0, packet));
+        return Err(fragment_reason(frame, network + header_len, fragment & 0x1fff == 0, packet));
     }
     transport(frame, network + header_len, total - header_len, packet)
 }
 
 /// Refuses a fragment. Reads the ports of a first fragment, at the offset `at`.
 #[inline(always)]
-fn fragment_of(frame: &Frame<'_>, at: usize, is_first: bool, packet: &mut Packet) -> Reason {
+fn fragment_reason(frame: &Frame<'_>, at: usize, is_first: bool, packet: &mut Packet) -> Reason {
     if is_first
         && matches!(packet.protocol, protocol::TCP | protocol::UDP)
         && let Some(ports) = frame.header::<Ports>(at)
@@ -397,12 +404,12 @@ fn ipv6(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
         let header = frame.header::<FragmentHeader>(at).ok_or(Reason::Truncated)?;
         packet.protocol = header.next_header;
         let is_first = u16::from_be_bytes(header.offset) & 0xfff8 == 0;
-        return Err(fragment_of(frame, at + size_of::<FragmentHeader>(), is_first, packet));
+        return Err(fragment_reason(frame, at + size_of::<FragmentHeader>(), is_first, packet));
     }
     // Mapped addresses occur in no valid packet (RFC 4942, 2.2). From here on they would look like IPv4. An earlier
     // check costs the verifier four times the work.
     if source.is_v4() | destination.is_v4() {
-        *packet = NOTHING;
+        *packet = EMPTY_PACKET;
         return Err(Reason::NotOurs);
     }
     if payload < extensions {
@@ -413,24 +420,24 @@ fn ipv6(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
     transport(frame, at, payload - extensions, packet)
 }
 
-/// Reads the transport header at the offset `at`. `room` is the length of the packet behind its IP headers in bytes.
+/// Reads the transport header at the offset `at`. `ip_payload_len` is the length of the packet behind its IP headers in bytes.
 #[inline(always)]
-fn transport(frame: &Frame<'_>, at: usize, room: usize, packet: &mut Packet) -> Result<(), Reason> {
+fn transport(frame: &Frame<'_>, at: usize, ip_payload_len: usize, packet: &mut Packet) -> Result<(), Reason> {
     match packet.protocol {
         protocol::TCP => {
-            let tcp = Tcp::read(frame, at).ok_or(Reason::Truncated)?;
+            let tcp = TcpFields::read(frame, at).ok_or(Reason::Truncated)?;
             if tcp.header_len < size_of::<TcpHdr>() {
                 return Err(Reason::BadHeader);
             }
-            if tcp.header_len > room {
+            if tcp.header_len > ip_payload_len {
                 return Err(Reason::BadLength);
             }
-            tcp.note(room, packet);
+            tcp.write_to(ip_payload_len, packet);
         }
         protocol::UDP => {
             let udp = frame.header::<UdpHdr>(at).ok_or(Reason::Truncated)?;
             let len = usize::from(u16::from_be_bytes(udp.len));
-            if len < size_of::<UdpHdr>() || len > room {
+            if len < size_of::<UdpHdr>() || len > ip_payload_len {
                 return Err(Reason::BadLength);
             }
             // RFC 8200, 8.1: over IPv6 the checksum is not optional.
@@ -445,7 +452,7 @@ fn transport(frame: &Frame<'_>, at: usize, room: usize, packet: &mut Packet) -> 
                 (protocol::ICMPV6, ICMPV6_ECHO_REQUEST)
             };
             let icmp = frame.header::<IcmpHdr>(at).ok_or(Reason::Truncated)?;
-            if room < size_of::<IcmpHdr>() {
+            if ip_payload_len < size_of::<IcmpHdr>() {
                 return Err(Reason::BadLength);
             }
             if (packet.protocol, icmp.type_) == request && icmp.code == 0 {
@@ -458,7 +465,7 @@ fn transport(frame: &Frame<'_>, at: usize, room: usize, packet: &mut Packet) -> 
                 && matches!(icmp.type_, ICMPV6_ND_FIRST..=ICMPV6_ND_LAST)
                 && packet.hop_limit == 255
             {
-                *packet = NOTHING;
+                *packet = EMPTY_PACKET;
             }
             return Err(Reason::OtherProtocol);
         }

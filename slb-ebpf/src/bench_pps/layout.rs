@@ -31,7 +31,7 @@ pub(crate) struct Source {
 /// The frames that should arrive. The value of the map `EXPECTED`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Expected {
+pub(crate) struct ExpectedFrames {
     /// Destination address under `mask`, in network byte order.
     pub(crate) address: u32,
     /// Bits of the destination address that are compared.
@@ -45,11 +45,11 @@ pub(crate) struct Expected {
 /// The frames that have arrived, per processor. The value of the map `ARRIVED`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Arrived {
+pub(crate) struct SinkCounters {
     /// IPv4 frames as expected.
-    pub(crate) right: u64,
+    pub(crate) expected: u64,
     /// Other IPv4 frames.
-    pub(crate) wrong: u64,
+    pub(crate) unexpected: u64,
     /// Frames as expected, by the low bits of their destination hardware address.
     pub(crate) servers: [u64; SERVERS],
 }

@@ -13,14 +13,14 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use layout::{Arrived, Expected, FRAME_WORDS, SERVERS, Source};
+use layout::{ExpectedFrames, FRAME_WORDS, SERVERS, SinkCounters, Source};
 
 #[btf_map]
 static SOURCE: Array<Source, 1> = Array::new();
 #[btf_map]
-static EXPECTED: Array<Expected, 1> = Array::new();
+static EXPECTED: Array<ExpectedFrames, 1> = Array::new();
 #[btf_map]
-static ARRIVED: PerCpuArray<Arrived, 1> = PerCpuArray::new();
+static ARRIVED: PerCpuArray<SinkCounters, 1> = PerCpuArray::new();
 /// Index of the interface that [`swap_redirect`] sends through.
 #[btf_map]
 static OUT: Array<u32, 1> = Array::new();
@@ -105,10 +105,10 @@ fn sink(ctx: XdpContext) -> u32 {
         && address & expected.mask == expected.address
         && (expected.port == 0 || u32::from(port) == expected.port)
     {
-        arrived.right += 1;
+        arrived.expected += 1;
         arrived.servers[usize::from(server) & (SERVERS - 1)] += 1;
     } else {
-        arrived.wrong += 1;
+        arrived.unexpected += 1;
     }
     xdp_action::XDP_DROP
 }

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
-use super::types::{Pending, Status};
+use super::types::{ApiPendingChange, Status};
 
 /// Timeout of requests that change nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,7 +19,7 @@ const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(330);
 /// The daemon has refused the request. The text says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Refused(pub String);
+pub struct RequestRefused(pub String);
 
 /// No daemon answers on the socket.
 #[derive(Debug, thiserror::Error)]
@@ -32,14 +32,14 @@ pub async fn status(socket: &Path) -> Result<Option<Status>> {
 }
 
 /// The change that waits for its servers; `None` without one, or if no daemon listens.
-pub async fn pending(socket: &Path) -> Result<Option<Pending>> {
+pub async fn pending(socket: &Path) -> Result<Option<ApiPendingChange>> {
     Ok(ask(socket, PATIENCE, Method::GET, "/v1/pending", Bytes::new()).await?.flatten())
 }
 
 /// Sends a command or a query with a document to the daemon on `socket`.
 ///
 /// # Errors
-/// No daemon listens, or the daemon refuses ([`Refused`]).
+/// No daemon listens, or the daemon refuses ([`RequestRefused`]).
 pub async fn post<T: DeserializeOwned>(socket: &Path, path: &str, document: &impl Serialize) -> Result<T> {
     let body = serde_json::to_vec(document)?.into();
     let answer = ask(socket, PATIENCE_FOR_CHANGES, Method::POST, path, body).await?;
@@ -101,5 +101,5 @@ async fn exchange<T: DeserializeOwned>(
     if text.is_empty() {
         bail!("the daemon answers {code}, and says nothing of it");
     }
-    Err(Refused(text).into())
+    Err(RequestRefused(text).into())
 }

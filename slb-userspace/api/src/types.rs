@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The daemon, if one answers.
-    pub daemon: Option<Daemon>,
+    pub daemon: Option<DaemonStatus>,
     /// Digest of the server of each slot, over all listeners: 16 hexadecimal digits. Nodes with the same configuration,
     /// `hash_seed` and health have equal digests.
     pub digest: Option<String>,
@@ -17,18 +17,18 @@ pub struct Status {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash_seed: Option<u64>,
     /// Use of the flow table.
-    pub flow_table: FlowTable,
+    pub flow_table: FlowTableStatus,
     /// Interfaces the program is attached to.
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<InterfaceStatus>,
     /// Load balancers by name.
-    pub load_balancers: Vec<LoadBalancer>,
+    pub load_balancers: Vec<ApiLoadBalancer>,
     /// Packets by verdict and reason since the maps were made. Each packet is counted under one reason.
-    pub reasons: Vec<Reason>,
+    pub reasons: Vec<ReasonCount>,
 }
 
 /// The flow table: use, and evictions since the maps were made.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowTable {
+pub struct FlowTableStatus {
     /// Capacity in entries.
     pub entries: u64,
     /// Entries in use, including affinity entries.
@@ -43,7 +43,7 @@ pub struct FlowTable {
 
 /// The running daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Daemon {
+pub struct DaemonStatus {
     /// Program version.
     pub version: String,
     /// Process id.
@@ -57,17 +57,17 @@ pub struct Daemon {
     /// Restarts of panicked tasks since the start.
     pub restarted_tasks: u64,
     /// State of its configuration.
-    pub configuration: Configuration,
+    pub configuration: ConfigurationStatus,
     /// Configured interfaces that are not attached or do not forward.
-    pub interfaces_without: Vec<Without>,
+    pub interfaces_without: Vec<InactiveInterface>,
     /// Why pins are missing, if they are. Without pins forwarding ends with the daemon.
     pub pins_trouble: Option<String>,
     /// Packets that the kernel lost after SLB forwarded them, by outgoing interface; `None` if not counted.
-    pub losses: Option<Vec<Loss>>,
+    pub losses: Option<Vec<InterfaceLosses>>,
     /// VIPs in the order of the configuration.
-    pub vips: Vec<Vip>,
+    pub vips: Vec<VipStatus>,
     /// Overrides.
-    pub overrides: Vec<Override>,
+    pub overrides: Vec<ApiOverride>,
     /// Why no override can be set, if so.
     pub overrides_trouble: Option<String>,
 }
@@ -76,7 +76,7 @@ pub struct Daemon {
 /// until the configuration no longer names the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Override {
+pub struct ApiOverride {
     /// Name of the server group; `None` for a default server group.
     pub server_group: Option<String>,
     /// Name of the load balancer, for a server of its default server group.
@@ -88,7 +88,7 @@ pub struct Override {
     /// Admin state: draining or disabled; `None` for enabled.
     pub state: Option<AdminState>,
     /// Who set it last.
-    pub by: By,
+    pub by: Requester,
     /// Time of the last change, as in RFC 3339.
     pub at: String,
 }
@@ -107,7 +107,7 @@ pub enum AdminState {
 /// changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Servers {
+pub struct OverrideRequest {
     /// Name of the server group; `None` for a default server group.
     pub server_group: Option<String>,
     /// Name of the load balancer, for its default server group.
@@ -139,7 +139,7 @@ pub enum Set {
 
 /// State of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Configuration {
+pub struct ConfigurationStatus {
     /// The daemon's file, which the next start uses.
     pub file: String,
     /// `differs` if the file differs from the active configuration, or why it cannot be used; `None` if they are equal.
@@ -147,12 +147,12 @@ pub struct Configuration {
     /// Seconds until the active configuration is rolled back unless it is confirmed.
     pub confirm_within_seconds: Option<u64>,
     /// The change that waits for its servers.
-    pub pending: Option<Pending>,
+    pub pending: Option<ApiPendingChange>,
 }
 
 /// A change that becomes active once its servers are known. `GET /v1/pending` answers it, or `null`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pending {
+pub struct ApiPendingChange {
     /// `start`, `reload`, `apply` or `fallback`.
     pub change: String,
     /// What it waits for, in words.
@@ -165,7 +165,7 @@ pub struct Pending {
 /// `text` it compares the daemon's file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Text {
+pub struct ConfigText {
     /// Name of the text, for messages.
     pub name: Option<String>,
     /// The configuration, in TOML.
@@ -176,7 +176,7 @@ pub struct Text {
 
 /// Result of a command: the answer to `POST /v1/reload`, `/v1/apply`, `/v1/confirm`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changed {
+pub struct ChangeResult {
     /// The changes in words, one each.
     pub changes: Vec<String>,
     /// Warnings about the configuration: whole lines, as from `slbd check`.
@@ -189,7 +189,7 @@ pub struct Changed {
 
 /// Changes that a configuration would cause: the answer to `POST /v1/diff`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Differences {
+pub struct DiffResult {
     /// The changes in words, one each.
     pub changes: Vec<String>,
     /// Why it would be refused, if so.
@@ -200,7 +200,7 @@ pub struct Differences {
 
 /// The process that sent a command: the peer of the socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct By {
+pub struct Requester {
     /// User id.
     pub uid: Option<u32>,
     /// Name of the user, if known.
@@ -211,7 +211,7 @@ pub struct By {
 
 /// A VIP and its state on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Vip {
+pub struct VipStatus {
     /// The address.
     pub address: IpAddr,
     /// Name of its load balancer.
@@ -219,7 +219,7 @@ pub struct Vip {
     /// Whether it is a local address.
     pub is_local: bool,
     /// Action for packets that no running listener takes.
-    pub unmatched: Unmatched,
+    pub unmatched: ApiUnmatched,
     /// Why hosts on a link get no answer to ARP or neighbour solicitations for it, and what to do; `None` if they do.
     pub unanswered: Option<String>,
 }
@@ -227,7 +227,7 @@ pub struct Vip {
 /// Action for packets to a VIP that no running listener takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Unmatched {
+pub enum ApiUnmatched {
     /// Drop them.
     Drop,
     /// Answer as a host does for a closed port.
@@ -238,7 +238,7 @@ pub enum Unmatched {
 
 /// A configured interface that is not attached or does not forward.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Without {
+pub struct InactiveInterface {
     /// Name.
     pub name: String,
     /// Whether the interface exists.
@@ -249,7 +249,7 @@ pub struct Without {
 
 /// Packets that the kernel lost at an interface, since the daemon has watched it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loss {
+pub struct InterfaceLosses {
     /// Name of the interface.
     pub interface: String,
     /// Packets redirected to the interface, which does not transmit redirected frames.
@@ -262,7 +262,7 @@ pub struct Loss {
 
 /// An interface that the program is attached to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interface {
+pub struct InterfaceStatus {
     /// Name.
     pub name: String,
     /// Index in the kernel.
@@ -271,7 +271,7 @@ pub struct Interface {
     pub mode: AttachMode,
     /// Which packets may arrive at it.
     #[serde(default)]
-    pub role: Role,
+    pub role: ApiInterfaceRole,
     /// Remarks; only the daemon knows them.
     #[serde(default)]
     pub notes: Vec<String>,
@@ -280,7 +280,7 @@ pub struct Interface {
 /// Which packets may arrive at an interface.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub enum ApiInterfaceRole {
     /// Packets of clients.
     Client,
     /// Answers of servers.
@@ -302,17 +302,17 @@ pub enum AttachMode {
 
 /// A load balancer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LoadBalancer {
+pub struct ApiLoadBalancer {
     /// Name.
     pub name: String,
     /// Its listeners.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ApiListener>,
 }
 
 /// Whether a listener is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum ApiRunState {
     /// It forwards.
     Running,
     /// It or its load balancer is stopped: SLB does not handle its packets. Only the daemon knows of it.
@@ -321,11 +321,11 @@ pub enum State {
 
 /// A listener and the servers behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listener {
+pub struct ApiListener {
     /// Name.
     pub name: String,
     /// Whether it is running.
-    pub state: State,
+    pub state: ApiRunState,
     /// `tcp` or `udp`.
     pub protocol: String,
     /// Port on every VIP.
@@ -337,21 +337,21 @@ pub struct Listener {
     /// Server group, the primary one of two; `None` for the default server group.
     pub server_group: Option<String>,
     /// Traffic of this listener.
-    pub counters: Counters,
+    pub counters: ApiCounters,
     /// Flows now; `None` where flows are untracked (modes `dsr` and `ipip`).
     pub current_flows: Option<u64>,
     /// [`Status::digest`] of this listener alone; `None` if it is stopped.
     pub digest: Option<String>,
     /// VIPs without a server that receives new flows.
-    pub outages: Vec<Outage>,
+    pub outages: Vec<ApiOutage>,
     /// Its servers; none if it is stopped. Listeners with equal servers, ports and health check share servers and their
     /// counters.
-    pub servers: Vec<Server>,
+    pub servers: Vec<ApiServer>,
 }
 
 /// An outage: no server receives new flows of a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outage {
+pub struct ApiOutage {
     /// Affected VIPs.
     pub addresses: Vec<IpAddr>,
     /// The reason in words; only the daemon knows it.
@@ -362,32 +362,32 @@ pub struct Outage {
 
 /// A server behind a listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Server {
+pub struct ApiServer {
     /// Address and port that packets are sent to.
     pub address: SocketAddr,
     /// Weight, 0 to 100.
     pub weight: u8,
     /// Health.
-    pub health: Health,
+    pub health: ApiHealth,
     /// Its override.
-    pub set: Option<Override>,
+    pub set: Option<ApiOverride>,
     /// Explanation of the health, if there is one.
     pub detail: Option<String>,
     /// The next hop that packets leave by; `None` while unresolved.
-    pub next_hop: Option<NextHop>,
+    pub next_hop: Option<ApiNextHop>,
     /// Number of its slots. Its share of all slots is its expected share of new flows.
     pub slots: u32,
     /// Traffic of this server.
-    pub counters: Counters,
+    pub counters: ApiCounters,
     /// Flows now; `None` where flows are untracked (modes `dsr` and `ipip`).
     pub current_flows: Option<u64>,
     /// Set while it drains: it receives no new flows.
-    pub draining: Option<Draining>,
+    pub draining: Option<DrainStatus>,
 }
 
 /// A drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Draining {
+pub struct DrainStatus {
     /// Seconds to the deadline, when connections are reset; `None` without a deadline (`connection_drain`).
     pub seconds_left: Option<u64>,
     /// Whether the configuration no longer names the server.
@@ -396,7 +396,7 @@ pub struct Draining {
 
 /// The next hop of packets to a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NextHop {
+pub struct ApiNextHop {
     /// Index of the interface.
     pub interface: u32,
     /// Hardware address of the next hop.
@@ -406,7 +406,7 @@ pub struct NextHop {
 /// Health of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Health {
+pub enum ApiHealth {
     /// No probe result yet.
     Unknown,
     /// It passes its check.
@@ -421,7 +421,7 @@ pub enum Health {
 
 /// Packets, bytes (of whole frames) and flows, summed over all CPUs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counters {
+pub struct ApiCounters {
     /// Packets from clients.
     pub packets_in: u64,
     /// Bytes from clients.
@@ -436,7 +436,7 @@ pub struct Counters {
 
 /// Number of packets with one verdict and reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reason {
+pub struct ReasonCount {
     /// `forward`, `answer`, `pass` or `drop`.
     pub verdict: String,
     /// The reason, in snake case.

@@ -8,7 +8,7 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untr
 pub(super) type Span = Range<usize>;
 
 /// Most diagnostics that are rendered. A file with more has a common cause, and each one costs a pass over the text.
-const SHOWN: usize = 100;
+const MAX_SHOWN: usize = 100;
 
 /// Whether a diagnostic makes a configuration invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl Diagnostic {
 
 /// Diagnostics of one text, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct DiagnosticReport {
     source: Source,
     diagnostics: Vec<Diagnostic>,
 }
@@ -102,7 +102,7 @@ struct Source {
     text: String,
 }
 
-impl Report {
+impl DiagnosticReport {
     /// Collects the diagnostics of a text. `name` is the text's origin.
     pub(super) fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
@@ -120,17 +120,17 @@ impl Report {
         let mut shown: Vec<String> = self
             .diagnostics
             .iter()
-            .take(SHOWN)
+            .take(MAX_SHOWN)
             .map(|diagnostic| diagnostic.render(&self.source, &renderer))
             .collect();
-        if let Some(hidden) = self.diagnostics.len().checked_sub(SHOWN).filter(|hidden| *hidden > 0) {
+        if let Some(hidden) = self.diagnostics.len().checked_sub(MAX_SHOWN).filter(|hidden| *hidden > 0) {
             shown.push(format!("{hidden} more problems are not shown"));
         }
         shown.join("\n\n")
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for DiagnosticReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.render(false))
     }
@@ -141,10 +141,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn place_source_line_caret_and_help_are_shown() {
+    fn report_shows_position_source_line_caret_and_help() {
         let text = "a = 1\nb = 300\n";
         let problem = Diagnostic::error(10..13, "`b` is too large", "0 to 100").help("write less");
-        let shown = Report::new("x.toml", text, vec![problem]).to_string();
+        let shown = DiagnosticReport::new("x.toml", text, vec![problem]).to_string();
         let expected = "\
 error: `b` is too large
  --> x.toml:2:5
@@ -157,10 +157,10 @@ error: `b` is too large
     }
 
     #[test]
-    fn both_places_of_a_pair_are_shown() {
+    fn report_shows_the_related_position() {
         let text = "a = 1\n\n\n\n\n\n\n\na = 2\n";
         let problem = Diagnostic::warning(13..14, "twice", "again here").related(0..1, "first here");
-        let shown = Report::new("x.toml", text, vec![problem]).to_string();
+        let shown = DiagnosticReport::new("x.toml", text, vec![problem]).to_string();
         assert!(shown.starts_with("warning: twice\n"), "{shown}");
         assert!(shown.contains("x.toml:9:1"), "{shown}");
         assert!(shown.contains("1 | a = 1\n  | - first here"), "{shown}");
@@ -168,21 +168,21 @@ error: `b` is too large
     }
 
     #[test]
-    fn colours_only_where_asked_for() {
-        let report = Report::new("x", "a = 1", vec![Diagnostic::error(0..1, "m", "l").help("h")]);
+    fn report_has_colours_only_on_request() {
+        let report = DiagnosticReport::new("x", "a = 1", vec![Diagnostic::error(0..1, "m", "l").help("h")]);
         assert!(report.render(true).contains("\u{1b}["));
         assert!(!report.render(false).contains('\u{1b}'));
     }
 
     #[test]
-    fn problems_are_in_the_order_of_the_text_and_not_without_end() {
+    fn report_sorts_problems_by_position_and_limits_them() {
         let text = "x".repeat(150);
         let problems =
             (0..150).rev().map(|at| Diagnostic::error(at..at + 1, format!("m{at}"), "l")).collect();
-        let report = Report::new("x", &text, problems);
+        let report = DiagnosticReport::new("x", &text, problems);
         assert_eq!(report.diagnostics()[0].message(), "m0");
         let shown = report.to_string();
-        assert_eq!(shown.matches("error: ").count(), SHOWN);
+        assert_eq!(shown.matches("error: ").count(), MAX_SHOWN);
         assert!(shown.ends_with("50 more problems are not shown"), "{shown}");
     }
 }

@@ -16,8 +16,8 @@ use self::{
     pairs::Pairs,
 };
 use super::model::{
-    Config, Daemon, HealthCheck, Listener, LoadBalancer, Name, PrimarySecondaryGroup, Scheduler, ServerGroup,
-    TableSize, Target, Unmatched, Weight,
+    Config, DaemonConfig, HealthCheck, Listener, ListenerTarget, LoadBalancer, Name, PrimarySecondaryGroup,
+    Scheduler, ServerGroup, TableSize, Unmatched, Weight,
 };
 
 mod check;
@@ -63,14 +63,14 @@ pub fn difference(old: &Config, new: &Config) -> Vec<String> {
     words
 }
 
-fn daemon(old: &Daemon, new: &Daemon) -> Vec<String> {
-    let mut words = fields!(old, new, Daemon {
+fn daemon(old: &DaemonConfig, new: &DaemonConfig) -> Vec<String> {
+    let mut words = fields!(old, new, DaemonConfig {
         xdp_mode: word, pin_dir: debug, socket: debug, read_only_socket: path, state_dir: debug, flow_table_entries: display,
         max_servers: display, hash_seed: seed, probe_mark: mark; interfaces, roles, tunnel_addresses, probe_source
     });
     list("interface", &old.interfaces, &new.interfaces, &mut words);
     for name in new.interfaces.iter().filter(|name| old.interfaces.contains(name)) {
-        let role = |daemon: &Daemon| daemon.roles.get(name).copied().unwrap_or_default();
+        let role = |daemon: &DaemonConfig| daemon.roles.get(name).copied().unwrap_or_default();
         if role(old) != role(new) {
             words.push(format!("interface {name}: role {} -> {}", word(&role(old)), word(&role(new))));
         }
@@ -221,15 +221,17 @@ fn renamed(old: &Name, new: &Name, words: &mut Vec<String>) {
     }
 }
 
-fn target(target: &Target) -> String {
+fn target(target: &ListenerTarget) -> String {
     match target {
-        Target::DefaultGroup { backend_port } => format!("the default group, port {backend_port}"),
-        Target::ServerGroup(name) => format!("server group {name}"),
-        Target::PrimarySecondaryGroup(name) => format!("primary/secondary server group {name}"),
-        Target::PrimarySecondary { primary, secondary, failover_threshold, failback_after } => format!(
-            "server group {primary}, and {secondary} when {failover_threshold} are unhealthy (back after \
+        ListenerTarget::DefaultGroup { backend_port } => format!("the default group, port {backend_port}"),
+        ListenerTarget::ServerGroup(name) => format!("server group {name}"),
+        ListenerTarget::PrimarySecondaryGroup(name) => format!("primary/secondary server group {name}"),
+        ListenerTarget::PrimarySecondary { primary, secondary, failover_threshold, failback_after } => {
+            format!(
+                "server group {primary}, and {secondary} when {failover_threshold} are unhealthy (back after \
              {failback_after:?})"
-        ),
+            )
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use super::Rejected;
+use super::ConfigError;
 
 /// Maximum file size in bytes.
 pub(super) const MAX_BYTES: u64 = 16 << 20;
@@ -18,28 +18,28 @@ pub(super) const MAX_BYTES: u64 = 16 << 20;
 ///
 /// # Errors
 ///
-/// Every variant of [`Rejected`] but [`Rejected::Invalid`].
-pub(super) fn read(path: &Path) -> Result<String, Rejected> {
-    let unreadable = |error: io::Error| Rejected::Unreadable { path: path.to_owned(), error };
+/// Every variant of [`ConfigError`] but [`ConfigError::Invalid`].
+pub(super) fn read(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |error: io::Error| ConfigError::Unreadable { path: path.to_owned(), error };
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if metadata.is_dir() {
-        return Err(Rejected::Directory { path: path.to_owned() });
+        return Err(ConfigError::Directory { path: path.to_owned() });
     }
     let mode = metadata.permissions().mode() & 0o7777;
     if metadata.is_file() && mode & 0o002 != 0 {
-        return Err(Rejected::WorldWritable { path: path.to_owned(), mode });
+        return Err(ConfigError::WorldWritable { path: path.to_owned(), mode });
     }
     let mut bytes = Vec::new();
     // One byte more than allowed reveals a file that is too large, whatever its metadata says.
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Rejected::TooLarge { path: path.to_owned() });
+        return Err(ConfigError::TooLarge { path: path.to_owned() });
     }
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count();
-        Rejected::NotText { path: path.to_owned(), line }
+        ConfigError::NotText { path: path.to_owned(), line }
     })
 }
 
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_read() {
+    fn utf8_file_is_read() {
         let (_dir, path) = written("# ü\n".as_bytes(), 0o644);
         assert_eq!(read(&path).expect("readable"), "# ü\n");
     }
@@ -77,10 +77,10 @@ mod tests {
     }
 
     #[test]
-    fn directory_is_refused() {
+    fn directory_in_place_of_a_file_is_refused() {
         let dir = TempDir::new().expect("temporary directory");
         let error = read(dir.path()).expect_err("directory");
-        assert!(matches!(error, Rejected::Directory { .. }), "{error}");
+        assert!(matches!(error, ConfigError::Directory { .. }), "{error}");
     }
 
     #[test]
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn size_limit_is_exact() {
+    fn file_size_limit_is_exact() {
         let limit = usize::try_from(MAX_BYTES).expect("fits");
         let (_dir, path) = written(&vec![b'\n'; limit], 0o600);
         assert_eq!(read(&path).expect("allowed").len(), limit);
@@ -108,9 +108,9 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_text_give_the_line() {
+    fn invalid_utf8_is_refused_with_its_line() {
         let (_dir, path) = written(b"# a\n# b\n# \xff\n", 0o600);
         let error = read(&path).expect_err("not text");
-        assert!(matches!(error, Rejected::NotText { line: 3, .. }), "{error}");
+        assert!(matches!(error, ConfigError::NotText { line: 3, .. }), "{error}");
     }
 }

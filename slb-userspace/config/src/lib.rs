@@ -1,12 +1,12 @@
 //! Configuration: from a TOML file to a model that holds only valid values.
 //!
 //! The stages are `file` (trusted bytes) -> `raw` (serde's values with positions) -> `parse` (all rules) -> [`model`].
-//! `raw` is private to this module. A [`Config`] is always complete: either all rules hold, or the text is [`Rejected`]
+//! `raw` is private to this module. A [`Config`] is always complete: either all rules hold, or the text is [`ConfigError`]
 //! with every violation.
 
 use std::path::{Path, PathBuf};
 
-pub use diagnostic::{Diagnostic, Report, Severity};
+pub use diagnostic::{Diagnostic, DiagnosticReport, Severity};
 pub use model::Config;
 pub use parse::parse;
 
@@ -14,7 +14,7 @@ mod diagnostic;
 pub mod difference;
 mod field;
 mod file;
-pub mod fixed;
+pub mod immutable_settings;
 pub mod model;
 mod parse;
 mod raw;
@@ -27,16 +27,16 @@ mod tests;
 
 /// A valid configuration with its warnings.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct LoadedConfig {
     /// The configuration.
     pub config: Config,
     /// Warnings in file order; contains no errors.
-    pub warnings: Report,
+    pub warnings: DiagnosticReport,
 }
 
 /// Why a configuration cannot be used. The text names the file and a remedy.
 #[derive(Debug, thiserror::Error)]
-pub enum Rejected {
+pub enum ConfigError {
     /// The file could not be opened or read.
     #[error("error: {}: cannot be read: {error}", path.display())]
     Unreadable {
@@ -80,10 +80,10 @@ pub enum Rejected {
     },
     /// The text breaks the syntax or the rules; the report holds errors only.
     #[error("{0}")]
-    Invalid(Report),
+    Invalid(DiagnosticReport),
 }
 
-impl Rejected {
+impl ConfigError {
     /// Returns the text to show, with the colours of a terminal if `colour`.
     pub fn render(&self, colour: bool) -> String {
         match self {
@@ -97,8 +97,8 @@ impl Rejected {
 ///
 /// # Errors
 ///
-/// [`Rejected`] if the file cannot be read, may be written by everyone, or breaks a rule.
-pub fn load(path: &Path) -> Result<Loaded, Rejected> {
+/// [`ConfigError`] if the file cannot be read, may be written by everyone, or breaks a rule.
+pub fn load(path: &Path) -> Result<LoadedConfig, ConfigError> {
     parse(&path.display().to_string(), &text(path)?)
 }
 
@@ -106,7 +106,7 @@ pub fn load(path: &Path) -> Result<Loaded, Rejected> {
 ///
 /// # Errors
 ///
-/// Every variant of [`Rejected`] but [`Rejected::Invalid`].
-pub fn text(path: &Path) -> Result<String, Rejected> {
+/// Every variant of [`ConfigError`] but [`ConfigError::Invalid`].
+pub fn text(path: &Path) -> Result<String, ConfigError> {
     file::read(path)
 }

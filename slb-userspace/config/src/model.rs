@@ -11,7 +11,8 @@ use std::{
 use slb_common::net::headers::protocol;
 
 pub use check::{
-    CheckKind, DEFAULT_WINDOW, HealthCheck, HttpCheck, Method, Passive, Status, Tls, TlsCheck, UdpCheck,
+    CertificateCheck, CheckKind, DEFAULT_WINDOW, ExpectedStatus, HealthCheck, HttpCheck, HttpMethod,
+    PassiveCheck, TlsCheck, UdpCheck,
 };
 
 mod check;
@@ -20,7 +21,7 @@ mod check;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Settings of the daemon itself.
-    pub daemon: Daemon,
+    pub daemon: DaemonConfig,
     /// Load balancers, in the order of the file. Names are unique.
     pub load_balancers: Vec<LoadBalancer>,
     /// Named server groups, in the order of the file. Names are unique.
@@ -31,7 +32,7 @@ pub struct Config {
 
 /// Settings of the daemon itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Daemon {
+pub struct DaemonConfig {
     /// Interfaces the XDP program is attached to. At least one, no duplicates.
     pub interfaces: Vec<String>,
     /// Roles of interfaces that are not [`InterfaceRole::Both`].
@@ -61,7 +62,7 @@ pub struct Daemon {
     pub probe_mark: Option<u32>,
 }
 
-impl Daemon {
+impl DaemonConfig {
     /// The seed of the flow hash and of the server tables; 0 until the daemon has filled in a missing one.
     pub fn seed(&self) -> u64 {
         self.hash_seed.unwrap_or(0)
@@ -164,7 +165,7 @@ pub struct Listener {
     /// Whether it is running or stopped.
     pub state: RunState,
     /// The servers behind it.
-    pub target: Target,
+    pub target: ListenerTarget,
     /// How packets reach the server.
     pub mode: Mode,
     /// Which flows have flow-table entries.
@@ -212,7 +213,7 @@ pub enum OnNoHealthy {
 
 /// The servers behind a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum ListenerTarget {
     /// The load balancer's default server group, on this port.
     DefaultGroup {
         /// Port on every server of the default server group. 1 to 65,535.
@@ -235,7 +236,7 @@ pub enum Target {
     },
 }
 
-impl Target {
+impl ListenerTarget {
     /// Whether there is a primary and a secondary side.
     pub const fn has_sides(&self) -> bool {
         matches!(self, Self::PrimarySecondaryGroup(_) | Self::PrimarySecondary { .. })
@@ -296,7 +297,7 @@ pub struct ServerGroup {
     /// Unique name.
     pub name: Name,
     /// Servers; (address, port) is unique.
-    pub servers: Vec<Server>,
+    pub servers: Vec<ConfigServer>,
     /// Slots of the group's table.
     pub table_size: TableSize,
     /// Duration of slow start; `None` for off. 1 s to 300 s.
@@ -318,7 +319,7 @@ pub struct PrimarySecondaryGroup {
 
 /// A server of a named group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct ConfigServer {
     /// Address; never a VIP.
     pub address: IpAddr,
     /// Port. 1 to 65,535.

@@ -6,54 +6,57 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Loaded, Rejected,
-    diagnostic::{Diagnostic, Report, Severity},
+    ConfigError, LoadedConfig,
+    diagnostic::{Diagnostic, DiagnosticReport, Severity},
     field::Checker,
     model::Config,
     raw, syntax,
 };
 
-mod balancer;
 mod daemon;
-mod ending;
 mod families;
 mod group;
 mod health_check;
+mod ignored_weights;
 mod listener;
+mod load_balancer;
 mod mode;
 mod primary_secondary;
 mod scheduling;
 mod target;
-mod unweighted;
+mod timeouts;
 mod vips;
 
 /// Parses and checks the text of a configuration. `name` is its file name in messages.
 ///
 /// # Errors
 ///
-/// [`Rejected::Invalid`] with all errors.
-pub fn parse(name: &str, text: &str) -> Result<Loaded, Rejected> {
-    let document: raw::Document = toml::from_str(text)
-        .map_err(|error| Rejected::Invalid(Report::new(name, text, vec![syntax::explain(&error, text)])))?;
+/// [`ConfigError::Invalid`] with all errors.
+pub fn parse(name: &str, text: &str) -> Result<LoadedConfig, ConfigError> {
+    let document: raw::RawDocument = toml::from_str(text).map_err(|error| {
+        ConfigError::Invalid(DiagnosticReport::new(name, text, vec![syntax::explain(&error, text)]))
+    })?;
     let mut checker = Checker::default();
     let config = build(&document, &mut checker);
     let Checker { mut diagnostics } = checker;
     let refused = diagnostics.iter().any(|diagnostic| diagnostic.severity() == Severity::Error);
     match config {
-        Some(config) if !refused => Ok(Loaded { config, warnings: Report::new(name, text, diagnostics) }),
+        Some(config) if !refused => {
+            Ok(LoadedConfig { config, warnings: DiagnosticReport::new(name, text, diagnostics) })
+        }
         _ => {
             // The errors may be the cause of the warnings.
             diagnostics.retain(|diagnostic| diagnostic.severity() == Severity::Error);
-            Err(Rejected::Invalid(Report::new(name, text, diagnostics)))
+            Err(ConfigError::Invalid(DiagnosticReport::new(name, text, diagnostics)))
         }
     }
 }
 
-fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
+fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
     let daemon = daemon::build(checker, document.daemon.as_ref());
     let (vips, addresses) = vips::collect(checker, &document.load_balancer.0);
     let mut group_names = HashMap::new();
-    let groups = group::Index::collect(
+    let groups = group::GroupIndex::collect(
         checker,
         "server group",
         "server_group",
@@ -61,7 +64,7 @@ fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
         &mut group_names,
     );
     let pairs = &document.primary_secondary_group.0;
-    let pair_index = group::Index::collect(
+    let pair_index = group::GroupIndex::collect(
         checker,
         "primary/secondary server group",
         "primary_secondary_group",
@@ -78,7 +81,7 @@ fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
     let mut load_balancers = Vec::new();
     let tunnels = daemon.as_ref().map(|daemon| daemon.tunnel_addresses.iter().collect());
     for (table, addresses) in document.load_balancer.0.iter().zip(addresses) {
-        let mut scope = balancer::Scope {
+        let mut scope = load_balancer::BalancerScope {
             checker,
             vips: &vips,
             groups: &groups,
@@ -88,11 +91,11 @@ fn build(document: &raw::Document, checker: &mut Checker) -> Option<Config> {
             used_pairs: &mut used_pairs,
             names: &mut names,
         };
-        load_balancers.push(balancer::build(&mut scope, table, addresses));
+        load_balancers.push(load_balancer::build(&mut scope, table, addresses));
     }
     groups.warn_of_unused(checker, &used);
     pair_index.warn_of_unused(checker, &used_pairs);
-    unweighted::warn(checker, document);
+    ignored_weights::warn(checker, document);
     if document.load_balancer.0.is_empty() {
         checker.note(
             Diagnostic::warning(0..0, "there is no load balancer", "nothing will be forwarded")

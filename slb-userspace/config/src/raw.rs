@@ -14,26 +14,26 @@ mod value;
 pub(super) type Value = Spanned<Scalar>;
 
 /// A table with its position: that of its header, or of the braces.
-pub(super) type Table<T> = Spanned<Fields<T>>;
+pub(super) type RawTable<T> = Spanned<Fields<T>>;
 
 /// A whole file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Document {
-    pub(super) daemon: Option<Table<Daemon>>,
+pub(super) struct RawDocument {
+    pub(super) daemon: Option<RawTable<RawDaemon>>,
     #[serde(default)]
-    pub(super) load_balancer: List<Table<LoadBalancer>>,
+    pub(super) load_balancer: List<RawTable<RawLoadBalancer>>,
     #[serde(default)]
-    pub(super) server_group: List<Table<ServerGroup>>,
+    pub(super) server_group: List<RawTable<RawServerGroup>>,
     #[serde(default)]
-    pub(super) primary_secondary_group: List<Table<PrimarySecondaryGroup>>,
+    pub(super) primary_secondary_group: List<RawTable<RawPrimarySecondaryGroup>>,
 }
 
 /// `[daemon]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Daemon {
-    pub(super) interfaces: Option<Spanned<List<Spanned<ScalarOr<Interface>>>>>,
+pub(super) struct RawDaemon {
+    pub(super) interfaces: Option<Spanned<List<Spanned<ScalarOr<RawInterface>>>>>,
     pub(super) xdp_mode: Option<Value>,
     pub(super) pin_dir: Option<Value>,
     pub(super) socket: Option<Value>,
@@ -50,7 +50,7 @@ pub(super) struct Daemon {
 /// A table in `interfaces` of `[daemon]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Interface {
+pub(super) struct RawInterface {
     pub(super) name: Option<Value>,
     pub(super) role: Option<Value>,
 }
@@ -58,7 +58,7 @@ pub(super) struct Interface {
 /// `[[load_balancer]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LoadBalancer {
+pub(super) struct RawLoadBalancer {
     pub(super) name: Option<Value>,
     pub(super) addresses: Option<Spanned<List<Value>>>,
     pub(super) state: Option<Value>,
@@ -66,15 +66,15 @@ pub(super) struct LoadBalancer {
     pub(super) table_size: Option<Value>,
     pub(super) slow_start: Option<Value>,
     #[serde(default)]
-    pub(super) server: List<Table<DefaultServer>>,
+    pub(super) server: List<RawTable<RawDefaultServer>>,
     #[serde(default)]
-    pub(super) listener: List<Table<Listener>>,
+    pub(super) listener: List<RawTable<RawListener>>,
 }
 
 /// `[[load_balancer.server]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct DefaultServer {
+pub(super) struct RawDefaultServer {
     pub(super) address: Option<Value>,
     pub(super) weight: Option<Value>,
 }
@@ -82,7 +82,7 @@ pub(super) struct DefaultServer {
 /// `[[load_balancer.listener]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Listener {
+pub(super) struct RawListener {
     pub(super) name: Option<Value>,
     pub(super) protocol: Option<Value>,
     pub(super) port: Option<Value>,
@@ -102,13 +102,13 @@ pub(super) struct Listener {
     pub(super) unknown_datagrams: Option<Value>,
     pub(super) connection_drain: Option<Value>,
     pub(super) established_timeout: Option<Value>,
-    pub(super) health_check: Option<Table<HealthCheck>>,
+    pub(super) health_check: Option<RawTable<RawHealthCheck>>,
 }
 
 /// `health_check` of a listener.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct HealthCheck {
+pub(super) struct RawHealthCheck {
     pub(super) kind: Option<Value>,
     pub(super) port: Option<Value>,
     pub(super) interval: Option<Value>,
@@ -121,13 +121,13 @@ pub(super) struct HealthCheck {
     pub(super) verify: Option<Value>,
     pub(super) request: Option<Value>,
     pub(super) expect: Option<Value>,
-    pub(super) passive: Option<Table<Passive>>,
+    pub(super) passive: Option<RawTable<RawPassiveCheck>>,
 }
 
 /// `passive` of a `health_check`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Passive {
+pub(super) struct RawPassiveCheck {
     pub(super) failures: Option<Value>,
     pub(super) within: Option<Value>,
 }
@@ -135,18 +135,18 @@ pub(super) struct Passive {
 /// `[[server_group]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ServerGroup {
+pub(super) struct RawServerGroup {
     pub(super) name: Option<Value>,
     pub(super) table_size: Option<Value>,
     pub(super) slow_start: Option<Value>,
     #[serde(default)]
-    pub(super) servers: List<Table<Server>>,
+    pub(super) servers: List<RawTable<RawServer>>,
 }
 
 /// A server of a `[[server_group]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Server {
+pub(super) struct RawServer {
     pub(super) address: Option<Value>,
     pub(super) port: Option<Value>,
     pub(super) weight: Option<Value>,
@@ -155,17 +155,17 @@ pub(super) struct Server {
 /// `[[primary_secondary_group]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct PrimarySecondaryGroup {
+pub(super) struct RawPrimarySecondaryGroup {
     pub(super) name: Option<Value>,
-    pub(super) primary: Option<Table<Endpoint>>,
-    pub(super) secondary: Option<Table<Endpoint>>,
+    pub(super) primary: Option<RawTable<RawEndpoint>>,
+    pub(super) secondary: Option<RawTable<RawEndpoint>>,
     pub(super) failback_after: Option<Value>,
 }
 
 /// `primary` or `secondary` of a `[[primary_secondary_group]]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Endpoint {
+pub(super) struct RawEndpoint {
     pub(super) address: Option<Value>,
     pub(super) port: Option<Value>,
 }

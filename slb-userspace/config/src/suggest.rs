@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn near_words_are_suggested_and_far_ones_are_not() {
+    fn only_similar_words_are_suggested() {
         assert_eq!(closest("tpc", ["tcp", "udp"]), Some("tcp"));
         assert_eq!(closest("TCP", ["tcp", "udp"]), Some("tcp"));
         assert_eq!(closest("weigth", ["address", "port", "weight"]), Some("weight"));
@@ -49,13 +49,13 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_wins() {
+    fn most_similar_word_is_suggested() {
         assert_eq!(closest("web-2", ["web-10", "web-22", "web-1"]), Some("web-22"));
         assert_eq!(closest("native", ["natives", "native"]), Some("native"));
     }
 
     #[test]
-    fn lists_are_cut() {
+    fn long_list_ends_with_the_number_of_omitted_words() {
         assert_eq!(listed(["a", "b"], 2), "`a`, `b`");
         assert_eq!(listed(["a", "b", "c", "d"], 2), "`a`, `b` and 2 more");
     }

@@ -5,7 +5,7 @@ mod broken;
 mod mutated;
 mod warned;
 
-use super::{Config, Diagnostic, Rejected, Report, Severity, parse, samples::SHOP as BASE};
+use super::{Config, ConfigError, Diagnostic, DiagnosticReport, Severity, parse, samples::SHOP as BASE};
 
 /// The base with one replacement. The replaced text must occur exactly once.
 fn changed(from: &str, to: &str) -> String {
@@ -23,7 +23,7 @@ fn accepted(text: &str) -> Config {
     }
 }
 
-fn warnings(text: &str) -> Report {
+fn warnings(text: &str) -> DiagnosticReport {
     match parse("base.toml", text) {
         Ok(loaded) => {
             let severities = loaded.warnings.diagnostics().iter().map(Diagnostic::severity);
@@ -34,16 +34,16 @@ fn warnings(text: &str) -> Report {
     }
 }
 
-fn errors(text: &str) -> Report {
+fn errors(text: &str) -> DiagnosticReport {
     match parse("base.toml", text) {
         Ok(_) => panic!("accepted:\n{text}"),
-        Err(Rejected::Invalid(report)) => report,
+        Err(ConfigError::Invalid(report)) => report,
         Err(other) => panic!("{other}"),
     }
 }
 
 /// Asserts that a report has a single problem, at `at` ("line:column"), and that its text contains all `words`.
-fn assert_single(report: &Report, at: &str, words: &[&str], text: &str) {
+fn assert_single(report: &DiagnosticReport, at: &str, words: &[&str], text: &str) {
     let shown = report.to_string();
     assert_eq!(report.diagnostics().len(), 1, "one problem expected:\n{shown}\n{text}");
     assert!(shown.contains(&format!("--> base.toml:{at}\n")), "expected at {at}:\n{shown}\n{text}");

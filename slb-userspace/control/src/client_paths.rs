@@ -3,7 +3,7 @@
 //! the kernel's route: to another gateway, or to a gateway's new hardware address.
 //!
 //! [`Samples`] finds representative clients, and [`Paths`] detects changes of the kernel's next hops to them.
-//! [`Rehomed`] maps each flow to its new path. A flow whose path is not the kernel's next hop keeps its path.
+//! [`PathChanges`] maps each flow to its new path. A flow whose path is not the kernel's next hop keeps its path.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,9 +16,9 @@ use crate::dataplane::state::to_ip;
 use crate::inputs::NextHop;
 
 /// Samples at most. For each, SLB asks the kernel for the route and verifies the neighbour.
-const MOST: usize = 256;
+const MAX_SAMPLES: usize = 256;
 /// Groups counted at most, from which the samples are chosen.
-const MOST_COUNTED: usize = 16 * MOST;
+const MAX_COUNTED: usize = 16 * MAX_SAMPLES;
 
 /// Addresses of no host (RFC 5737, RFC 3849) behind the default routes. With them the default gateways are known before
 /// the first client.
@@ -66,7 +66,7 @@ impl<'a> Samples<'a> {
         let is_on_link = self.on_link.contains(&prefix);
         let is_itself = is_on_link || path.mac() == 0;
         let key = (path, if is_itself { client } else { prefix.0 });
-        let is_full = self.found.len() >= MOST_COUNTED;
+        let is_full = self.found.len() >= MAX_COUNTED;
         if is_full && !self.found.contains_key(&key) {
             return;
         }
@@ -85,8 +85,8 @@ impl<'a> Samples<'a> {
         for found in [&mut unresolved, &mut resolved] {
             found.sort_unstable_by_key(|(_, (sample, count))| (std::cmp::Reverse(*count), *sample));
         }
-        let unresolved = unresolved.into_iter().take(MOST / 2);
-        let chosen = unresolved.chain(resolved).take(MOST).map(|(_, (sample, _))| sample);
+        let unresolved = unresolved.into_iter().take(MAX_SAMPLES / 2);
+        let chosen = unresolved.chain(resolved).take(MAX_SAMPLES).map(|(_, (sample, _))| sample);
         chosen.chain(DEFAULT_ROUTE).collect()
     }
 }
@@ -110,28 +110,28 @@ impl Paths {
         &mut self,
         hops: impl Iterator<Item = (IpAddr, Option<&'a NextHop>)>,
         is_attached: impl Fn(u32) -> bool,
-    ) -> Rehomed {
-        let (mut moves, mut last) = (Rehomed::default(), BTreeMap::new());
+    ) -> PathChanges {
+        let (mut changes, mut last) = (PathChanges::default(), BTreeMap::new());
         for (sample, hop) in hops {
             let before = self.last.remove(&sample);
             let usable = hop.filter(|hop| is_attached(hop.interface_index)).or(before.as_ref());
             let Some(hop) = usable.cloned() else { continue };
             if let Some(before) = before {
-                moves.note(sample, &before, &hop);
+                changes.note(sample, &before, &hop);
             }
             last.insert(sample, hop);
         }
         self.last = last;
         let on_link = self.last.iter().filter(|(_, hop)| !hop.through_gateway);
         self.on_link = on_link.map(|(sample, _)| Prefix::of(*sample)).collect();
-        moves
+        changes
     }
 }
 
 /// Changed client paths: from the path before to the present one.
 #[derive(Debug, Default)]
-pub struct Rehomed {
-    is_migrating: bool,
+pub struct PathChanges {
+    has_changes: bool,
     /// For samples on the link.
     by_client: BTreeMap<(ClientPath, IpAddr), ClientPath>,
     /// For samples behind gateways, by prefix.
@@ -142,15 +142,15 @@ pub struct Rehomed {
     on_link: BTreeSet<Prefix>,
 }
 
-impl Rehomed {
+impl PathChanges {
     /// Whether no path has changed.
     pub fn is_empty(&self) -> bool {
-        !self.is_migrating
+        !self.has_changes
     }
 
     fn note(&mut self, sample: IpAddr, before: &NextHop, hop: &NextHop) {
         let (from, to, prefix) = (path(before), path(hop), Prefix::of(sample));
-        self.is_migrating |= from != to;
+        self.has_changes |= from != to;
         if !before.through_gateway {
             self.on_link.insert(prefix);
             self.by_client.insert((from, sample), to);

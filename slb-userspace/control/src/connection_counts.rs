@@ -10,7 +10,7 @@ use slb_common::abi::{
     service::{IndexEntry, policy},
 };
 
-use crate::dataplane::state::{FlowRecord, State};
+use crate::dataplane::state::{FlowRecord, MapState};
 
 /// Open flows by server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,11 +18,11 @@ pub(super) struct ConnectionCounts(BTreeMap<Handle, u64>);
 
 impl ConnectionCounts {
     /// Zero for each server in a table of a `wlc` service.
-    pub(super) fn none(held: &State) -> Self {
+    pub(super) fn none(actual: &MapState) -> Self {
         let matters =
-            held.services.values().filter(|service| service.policy & policy::LEAST_CONNECTIONS != 0);
+            actual.services.values().filter(|service| service.policy & policy::LEAST_CONNECTIONS != 0);
         let tables: BTreeSet<u32> = matters.map(|service| service.lookup_table).collect();
-        let servers = held.backends.values().filter(|backend| tables.contains(&backend.lookup_table));
+        let servers = actual.backends.values().filter(|backend| tables.contains(&backend.lookup_table));
         Self(servers.map(|backend| (backend.handle, 0)).collect())
     }
 
@@ -35,7 +35,7 @@ impl ConnectionCounts {
     pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
         if entry.policy & policy::LEAST_CONNECTIONS != 0
             && flow.left.is_some()
-            && !flow.is_ending
+            && !flow.is_closing
             && let Some(load) = self.0.get_mut(&flow.backend)
         {
             *load += 1;
@@ -50,24 +50,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flows_that_go_on_count_where_it_matters() {
-        let mut held = State::default();
+    fn live_flows_count_for_least_connections_only() {
+        let mut actual = MapState::default();
         for (id, policy) in
             [(1, policy::LEAST_CONNECTIONS | policy::TRACK), (2, policy::ROUND_ROBIN | policy::TRACK)]
         {
-            held.services.insert(id, Service { lookup_table: id, policy, ..Service::default() });
+            actual.services.insert(id, Service { lookup_table: id, policy, ..Service::default() });
             for id in [10 * id, 10 * id + 1] {
                 let handle = Handle::new(id, 1);
-                held.backends.insert(id, Backend { lookup_table: id / 10, handle, ..Backend::default() });
+                actual.backends.insert(id, Backend { lookup_table: id / 10, handle, ..Backend::default() });
             }
         }
         let flow = |server| FlowRecord::sample(1, Handle::new(server, 1));
-        let mut loads = ConnectionCounts::none(&held);
+        let mut loads = ConnectionCounts::none(&actual);
         assert_eq!(loads.by_id(), BTreeMap::from([(10, 0), (11, 0)]));
         let entry = |policy| IndexEntry { policy, ..IndexEntry::default() };
         loads.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
         loads.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
-        loads.note(&FlowRecord { is_ending: true, ..flow(11) }, &entry(policy::LEAST_CONNECTIONS));
+        loads.note(&FlowRecord { is_closing: true, ..flow(11) }, &entry(policy::LEAST_CONNECTIONS));
         loads.note(&FlowRecord { left: None, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
         loads.note(&flow(20), &entry(policy::ROUND_ROBIN));
         loads.note(&flow(99), &entry(policy::LEAST_CONNECTIONS));

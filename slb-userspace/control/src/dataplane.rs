@@ -12,48 +12,48 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use slb_common::{
     abi::{Address, flow::ClientPath},
-    datapath::flow_gc::{Fate, Flushed, Look},
+    datapath::flow_gc::{FlushResult, GcAction, GcPass},
 };
 
-use rehome::Rehomed;
-use state::{FlowRecord, Operation, State};
+use rehome::RehomeMap;
+use state::{FlowRecord, MapState, Operation};
 
-/// A data plane that holds a [`State`].
+/// A data plane that holds a [`MapState`].
 pub trait DataPlane {
     /// Reads the actual state. It does not read the slots of server tables back: their content is unknown.
-    fn observe(&self) -> anyhow::Result<State>;
+    fn observe(&self) -> anyhow::Result<MapState>;
 
     /// Reads the current backend of each slot of a table, and the previous backends of migrating slots.
-    fn table(&self, id: u32) -> anyhow::Result<Contents>;
+    fn table(&self, id: u32) -> anyhow::Result<TableContents>;
 
     /// Runs a GC pass: shows `visit` every entry that could be read, and erases expired ones. `visit` decides each
     /// entry's fate. `hz` is jiffies per second.
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> anyhow::Result<Look>;
+    fn run_gc(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> anyhow::Result<GcPass>;
 
     /// Number of slots of the flow table.
     fn flow_slots(&self) -> u32;
 
-    /// Erases the entries in `slots` that `takes` chooses, or only counts them if not `erases`. `hz` is jiffies per
+    /// Erases the entries in `slots` that `matches` chooses, or only counts them if not `erases`. `hz` is jiffies per
     /// second.
     fn flush(
         &mut self,
         slots: Range<u32>,
         erases: bool,
         hz: u32,
-        takes: &mut Takes<'_>,
-    ) -> anyhow::Result<Flushed>;
+        matches: &mut FlushPredicate<'_>,
+    ) -> anyhow::Result<FlushResult>;
 
     /// Writes connection counts, by server id.
-    fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> anyhow::Result<()>;
+    fn put_connection_counts(&mut self, connection_counts: &BTreeMap<u32, u64>) -> anyhow::Result<()>;
 
     /// Rehomes flows to other server entries.
-    fn move_flows(&mut self, moves: &Rehomed) -> anyhow::Result<()>;
+    fn rehome_flows(&mut self, moves: &RehomeMap) -> anyhow::Result<()>;
 
     /// Replaces the client paths of flows for which `to` returns one. Returns the number of changed entries.
-    fn move_clients(&mut self, to: &NewPath<'_>) -> anyhow::Result<usize>;
+    fn update_client_paths(&mut self, to: &NewPath<'_>) -> anyhow::Result<usize>;
 
     /// Counts flows that were evicted or could not be tracked although they may predate their table's last change.
-    fn forgotten(&self) -> anyhow::Result<u64>;
+    fn evictions(&self) -> anyhow::Result<u64>;
     /// Counts answers dropped because their client's neighbour was not resolved.
     fn unresolved(&self) -> anyhow::Result<u64> {
         Ok(0)
@@ -67,7 +67,7 @@ pub trait DataPlane {
 pub type NewPath<'a> = dyn Fn(&Address, ClientPath) -> Option<ClientPath> + 'a;
 
 /// Whether a flush erases an entry.
-pub type Takes<'a> = dyn FnMut(&FlowRecord) -> bool + 'a;
+pub type FlushPredicate<'a> = dyn FnMut(&FlowRecord) -> bool + 'a;
 
 /// Current backend by slot, and the migrating slots with their previous backends.
-pub type Contents = (Arc<[u32]>, Vec<(u32, u32)>);
+pub type TableContents = (Arc<[u32]>, Vec<(u32, u32)>);

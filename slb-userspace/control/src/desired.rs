@@ -16,42 +16,42 @@ use slb_common::{
 
 use super::{
     failover::Failover,
-    members::{Behind, Member, Members, Side, family, overridden},
-    one_way::Evidence,
-    overrides::{AdminState, Overrides, Place},
+    listener_servers::{ListenerServer, ListenerServers, ServerGroups, Side, family, server_override},
+    one_way::CheckEvidence,
+    overrides::{AdminState, OverrideKey, Overrides},
 };
 use crate::dataplane::state::to_address;
 use crate::{
-    inputs::{Standing, Target},
+    inputs::{Target, VipState},
     outlier_detection::EjectionPolicy,
 };
 use slb_config::model::{
-    Config, HealthCheck, Listener, LoadBalancer, Mode, Name, OnNoHealthy, Protocol, Scheduler, TableSize,
-    Target as Servers, Tracking, UnknownDatagrams, Unmatched,
+    Config, HealthCheck, Listener, ListenerTarget as Servers, LoadBalancer, Mode, Name, OnNoHealthy,
+    Protocol, Scheduler, TableSize, Tracking, UnknownDatagrams, Unmatched,
 };
 
 /// Observations, besides the configuration. `None` means that nothing of the kind is known.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Known<'a> {
+pub struct ObservedInputs<'a> {
     /// Results of health checks. A target without a result is missing.
-    pub health: Option<&'a BTreeMap<Target, Verdict>>,
+    pub health: Option<&'a BTreeMap<Target, HealthVerdict>>,
     /// Targets that this host cannot probe, and why. They keep their last verdict.
     pub not_probed: Option<&'a BTreeMap<Target, String>>,
     /// Servers of mode `nat` whose answers do not return through SLB.
-    pub one_way: Option<&'a BTreeMap<SocketAddr, Evidence>>,
+    pub one_way: Option<&'a BTreeMap<SocketAddr, CheckEvidence>>,
     /// Next hops, or why there is none. An unresolved one is missing.
-    pub next_hops: Option<&'a BTreeMap<IpAddr, Result<Reached, String>>>,
+    pub next_hops: Option<&'a BTreeMap<IpAddr, Result<ServerRoute, String>>>,
     /// Listeners whose traffic goes to their secondary side.
     pub failover: Option<&'a Failover>,
     /// Weights and admin states set at run time.
     pub overrides: Option<&'a Overrides>,
     /// Whether each VIP is local. A missing VIP may be an address of this host.
-    pub vips: Option<&'a BTreeMap<IpAddr, Standing>>,
+    pub vips: Option<&'a BTreeMap<IpAddr, VipState>>,
 }
 
 /// The path to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reached {
+pub struct ServerRoute {
     /// Next hop of the packets.
     pub hop: NextHop,
     /// Whether the path has a gateway.
@@ -60,7 +60,7 @@ pub struct Reached {
 
 /// The state that a health check's results lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct HealthVerdict {
     /// Whether the server can serve.
     pub healthy: bool,
     /// The reason if unhealthy, or else the last failure.
@@ -73,16 +73,16 @@ pub struct Desired {
     /// Seed of the flow hash and of the server tables.
     pub seed: u64,
     /// Services. Address, port and protocol together are unique.
-    pub services: Vec<Service>,
+    pub services: Vec<DesiredService>,
     /// Server pools. Services name them by index.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<DesiredPool>,
     /// Source addresses of tunnel packets.
     pub tunnel: Tunnel,
 }
 
 /// A service: a listener at one VIP, or a VIP itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Service {
+pub struct DesiredService {
     /// The VIP.
     pub address: IpAddr,
     /// Port, in host byte order; 0 for the VIP itself.
@@ -110,11 +110,11 @@ pub struct Service {
 /// A server pool: the servers of one server table, with the settings that they share. In mode `nat` all have one
 /// address family.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pool {
+pub struct DesiredPool {
     /// Slots of the table.
     pub slots: TableSize,
     /// How the servers share the slots.
-    pub spread: Spread,
+    pub scheduler: PoolScheduler,
     /// Time from the start of a drain to its deadline. `None` for no deadline while the server is configured.
     pub drain: Option<Duration>,
     /// Time in which a server reaches its weight; `None` for at once.
@@ -122,33 +122,33 @@ pub struct Pool {
     /// Ejection policy for passive signals; `None` without outlier detection.
     pub passive: Option<EjectionPolicy>,
     /// Servers by address. Addresses are unique.
-    pub servers: Vec<(SocketAddr, Server)>,
+    pub servers: Vec<(SocketAddr, DesiredServer)>,
 }
 
 /// How servers share the slots of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Spread {
+pub enum PoolScheduler {
     /// Consistent hashing (`maglev`, `maglev-client`), by weight.
-    Hashed,
+    Maglev,
     /// Round robin (`rr`): every server in turn, without weights.
-    Evenly,
+    RoundRobin,
     /// Weighted round robin (`wrr`).
-    ByWeight,
+    WeightedRoundRobin,
     /// Weighted least connections (`wlc`): the servers of the next slots are compared.
-    ByFlows,
+    LeastConnections,
 }
 
 /// A server of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct DesiredServer {
     /// Weight, 0 to 100.
     pub weight: u8,
     /// Admin state that stops new flows; `None` if enabled.
-    pub aside: Option<AdminState>,
+    pub admin_state: Option<AdminState>,
     /// Its configuration entry, if it has an override.
-    pub overridden: Option<Place>,
+    pub server_override: Option<OverrideKey>,
     /// Health check state.
-    pub health: Health,
+    pub health: ServerHealth,
     /// Reason for the state, if there is one.
     pub detail: Option<String>,
     /// Next hop; `None` if there is none.
@@ -161,7 +161,7 @@ pub struct Server {
 
 /// Health of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
+pub enum ServerHealth {
     /// No result yet. It receives new flows only while no server of its pool is known to be healthy.
     Unknown,
     /// Able to serve.
@@ -172,40 +172,40 @@ pub enum Health {
     Unchecked,
 }
 
-impl Server {
+impl DesiredServer {
     /// Whether it receives new flows.
-    pub fn takes_new(&self) -> bool {
-        !self.is_standby && self.could_take_new()
+    pub fn accepts_new_flows(&self) -> bool {
+        !self.is_standby && self.is_eligible()
     }
 
     /// Whether it is standby and would receive new flows if its side had the traffic.
-    pub fn stands_by(&self) -> bool {
-        self.is_standby && self.could_take_new()
+    pub fn is_ready_standby(&self) -> bool {
+        self.is_standby && self.is_eligible()
     }
 
-    fn could_take_new(&self) -> bool {
+    fn is_eligible(&self) -> bool {
         self.weight > 0
-            && self.aside.is_none()
+            && self.admin_state.is_none()
             && self.next_hop.is_some()
-            && (self.is_last_resort || matches!(self.health, Health::Healthy | Health::Unchecked))
+            && (self.is_last_resort || matches!(self.health, ServerHealth::Healthy | ServerHealth::Unchecked))
     }
 
     /// Whether it takes no new flows because of weight, admin state or health. Its connections then have until the
     /// drain deadline.
-    pub fn is_leaving(&self) -> bool {
-        self.weight == 0 || self.aside.is_some() || !self.is_alive()
+    pub fn must_drain(&self) -> bool {
+        self.weight == 0 || self.admin_state.is_some() || !self.is_alive()
     }
 
     /// Whether it is not unhealthy, or serves as a last resort.
     pub fn is_alive(&self) -> bool {
-        self.health != Health::Unhealthy || self.is_last_resort
+        self.health != ServerHealth::Unhealthy || self.is_last_resort
     }
 }
 
 /// Listeners with equal keys share a pool.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct PoolKey<'a> {
-    servers: ServersKey<'a>,
+    servers: PoolServers<'a>,
     check: Option<&'a HealthCheck>,
     drain: Option<Duration>,
     /// Servers have different duties in each mode.
@@ -217,11 +217,11 @@ struct PoolKey<'a> {
     /// The side that has the traffic.
     side: Side,
     on_no_healthy: OnNoHealthy,
-    spread: Spread,
+    scheduler: PoolScheduler,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum ServersKey<'a> {
+enum PoolServers<'a> {
     Default { load_balancer: &'a Name, backend_port: u16 },
     Group(&'a Name),
     Pair(&'a Name),
@@ -229,16 +229,18 @@ enum ServersKey<'a> {
 }
 
 /// Computes the desired state.
-pub fn desired(config: &Config, known: Known<'_>) -> Desired {
-    let members = Members::of(config);
+pub fn desired(config: &Config, observations: ObservedInputs<'_>) -> Desired {
+    let members = ServerGroups::of(config);
     let mut services = Vec::new();
     let mut pools = Vec::new();
     let mut indexes = BTreeMap::new();
     for balancer in &config.load_balancers {
-        services.extend(balancer.addresses.iter().filter_map(|address| vip(balancer, *address, known)));
+        services
+            .extend(balancer.addresses.iter().filter_map(|address| vip(balancer, *address, observations)));
         for listener in balancer.running() {
             for address in &balancer.addresses {
-                let side = known.failover.map_or(Side::Primary, |failover| failover.side(listener, *address));
+                let side =
+                    observations.failover.map_or(Side::Primary, |failover| failover.side(listener, *address));
                 let key = PoolKey {
                     servers: servers_key(balancer, listener),
                     check: listener.health_check.as_ref(),
@@ -248,11 +250,11 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
                     is_v4: family(listener, *address),
                     side,
                     on_no_healthy: listener.on_no_healthy,
-                    spread: spread(listener),
+                    scheduler: scheduler(listener),
                 };
                 let pool = *indexes.entry(key).or_insert_with(|| {
                     let is_v4 = family(listener, *address);
-                    pools.push(pool(&members, balancer, listener, is_v4, side, known));
+                    pools.push(pool(&members, balancer, listener, is_v4, side, observations));
                     pools.len() - 1
                 });
                 services.push(service(balancer, listener, *address, pool));
@@ -264,15 +266,14 @@ pub fn desired(config: &Config, known: Known<'_>) -> Desired {
 
 /// The desired state at a first start: VIPs without listeners. Packets are dropped until the first servers are known to
 /// be healthy. Clients retransmit, and no packet goes back to the router.
-pub fn vips_alone(config: &Config, vips: &BTreeMap<IpAddr, Standing>) -> Desired {
-    let known = Known { vips: Some(vips), ..Known::default() };
-    let services = config
-        .load_balancers
-        .iter()
-        .flat_map(|balancer| balancer.addresses.iter().filter_map(|address| vip(balancer, *address, known)));
-    let dropped = |vip: Service| {
+pub fn vips_without_listeners(config: &Config, vips: &BTreeMap<IpAddr, VipState>) -> Desired {
+    let observations = ObservedInputs { vips: Some(vips), ..ObservedInputs::default() };
+    let services = config.load_balancers.iter().flat_map(|balancer| {
+        balancer.addresses.iter().filter_map(|address| vip(balancer, *address, observations))
+    });
+    let dropped = |vip: DesiredService| {
         let is_passed = vip.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) == 0;
-        (!is_passed).then_some(Service { policy: policy::NO_ECHO | policy::DROP_UNMATCHED, ..vip })
+        (!is_passed).then_some(DesiredService { policy: policy::NO_ECHO | policy::DROP_UNMATCHED, ..vip })
     };
     Desired {
         seed: config.daemon.seed(),
@@ -295,34 +296,34 @@ fn tunnel(config: &Config) -> Tunnel {
     })
 }
 
-fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> ServersKey<'a> {
+fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> PoolServers<'a> {
     match &listener.target {
         Servers::DefaultGroup { backend_port } => {
-            ServersKey::Default { load_balancer: &balancer.name, backend_port: *backend_port }
+            PoolServers::Default { load_balancer: &balancer.name, backend_port: *backend_port }
         }
-        Servers::ServerGroup(name) => ServersKey::Group(name),
-        Servers::PrimarySecondaryGroup(name) => ServersKey::Pair(name),
-        Servers::PrimarySecondary { primary, secondary, .. } => ServersKey::Groups { primary, secondary },
+        Servers::ServerGroup(name) => PoolServers::Group(name),
+        Servers::PrimarySecondaryGroup(name) => PoolServers::Pair(name),
+        Servers::PrimarySecondary { primary, secondary, .. } => PoolServers::Groups { primary, secondary },
     }
 }
 
 /// Health of a target, with the detail. `Unchecked` without a target.
 pub(super) fn health_of(
     target: Option<&Target>,
-    health: Option<&BTreeMap<Target, Verdict>>,
-) -> (Health, Option<String>) {
-    let Some(target) = target else { return (Health::Unchecked, None) };
+    health: Option<&BTreeMap<Target, HealthVerdict>>,
+) -> (ServerHealth, Option<String>) {
+    let Some(target) = target else { return (ServerHealth::Unchecked, None) };
     match health.and_then(|health| health.get(target)) {
-        None => (Health::Unknown, None),
-        Some(verdict) if verdict.healthy => (Health::Healthy, verdict.detail.clone()),
-        Some(verdict) => (Health::Unhealthy, verdict.detail.clone()),
+        None => (ServerHealth::Unknown, None),
+        Some(verdict) if verdict.healthy => (ServerHealth::Healthy, verdict.detail.clone()),
+        Some(verdict) => (ServerHealth::Unhealthy, verdict.detail.clone()),
     }
 }
 
 /// Next hop of a listener's packets to a server, or why there is none; `None` if it is not resolved yet.
-pub(super) fn reach(
+pub(super) fn resolved_next_hop(
     listener: &Listener,
-    next_hops: &BTreeMap<IpAddr, Result<Reached, String>>,
+    next_hops: &BTreeMap<IpAddr, Result<ServerRoute, String>>,
     server: IpAddr,
 ) -> Option<Result<NextHop, String>> {
     Some(match next_hops.get(&server)? {
@@ -335,64 +336,75 @@ pub(super) fn reach(
 }
 
 fn pool(
-    members_of: &Members<'_>,
+    members_of: &ServerGroups<'_>,
     balancer: &LoadBalancer,
     listener: &Listener,
     is_v4: Option<bool>,
     side: Side,
-    known: Known<'_>,
-) -> Pool {
-    let Behind { slots, servers } = members_of.behind(balancer, listener);
+    observations: ObservedInputs<'_>,
+) -> DesiredPool {
+    let ListenerServers { slots, servers } = members_of.servers_behind(balancer, listener);
     let mut servers: Vec<_> = servers
         .into_iter()
         .filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4))
-        .map(|member| (member.address, server(member, balancer, listener, side, known)))
+        .map(|member| (member.address, server(member, balancer, listener, side, observations)))
         .collect();
     servers.sort_by_key(|(address, _)| *address);
-    if !servers.iter().any(|(_, server)| server.takes_new()) {
+    if !servers.iter().any(|(_, server)| server.accepts_new_flows()) {
         servers.iter_mut().for_each(|(_, server)| server.is_last_resort = is_last_resort(listener, server));
     }
     let slow_start = members_of.slow_start(balancer, listener, side);
     let passive = listener.health_check.as_ref().and_then(EjectionPolicy::of);
-    Pool { slots, spread: spread(listener), drain: listener.connection_drain, slow_start, passive, servers }
+    DesiredPool {
+        slots,
+        scheduler: scheduler(listener),
+        drain: listener.connection_drain,
+        slow_start,
+        passive,
+        servers,
+    }
 }
 
 /// Whether a server receives new flows while no server of its pool is known to be healthy. An unknown server does: no
 /// result is not a failure. Otherwise the pool would drop every packet until the first result.
-fn is_last_resort(listener: &Listener, server: &Server) -> bool {
-    let is_allowed = listener.on_no_healthy == OnNoHealthy::All || server.health == Health::Unknown;
+fn is_last_resort(listener: &Listener, server: &DesiredServer) -> bool {
+    let is_allowed = listener.on_no_healthy == OnNoHealthy::All || server.health == ServerHealth::Unknown;
     is_allowed && !server.is_standby
 }
 
 fn server(
-    member: Member,
+    member: ListenerServer,
     balancer: &LoadBalancer,
     listener: &Listener,
     side: Side,
-    known: Known<'_>,
-) -> Server {
+    observations: ObservedInputs<'_>,
+) -> DesiredServer {
     let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
-    let (health, detail) = health_of(target.as_ref(), known.health);
-    let not_probed = target.as_ref().and_then(|target| known.not_probed?.get(target)).cloned();
+    let (health, detail) = health_of(target.as_ref(), observations.health);
+    let not_probed = target.as_ref().and_then(|target| observations.not_probed?.get(target)).cloned();
     let shows_answers = listener.mode == Mode::Nat && listener.protocol == Protocol::Tcp;
-    let one_way = known.one_way.filter(|_| shows_answers).and_then(|servers| servers.get(&member.address));
+    let one_way =
+        observations.one_way.filter(|_| shows_answers).and_then(|servers| servers.get(&member.address));
     let one_way = one_way.map(|evidence| evidence.detail().to_owned());
-    let (next_hop, unreachable) =
-        match known.next_hops.and_then(|hops| reach(listener, hops, member.address.ip())) {
-            Some(Ok(hop)) => (Some(hop), None),
-            Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
-            None => (None, None),
-        };
+    let (next_hop, unreachable) = match observations
+        .next_hops
+        .and_then(|hops| resolved_next_hop(listener, hops, member.address.ip()))
+    {
+        Some(Ok(hop)) => (Some(hop), None),
+        Some(Err(why)) => (None, Some(format!("gets no packets: {why}"))),
+        None => (None, None),
+    };
     // A server that is only on the other side is standby, with that side's weight and override.
     let (weight, side, is_standby) = match member.weight(side) {
         Some(weight) => (weight, side, false),
         None => (member.weight(side.other()).unwrap_or(0), side.other(), true),
     };
-    let (overridden, setting) = overridden(&member, side, balancer, listener, known.overrides);
-    Server {
+    let (server_override, setting) =
+        server_override(&member, side, balancer, listener, observations.overrides);
+    DesiredServer {
         weight: setting.weight.unwrap_or(weight),
-        aside: setting.state,
-        overridden,
+        admin_state: setting.state,
+        server_override,
         health,
         detail: joined([detail.or(unreachable), not_probed, one_way]),
         next_hop,
@@ -406,8 +418,8 @@ fn joined(words: [Option<String>; 3]) -> Option<String> {
     (!words.is_empty()).then(|| words.join("; "))
 }
 
-fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: usize) -> Service {
-    Service {
+fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: usize) -> DesiredService {
+    DesiredService {
         address,
         port: listener.port,
         protocol: listener.protocol.number(),
@@ -446,23 +458,23 @@ fn policy_of(listener: &Listener) -> u32 {
         None => 0,
         Some(_) => policy::PERSIST,
     };
-    if policy & policy::ELSEWHERE == 0 { policy } else { policy | policy::TRACK }
+    if policy & policy::PINNED_ELSEWHERE == 0 { policy } else { policy | policy::TRACK }
 }
 
-fn spread(listener: &Listener) -> Spread {
+fn scheduler(listener: &Listener) -> PoolScheduler {
     match listener.scheduler {
-        Scheduler::Maglev | Scheduler::MaglevClient => Spread::Hashed,
-        Scheduler::RoundRobin => Spread::Evenly,
-        Scheduler::WeightedRoundRobin => Spread::ByWeight,
-        Scheduler::WeightedLeastConnections => Spread::ByFlows,
+        Scheduler::Maglev | Scheduler::MaglevClient => PoolScheduler::Maglev,
+        Scheduler::RoundRobin => PoolScheduler::RoundRobin,
+        Scheduler::WeightedRoundRobin => PoolScheduler::WeightedRoundRobin,
+        Scheduler::WeightedLeastConnections => PoolScheduler::LeastConnections,
     }
 }
 
 /// The service of a VIP itself: echo replies while a listener runs, and what happens to unmatched packets. `None` if
 /// SLB passes both to the kernel.
-fn vip(balancer: &LoadBalancer, address: IpAddr, known: Known<'_>) -> Option<Service> {
+fn vip(balancer: &LoadBalancer, address: IpAddr, observations: ObservedInputs<'_>) -> Option<DesiredService> {
     let echo = if balancer.running().next().is_some() { 0 } else { policy::NO_ECHO };
-    let unmatched = match unmatched(balancer, address, known.vips) {
+    let unmatched = match unmatched(balancer, address, observations.vips) {
         Unmatched::Pass => 0,
         Unmatched::Drop => policy::DROP_UNMATCHED,
         Unmatched::Reject => policy::REJECT_UNMATCHED,
@@ -470,7 +482,7 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, known: Known<'_>) -> Option<Ser
     if unmatched == 0 && echo == policy::NO_ECHO {
         return None;
     }
-    Some(Service {
+    Some(DesiredService {
         address,
         port: 0,
         protocol: if address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 },
@@ -489,7 +501,7 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, known: Known<'_>) -> Option<Ser
 pub fn unmatched(
     balancer: &LoadBalancer,
     address: IpAddr,
-    vips: Option<&BTreeMap<IpAddr, Standing>>,
+    vips: Option<&BTreeMap<IpAddr, VipState>>,
 ) -> Unmatched {
     balancer.unmatched.unwrap_or_else(|| {
         // An unknown address may be this host's own. Its packets must reach the kernel.

@@ -5,58 +5,62 @@ use std::collections::BTreeMap;
 
 use slb_common::abi::backend::Backend;
 
-use crate::dataplane::state::{Index, Operation, PutBackend, State};
+use crate::dataplane::state::{IndexContent, MapState, Operation, PutBackend};
 
 /// Returns the operations in order. An object is written before the objects that name it, and removed after them.
-pub fn diff(held: &State, wanted: &State) -> Vec<Operation> {
+pub fn diff(actual: &MapState, desired: &MapState) -> Vec<Operation> {
     let mut operations = Vec::new();
-    if held.settings != wanted.settings {
-        operations.push(Operation::PutSettings(wanted.settings));
+    if actual.settings != desired.settings {
+        operations.push(Operation::PutSettings(desired.settings));
     }
-    operations.extend(wanted.interfaces.difference(&held.interfaces).map(|i| Operation::PutInterface(*i)));
-    operations
-        .extend(changed(&held.next_hops, &wanted.next_hops).map(|(id, hop)| Operation::PutNextHop(id, *hop)));
-    let is_terminating = |put: &PutBackend| !put.fresh && put.backend.flags & Backend::TERMINATING != 0;
+    operations.extend(desired.interfaces.difference(&actual.interfaces).map(|i| Operation::PutInterface(*i)));
+    operations.extend(
+        changed(&actual.next_hops, &desired.next_hops).map(|(id, hop)| Operation::PutNextHop(id, *hop)),
+    );
+    let is_terminating = |put: &PutBackend| !put.is_new && put.backend.flags & Backend::TERMINATING != 0;
     // A server becomes terminating only once no table gives it new flows.
-    let (cut, backends): (Vec<_>, Vec<_>) = changed(&held.backends, &wanted.backends)
+    let (terminating, backends): (Vec<_>, Vec<_>) = changed(&actual.backends, &desired.backends)
         .map(|(id, backend)| PutBackend {
             id,
             backend: *backend,
-            fresh: held.backends.get(&id).is_none_or(|old| old.handle != backend.handle),
+            is_new: actual.backends.get(&id).is_none_or(|old| old.handle != backend.handle),
         })
         .partition(is_terminating);
     if !backends.is_empty() {
         operations.push(Operation::PutBackends(backends));
     }
     let tables: BTreeMap<_, _> =
-        changed(&held.tables, &wanted.tables).map(|(id, table)| (id, table.clone())).collect();
+        changed(&actual.tables, &desired.tables).map(|(id, table)| (id, table.clone())).collect();
     // Answers of a server must be recognised before it receives its first flow.
-    if let Some(servers) = held.index.servers.with(&wanted.index.servers) {
-        operations.push(Operation::PutIndex(Index { servers, ..held.index.clone() }));
+    if let Some(servers) = actual.index.servers.with(&desired.index.servers) {
+        operations.push(Operation::PutIndex(IndexContent { servers, ..actual.index.clone() }));
     }
     if !tables.is_empty() {
         operations.push(Operation::PutTables(tables));
     }
-    operations.extend(changed(&held.services, &wanted.services).map(|(id, service)| Operation::PutService {
-        id,
-        service: Box::new(*service),
-        fresh: held.services.get(&id).is_none_or(|old| old.handle != service.handle),
+    operations.extend(changed(&actual.services, &desired.services).map(|(id, service)| {
+        Operation::PutService {
+            id,
+            service: Box::new(*service),
+            is_new: actual.services.get(&id).is_none_or(|old| old.handle != service.handle),
+        }
     }));
-    if held.index != wanted.index {
-        operations.push(Operation::PutIndex(wanted.index.clone()));
+    if actual.index != desired.index {
+        operations.push(Operation::PutIndex(desired.index.clone()));
     }
     let switched = operations.len();
-    operations.extend(gone(&held.services, &wanted.services).map(Operation::ClearService));
-    operations.extend(gone(&held.tables, &wanted.tables).map(Operation::ClearTable));
-    if !cut.is_empty() {
-        operations.push(Operation::PutBackends(cut));
+    operations.extend(removed(&actual.services, &desired.services).map(Operation::ClearService));
+    operations.extend(removed(&actual.tables, &desired.tables).map(Operation::ClearTable));
+    if !terminating.is_empty() {
+        operations.push(Operation::PutBackends(terminating));
     }
-    operations.extend(gone(&held.backends, &wanted.backends).map(Operation::ClearBackend));
-    operations.extend(gone(&held.next_hops, &wanted.next_hops).map(Operation::ClearNextHop));
-    operations.extend(held.interfaces.difference(&wanted.interfaces).map(|i| Operation::RemoveInterface(*i)));
+    operations.extend(removed(&actual.backends, &desired.backends).map(Operation::ClearBackend));
+    operations.extend(removed(&actual.next_hops, &desired.next_hops).map(Operation::ClearNextHop));
+    operations
+        .extend(actual.interfaces.difference(&desired.interfaces).map(|i| Operation::RemoveInterface(*i)));
     // An earlier change, or a failed one, may have stopped the use of what is cleared. A program may still see it.
     if operations[switched..].iter().any(|last| switched != 0 || clears(last)) {
-        operations.insert(switched, Operation::Settle);
+        operations.insert(switched, Operation::GracePeriod);
     }
     operations
 }
@@ -74,15 +78,15 @@ const fn clears(operation: &Operation) -> bool {
 
 /// Desired entries that are missing or different in the actual state.
 fn changed<'a, T: PartialEq>(
-    held: &'a BTreeMap<u32, T>,
-    wanted: &'a BTreeMap<u32, T>,
+    actual: &'a BTreeMap<u32, T>,
+    desired: &'a BTreeMap<u32, T>,
 ) -> impl Iterator<Item = (u32, &'a T)> {
-    beside(wanted, held).filter(|(_, value, old)| *old != Some(*value)).map(|(id, value, _)| (id, value))
+    beside(desired, actual).filter(|(_, value, old)| *old != Some(*value)).map(|(id, value, _)| (id, value))
 }
 
 /// Ids of actual entries that are not desired.
-fn gone<'a, T>(held: &'a BTreeMap<u32, T>, wanted: &'a BTreeMap<u32, T>) -> impl Iterator<Item = u32> {
-    beside(held, wanted).filter(|(_, _, new)| new.is_none()).map(|(id, _, _)| id)
+fn removed<'a, T>(actual: &'a BTreeMap<u32, T>, desired: &'a BTreeMap<u32, T>) -> impl Iterator<Item = u32> {
+    beside(actual, desired).filter(|(_, _, new)| new.is_none()).map(|(id, _, _)| id)
 }
 
 /// All of `these`, each with the entry of `those` under the same id. A single merge pass, as there may be 100,000

@@ -17,28 +17,30 @@ use std::{
 use slb_common::abi::backend::Backend;
 
 use super::{
-    desired::{Health, Reached, Verdict, health_of, reach},
+    desired::{HealthVerdict, ServerHealth, ServerRoute, health_of, resolved_next_hop},
     ids::key_of,
-    members::{Member, Members, Side, Sides, family, group_of, overridden},
+    listener_servers::{
+        FailoverSettings, ListenerServer, ServerGroups, Side, family, group_of, server_override,
+    },
     overrides::Overrides,
 };
-use crate::dataplane::state::{State, backend_address};
+use crate::dataplane::state::{MapState, backend_address};
 use crate::inputs::Target;
 use slb_config::model::{Config, DEFAULT_WINDOW, HealthCheck, Listener, LoadBalancer};
 
 /// Key of a listener at one of its VIPs, independent of its name: VIP, port, protocol number.
-type Key = (IpAddr, u16, u8);
+type ServiceKey = (IpAddr, u16, u8);
 
 /// Failover state of all listeners: which of them have their traffic on the secondary side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Failover {
     /// By VIP. A listener whose traffic is on the primary side is missing.
-    over: BTreeMap<Key, Over>,
+    on_secondary: BTreeMap<ServiceKey, ListenerFailover>,
 }
 
 /// State of a listener whose traffic is on the secondary side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Over {
+struct ListenerFailover {
     /// Time since boot from which the primary side has been able to serve; `None` while it is not.
     since: Option<Duration>,
     /// Primary servers when failover was last required. Servers added later have not failed.
@@ -49,18 +51,18 @@ struct Over {
 
 /// Next hops of servers.
 #[derive(Debug, Clone, Copy)]
-pub struct Ways<'a> {
+pub struct ServerNextHops<'a> {
     /// Next hops, or why there is none. An unresolved one is missing.
-    pub next_hops: &'a BTreeMap<IpAddr, Result<Reached, String>>,
+    pub next_hops: &'a BTreeMap<IpAddr, Result<ServerRoute, String>>,
     /// Time since boot at which the kernel lost a next hop that it had.
     pub lost: &'a BTreeMap<IpAddr, Duration>,
 }
 
-impl Ways<'_> {
+impl ServerNextHops<'_> {
     /// Time until which a server without a next hop does not count as failed on the active side. `None` if it has a
     /// next hop, or none is resolved yet.
     fn lost_until(&self, listener: &Listener, server: IpAddr) -> Option<Duration> {
-        let Some(Err(_)) = reach(listener, self.next_hops, server) else { return None };
+        let Some(Err(_)) = resolved_next_hop(listener, self.next_hops, server) else { return None };
         let window = listener.health_check.as_ref().map_or(DEFAULT_WINDOW, HealthCheck::window);
         Some(self.lost.get(&server).map_or(Duration::ZERO, |since| *since + window))
     }
@@ -68,18 +70,18 @@ impl Ways<'_> {
 
 /// The result of [`Failover::decide`]. The caller applies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub struct FailoverDecision {
     /// The new failover state.
     pub failover: Failover,
     /// Listeners whose traffic changes sides.
-    pub changes: Vec<Change>,
+    pub changes: Vec<SideChange>,
     /// When to decide again at the latest, as time since boot; `None` if only a changed input matters.
     pub next: Option<Duration>,
 }
 
 /// A failover or failback of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct SideChange {
     /// Name of the load balancer.
     pub load_balancer: String,
     /// Name of the listener.
@@ -96,27 +98,27 @@ pub struct Change {
 
 impl Failover {
     /// Failover state as the maps show it after a restart.
-    pub fn found(config: &Config, held: &State) -> Self {
+    pub fn found(config: &Config, actual: &MapState) -> Self {
         let tables: BTreeMap<_, u32> =
-            held.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
-        let configured = held.backends.values().filter(|backend| backend.flags & Backend::REMOVED == 0);
+            actual.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
+        let configured = actual.backends.values().filter(|backend| backend.flags & Backend::REMOVED == 0);
         let servers: BTreeMap<(u32, SocketAddr), &Backend> =
             configured.map(|backend| ((backend.lookup_table, backend_address(backend)), backend)).collect();
-        let mut over = BTreeMap::new();
-        for Part { balancer, listener, vips, members, .. } in parts(config) {
+        let mut on_secondary = BTreeMap::new();
+        for FamilyGroup { balancer, listener, vips, members, .. } in family_groups(config) {
             let keys = vips.iter().map(|vip| key(listener, *vip));
             let table = keys.clone().find_map(|key| tables.get(&key).copied());
             let of = |side: Side, tells: fn(&Backend) -> bool| {
                 // A server on both sides does not show which side is active.
-                let mut members = members.iter().filter(|member| member.is_of(side));
+                let mut members = members.iter().filter(|member| member.is_only_on(side));
                 members.any(|member| {
                     table.and_then(|table| servers.get(&(table, member.address))).is_some_and(|b| tells(b))
                 })
             };
-            let takes = |side| of(side, |backend| backend.flags & Backend::NEW != 0);
+            let takes = |side| of(side, |backend| backend.flags & Backend::ACCEPTS_NEW != 0);
             let stands_by = |side| of(side, |backend| backend.health == Backend::HEALTH_STANDBY);
-            let is_over = takes(Side::Secondary) || stands_by(Side::Primary);
-            if balancer.runs(listener) && is_over && !takes(Side::Primary) {
+            let is_on_secondary = takes(Side::Secondary) || stands_by(Side::Primary);
+            if balancer.runs(listener) && is_on_secondary && !takes(Side::Primary) {
                 let known = |side| {
                     let on = members.iter().filter(|member| member.weight(side).is_some());
                     let addresses = on.map(|member| member.address);
@@ -124,17 +126,20 @@ impl Failover {
                         .filter(|address| table.is_some_and(|t| servers.contains_key(&(t, *address))))
                         .collect()
                 };
-                let found =
-                    Over { since: None, primary: known(Side::Primary), secondary: known(Side::Secondary) };
-                over.extend(keys.map(|key| (key, found.clone())));
+                let found = ListenerFailover {
+                    since: None,
+                    primary: known(Side::Primary),
+                    secondary: known(Side::Secondary),
+                };
+                on_secondary.extend(keys.map(|key| (key, found.clone())));
             }
         }
-        Self { over }
+        Self { on_secondary }
     }
 
     /// The side that has the traffic of a listener at a VIP.
     pub fn side(&self, listener: &Listener, vip: IpAddr) -> Side {
-        if self.over.contains_key(&key(listener, vip)) { Side::Secondary } else { Side::Primary }
+        if self.on_secondary.contains_key(&key(listener, vip)) { Side::Secondary } else { Side::Primary }
     }
 
     /// Decides by the inputs at `now`, the time since boot. The present state stays valid until the decision is active
@@ -142,39 +147,49 @@ impl Failover {
     pub fn decide(
         &self,
         config: &Config,
-        health: &BTreeMap<Target, Verdict>,
-        ways: Ways<'_>,
+        health: &BTreeMap<Target, HealthVerdict>,
+        server_next_hops: ServerNextHops<'_>,
         overrides: Option<&Overrides>,
         now: Duration,
-    ) -> Decision {
-        let (mut over, mut changes, mut next) = (BTreeMap::new(), Vec::new(), None::<Duration>);
-        for part in parts(config) {
-            let Part { balancer, listener, vips, sides, .. } = &part;
+    ) -> FailoverDecision {
+        let (mut on_secondary, mut changes, mut next) = (BTreeMap::new(), Vec::new(), None::<Duration>);
+        for part in family_groups(config) {
+            let FamilyGroup { balancer, listener, vips, failover_settings, .. } = &part;
             // An added VIP has its traffic on the same side as the others.
-            let was = vips.iter().find_map(|vip| self.over.get(&key(listener, *vip)));
-            let was_over = was.is_some();
+            let was = vips.iter().find_map(|vip| self.on_secondary.get(&key(listener, *vip)));
+            let was_on_secondary = was.is_some();
             // If every secondary server was replaced, the listener begins with its primary side.
             let was = was.filter(|was| part.has_any(Side::Secondary, &was.secondary));
             let secondary = || part.on(Side::Secondary);
-            let stays =
-                |was: &Over, since| Over { since, secondary: secondary(), primary: was.primary.clone() };
-            let current = if was_over { Side::Secondary } else { Side::Primary };
+            let stays = |was: &ListenerFailover, since| ListenerFailover {
+                since,
+                secondary: secondary(),
+                primary: was.primary.clone(),
+            };
+            let current = if was_on_secondary { Side::Secondary } else { Side::Primary };
             let is = if balancer.runs(listener) {
-                let (judgement, again) = part.judge(current, health, ways, overrides, now);
-                next = sooner(next, again);
-                match (judgement, was) {
-                    (Judgement::MustBeOver, _) => {
-                        Some(Over { since: None, secondary: secondary(), primary: part.on(Side::Primary) })
-                    }
-                    (Judgement::MustNotBeOver, _) | (_, None) => None,
-                    (Judgement::MayStay, Some(was)) => Some(stays(was, None)),
+                let (requirement, again) =
+                    part.requirement(current, health, server_next_hops, overrides, now);
+                next = earlier(next, again);
+                match (requirement, was) {
+                    (SideRequirement::FailoverRequired, _) => Some(ListenerFailover {
+                        since: None,
+                        secondary: secondary(),
+                        primary: part.on(Side::Primary),
+                    }),
+                    (SideRequirement::PrimaryRequired, _) | (_, None) => None,
+                    (SideRequirement::NoChange, Some(was)) => Some(stays(was, None)),
                     // Servers that replaced the failed ones need no `failback_after`.
-                    (Judgement::MayComeBack, Some(was)) if !part.has_any(Side::Primary, &was.primary) => None,
-                    (Judgement::MayComeBack, Some(was)) => {
+                    (SideRequirement::FailbackAllowed, Some(was))
+                        if !part.has_any(Side::Primary, &was.primary) =>
+                    {
+                        None
+                    }
+                    (SideRequirement::FailbackAllowed, Some(was)) => {
                         let since = was.since.unwrap_or(now);
-                        let due = since + sides.failback_after;
+                        let due = since + failover_settings.failback_after;
                         let waits = now < due;
-                        next = sooner(next, waits.then_some(due));
+                        next = earlier(next, waits.then_some(due));
                         waits.then(|| stays(was, Some(since)))
                     }
                 }
@@ -182,9 +197,9 @@ impl Failover {
                 // A stopped listener has no health results. It decides when it starts.
                 was.map(|was| stays(was, None))
             };
-            if is.is_some() != was_over {
+            if is.is_some() != was_on_secondary {
                 let to = if is.is_some() { Side::Secondary } else { Side::Primary };
-                changes.push(Change {
+                changes.push(SideChange {
                     load_balancer: balancer.name.to_string(),
                     listener: listener.name.to_string(),
                     vips: vips.clone(),
@@ -194,44 +209,44 @@ impl Failover {
                 });
             }
             if let Some(is) = is {
-                over.extend(vips.iter().map(|vip| (key(listener, *vip), is.clone())));
+                on_secondary.extend(vips.iter().map(|vip| (key(listener, *vip), is.clone())));
             }
         }
-        Decision { failover: Self { over }, changes, next }
+        FailoverDecision { failover: Self { on_secondary }, changes, next }
     }
 }
 
 /// The VIPs of a listener that are served by servers of the same address families.
-struct Part<'a> {
+struct FamilyGroup<'a> {
     balancer: &'a LoadBalancer,
     listener: &'a Listener,
     vips: Vec<IpAddr>,
-    members: Vec<Member>,
-    sides: Sides,
+    members: Vec<ListenerServer>,
+    failover_settings: FailoverSettings,
 }
 
 /// What the servers permit.
-enum Judgement {
-    MustBeOver,
+enum SideRequirement {
+    FailoverRequired,
     /// No secondary server can serve, and failover is not required.
-    MustNotBeOver,
+    PrimaryRequired,
     /// Failover is not required, and no primary server is known to be healthy yet: the traffic stays where it is.
-    MayStay,
+    NoChange,
     /// Failover is not required, and a primary server can serve: failback follows after `failback_after`.
-    MayComeBack,
+    FailbackAllowed,
 }
 
-impl Part<'_> {
+impl FamilyGroup<'_> {
     /// Judges the servers while `current` has the traffic. Also returns when to judge again, if time alone can change
     /// the result.
-    fn judge(
+    fn requirement(
         &self,
         current: Side,
-        health: &BTreeMap<Target, Verdict>,
-        ways: Ways<'_>,
+        health: &BTreeMap<Target, HealthVerdict>,
+        server_next_hops: ServerNextHops<'_>,
         overrides: Option<&Overrides>,
         now: Duration,
-    ) -> (Judgement, Option<Duration>) {
+    ) -> (SideRequirement, Option<Duration>) {
         let (balancer, listener) = (self.balancer, self.listener);
         let mut again = None;
         // Counts servers of a side: out of service, in total, and whether any can serve.
@@ -241,39 +256,39 @@ impl Part<'_> {
                 let Some(weight) = member.weight(side) else { continue };
                 let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
                 let health = health_of(target.as_ref(), Some(health)).0;
-                let (_, set) = overridden(member, side, balancer, listener, overrides);
+                let (_, set) = server_override(member, side, balancer, listener, overrides);
                 // A server with configured weight 0 serves nothing, so its failure does not count.
                 if weight == 0 && set.weight.is_none() {
                     continue;
                 }
-                let lost_until = ways.lost_until(listener, member.address.ip());
+                let lost_until = server_next_hops.lost_until(listener, member.address.ip());
                 // A lost next hop is tolerated for a time on the active side. On the other side it counts at once.
-                let may_be_blip = |until: &Duration| side == current && now < *until;
-                again = sooner(again, lost_until.filter(may_be_blip));
+                let is_tolerated = |until: &Duration| side == current && now < *until;
+                again = earlier(again, lost_until.filter(is_tolerated));
                 // A server that an operator took out of service, or without a next hop, counts as unhealthy.
                 let is_out = set.state.is_some()
                     || set.weight.unwrap_or(weight) == 0
-                    || lost_until.is_some_and(|until| !may_be_blip(&until));
+                    || lost_until.is_some_and(|until| !is_tolerated(&until));
                 all += 1;
-                out += usize::from(is_out || health == Health::Unhealthy);
-                can |= !is_out && matches!(health, Health::Healthy | Health::Unchecked);
+                out += usize::from(is_out || health == ServerHealth::Unhealthy);
+                can |= !is_out && matches!(health, ServerHealth::Healthy | ServerHealth::Unchecked);
             }
             (out, all, can)
         };
         let (out, primaries, primary_can) = count(Side::Primary);
         let (_, secondaries, secondary_can) = count(Side::Secondary);
         // An address family may have fewer servers than the threshold.
-        let is_reached = out >= self.sides.threshold.min(primaries);
-        let judgement = if is_reached && secondaries > 0 && (secondary_can || !primary_can) {
-            Judgement::MustBeOver
+        let is_reached = out >= self.failover_settings.threshold.min(primaries);
+        let requirement = if is_reached && secondaries > 0 && (secondary_can || !primary_can) {
+            SideRequirement::FailoverRequired
         } else if !secondary_can {
-            Judgement::MustNotBeOver
+            SideRequirement::PrimaryRequired
         } else if primary_can {
-            Judgement::MayComeBack
+            SideRequirement::FailbackAllowed
         } else {
-            Judgement::MayStay
+            SideRequirement::NoChange
         };
-        (judgement, again)
+        (requirement, again)
     }
 
     /// Addresses of the servers on a side.
@@ -289,38 +304,40 @@ impl Part<'_> {
 }
 
 /// All listeners with two sides, running or stopped, split by address family where that matters.
-fn parts(config: &Config) -> impl Iterator<Item = Part<'_>> {
-    let members = Members::of(config);
+fn family_groups(config: &Config) -> impl Iterator<Item = FamilyGroup<'_>> {
+    let members = ServerGroups::of(config);
     let listeners = config.load_balancers.iter();
     let listeners = listeners.flat_map(|balancer| balancer.listeners.iter().map(move |l| (balancer, l)));
     listeners.flat_map(move |(balancer, listener)| {
-        let mut parts: BTreeMap<Option<bool>, Part<'_>> = BTreeMap::new();
-        let Some(sides) = members.sides(listener) else { return parts.into_values() };
+        let mut family_groups: BTreeMap<Option<bool>, FamilyGroup<'_>> = BTreeMap::new();
+        let Some(failover_settings) = members.failover_settings(listener) else {
+            return family_groups.into_values();
+        };
         for vip in &balancer.addresses {
             let is_v4 = family(listener, *vip);
-            let part = parts.entry(is_v4).or_insert_with(|| {
-                let servers = members.behind(balancer, listener).servers.into_iter();
+            let part = family_groups.entry(is_v4).or_insert_with(|| {
+                let servers = members.servers_behind(balancer, listener).servers.into_iter();
                 let servers =
                     servers.filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4));
-                Part {
+                FamilyGroup {
                     balancer,
                     listener,
                     vips: Vec::new(),
                     members: servers.collect(),
-                    sides: sides.clone(),
+                    failover_settings: failover_settings.clone(),
                 }
             });
             part.vips.push(*vip);
         }
-        parts.into_values()
+        family_groups.into_values()
     })
 }
 
-fn sooner(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     [a, b].into_iter().flatten().min()
 }
 
-fn key(listener: &Listener, vip: IpAddr) -> Key {
+fn key(listener: &Listener, vip: IpAddr) -> ServiceKey {
     (vip, listener.port, listener.protocol.number())
 }
 

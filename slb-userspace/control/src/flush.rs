@@ -10,25 +10,25 @@ use std::{
 use ipnet::IpNet;
 use slb_common::abi::{Handle, service::Service, unpad_name};
 
-use crate::dataplane::state::{FlowRecord, NO_TABLE, State, backend_address, to_ip};
+use crate::dataplane::state::{FlowRecord, MapState, NO_TABLE, backend_address, to_ip};
 
 /// Names that an error lists at most.
 const LISTED: usize = 10;
 
 /// An address, with a port or for any port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct EndpointFilter {
     address: IpAddr,
     port: Option<u16>,
 }
 
-impl Endpoint {
+impl EndpointFilter {
     fn is(self, other: SocketAddr) -> bool {
         self.address == other.ip() && self.port.is_none_or(|port| port == other.port())
     }
 }
 
-impl FromStr for Endpoint {
+impl FromStr for EndpointFilter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -42,7 +42,7 @@ impl FromStr for Endpoint {
     }
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for EndpointFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.port {
             Some(port) => SocketAddr::new(self.address, port).fmt(f),
@@ -53,20 +53,20 @@ impl fmt::Display for Endpoint {
 
 /// Conditions of a flush. An entry is erased if it meets all that are set; without conditions every entry is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filter {
+pub struct FlushFilter {
     /// Client addresses.
     pub client: Option<IpNet>,
     /// VIP, with or without a port.
-    pub vip: Option<Endpoint>,
+    pub vip: Option<EndpointFilter>,
     /// Listener, as `LOAD_BALANCER/LISTENER`.
     pub listener: Option<String>,
     /// Server, with or without a port.
-    pub server: Option<Endpoint>,
+    pub server: Option<EndpointFilter>,
     /// Only entries that are not assured.
     pub not_assured: bool,
 }
 
-impl Filter {
+impl FlushFilter {
     /// Whether there is no condition.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -76,8 +76,8 @@ impl Filter {
     ///
     /// # Errors
     /// No running listener has this VIP or name, or no server this address. The text lists the existing ones.
-    pub fn resolve(&self, held: &State) -> Result<Choice, String> {
-        let running = || held.services.iter().filter(|(_, service)| service.lookup_table != NO_TABLE);
+    pub fn resolve(&self, actual: &MapState) -> Result<ResolvedFilter, String> {
+        let running = || actual.services.iter().filter(|(_, service)| service.lookup_table != NO_TABLE);
         let is_chosen = |service: &Service| {
             let end = SocketAddr::new(to_ip(&service.address), u16::from_be(service.port));
             self.vip.is_none_or(|vip| vip.is(end))
@@ -85,7 +85,7 @@ impl Filter {
         };
         let services = (self.vip.is_some() || self.listener.is_some()).then(|| {
             let chosen = running().filter(|(_, service)| is_chosen(service));
-            chosen.filter_map(|(id, _)| Some(held.index.entries.get(id)?.service)).collect::<BTreeSet<_>>()
+            chosen.filter_map(|(id, _)| Some(actual.index.entries.get(id)?.service)).collect::<BTreeSet<_>>()
         });
         if services.as_ref().is_some_and(BTreeSet::is_empty) {
             let there = running().map(|(_, service)| {
@@ -95,18 +95,18 @@ impl Filter {
             return Err(format!("no running listener is {self}; there are: {}", listed(there)));
         }
         let servers = self.server.map(|server| {
-            let chosen = held.backends.values().filter(|backend| server.is(backend_address(backend)));
+            let chosen = actual.backends.values().filter(|backend| server.is(backend_address(backend)));
             chosen.map(|backend| backend.handle).collect::<BTreeSet<_>>()
         });
         if let (Some(server), Some(true)) = (self.server, servers.as_ref().map(BTreeSet::is_empty)) {
-            let there = held.backends.values().map(|backend| backend_address(backend).to_string());
+            let there = actual.backends.values().map(|backend| backend_address(backend).to_string());
             return Err(format!("there is no server {server}; there are: {}", listed(there)));
         }
-        Ok(Choice { client: self.client, services, servers, not_assured: self.not_assured })
+        Ok(ResolvedFilter { client: self.client, services, servers, not_assured: self.not_assured })
     }
 }
 
-impl fmt::Display for Filter {
+impl fmt::Display for FlushFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { client, vip, listener, server, not_assured } = self;
         let parts = [
@@ -136,9 +136,9 @@ fn listed(names: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// A [`Filter`] resolved to ids of the flow table.
+/// A [`FlushFilter`] resolved to ids of the flow table.
 #[derive(Debug, Clone)]
-pub struct Choice {
+pub struct ResolvedFilter {
     client: Option<IpNet>,
     /// Service tags.
     services: Option<BTreeSet<u32>>,
@@ -146,9 +146,9 @@ pub struct Choice {
     not_assured: bool,
 }
 
-impl Choice {
+impl ResolvedFilter {
     /// Whether an entry passes the filter.
-    pub fn takes(&self, entry: &FlowRecord) -> bool {
+    pub fn matches(&self, entry: &FlowRecord) -> bool {
         !(self.not_assured && entry.is_assured)
             && self.services.as_ref().is_none_or(|services| services.contains(&entry.service))
             && self.servers.as_ref().is_none_or(|servers| servers.contains(&entry.backend))

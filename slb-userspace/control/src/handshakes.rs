@@ -7,66 +7,66 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use slb_common::abi::{backend::Backend, service::IndexEntry};
 
-use super::desired::{Desired, Health};
-use crate::dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, State, backend_address};
-use crate::outlier_detection::{Pool, SILENCE, Signals, Watched};
+use super::desired::{Desired, ServerHealth};
+use crate::dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, MapState, backend_address};
+use crate::outlier_detection::{DetectorPool, DetectorServer, PassiveSignals, SILENCE};
 
 /// Time between two GC passes while the outlier detector is active.
-pub(super) const LOOK: Duration = Duration::from_secs(1);
+pub(super) const HANDSHAKE_GC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The pools with an ejection policy, by table, with empty signals. `tables` lists pool indexes with their table ids.
-pub(super) fn watched(desired: &Desired, tables: &[(usize, u32)]) -> BTreeMap<u32, Pool> {
+pub(super) fn ejection_pools(desired: &Desired, tables: &[(usize, u32)]) -> BTreeMap<u32, DetectorPool> {
     let pools = tables.iter().filter_map(|(pool, table)| {
         let pool = desired.pools.get(*pool)?;
         let servers = pool.servers.iter().map(|(address, server)| {
-            let can_serve = server.takes_new() || server.stands_by();
-            let is_used = server.weight > 0 && server.aside.is_none();
-            let is_judged = is_used && server.health != Health::Unchecked;
-            (*address, Watched { is_judged, can_serve, signals: Signals::default() })
+            let can_serve = server.accepts_new_flows() || server.is_ready_standby();
+            let is_used = server.weight > 0 && server.admin_state.is_none();
+            let is_counted = is_used && server.health != ServerHealth::Unchecked;
+            (*address, DetectorServer { is_counted, can_serve, signals: PassiveSignals::default() })
         });
-        Some((*table, Pool { terms: pool.passive?, servers: servers.collect() }))
+        Some((*table, DetectorPool { policy: pool.passive?, servers: servers.collect() }))
     });
     pools.collect()
 }
 
 /// Handshake outcomes of one GC pass.
 pub(super) struct Handshakes<'a> {
-    watched: &'a BTreeMap<u32, Pool>,
-    held: &'a State,
+    ejection_pools: &'a BTreeMap<u32, DetectorPool>,
+    actual: &'a MapState,
     /// By table id and server.
-    counts: BTreeMap<(u32, SocketAddr), Signals>,
+    counts: BTreeMap<(u32, SocketAddr), PassiveSignals>,
 }
 
 impl<'a> Handshakes<'a> {
-    pub(super) fn new(watched: &'a BTreeMap<u32, Pool>, held: &'a State) -> Self {
-        Self { watched, held, counts: BTreeMap::new() }
+    pub(super) fn new(ejection_pools: &'a BTreeMap<u32, DetectorPool>, actual: &'a MapState) -> Self {
+        Self { ejection_pools, actual, counts: BTreeMap::new() }
     }
 
     /// Counts a flow if its handshake is recent enough.
     pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
-        let Some(Handshake { age, stage }) = flow.opening else { return };
-        let Some(pool) = self.watched.get(&entry.lookup_table) else { return };
-        if u64::from(age) > pool.terms.within.as_secs() {
+        let Some(Handshake { age, outcome }) = flow.handshake else { return };
+        let Some(pool) = self.ejection_pools.get(&entry.lookup_table) else { return };
+        if u64::from(age) > pool.policy.within.as_secs() {
             return;
         }
-        let backend = self.held.backends.get(&flow.backend.id());
+        let backend = self.actual.backends.get(&flow.backend.id());
         // Outcomes of a removed server no longer matter.
         let stays =
             |backend: &&Backend| backend.handle == flow.backend && backend.flags & Backend::REMOVED == 0;
         let Some(backend) = backend.filter(stays) else { return };
         let signals = self.counts.entry((entry.lookup_table, backend_address(backend))).or_default();
-        match stage {
+        match outcome {
             HandshakeOutcome::Answered => signals.answered += 1,
-            HandshakeOutcome::Refused => signals.refused += 1,
-            HandshakeOutcome::Asked if age >= SILENCE => signals.silent += 1,
-            HandshakeOutcome::Asked | HandshakeOutcome::GivenUp => {}
+            HandshakeOutcome::Reset => signals.refused += 1,
+            HandshakeOutcome::Unanswered if age >= SILENCE => signals.silent += 1,
+            HandshakeOutcome::Unanswered | HandshakeOutcome::Abandoned => {}
         }
     }
 
     /// The pools with their counted outcomes.
-    pub(super) fn pools(self) -> Vec<Pool> {
-        let Self { watched, counts, .. } = self;
-        let mut pools = watched.clone();
+    pub(super) fn pools(self) -> Vec<DetectorPool> {
+        let Self { ejection_pools, counts, .. } = self;
+        let mut pools = ejection_pools.clone();
         for ((table, address), signals) in counts {
             let server = pools.get_mut(&table).and_then(|pool| pool.servers.get_mut(&address));
             if let Some(server) = server {
@@ -85,11 +85,11 @@ mod tests {
     use crate::outlier_detection::EjectionPolicy;
     use crate::{
         dataplane::state::to_address,
-        desired::{Known, desired},
+        desired::{ObservedInputs, desired},
     };
     use slb_config::samples::forwarding;
 
-    const TERMS: EjectionPolicy =
+    const POLICY: EjectionPolicy =
         EjectionPolicy { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
     const TABLE: u32 = 4;
 
@@ -97,8 +97,8 @@ mod tests {
         SocketAddr::from(([10, 0, 0, 1], 8080))
     }
 
-    fn held(flags: u8) -> State {
-        let mut state = State::default();
+    fn actual(flags: u8) -> MapState {
+        let mut state = MapState::default();
         let backend = Backend {
             address: to_address(address().ip()),
             port: address().port().to_be(),
@@ -110,53 +110,53 @@ mod tests {
         state
     }
 
-    fn flow(age: u32, stage: HandshakeOutcome) -> FlowRecord {
-        FlowRecord { opening: Some(Handshake { age, stage }), ..FlowRecord::sample(1, Handle::new(3, 7)) }
+    fn flow(age: u32, outcome: HandshakeOutcome) -> FlowRecord {
+        FlowRecord { handshake: Some(Handshake { age, outcome }), ..FlowRecord::sample(1, Handle::new(3, 7)) }
     }
 
-    fn pool() -> Pool {
-        let server = Watched { is_judged: true, can_serve: true, signals: Signals::default() };
-        Pool { terms: TERMS, servers: [(address(), server)].into() }
+    fn pool() -> DetectorPool {
+        let server = DetectorServer { is_counted: true, can_serve: true, signals: PassiveSignals::default() };
+        DetectorPool { policy: POLICY, servers: [(address(), server)].into() }
     }
 
     /// The signals counted for these flows in this table.
-    fn counted(held: &State, table: u32, flows: &[FlowRecord]) -> Signals {
-        let watched = BTreeMap::from([(TABLE, pool())]);
-        let mut handshakes = Handshakes::new(&watched, held);
+    fn counted(actual: &MapState, table: u32, flows: &[FlowRecord]) -> PassiveSignals {
+        let ejection_pools = BTreeMap::from([(TABLE, pool())]);
+        let mut handshakes = Handshakes::new(&ejection_pools, actual);
         let entry = IndexEntry { lookup_table: table, ..IndexEntry::default() };
         flows.iter().for_each(|flow| handshakes.note(flow, &entry));
         handshakes.pools()[0].servers[&address()].signals
     }
 
     #[test]
-    fn connections_count_by_what_has_come_of_them() {
-        let held = held(Backend::ALIVE | Backend::NEW);
+    fn connections_count_by_handshake_outcome() {
+        let actual = actual(Backend::ALIVE | Backend::ACCEPTS_NEW);
         let all = [
             flow(0, HandshakeOutcome::Answered),
             flow(10, HandshakeOutcome::Answered),
             flow(11, HandshakeOutcome::Answered),
-            flow(0, HandshakeOutcome::Refused),
-            flow(11, HandshakeOutcome::Refused),
-            flow(2, HandshakeOutcome::Asked),
-            flow(3, HandshakeOutcome::Asked),
-            flow(10, HandshakeOutcome::Asked),
-            flow(11, HandshakeOutcome::Asked),
-            flow(5, HandshakeOutcome::GivenUp),
-            FlowRecord { opening: None, ..flow(5, HandshakeOutcome::Refused) },
-            FlowRecord { backend: Handle::new(3, 6), ..flow(5, HandshakeOutcome::Refused) },
+            flow(0, HandshakeOutcome::Reset),
+            flow(11, HandshakeOutcome::Reset),
+            flow(2, HandshakeOutcome::Unanswered),
+            flow(3, HandshakeOutcome::Unanswered),
+            flow(10, HandshakeOutcome::Unanswered),
+            flow(11, HandshakeOutcome::Unanswered),
+            flow(5, HandshakeOutcome::Abandoned),
+            FlowRecord { handshake: None, ..flow(5, HandshakeOutcome::Reset) },
+            FlowRecord { backend: Handle::new(3, 6), ..flow(5, HandshakeOutcome::Reset) },
         ];
-        assert_eq!(counted(&held, TABLE, &all), Signals { answered: 2, refused: 1, silent: 2 });
-        assert_eq!(counted(&held, TABLE + 1, &all), Signals::default(), "of another table");
+        assert_eq!(counted(&actual, TABLE, &all), PassiveSignals { answered: 2, refused: 1, silent: 2 });
+        assert_eq!(counted(&actual, TABLE + 1, &all), PassiveSignals::default(), "of another table");
     }
 
     #[test]
-    fn one_that_leaves_is_not_blamed() {
-        let held = held(Backend::ALIVE | Backend::REMOVED);
-        assert_eq!(counted(&held, TABLE, &[flow(0, HandshakeOutcome::Refused)]), Signals::default());
+    fn removed_server_is_not_judged_by_handshakes() {
+        let actual = actual(Backend::ALIVE | Backend::REMOVED);
+        assert_eq!(counted(&actual, TABLE, &[flow(0, HandshakeOutcome::Reset)]), PassiveSignals::default());
     }
 
     #[test]
-    fn who_gets_no_connections_in_a_table_is_not_judged_by_it() {
+    fn server_without_new_flows_in_a_table_is_not_judged_by_it() {
         let listener = |port: u16, group: &str| {
             format!(
                 "[[load_balancer.listener]]\nname = \"{group}\"\nprotocol = \"tcp\"\nport = {port}\n\
@@ -177,21 +177,21 @@ mod tests {
                 + &group("a", 0)
                 + &group("b", 7)),
         );
-        let desired = desired(&config, Known::default());
-        let pools = watched(&desired, &[(0, TABLE), (1, TABLE + 1)]);
-        let judged = |table| pools[&table].servers[&address()].is_judged;
+        let desired = desired(&config, ObservedInputs::default());
+        let pools = ejection_pools(&desired, &[(0, TABLE), (1, TABLE + 1)]);
+        let judged = |table| pools[&table].servers[&address()].is_counted;
         assert_eq!((judged(TABLE), judged(TABLE + 1)), (false, true));
     }
 
     /// One pool must not decide whether another one can spare a server.
     #[test]
-    fn each_table_is_a_pool() {
-        let held = held(Backend::ALIVE | Backend::NEW);
-        let watched = BTreeMap::from([(TABLE, pool()), (TABLE + 1, pool()), (TABLE + 2, pool())]);
-        let mut handshakes = Handshakes::new(&watched, &held);
+    fn each_server_table_is_judged_as_its_own_pool() {
+        let actual = actual(Backend::ALIVE | Backend::ACCEPTS_NEW);
+        let ejection_pools = BTreeMap::from([(TABLE, pool()), (TABLE + 1, pool()), (TABLE + 2, pool())]);
+        let mut handshakes = Handshakes::new(&ejection_pools, &actual);
         for lookup_table in [TABLE, TABLE, TABLE + 2, TABLE + 3] {
             handshakes.note(
-                &flow(1, HandshakeOutcome::Refused),
+                &flow(1, HandshakeOutcome::Reset),
                 &IndexEntry { lookup_table, ..IndexEntry::default() },
             );
         }

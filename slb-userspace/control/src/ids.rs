@@ -23,19 +23,20 @@ use slb_common::{
     hash::salt,
 };
 
-use self::servers::{Known, Place, Servers};
+use self::servers::{ActualServers, PoolTable, ServerAssignment};
 use super::{
-    desired::{Desired, Spread},
+    desired::{Desired, PoolScheduler},
     drain,
-    rehash::rehashed,
+    hash_transition::hash_transition,
 };
 use crate::dataplane::state::{
-    Index, Member, NO_TABLE, Order, Plan, SPARE_TABLE, Settings, State, Table, to_address, to_ip,
+    ControlSettings, IndexContent, MapState, NO_TABLE, SPARE_TABLE, ServerTable, SlotOrder, TableMember,
+    TableSpec, to_address, to_ip,
 };
 
 /// Limits and properties of the maps and the host that do not depend on the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct MapLimits {
     /// Indexes of the interfaces through which packets may leave.
     pub interfaces: BTreeSet<u32>,
     /// Jiffies per second.
@@ -46,9 +47,9 @@ pub struct Surroundings {
 
 /// The desired state with its ids.
 #[derive(Debug, Clone)]
-pub struct Assigned {
+pub struct Assignment {
     /// The desired state of the maps.
-    pub state: State,
+    pub state: MapState,
     /// Id of each pool's table, in the order of the pools.
     pub tables: Vec<u32>,
     /// When the state next changes by time alone, in seconds since boot.
@@ -57,11 +58,11 @@ pub struct Assigned {
 
 /// Inputs besides the desired and the actual state.
 #[derive(Clone, Copy)]
-pub struct Moment<'a> {
+pub struct Inputs<'a> {
     /// Seconds since boot.
     pub now: u32,
     /// Removed terminating servers whose connections have all delivered their RSTs.
-    pub told: &'a BTreeSet<Handle>,
+    pub rst_delivered: &'a BTreeSet<Handle>,
 }
 
 /// The maps have too few entries for the desired state.
@@ -70,85 +71,92 @@ pub struct Moment<'a> {
     "more than {limit} {what} are needed, counting those that are to be replaced, which is all the maps hold: nothing was \
      changed; make room first: apply a configuration without what goes away, then the one with what comes"
 )]
-pub struct Full {
+pub struct MapsFull {
     what: &'static str,
     limit: u32,
 }
 
-/// Assigns ids to `desired`, next to the actual state `held`. It does not yet say which slots of the tables migrate.
+/// Assigns ids to `desired`, next to the actual state `actual`. It does not yet say which slots of the tables migrate.
 ///
 /// # Errors
-/// [`Full`] if the maps have no free entry of a kind.
+/// [`MapsFull`] if the maps have no free entry of a kind.
 pub fn assign(
     desired: &Desired,
-    held: &State,
-    surroundings: &Surroundings,
-    moment: Moment<'_>,
-) -> Result<Assigned, Full> {
-    let mut ids = Ids::new(held, surroundings.max_backends);
-    let tables = tables(desired, held)?;
-    let origins = origins(desired, held, &tables);
-    let known = Known::new(held);
-    let mut servers = Servers::new(desired, held, moment, &origins);
-    let mut state = State { interfaces: surroundings.interfaces.clone(), ..State::default() };
+    actual: &MapState,
+    limits: &MapLimits,
+    inputs: Inputs<'_>,
+) -> Result<Assignment, MapsFull> {
+    let mut ids = IdAllocator::new(actual, limits.max_backends);
+    let tables = tables(desired, actual)?;
+    let previous_tables = previous_tables(desired, actual, &tables);
+    let known = ActualServers::new(actual);
+    let mut servers = ServerAssignment::new(desired, actual, inputs, &previous_tables);
+    let mut state = MapState { interfaces: limits.interfaces.clone(), ..MapState::default() };
     for (number, (pool, &table)) in desired.pools.iter().zip(&tables).enumerate() {
-        let place = Place { number, table, origin: origins[number] };
-        let mut members = servers.place(pool, place, &known, &mut ids)?;
-        let order = shared(pool.spread, &mut members);
-        let plan = Plan { slots: pool.slots.slots(), seed: desired.seed, members, order };
+        let pool_table = PoolTable { number, table, previous_table: previous_tables[number] };
+        let mut members = servers.assign_pool(pool, pool_table, &known, &mut ids)?;
+        let order = slot_order(pool.scheduler, &mut members);
+        let spec = TableSpec { slots: pool.slots.slots(), seed: desired.seed, members, order };
         // Shared where it does not change, so that it is not compared again.
-        let plan = match held.tables.get(&table) {
-            Some(held) if *held.plan == plan => held.plan.clone(),
-            _ => plan.into(),
+        let spec = match actual.tables.get(&table) {
+            Some(actual) if *actual.spec == spec => actual.spec.clone(),
+            _ => spec.into(),
         };
-        state.tables.insert(table, Table::new(plan));
+        state.tables.insert(table, ServerTable::new(spec));
     }
     let answers = servers.answers();
-    let Servers { backends, mut steps, .. } = servers;
+    let ServerAssignment { backends, mut steps, .. } = servers;
     state.backends = backends.into_iter().map(|(_, id, backend)| (id, backend)).collect();
-    state.services = services(desired, held, &tables, moment.now, &mut ids, &mut steps)?;
+    state.services = services(desired, actual, &tables, inputs.now, &mut ids, &mut steps)?;
     let entries = state.services.iter().map(|(id, service)| (*id, entry(service, desired.seed))).collect();
-    state.index = Index { hz: surroundings.hz, tunnel: desired.tunnel, entries, servers: answers };
+    state.index = IndexContent { hz: limits.hz, tunnel: desired.tunnel, entries, servers: answers };
     state.next_hops = ids.hops.iter().map(|(hop, id)| (*id, *hop)).collect();
-    state.settings = Settings { seed: desired.seed, generation: ids.generation };
-    let next = drain::next(state.backends.values(), moment.now).into_iter().chain(steps).min();
-    Ok(Assigned { state, tables, next })
+    state.settings = ControlSettings { seed: desired.seed, generation: ids.generation };
+    let next = drain::next_change(state.backends.values(), inputs.now).into_iter().chain(steps).min();
+    Ok(Assignment { state, tables, next })
 }
 
 /// The services, by id. `steps` gets the times at which they change by themselves.
 fn services(
     desired: &Desired,
-    held: &State,
+    actual: &MapState,
     tables: &[u32],
     now: u32,
-    ids: &mut Ids,
+    ids: &mut IdAllocator,
     steps: &mut Vec<u32>,
-) -> Result<BTreeMap<u32, Service>, Full> {
-    let known: BTreeMap<_, u32> = held.services.iter().map(|(id, service)| (key_of(service), *id)).collect();
+) -> Result<BTreeMap<u32, Service>, MapsFull> {
+    let known: BTreeMap<_, u32> =
+        actual.services.iter().map(|(id, service)| (key_of(service), *id)).collect();
     let mut services = BTreeMap::new();
-    for wanted in &desired.services {
-        let (id, handle) = match known.get(&(wanted.address, wanted.port, wanted.protocol)) {
-            Some(&id) => (id, held.services[&id].handle),
-            None => ids.service(held)?,
-        };
-        let idle_timeout = seconds(wanted.idle);
-        let (policy, rehashed, end) =
-            rehashed(held.services.get(&id), wanted.policy, wanted.mode, idle_timeout, now);
+    for desired_service in &desired.services {
+        let (id, handle) =
+            match known.get(&(desired_service.address, desired_service.port, desired_service.protocol)) {
+                Some(&id) => (id, actual.services[&id].handle),
+                None => ids.service(actual)?,
+            };
+        let idle_timeout = seconds(desired_service.idle);
+        let (policy, hash_changed_at, end) = hash_transition(
+            actual.services.get(&id),
+            desired_service.policy,
+            desired_service.mode,
+            idle_timeout,
+            now,
+        );
         steps.extend(end);
         let service = Service {
-            address: to_address(wanted.address),
-            port: wanted.port.to_be(),
-            protocol: wanted.protocol,
-            mode: wanted.mode,
+            address: to_address(desired_service.address),
+            port: desired_service.port.to_be(),
+            protocol: desired_service.protocol,
+            mode: desired_service.mode,
             policy,
-            rehashed,
-            persistence: seconds(wanted.persistence),
+            hash_changed_at,
+            persistence: seconds(desired_service.persistence),
             handle,
-            lookup_table: wanted.pool.map_or(NO_TABLE, |pool| tables[pool]),
+            lookup_table: desired_service.pool.map_or(NO_TABLE, |pool| tables[pool]),
             idle_timeout,
-            load_balancer: pad_name(&wanted.load_balancer),
-            listener: pad_name(&wanted.listener),
-            group: pad_name(wanted.group.as_deref().unwrap_or_default()),
+            load_balancer: pad_name(&desired_service.load_balancer),
+            listener: pad_name(&desired_service.listener),
+            group: pad_name(desired_service.group.as_deref().unwrap_or_default()),
             ..Service::default()
         };
         services.insert(id, service);
@@ -157,19 +165,19 @@ fn services(
 }
 
 /// Chooses the order of a table's slots, and sets the members' weights for it.
-fn shared(spread: Spread, members: &mut [Member]) -> Order {
-    let is_even = match spread {
-        Spread::Hashed => return Order::ByHash,
-        Spread::Evenly => true,
-        Spread::ByWeight => false,
+fn slot_order(scheduler: PoolScheduler, members: &mut [TableMember]) -> SlotOrder {
+    let is_even = match scheduler {
+        PoolScheduler::Maglev => return SlotOrder::Maglev,
+        PoolScheduler::RoundRobin => true,
+        PoolScheduler::WeightedRoundRobin => false,
         // So few members are all among the next slots if they share the slots evenly. By weight some would be compared
         // less often.
-        Spread::ByFlows => members.len() <= CANDIDATES as usize,
+        PoolScheduler::LeastConnections => members.len() <= CANDIDATES as usize,
     };
     if is_even {
         members.iter_mut().for_each(|member| member.weight = 1);
     }
-    Order::ByTurn
+    SlotOrder::RoundRobin
 }
 
 /// The service's entry in the index that packets look up.
@@ -194,15 +202,15 @@ fn seconds(time: Duration) -> u32 {
 }
 
 /// Table id of each pool. A pool keeps the table of its services, so its servers keep their ids and handles.
-fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
-    let now: BTreeMap<_, u32> = held
+fn tables(desired: &Desired, actual: &MapState) -> Result<Vec<u32>, MapsFull> {
+    let now: BTreeMap<_, u32> = actual
         .services
         .values()
         .filter(|service| service.lookup_table != NO_TABLE)
         .map(|service| (key_of(service), service.lookup_table))
         .collect();
     let mut tables: Vec<Option<u32>> = vec![None; desired.pools.len()];
-    let in_use: BTreeSet<u32> = now.values().copied().chain(held.tables.keys().copied()).collect();
+    let in_use: BTreeSet<u32> = now.values().copied().chain(actual.tables.keys().copied()).collect();
     let mut taken = BTreeSet::new();
     for service in &desired.services {
         if let Some(pool) = service.pool
@@ -213,7 +221,7 @@ fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
             tables[pool] = Some(table);
         }
     }
-    let full = Full { what: "server tables", limit: SPARE_TABLE };
+    let full = MapsFull { what: "server tables", limit: SPARE_TABLE };
     tables
         .into_iter()
         .map(|table| {
@@ -232,20 +240,20 @@ fn tables(desired: &Desired, held: &State) -> Result<Vec<u32>, Full> {
 }
 
 /// For each pool with a table new to its listeners, the table that they had.
-fn origins(desired: &Desired, held: &State, tables: &[u32]) -> Vec<Option<u32>> {
+fn previous_tables(desired: &Desired, actual: &MapState, tables: &[u32]) -> Vec<Option<u32>> {
     let before: BTreeMap<_, u32> =
-        held.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
-    let mut origins = vec![None; tables.len()];
+        actual.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
+    let mut previous_tables = vec![None; tables.len()];
     for service in &desired.services {
         if let Some(pool) = service.pool
             && let Some(&table) = before.get(&(service.address, service.port, service.protocol))
             && table != tables[pool]
             && table != NO_TABLE
         {
-            origins[pool] = Some(table);
+            previous_tables[pool] = Some(table);
         }
     }
-    origins
+    previous_tables
 }
 
 pub(super) fn key_of(service: &Service) -> (IpAddr, u16, u8) {
@@ -253,7 +261,7 @@ pub(super) fn key_of(service: &Service) -> (IpAddr, u16, u8) {
 }
 
 /// Allocates free ids in ascending order, each once.
-struct Ids {
+struct IdAllocator {
     generation: u32,
     max_backends: u32,
     /// Desired next hops with their ids.
@@ -265,43 +273,43 @@ struct Ids {
     next_service: u32,
 }
 
-impl Ids {
-    fn new(held: &State, max_backends: u32) -> Self {
+impl IdAllocator {
+    fn new(actual: &MapState, max_backends: u32) -> Self {
         Self {
-            generation: held.settings.generation,
+            generation: actual.settings.generation,
             max_backends,
             hops: BTreeMap::new(),
-            held_hops: held.next_hops.iter().map(|(id, hop)| (*hop, *id)).collect(),
+            held_hops: actual.next_hops.iter().map(|(id, hop)| (*hop, *id)).collect(),
             next_hop: 1,
             next_backend: 0,
             next_service: 0,
         }
     }
 
-    fn next_hop(&mut self, hop: NextHop, held: &State) -> Result<u32, Full> {
+    fn next_hop(&mut self, hop: NextHop, actual: &MapState) -> Result<u32, MapsFull> {
         if let Some(&id) = self.hops.get(&hop) {
             return Ok(id);
         }
         let id = match self.held_hops.get(&hop) {
             Some(&id) => id,
             // Enough for the next hops of all servers before and after a change. Id 0 means none.
-            None => free(&mut self.next_hop, 2 * self.max_backends + 1, &held.next_hops)
-                .ok_or(Full { what: "next hops", limit: 2 * self.max_backends })?,
+            None => free(&mut self.next_hop, 2 * self.max_backends + 1, &actual.next_hops)
+                .ok_or(MapsFull { what: "next hops", limit: 2 * self.max_backends })?,
         };
         self.hops.insert(hop, id);
         Ok(id)
     }
 
-    fn backend(&mut self, held: &State) -> Result<(u32, Handle), Full> {
+    fn backend(&mut self, actual: &MapState) -> Result<(u32, Handle), MapsFull> {
         let limit = self.max_backends;
-        let id =
-            free(&mut self.next_backend, limit, &held.backends).ok_or(Full { what: "servers", limit })?;
+        let id = free(&mut self.next_backend, limit, &actual.backends)
+            .ok_or(MapsFull { what: "servers", limit })?;
         Ok((id, self.handle(id)))
     }
 
-    fn service(&mut self, held: &State) -> Result<(u32, Handle), Full> {
-        let id = free(&mut self.next_service, MAX_SERVICES, &held.services)
-            .ok_or(Full { what: "services", limit: MAX_SERVICES })?;
+    fn service(&mut self, actual: &MapState) -> Result<(u32, Handle), MapsFull> {
+        let id = free(&mut self.next_service, MAX_SERVICES, &actual.services)
+            .ok_or(MapsFull { what: "services", limit: MAX_SERVICES })?;
         Ok((id, self.handle(id)))
     }
 
@@ -313,8 +321,8 @@ impl Ids {
 }
 
 /// The first free id from `next` on, below `end`. Advances `next` past it.
-fn free<T>(next: &mut u32, end: u32, held: &BTreeMap<u32, T>) -> Option<u32> {
-    let id = (*next..end).find(|id| !held.contains_key(id))?;
+fn free<T>(next: &mut u32, end: u32, actual: &BTreeMap<u32, T>) -> Option<u32> {
+    let id = (*next..end).find(|id| !actual.contains_key(id))?;
     *next = id + 1;
     Some(id)
 }

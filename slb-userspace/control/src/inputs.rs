@@ -6,4 +6,4 @@ mod vip;
 
 pub use next_hop::{Mac, NextHop, Resolution, Resolutions, Unresolved};
 pub use target::{Target, Via};
-pub use vip::Standing;
+pub use vip::VipState;

@@ -8,92 +8,93 @@ use std::{collections::BTreeMap, fmt};
 
 use slb_common::abi::{MAX_BACKENDS, MAX_SERVICES};
 
-use super::desired::{Desired, Known, desired};
+use super::desired::{Desired, ObservedInputs, desired};
 use crate::dataplane::state::SPARE_TABLE;
 use slb_config::Config;
 
 /// A limit of the maps that a configuration exceeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Excess {
+pub struct ExceededLimit {
     what: &'static str,
     needed: usize,
     limit: u32,
     /// The load balancer that needs most entries, and how many.
     largest: Option<(String, usize)>,
-    instead: String,
+    advice: String,
 }
 
-impl fmt::Display for Excess {
+impl fmt::Display for ExceededLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, needed, limit, largest, instead } = self;
+        let Self { what, needed, limit, largest, advice } = self;
         write!(f, "the configuration needs {needed} {what}, and the maps hold {limit}")?;
         if let Some((name, count)) = largest {
             write!(f, " (load balancer `{name}` needs {count} of them)")?;
         }
-        write!(f, ": {instead}")
+        write!(f, ": {advice}")
     }
 }
 
 /// A configuration that exceeds limits of the maps. Its text has a line for each limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", lines(.0))]
-pub struct TooLarge(Vec<Excess>);
+pub struct LimitsExceeded(Vec<ExceededLimit>);
 
-impl TooLarge {
+impl LimitsExceeded {
     /// The limits that the configuration exceeds, at least one.
-    pub fn excesses(&self) -> &[Excess] {
+    pub fn exceeded_limits(&self) -> &[ExceededLimit] {
         &self.0
     }
 }
 
-fn lines(excesses: &[Excess]) -> String {
-    excesses.iter().map(Excess::to_string).collect::<Vec<_>>().join("\nerror: ")
+fn lines(exceeded_limits: &[ExceededLimit]) -> String {
+    exceeded_limits.iter().map(ExceededLimit::to_string).collect::<Vec<_>>().join("\nerror: ")
 }
 
 /// Checks that empty maps have enough entries for a configuration.
 ///
 /// # Errors
 /// They have not: all exceeded limits.
-pub fn check(config: &Config) -> Result<(), TooLarge> {
-    let needed = desired(config, Known::default());
-    let excesses: Vec<_> = [services(&needed), tables(&needed), servers(&needed, config.daemon.max_servers)]
-        .into_iter()
-        .flatten()
-        .collect();
-    if excesses.is_empty() { Ok(()) } else { Err(TooLarge(excesses)) }
+pub fn check(config: &Config) -> Result<(), LimitsExceeded> {
+    let needed = desired(config, ObservedInputs::default());
+    let exceeded_limits: Vec<_> =
+        [services(&needed), tables(&needed), servers(&needed, config.daemon.max_servers)]
+            .into_iter()
+            .flatten()
+            .collect();
+    if exceeded_limits.is_empty() { Ok(()) } else { Err(LimitsExceeded(exceeded_limits)) }
 }
 
-fn services(needed: &Desired) -> Option<Excess> {
-    let instead = "a listener takes one for each VIP, and a VIP one for echo requests: use fewer listeners or VIPs, or \
+fn services(needed: &Desired) -> Option<ExceededLimit> {
+    let advice = "a listener takes one for each VIP, and a VIP one for echo requests: use fewer listeners or VIPs, or \
                    divide the load balancers among several machines";
     let count = needed.services.len();
     let all = needed.services.iter().map(|service| (&service.load_balancer, 1));
-    exceeds(count, MAX_SERVICES).then(|| Excess {
+    exceeds(count, MAX_SERVICES).then(|| ExceededLimit {
         what: "services",
         needed: count,
         limit: MAX_SERVICES,
         largest: largest(all),
-        instead: instead.to_owned(),
+        advice: advice.to_owned(),
     })
 }
 
-fn tables(needed: &Desired) -> Option<Excess> {
-    let instead = "listeners share one if they have the same server group, mode, scheduler, health check and connection_drain: \
+fn tables(needed: &Desired) -> Option<ExceededLimit> {
+    let advice = "listeners share one if they have the same server group, mode, scheduler, health check and connection_drain: \
                    let more of them do, or divide the load balancers among several machines";
     let count = needed.pools.len();
-    exceeds(count, SPARE_TABLE).then(|| Excess {
+    exceeds(count, SPARE_TABLE).then(|| ExceededLimit {
         what: "server tables",
         needed: count,
         limit: SPARE_TABLE,
         largest: largest(pools(needed).into_values().map(|balancer| (balancer, 1))),
-        instead: instead.to_owned(),
+        advice: advice.to_owned(),
     })
 }
 
-fn servers(needed: &Desired, limit: u32) -> Option<Excess> {
+fn servers(needed: &Desired, limit: u32) -> Option<ExceededLimit> {
     let count: usize = needed.pools.iter().map(|pool| pool.servers.len()).sum();
     let each = "a server counts once for each server table it is in";
-    let instead = if exceeds(count, MAX_BACKENDS) {
+    let advice = if exceeds(count, MAX_BACKENDS) {
         format!(
             "{each}: let listeners share tables (the same server group, mode, scheduler, health check and connection_drain), \
              or divide the load balancers among several machines; `[daemon] max_servers` can be {MAX_BACKENDS} at most"
@@ -106,12 +107,12 @@ fn servers(needed: &Desired, limit: u32) -> Option<Excess> {
         )
     };
     let all = pools(needed).into_iter().map(|(pool, name)| (name, needed.pools[pool].servers.len()));
-    exceeds(count, limit).then(|| Excess {
+    exceeds(count, limit).then(|| ExceededLimit {
         what: "server entries",
         needed: count,
         limit,
         largest: largest(all),
-        instead,
+        advice,
     })
 }
 
@@ -164,8 +165,10 @@ mod tests {
 
     fn checked(daemon: &str, rest: &str) -> Vec<String> {
         let config = parsed(&format!("[daemon]\ninterfaces = [\"eth0\"]\n{daemon}\n{rest}"));
-        let shown = |excess: &Excess| excess.to_string();
-        check(&config).err().map_or_else(Vec::new, |large| large.excesses().iter().map(shown).collect())
+        let shown = |excess: &ExceededLimit| excess.to_string();
+        check(&config)
+            .err()
+            .map_or_else(Vec::new, |large| large.exceeded_limits().iter().map(shown).collect())
     }
 
     /// Load balancers with one VIP and at most 50 listeners each.

@@ -22,28 +22,28 @@ use slb_common::{
     net::headers::protocol,
 };
 
-use crate::dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, State, backend_address};
+use crate::dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, MapState, backend_address};
 use crate::outlier_detection::SILENCE;
 
 /// Unanswered new connections at which a server counts as one-way, if none is answered.
-const LEAST_CONNECTIONS: u32 = 5;
+const MIN_SILENT: u32 = 5;
 /// The same if all come from one client and the server has answered before. Its firewall may drop that client only.
-const LEAST_OF_ONE_CLIENT: u32 = 20;
+const MIN_SILENT_OF_ONE_CLIENT: u32 = 20;
 /// Seconds for which a new connection counts. Older ones may predate a repair of the route.
 pub const WINDOW: u32 = 30;
 /// Time between two GC passes, so that a pass sees each connection while it counts.
-pub(super) const LOOK: Duration = Duration::from_secs(WINDOW as u64 / 2);
+pub(super) const ANSWER_GC_INTERVAL: Duration = Duration::from_secs(WINDOW as u64 / 2);
 
 /// What health checks say about a server's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Evidence {
+pub enum CheckEvidence {
     /// A check of its port passes.
     CheckPasses,
     /// No check probes its port.
     Unchecked,
 }
 
-impl Evidence {
+impl CheckEvidence {
     /// The detail that the status shows for a server that answers no connections.
     pub const fn detail(self) -> &'static str {
         match self {
@@ -61,20 +61,20 @@ impl Evidence {
 
 /// New connections of a server, by answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Answers {
+pub struct AnswerCounts {
     /// Connections with an answer of any kind.
     pub answered: u32,
     /// Connections without an answer for [`SILENCE`] seconds.
     pub silent: u32,
     /// The clients of the unanswered connections.
-    pub silent_clients: Clients,
+    pub silent_clients: DistinctClients,
     /// Whether older connections have been answered.
     pub older_answered: bool,
 }
 
 /// Whether there are no, one or several clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Clients {
+pub enum DistinctClients {
     /// No client.
     #[default]
     None,
@@ -84,7 +84,7 @@ pub enum Clients {
     Several,
 }
 
-impl Clients {
+impl DistinctClients {
     fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::None, clients) | (clients, Self::None) => clients,
@@ -94,7 +94,7 @@ impl Clients {
     }
 }
 
-impl Answers {
+impl AnswerCounts {
     fn add(&mut self, other: Self) {
         self.answered += other.answered;
         self.silent += other.silent;
@@ -103,50 +103,52 @@ impl Answers {
     }
 
     /// Whether the server answers none of its new connections. `has_answered` says whether it answered earlier ones.
-    fn are_lost(self, has_answered: bool) -> bool {
-        let is_one_client = matches!(self.silent_clients, Clients::One(_));
-        let least = if has_answered && is_one_client { LEAST_OF_ONE_CLIENT } else { LEAST_CONNECTIONS };
+    fn are_missing(self, has_answered: bool) -> bool {
+        let is_one_client = matches!(self.silent_clients, DistinctClients::One(_));
+        let least = if has_answered && is_one_client { MIN_SILENT_OF_ONE_CLIENT } else { MIN_SILENT };
         self.answered == 0 && self.silent >= least
     }
 }
 
 /// Whether SLB sees the answers of a listener's servers, and each SYN has one.
-pub(super) const fn is_watched(mode: u8, protocol: u8) -> bool {
+pub(super) const fn sees_answers(mode: u8, protocol: u8) -> bool {
     mode == mode::NAT && protocol == protocol::TCP
 }
 
 /// Answers counted in one GC pass, by server.
 #[derive(Debug, Default)]
-pub(super) struct Counts(HashMap<Handle, Answers>);
+pub(super) struct AnswerCounter(HashMap<Handle, AnswerCounts>);
 
-impl Counts {
+impl AnswerCounter {
     /// Counts a flow.
     pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
-        let Some(Handshake { age, stage }) = flow.opening else { return };
-        if !is_watched(entry.mode, entry.protocol) {
+        let Some(Handshake { age, outcome }) = flow.handshake else { return };
+        if !sees_answers(entry.mode, entry.protocol) {
             return;
         }
-        let answers = match stage {
+        let answers = match outcome {
             HandshakeOutcome::Answered if age > WINDOW => {
-                Answers { older_answered: true, ..Answers::default() }
+                AnswerCounts { older_answered: true, ..AnswerCounts::default() }
             }
             _ if age > WINDOW => return,
-            HandshakeOutcome::Answered | HandshakeOutcome::Refused => {
-                Answers { answered: 1, ..Answers::default() }
+            HandshakeOutcome::Answered | HandshakeOutcome::Reset => {
+                AnswerCounts { answered: 1, ..AnswerCounts::default() }
             }
-            HandshakeOutcome::Asked if age >= SILENCE => {
-                Answers { silent: 1, silent_clients: Clients::One(flow.client), ..Answers::default() }
-            }
-            HandshakeOutcome::Asked | HandshakeOutcome::GivenUp => return,
+            HandshakeOutcome::Unanswered if age >= SILENCE => AnswerCounts {
+                silent: 1,
+                silent_clients: DistinctClients::One(flow.client),
+                ..AnswerCounts::default()
+            },
+            HandshakeOutcome::Unanswered | HandshakeOutcome::Abandoned => return,
         };
         self.0.entry(flow.backend).or_default().add(answers);
     }
 
     /// Answers by server endpoint, over all its tables. Removed servers are left out.
-    pub(super) fn by_server(&self, held: &State) -> BTreeMap<SocketAddr, Answers> {
-        let mut all: BTreeMap<SocketAddr, Answers> = BTreeMap::new();
+    pub(super) fn by_server(&self, actual: &MapState) -> BTreeMap<SocketAddr, AnswerCounts> {
+        let mut all: BTreeMap<SocketAddr, AnswerCounts> = BTreeMap::new();
         for (handle, answers) in &self.0 {
-            let backend = held
+            let backend = actual
                 .backends
                 .get(&handle.id())
                 .filter(|backend| backend.handle == *handle && backend.flags & Backend::REMOVED == 0);
@@ -160,29 +162,29 @@ impl Counts {
 
 /// The answers of a server no longer return, or return again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum OneWayChange {
     /// None of this many new connections has an answer.
-    Lost(SocketAddr, Evidence, u32),
+    AnswersLost(SocketAddr, CheckEvidence, u32),
     /// A new connection has an answer.
-    Back(SocketAddr),
+    AnswersReturned(SocketAddr),
 }
 
 /// The servers whose answers do not return through SLB.
 #[derive(Debug, Default)]
-pub struct OneWay {
-    lost: BTreeMap<SocketAddr, Evidence>,
+pub struct OneWayServers {
+    lost: BTreeMap<SocketAddr, CheckEvidence>,
     /// Servers that have answered, and have failed no check since.
     answered: BTreeSet<SocketAddr>,
 }
 
-impl OneWay {
+impl OneWayServers {
     /// Updates the servers with the counts of one GC pass, and returns the changes. `evidence` says what health checks
     /// say about a server's port; `None` if no answers are expected, for example while a check fails.
-    pub fn judge(
+    pub fn update(
         &mut self,
-        counted: &BTreeMap<SocketAddr, Answers>,
-        evidence: impl Fn(&SocketAddr) -> Option<Evidence>,
-    ) -> Vec<Change> {
+        counted: &BTreeMap<SocketAddr, AnswerCounts>,
+        evidence: impl Fn(&SocketAddr) -> Option<CheckEvidence>,
+    ) -> Vec<OneWayChange> {
         let mut changes = Vec::new();
         self.lost.retain(|server, before| evidence(server) == Some(*before));
         self.answered.retain(|server| evidence(server).is_some());
@@ -192,17 +194,17 @@ impl OneWay {
                 self.answered.insert(*server);
             }
             if answers.answered > 0 {
-                changes.extend(self.lost.remove(server).map(|_| Change::Back(*server)));
-            } else if answers.are_lost(self.answered.contains(server)) && !self.lost.contains_key(server) {
+                changes.extend(self.lost.remove(server).map(|_| OneWayChange::AnswersReturned(*server)));
+            } else if answers.are_missing(self.answered.contains(server)) && !self.lost.contains_key(server) {
                 self.lost.insert(*server, evidence);
-                changes.push(Change::Lost(*server, evidence, answers.silent));
+                changes.push(OneWayChange::AnswersLost(*server, evidence, answers.silent));
             }
         }
         changes
     }
 
     /// The servers, with what health checks say about them.
-    pub const fn servers(&self) -> &BTreeMap<SocketAddr, Evidence> {
+    pub const fn servers(&self) -> &BTreeMap<SocketAddr, CheckEvidence> {
         &self.lost
     }
 }
@@ -218,8 +220,8 @@ mod tests {
 
     const THIS: Handle = Handle::new(3, 7);
 
-    fn held(flags: u8) -> State {
-        let mut state = State::default();
+    fn actual(flags: u8) -> MapState {
+        let mut state = MapState::default();
         let (address, port) = (to_address(server().ip()), server().port().to_be());
         state.backends.insert(3, Backend { address, port, handle: THIS, flags, ..Backend::default() });
         state
@@ -229,36 +231,36 @@ mod tests {
         IndexEntry { mode: mode::NAT, protocol: protocol::TCP, ..IndexEntry::default() }
     }
 
-    fn flow(age: u32, stage: HandshakeOutcome) -> FlowRecord {
-        FlowRecord { opening: Some(Handshake { age, stage }), ..FlowRecord::sample(1, THIS) }
+    fn flow(age: u32, outcome: HandshakeOutcome) -> FlowRecord {
+        FlowRecord { handshake: Some(Handshake { age, outcome }), ..FlowRecord::sample(1, THIS) }
     }
 
-    fn counted(held: &State, entry: &IndexEntry, flows: &[FlowRecord]) -> Option<Answers> {
-        let mut counts = Counts::default();
+    fn counted(actual: &MapState, entry: &IndexEntry, flows: &[FlowRecord]) -> Option<AnswerCounts> {
+        let mut counts = AnswerCounter::default();
         flows.iter().for_each(|flow| counts.note(flow, entry));
-        counts.by_server(held).get(&server()).copied()
+        counts.by_server(actual).get(&server()).copied()
     }
 
     #[test]
-    fn a_connection_counts_once_it_is_answered_or_silent_and_while_it_is_new() {
+    fn only_new_answered_or_unanswered_connections_count() {
         let all = [
             flow(0, HandshakeOutcome::Answered),
             // A closed port answers with a RST.
-            flow(0, HandshakeOutcome::Refused),
-            flow(2, HandshakeOutcome::Asked),
-            flow(3, HandshakeOutcome::Asked),
-            flow(30, HandshakeOutcome::Asked),
-            flow(31, HandshakeOutcome::Asked),
+            flow(0, HandshakeOutcome::Reset),
+            flow(2, HandshakeOutcome::Unanswered),
+            flow(3, HandshakeOutcome::Unanswered),
+            flow(30, HandshakeOutcome::Unanswered),
+            flow(31, HandshakeOutcome::Unanswered),
             flow(31, HandshakeOutcome::Answered),
-            flow(9, HandshakeOutcome::GivenUp),
-            FlowRecord { opening: None, ..flow(9, HandshakeOutcome::Asked) },
-            FlowRecord { backend: Handle::new(3, 6), ..flow(9, HandshakeOutcome::Asked) },
+            flow(9, HandshakeOutcome::Abandoned),
+            FlowRecord { handshake: None, ..flow(9, HandshakeOutcome::Unanswered) },
+            FlowRecord { backend: Handle::new(3, 6), ..flow(9, HandshakeOutcome::Unanswered) },
         ];
-        let held_now = held(Backend::ALIVE | Backend::NEW);
-        let silent_clients = Clients::One(flow(0, HandshakeOutcome::Asked).client);
-        let expected = Answers { answered: 2, silent: 2, silent_clients, older_answered: true };
+        let held_now = actual(Backend::ALIVE | Backend::ACCEPTS_NEW);
+        let silent_clients = DistinctClients::One(flow(0, HandshakeOutcome::Unanswered).client);
+        let expected = AnswerCounts { answered: 2, silent: 2, silent_clients, older_answered: true };
         assert_eq!(counted(&held_now, &tcp(), &all), Some(expected));
-        assert_eq!(counted(&held(Backend::REMOVED), &tcp(), &all), None, "it leaves");
+        assert_eq!(counted(&actual(Backend::REMOVED), &tcp(), &all), None, "it leaves");
         for other in [
             IndexEntry { mode: mode::DSR, ..tcp() },
             IndexEntry { mode: mode::IPIP, ..tcp() },
@@ -268,17 +270,22 @@ mod tests {
         }
     }
 
-    use Evidence::{CheckPasses, Unchecked};
+    use CheckEvidence::{CheckPasses, Unchecked};
 
-    fn judge(one_way: &mut OneWay, answered: u32, silent: u32, evidence: Option<Evidence>) -> Vec<Change> {
-        let answers = Answers { answered, silent, ..Answers::default() };
-        one_way.judge(&[(server(), answers)].into(), |_| evidence)
+    fn update(
+        one_way: &mut OneWayServers,
+        answered: u32,
+        silent: u32,
+        evidence: Option<CheckEvidence>,
+    ) -> Vec<OneWayChange> {
+        let answers = AnswerCounts { answered, silent, ..AnswerCounts::default() };
+        one_way.update(&[(server(), answers)].into(), |_| evidence)
     }
 
     /// For example, a server's firewall drops a scanner.
     #[test]
-    fn one_client_without_answers_must_try_often_where_the_server_has_answered() {
-        let client = |last: u8| Clients::One(to_address([192, 0, 2, last].into()));
+    fn unanswered_client_needs_20_attempts_at_a_server_that_answered() {
+        let client = |last: u8| DistinctClients::One(to_address([192, 0, 2, last].into()));
         let (one, two) = (client(1).and(client(1)), client(1).and(client(2)).and(client(1)));
         for (has_answered, silent, silent_clients, is_lost) in [
             (true, 5, two, true),
@@ -288,22 +295,22 @@ mod tests {
             (false, 4, two, false),
         ] {
             for older_answered in [true, false] {
-                let mut one_way = OneWay::default();
-                let before = Answers {
+                let mut one_way = OneWayServers::default();
+                let before = AnswerCounts {
                     answered: u32::from(!older_answered && has_answered),
                     older_answered: older_answered && has_answered,
-                    ..Answers::default()
+                    ..AnswerCounts::default()
                 };
-                one_way.judge(&[(server(), before)].into(), |_| Some(CheckPasses));
-                let answers = Answers { silent, silent_clients, ..Answers::default() };
-                let changes = one_way.judge(&[(server(), answers)].into(), |_| Some(CheckPasses));
+                one_way.update(&[(server(), before)].into(), |_| Some(CheckPasses));
+                let answers = AnswerCounts { silent, silent_clients, ..AnswerCounts::default() };
+                let changes = one_way.update(&[(server(), answers)].into(), |_| Some(CheckPasses));
                 assert_eq!(!changes.is_empty(), is_lost, "{has_answered} {answers:?}");
             }
         }
     }
 
     #[test]
-    fn several_must_be_silent_none_answered_and_no_check_fail() {
+    fn one_way_traffic_needs_five_unanswered_and_no_answered_connection() {
         for (answered, silent, evidence, is_lost) in [
             (0, 4, Some(CheckPasses), false),
             (0, 5, Some(CheckPasses), true),
@@ -314,46 +321,48 @@ mod tests {
             (0, 5, Some(Unchecked), true),
             (1, 500, Some(Unchecked), false),
         ] {
-            let mut one_way = OneWay::default();
-            let changes = judge(&mut one_way, answered, silent, evidence);
+            let mut one_way = OneWayServers::default();
+            let changes = update(&mut one_way, answered, silent, evidence);
             let lost = evidence.filter(|_| is_lost);
-            let expected: Vec<_> =
-                lost.into_iter().map(|evidence| Change::Lost(server(), evidence, silent)).collect();
+            let expected: Vec<_> = lost
+                .into_iter()
+                .map(|evidence| OneWayChange::AnswersLost(server(), evidence, silent))
+                .collect();
             assert_eq!(changes, expected, "{answered} {silent} {evidence:?}");
             assert_eq!(one_way.servers().get(&server()).copied(), lost);
         }
     }
 
     #[test]
-    fn it_is_said_once_and_ends_with_an_answer() {
+    fn one_way_traffic_is_reported_once_until_an_answer() {
         for evidence in [CheckPasses, Unchecked] {
-            let mut one_way = OneWay::default();
-            assert_eq!(judge(&mut one_way, 0, 5, Some(evidence)).len(), 1);
-            assert_eq!(judge(&mut one_way, 0, 9, Some(evidence)), []);
+            let mut one_way = OneWayServers::default();
+            assert_eq!(update(&mut one_way, 0, 5, Some(evidence)).len(), 1);
+            assert_eq!(update(&mut one_way, 0, 9, Some(evidence)), []);
             assert_eq!(
-                one_way.judge(&BTreeMap::new(), |_| Some(evidence)),
+                one_way.update(&BTreeMap::new(), |_| Some(evidence)),
                 [],
                 "no connection tells nothing"
             );
             assert!(one_way.servers().contains_key(&server()));
-            assert_eq!(judge(&mut one_way, 1, 9, Some(evidence)), [Change::Back(server())]);
+            assert_eq!(update(&mut one_way, 1, 9, Some(evidence)), [OneWayChange::AnswersReturned(server())]);
             assert!(one_way.servers().is_empty());
         }
     }
 
     #[test]
-    fn of_an_unhealthy_server_the_check_tells_more() {
-        let mut one_way = OneWay::default();
-        judge(&mut one_way, 0, 5, Some(CheckPasses));
-        assert_eq!(judge(&mut one_way, 0, 5, None), []);
+    fn unhealthy_server_ends_a_one_way_traffic_report() {
+        let mut one_way = OneWayServers::default();
+        update(&mut one_way, 0, 5, Some(CheckPasses));
+        assert_eq!(update(&mut one_way, 0, 5, None), []);
         assert!(one_way.servers().is_empty());
     }
 
     #[test]
-    fn a_check_that_begins_to_pass_makes_it_another_finding() {
-        let mut one_way = OneWay::default();
-        judge(&mut one_way, 0, 5, Some(Unchecked));
-        let changes = judge(&mut one_way, 0, 6, Some(CheckPasses));
-        assert_eq!(changes, [Change::Lost(server(), CheckPasses, 6)]);
+    fn passing_check_causes_another_one_way_traffic_report() {
+        let mut one_way = OneWayServers::default();
+        update(&mut one_way, 0, 5, Some(Unchecked));
+        let changes = update(&mut one_way, 0, 6, Some(CheckPasses));
+        assert_eq!(changes, [OneWayChange::AnswersLost(server(), CheckPasses, 6)]);
     }
 }

@@ -8,16 +8,16 @@ use std::{
 };
 
 use super::{
-    desired::{Desired, Health, Pool, Server},
+    desired::{Desired, DesiredPool, DesiredServer, ServerHealth},
     overrides::AdminState,
 };
 
 /// Servers that an outage's text names at most.
-const NAMED: usize = 3;
+const MAX_NAMED: usize = 3;
 
 /// A listener, with those of its VIPs that share a server pool.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct ListenerVips {
     /// Name of the load balancer.
     pub load_balancer: String,
     /// Name of the listener.
@@ -40,19 +40,19 @@ pub struct Outage {
 }
 
 /// All outages, by listener.
-pub type Outages = BTreeMap<Place, Outage>;
+pub type Outages = BTreeMap<ListenerVips, Outage>;
 
 /// Load balancer, listener, port, protocol, index of the pool.
-type Key<'a> = (&'a str, &'a str, u16, u8, usize);
+type PoolListener<'a> = (&'a str, &'a str, u16, u8, usize);
 /// VIPs, and the name of the server group.
-type At<'a> = (Vec<IpAddr>, Option<&'a str>);
+type OutageVips<'a> = (Vec<IpAddr>, Option<&'a str>);
 
 /// Finds all outages in a desired state.
 pub fn outages(desired: &Desired) -> Outages {
-    let mut vips: BTreeMap<Key<'_>, At<'_>> = BTreeMap::new();
+    let mut vips: BTreeMap<PoolListener<'_>, OutageVips<'_>> = BTreeMap::new();
     for service in &desired.services {
         let Some(pool) = service.pool else { continue };
-        if !desired.pools[pool].servers.iter().any(|(_, server)| server.takes_new()) {
+        if !desired.pools[pool].servers.iter().any(|(_, server)| server.accepts_new_flows()) {
             let (balancer, listener) = (service.load_balancer.as_str(), service.listener.as_str());
             let key = (balancer, listener, service.port, service.protocol, pool);
             let (vips, group) = vips.entry(key).or_default();
@@ -60,49 +60,52 @@ pub fn outages(desired: &Desired) -> Outages {
             *group = service.group.as_deref();
         }
     }
-    let outage = |((balancer, listener, port, protocol, pool), (mut vips, group)): (Key<'_>, At<'_>)| {
+    let outage = |((balancer, listener, port, protocol, pool), (mut vips, group)): (
+        PoolListener<'_>,
+        OutageVips<'_>,
+    )| {
         vips.sort();
         let (load_balancer, listener) = (balancer.to_owned(), listener.to_owned());
-        let place = Place { load_balancer, listener, vips, port, protocol };
-        (place, Outage { group: group.map(str::to_owned), why: why(&desired.pools[pool]) })
+        let listener_vips = ListenerVips { load_balancer, listener, vips, port, protocol };
+        (listener_vips, Outage { group: group.map(str::to_owned), why: why(&desired.pools[pool]) })
     };
     vips.into_iter().map(outage).collect()
 }
 
-fn why(pool: &Pool) -> String {
+fn why(pool: &DesiredPool) -> String {
     if pool.servers.is_empty() {
         return "no server of this address family is configured".to_owned();
     }
-    let named = pool.servers.iter().take(NAMED);
+    let named = pool.servers.iter().take(MAX_NAMED);
     let mut words: Vec<_> = named.map(|(address, server)| format!("{address} {}", state(server))).collect();
-    if pool.servers.len() > NAMED {
-        words.push(format!("{} more", pool.servers.len() - NAMED));
+    if pool.servers.len() > MAX_NAMED {
+        words.push(format!("{} more", pool.servers.len() - MAX_NAMED));
     }
     words.join("; ")
 }
 
 /// Why a server receives no new flows.
-fn state(server: &Server) -> String {
+fn state(server: &DesiredServer) -> String {
     let detail = || server.detail.as_ref().map_or_else(String::new, |detail| format!(": {detail}"));
     match server {
-        Server { aside: Some(AdminState::Draining), .. } => "is draining".to_owned(),
-        Server { aside: Some(AdminState::Disabled), .. } => "is disabled".to_owned(),
-        Server { weight: 0, .. } => "has weight 0".to_owned(),
-        Server { health: Health::Unhealthy, .. } => format!("is unhealthy{}", detail()),
-        Server { next_hop: None, .. } => format!("has no next hop{}", detail()),
-        Server { is_standby: true, .. } => "is standby".to_owned(),
-        Server { health: Health::Unknown, .. } => format!("has no check result{}", detail()),
+        DesiredServer { admin_state: Some(AdminState::Draining), .. } => "is draining".to_owned(),
+        DesiredServer { admin_state: Some(AdminState::Disabled), .. } => "is disabled".to_owned(),
+        DesiredServer { weight: 0, .. } => "has weight 0".to_owned(),
+        DesiredServer { health: ServerHealth::Unhealthy, .. } => format!("is unhealthy{}", detail()),
+        DesiredServer { next_hop: None, .. } => format!("has no next hop{}", detail()),
+        DesiredServer { is_standby: true, .. } => "is standby".to_owned(),
+        DesiredServer { health: ServerHealth::Unknown, .. } => format!("has no check result{}", detail()),
         _ => format!("receives no new connections{}", detail()),
     }
 }
 
 /// A change for a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum OutageChange {
     /// The outage began. Before that a server received new flows for this time, if known.
-    Began(Place, Outage, Option<Duration>),
+    Began(ListenerVips, Outage, Option<Duration>),
     /// The outage ended after this time.
-    Ended(Place, Outage, Duration),
+    Ended(ListenerVips, Outage, Duration),
 }
 
 /// A VIP, port and protocol.
@@ -110,64 +113,73 @@ type ServiceKey = (IpAddr, u16, u8);
 
 /// The present outages, each with its beginning.
 #[derive(Debug, Clone, Default)]
-pub struct Followed {
-    out: BTreeMap<Place, (Outage, Duration)>,
+pub struct OutageTracker {
+    active: BTreeMap<ListenerVips, (Outage, Duration)>,
     /// Services without an outage, each with the time since boot from which it has a server.
-    well: BTreeMap<ServiceKey, Duration>,
+    served_since: BTreeMap<ServiceKey, Duration>,
 }
 
-impl Followed {
+impl OutageTracker {
     /// Updates the outages to those of `desired` at `now`, and returns the changes. The removal or stop of a listener
     /// begins and ends no outage.
-    pub fn follow(&mut self, desired: &Desired, now: Duration) -> Vec<Change> {
+    pub fn follow(&mut self, desired: &Desired, now: Duration) -> Vec<OutageChange> {
         let mut changes = Vec::new();
         let found = outages(desired);
-        let before = mem::take(&mut self.out);
-        let well_before = mem::take(&mut self.well);
+        let before = mem::take(&mut self.active);
+        let served_before = mem::take(&mut self.served_since);
         let mut running = BTreeSet::new();
         for service in desired.services.iter().filter(|service| service.pool.is_some()) {
             let key = (service.address, service.port, service.protocol);
             running.insert((service.load_balancer.as_str(), service.listener.as_str(), service.address));
-            self.well.insert(key, well_before.get(&key).copied().unwrap_or(now));
+            self.served_since.insert(key, served_before.get(&key).copied().unwrap_or(now));
         }
-        let exists = |place: &Place| {
-            let mut vips = place.vips.iter();
-            vips.any(|vip| running.contains(&(place.load_balancer.as_str(), place.listener.as_str(), *vip)))
+        let exists = |listener_vips: &ListenerVips| {
+            let mut vips = listener_vips.vips.iter();
+            vips.any(|vip| {
+                running.contains(&(
+                    listener_vips.load_balancer.as_str(),
+                    listener_vips.listener.as_str(),
+                    *vip,
+                ))
+            })
         };
-        for (place, (outage, since)) in &before {
-            if !found.contains_key(place) && exists(place) {
+        for (listener_vips, (outage, since)) in &before {
+            if !found.contains_key(listener_vips) && exists(listener_vips) {
                 let lasted = now.saturating_sub(*since);
-                changes.push(Change::Ended(place.clone(), outage.clone(), lasted));
+                changes.push(OutageChange::Ended(listener_vips.clone(), outage.clone(), lasted));
             }
         }
-        for (place, outage) in found {
-            let since = before.get(&place).map(|(_, since)| *since);
-            let keys = place.vips.iter().map(|vip| (*vip, place.port, place.protocol));
+        for (listener_vips, outage) in found {
+            let since = before.get(&listener_vips).map(|(_, since)| *since);
+            let keys =
+                listener_vips.vips.iter().map(|vip| (*vip, listener_vips.port, listener_vips.protocol));
             let lasted = keys.filter_map(|key| {
-                self.well.remove(&key);
-                well_before.get(&key).map(|since| now.saturating_sub(*since))
+                self.served_since.remove(&key);
+                served_before.get(&key).map(|since| now.saturating_sub(*since))
             });
             let lasted = lasted.max();
             if since.is_none() {
-                changes.push(Change::Began(place.clone(), outage.clone(), lasted));
+                changes.push(OutageChange::Began(listener_vips.clone(), outage.clone(), lasted));
             }
-            self.out.insert(place, (outage, since.unwrap_or(now)));
+            self.active.insert(listener_vips, (outage, since.unwrap_or(now)));
         }
         changes
     }
 
     /// The outages, each with the time at which it began.
-    pub fn all(&self) -> impl Iterator<Item = (&Place, &Outage, Duration)> {
-        self.out.iter().map(|(place, (outage, since))| (place, outage, *since))
+    pub fn all(&self) -> impl Iterator<Item = (&ListenerVips, &Outage, Duration)> {
+        self.active.iter().map(|(listener_vips, (outage, since))| (listener_vips, outage, *since))
     }
 }
 
 /// Listeners with an outage in `after` and none in `before`, as `load balancer/listener`.
-pub fn lost(before: &Desired, after: &Desired) -> Vec<String> {
+pub fn new_outages(before: &Desired, after: &Desired) -> Vec<String> {
     let before = outages(before);
-    let lost = outages(after).into_iter().filter(|(place, _)| !before.contains_key(place));
-    let mut names: Vec<_> =
-        lost.map(|(place, _)| format!("{}/{}", place.load_balancer, place.listener)).collect();
+    let new_outages =
+        outages(after).into_iter().filter(|(listener_vips, _)| !before.contains_key(listener_vips));
+    let mut names: Vec<_> = new_outages
+        .map(|(listener_vips, _)| format!("{}/{}", listener_vips.load_balancer, listener_vips.listener))
+        .collect();
     names.dedup();
     names
 }
@@ -176,8 +188,8 @@ pub fn lost(before: &Desired, after: &Desired) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::{
-        desired::{Known, Reached, Verdict, desired},
-        overrides::{Overrides, Place as Entry, Setting},
+        desired::{HealthVerdict, ObservedInputs, ServerRoute, desired},
+        overrides::{OverrideKey, Overrides, ServerOverride},
         targets::{destinations, targets},
     };
     use slb_common::abi::{MacPair, backend::NextHop};
@@ -189,53 +201,57 @@ mod tests {
     /// The desired state with a next hop for every server, and this result for every health check.
     fn with(config: &Config, healthy: bool, overrides: &Overrides) -> Desired {
         let hop = NextHop { ifindex: 1, mtu: 1500, macs: MacPair::default() };
-        let reached = || Ok(Reached { hop, through_gateway: false });
+        let reached = || Ok(ServerRoute { hop, through_gateway: false });
         let next_hops = destinations(config).into_iter().map(|address| (address, reached())).collect();
-        let verdict = || Verdict { healthy, detail: (!healthy).then(|| "connection refused".to_owned()) };
+        let verdict =
+            || HealthVerdict { healthy, detail: (!healthy).then(|| "connection refused".to_owned()) };
         let health = targets(config).into_iter().map(|target| (target, verdict())).collect();
         desired(
             config,
-            Known {
+            ObservedInputs {
                 health: Some(&health),
                 next_hops: Some(&next_hops),
                 overrides: Some(overrides),
-                ..Known::default()
+                ..ObservedInputs::default()
             },
         )
     }
 
-    fn set(servers: &[&str], setting: Setting) -> Overrides {
-        let entry = |server: &&str| Entry::Group { group: "web".to_owned(), server: server.parse().unwrap() };
+    fn set(servers: &[&str], setting: ServerOverride) -> Overrides {
+        let entry =
+            |server: &&str| OverrideKey::Group { group: "web".to_owned(), server: server.parse().unwrap() };
         servers.iter().map(|server| (entry(server), setting)).collect()
     }
 
     const BOTH: [&str; 2] = ["10.0.0.11:8080", "10.0.0.12:8081"];
 
     #[test]
-    fn a_listener_is_out_once_its_last_server_receives_nothing_new() {
+    fn outage_begins_once_the_last_server_receives_no_new_flows() {
         let config = shop(&[]);
         let none = with(&config, true, &Overrides::new());
         assert_eq!(outages(&none), Outages::new());
         for (setting, word) in [
-            (Setting { state: Some(AdminState::Draining), weight: None }, "is draining"),
-            (Setting { state: Some(AdminState::Disabled), weight: None }, "is disabled"),
-            (Setting { state: None, weight: Some(0) }, "has weight 0"),
+            (ServerOverride { state: Some(AdminState::Draining), weight: None }, "is draining"),
+            (ServerOverride { state: Some(AdminState::Disabled), weight: None }, "is disabled"),
+            (ServerOverride { state: None, weight: Some(0) }, "has weight 0"),
         ] {
             let one = with(&config, true, &set(&BOTH[..1], setting));
-            assert!(lost(&none, &one).is_empty());
+            assert!(new_outages(&none, &one).is_empty());
             let both = with(&config, true, &set(&BOTH, setting));
-            assert_eq!(lost(&one, &both), ["shop/web"]);
-            assert!(lost(&both, &both).is_empty(), "it was lost before");
+            assert_eq!(new_outages(&one, &both), ["shop/web"]);
+            assert!(new_outages(&both, &both).is_empty(), "it was lost before");
             let found = outages(&both);
-            let [(place, outage)] = &found.iter().collect::<Vec<_>>()[..] else { panic!("{found:?}") };
-            assert_eq!(place.vips, ["192.0.2.10".parse::<IpAddr>().unwrap()]);
+            let [(listener_vips, outage)] = &found.iter().collect::<Vec<_>>()[..] else {
+                panic!("{found:?}")
+            };
+            assert_eq!(listener_vips.vips, ["192.0.2.10".parse::<IpAddr>().unwrap()]);
             assert_eq!(outage.group.as_deref(), Some("web"));
             assert_eq!(outage.why, format!("10.0.0.11:8080 {word}; 10.0.0.12:8081 {word}"));
         }
     }
 
     #[test]
-    fn an_unhealthy_neighbour_does_not_count() {
+    fn outage_names_failed_checks_and_missing_next_hops() {
         let config = shop(&[(
             "server_group = \"web\"\n",
             "server_group = \"web\"\nhealth_check = { kind = \"tcp\" }\n",
@@ -249,7 +265,7 @@ mod tests {
             ]
         );
         // Without a next hop.
-        let found = outages(&desired(&config, Known::default()));
+        let found = outages(&desired(&config, ObservedInputs::default()));
         assert!(
             found.values().any(|outage| outage.why.contains("10.0.0.11:8080 has no next hop")),
             "{found:?}"
@@ -257,40 +273,45 @@ mod tests {
     }
 
     #[test]
-    fn each_address_family_of_mode_nat_is_a_matter_of_its_own() {
+    fn nat_outage_covers_only_vips_of_the_address_family() {
         let config = forwarding(
             "[[load_balancer]]\nname = \"shop\"\naddresses = [\"192.0.2.10\", \"2001:db8::10\"]\n\
              [[load_balancer.listener]]\nname = \"web\"\nprotocol = \"udp\"\nport = 80\nserver_group = \"web\"\n\
              [[server_group]]\nname = \"web\"\nservers = [{ address = \"10.0.0.11\", port = 8080 }, \
              { address = \"fd00::11\", port = 8080 }]\n",
         );
-        let drained = set(&["[fd00::11]:8080"], Setting { state: Some(AdminState::Draining), weight: None });
+        let drained =
+            set(&["[fd00::11]:8080"], ServerOverride { state: Some(AdminState::Draining), weight: None });
         let found = outages(&with(&config, true, &drained));
-        let vips: Vec<_> = found.keys().flat_map(|place| &place.vips).map(ToString::to_string).collect();
+        let vips: Vec<_> =
+            found.keys().flat_map(|listener_vips| &listener_vips.vips).map(ToString::to_string).collect();
         assert_eq!(vips, ["2001:db8::10"]);
     }
 
     #[test]
-    fn an_outage_begins_and_ends_once() {
+    fn outage_begins_and_ends_once() {
         let config = shop(&[]);
-        let disabled = set(&BOTH, Setting { state: Some(AdminState::Disabled), weight: None });
-        let (well, out) = (with(&config, true, &Overrides::new()), with(&config, true, &disabled));
-        let mut followed = Followed::default();
+        let disabled = set(&BOTH, ServerOverride { state: Some(AdminState::Disabled), weight: None });
+        let (well, active) = (with(&config, true, &Overrides::new()), with(&config, true, &disabled));
+        let mut followed = OutageTracker::default();
         let mut at = |desired: &Desired, second| followed.follow(desired, Duration::from_secs(second));
         let seconds = Duration::from_secs;
         assert_eq!(at(&well, 1), []);
         assert_eq!(at(&well, 2), []);
-        let began = at(&out, 4);
-        let [Change::Began(place, _, lasted)] = &began[..] else { panic!("{began:?}") };
-        assert_eq!((place.listener.as_str(), *lasted), ("web", Some(seconds(3))));
-        assert_eq!(at(&out, 5), []);
+        let began = at(&active, 4);
+        let [OutageChange::Began(listener_vips, _, lasted)] = &began[..] else { panic!("{began:?}") };
+        assert_eq!((listener_vips.listener.as_str(), *lasted), ("web", Some(seconds(3))));
+        assert_eq!(at(&active, 5), []);
         let ended = at(&well, 11);
-        assert!(matches!(&ended[..], [Change::Ended(_, _, time)] if *time == seconds(7)), "{ended:?}");
-        let began = at(&out, 13);
-        assert!(matches!(&began[..], [Change::Began(_, _, Some(time))] if *time == seconds(2)), "{began:?}");
+        assert!(matches!(&ended[..], [OutageChange::Ended(_, _, time)] if *time == seconds(7)), "{ended:?}");
+        let began = at(&active, 13);
+        assert!(
+            matches!(&began[..], [OutageChange::Began(_, _, Some(time))] if *time == seconds(2)),
+            "{began:?}"
+        );
         let removed = Desired { services: Vec::new(), ..well.clone() };
         assert_eq!(at(&removed, 14), [], "its listener has been removed");
-        let began = at(&out, 15);
-        assert!(matches!(&began[..], [Change::Began(_, _, None)]), "it never had a server: {began:?}");
+        let began = at(&active, 15);
+        assert!(matches!(&began[..], [OutageChange::Began(_, _, None)]), "it never had a server: {began:?}");
     }
 }

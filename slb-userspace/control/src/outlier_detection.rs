@@ -12,7 +12,7 @@
 //!   from all of them, or from none if one pool cannot spare it.
 //! - It returns when its ejection time has passed and its health check passes. The ejection time is at least what the
 //!   check takes to pass.
-//! - The ejection time doubles with each ejection, up to [`LONGEST`]. Otherwise a server whose check passes and whose
+//! - The ejection time doubles with each ejection, up to [`MAX_EJECTION`]. Otherwise a server whose check passes and whose
 //!   traffic fails would repeatedly take its share of connections.
 //! - The ejection time is reset once the server has gone without failures for as long as it was ejected.
 
@@ -28,7 +28,7 @@ use slb_config::model::HealthCheck;
 /// Seconds without an answer after which a connection has failed. Its client has sent at least two SYNs by then.
 pub const SILENCE: u32 = 3;
 /// Longest ejection time, unless the check alone takes longer.
-pub const LONGEST: Duration = Duration::from_secs(300);
+pub const MAX_EJECTION: Duration = Duration::from_secs(300);
 
 /// Ejection policy: when a server is ejected, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +53,7 @@ impl EjectionPolicy {
 
 /// Outcomes of new connections to a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Signals {
+pub struct PassiveSignals {
     /// Connections that the server has answered.
     pub answered: u32,
     /// Connections that the server has reset at once.
@@ -62,7 +62,7 @@ pub struct Signals {
     pub silent: u32,
 }
 
-impl Signals {
+impl PassiveSignals {
     fn failed(self) -> u32 {
         self.refused + self.silent
     }
@@ -76,7 +76,7 @@ impl Signals {
     }
 }
 
-impl fmt::Display for Signals {
+impl fmt::Display for PassiveSignals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (failed, all) = (self.failed(), self.failed() + self.answered);
         write!(f, "passive: {failed} of {all} new connections ")?;
@@ -90,81 +90,82 @@ impl fmt::Display for Signals {
 
 /// The servers that share the traffic of some listeners.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pool {
+pub struct DetectorPool {
     /// Their ejection policy.
-    pub terms: EjectionPolicy,
+    pub policy: EjectionPolicy,
     /// Servers by endpoint.
-    pub servers: BTreeMap<SocketAddr, Watched>,
+    pub servers: BTreeMap<SocketAddr, DetectorServer>,
 }
 
-impl Pool {
+impl DetectorPool {
     /// Servers whose outcomes count.
-    fn judged(&self) -> impl Iterator<Item = SocketAddr> {
-        self.servers.iter().filter(|(_, server)| server.is_judged).map(|(address, _)| *address)
+    fn counted_servers(&self) -> impl Iterator<Item = SocketAddr> {
+        self.servers.iter().filter(|(_, server)| server.is_counted).map(|(address, _)| *address)
     }
 }
 
 /// State of a server in a pool.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Watched {
+pub struct DetectorServer {
     /// Whether its outcomes count. They do not count without a health check. A server that this pool does not use can
     /// be ejected elsewhere, because this pool does not need it.
-    pub is_judged: bool,
+    pub is_counted: bool,
     /// Whether it takes new connections, or would if its side had the traffic.
     pub can_serve: bool,
     /// Outcomes of its new connections.
-    pub signals: Signals,
+    pub signals: PassiveSignals,
 }
 
 /// An ejection, or the end of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct EjectionChange {
     /// The server's endpoint.
     pub server: SocketAddr,
     /// The ejection policy.
-    pub terms: EjectionPolicy,
+    pub policy: EjectionPolicy,
     /// Duration of the ejection; `None` if it has ended.
-    pub held: Option<Duration>,
+    pub duration: Option<Duration>,
 }
 
 /// The outlier detector: ejected servers, and those whose ejection ended recently.
 #[derive(Debug, Default)]
-pub struct OutlierDetector(BTreeMap<(SocketAddr, EjectionPolicy), Record>);
+pub struct OutlierDetector(BTreeMap<(SocketAddr, EjectionPolicy), Ejection>);
 
 #[derive(Debug)]
-struct Record {
+struct Ejection {
     /// Why it is ejected; `None` if the ejection has ended.
     reason: Option<String>,
     /// Duration of the current or last ejection.
-    held: Duration,
+    duration: Duration,
     /// When the ejection ends or ended.
     until: Duration,
 }
 
 impl OutlierDetector {
     /// Judges outcomes of connections up to `now`, which must not decrease. Returns ejections and their ends.
-    pub fn judge(&mut self, pools: &[Pool], now: Duration) -> Vec<Change> {
+    pub fn judge(&mut self, pools: &[DetectorPool], now: Duration) -> Vec<EjectionChange> {
         let mut changes = Vec::new();
-        pools.iter().for_each(|pool| self.release(pool, now, &mut changes));
-        self.hold(pools, now, &mut changes);
-        let goes = |pool: &Pool, server: &SocketAddr| {
-            pool.servers.get(server).is_some_and(|server| server.is_judged && server.can_serve)
+        pools.iter().for_each(|pool| self.end_ejections(pool, now, &mut changes));
+        self.eject(pools, now, &mut changes);
+        let goes = |pool: &DetectorPool, server: &SocketAddr| {
+            pool.servers.get(server).is_some_and(|server| server.is_counted && server.can_serve)
         };
-        self.0.retain(|(server, terms), record| {
-            if record.reason.is_none() && !pools.iter().any(|pool| pool.terms == *terms && goes(pool, server))
+        self.0.retain(|(server, policy), record| {
+            if record.reason.is_none()
+                && !pools.iter().any(|pool| pool.policy == *policy && goes(pool, server))
             {
                 // Without connections a server proves nothing: the time does not count.
                 record.until = now;
             }
             // After long enough without failures, the next ejection is as short as the first.
-            record.reason.is_some() || now <= record.until + record.held
+            record.reason.is_some() || now <= record.until + record.duration
         });
         changes
     }
 
     /// Why a server is ejected; `None` if it is not.
-    pub fn reason(&self, server: SocketAddr, terms: EjectionPolicy) -> Option<&str> {
-        self.0.get(&(server, terms))?.reason.as_deref()
+    pub fn reason(&self, server: SocketAddr, policy: EjectionPolicy) -> Option<&str> {
+        self.0.get(&(server, policy))?.reason.as_deref()
     }
 
     /// Drops all other servers.
@@ -172,52 +173,54 @@ impl OutlierDetector {
         self.0.retain(|key, _| known.contains(key));
     }
 
-    fn release(&mut self, pool: &Pool, now: Duration, changes: &mut Vec<Change>) {
+    fn end_ejections(&mut self, pool: &DetectorPool, now: Duration, changes: &mut Vec<EjectionChange>) {
         let is_empty = !pool.servers.values().any(|server| server.can_serve);
         for (server, watched) in &pool.servers {
-            if let Some(record) = self.0.get_mut(&(*server, pool.terms))
+            if let Some(record) = self.0.get_mut(&(*server, pool.policy))
                 && record.reason.is_some()
-                && (is_empty && watched.is_judged || record.until <= now)
+                && (is_empty && watched.is_counted || record.until <= now)
             {
                 record.reason = None;
                 record.until = now;
-                changes.push(Change { server: *server, terms: pool.terms, held: None });
+                changes.push(EjectionChange { server: *server, policy: pool.policy, duration: None });
             }
         }
     }
 
     /// Ejects failing servers from all pools with their policy.
-    fn hold(&mut self, pools: &[Pool], now: Duration, changes: &mut Vec<Change>) {
-        let mut of: BTreeMap<(SocketAddr, EjectionPolicy), Vec<&Pool>> = BTreeMap::new();
+    fn eject(&mut self, pools: &[DetectorPool], now: Duration, changes: &mut Vec<EjectionChange>) {
+        let mut of: BTreeMap<(SocketAddr, EjectionPolicy), Vec<&DetectorPool>> = BTreeMap::new();
         for pool in pools {
-            pool.judged().for_each(|server| of.entry((server, pool.terms)).or_default().push(pool));
+            pool.counted_servers().for_each(|server| of.entry((server, pool.policy)).or_default().push(pool));
         }
         for (key, pools) in of {
-            let (server, terms) = key;
+            let (server, policy) = key;
             let watched = || pools.iter().map(|pool| pool.servers[&server]);
-            let signals = watched().fold(Signals::default(), |sum, of| sum.and(of.signals));
-            let fails = signals.answered == 0 && signals.failed() >= terms.failures;
-            if !fails || !watched().any(|of| of.can_serve) || self.reason(server, terms).is_some() {
+            let signals = watched().fold(PassiveSignals::default(), |sum, of| sum.and(of.signals));
+            let fails = signals.answered == 0 && signals.failed() >= policy.failures;
+            if !fails || !watched().any(|of| of.can_serve) || self.reason(server, policy).is_some() {
                 continue;
             }
             if !pools.iter().all(|pool| self.can_spare(pool, server)) {
                 continue;
             }
-            let longest = LONGEST.max(terms.first);
-            let held = self.0.get(&key).map_or(terms.first, |record| (record.held * 2).min(longest));
-            self.0.insert(key, Record { reason: Some(signals.to_string()), held, until: now + held });
-            changes.push(Change { server, terms, held: Some(held) });
+            let longest = MAX_EJECTION.max(policy.first);
+            let duration = self.0.get(&key).map_or(policy.first, |record| (record.duration * 2).min(longest));
+            self.0
+                .insert(key, Ejection { reason: Some(signals.to_string()), duration, until: now + duration });
+            changes.push(EjectionChange { server, policy, duration: Some(duration) });
         }
     }
 
     /// Whether a pool has another server that can serve, and would have at most half of its servers ejected.
-    fn can_spare(&self, pool: &Pool, server: SocketAddr) -> bool {
-        let is_held =
-            |address: SocketAddr, of: &Watched| of.is_judged && self.reason(address, pool.terms).is_some();
-        let (held, free): (Vec<_>, Vec<_>) =
+    fn can_spare(&self, pool: &DetectorPool, server: SocketAddr) -> bool {
+        let is_held = |address: SocketAddr, of: &DetectorServer| {
+            of.is_counted && self.reason(address, pool.policy).is_some()
+        };
+        let (ejected, free): (Vec<_>, Vec<_>) =
             pool.servers.iter().partition(|(address, of)| is_held(**address, of));
         let mut others = free.into_iter().filter(|(address, _)| **address != server);
-        others.any(|(_, other)| other.can_serve) && (held.len() + 1) * 2 <= pool.servers.len()
+        others.any(|(_, other)| other.can_serve) && (ejected.len() + 1) * 2 <= pool.servers.len()
     }
 }
 
@@ -225,7 +228,7 @@ impl OutlierDetector {
 mod tests {
     use super::*;
 
-    const TERMS: EjectionPolicy =
+    const POLICY: EjectionPolicy =
         EjectionPolicy { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
 
     fn server(n: u8) -> SocketAddr {
@@ -236,63 +239,63 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn silent(silent: u32) -> Signals {
-        Signals { silent, ..Signals::default() }
+    fn silent(silent: u32) -> PassiveSignals {
+        PassiveSignals { silent, ..PassiveSignals::default() }
     }
 
     /// Servers 1, 2, ... with these signals. All can serve unless they are ejected.
-    fn pool(outlier_detector: &OutlierDetector, signals: &[Signals]) -> Pool {
+    fn pool(outlier_detector: &OutlierDetector, signals: &[PassiveSignals]) -> DetectorPool {
         let servers = (1..).zip(signals).map(|(n, signals)| {
-            let can_serve = outlier_detector.reason(server(n), TERMS).is_none();
-            (server(n), Watched { is_judged: true, can_serve, signals: *signals })
+            let can_serve = outlier_detector.reason(server(n), POLICY).is_none();
+            (server(n), DetectorServer { is_counted: true, can_serve, signals: *signals })
         });
-        Pool { terms: TERMS, servers: servers.collect() }
+        DetectorPool { policy: POLICY, servers: servers.collect() }
     }
 
     /// Judges, and returns the servers that are ejected afterwards.
-    fn judge(outlier_detector: &mut OutlierDetector, signals: &[Signals], seconds: u64) -> Vec<u8> {
+    fn judge(outlier_detector: &mut OutlierDetector, signals: &[PassiveSignals], seconds: u64) -> Vec<u8> {
         let pool = pool(outlier_detector, signals);
         outlier_detector.judge(&[pool], at(seconds));
-        (1..=signals.len() as u8).filter(|n| outlier_detector.reason(server(*n), TERMS).is_some()).collect()
+        (1..=signals.len() as u8).filter(|n| outlier_detector.reason(server(*n), POLICY).is_some()).collect()
     }
 
     #[test]
-    fn so_many_must_fail_and_none_succeed() {
-        let well = Signals { answered: 1, ..Signals::default() };
-        for (signals, held) in [
+    fn server_is_ejected_after_enough_failures_without_success() {
+        let well = PassiveSignals { answered: 1, ..PassiveSignals::default() };
+        for (signals, is_ejected) in [
             (silent(4), false),
             (silent(5), true),
-            (Signals { refused: 5, ..Signals::default() }, true),
-            (Signals { refused: 2, ..silent(3) }, true),
-            (Signals { answered: 1, ..silent(1_000) }, false),
+            (PassiveSignals { refused: 5, ..PassiveSignals::default() }, true),
+            (PassiveSignals { refused: 2, ..silent(3) }, true),
+            (PassiveSignals { answered: 1, ..silent(1_000) }, false),
         ] {
-            let expected: &[u8] = if held { &[1] } else { &[] };
+            let expected: &[u8] = if is_ejected { &[1] } else { &[] };
             assert_eq!(judge(&mut OutlierDetector::default(), &[signals, well], 0), expected, "{signals}");
         }
     }
 
     #[test]
-    fn the_reason_says_how_they_failed() {
+    fn ejection_reason_says_how_connections_failed() {
         assert_eq!(silent(5).to_string(), "passive: 5 of 5 new connections unanswered in 3 s");
-        let refused = Signals { refused: 6, ..Signals::default() };
+        let refused = PassiveSignals { refused: 6, ..PassiveSignals::default() };
         assert_eq!(refused.to_string(), "passive: 6 of 6 new connections refused");
-        let both = Signals { refused: 2, ..silent(4) };
+        let both = PassiveSignals { refused: 2, ..silent(4) };
         let text = "passive: 6 of 6 new connections failed: 2 refused, 4 unanswered in 3 s";
         assert_eq!(both.to_string(), text);
         let mut outlier_detector = OutlierDetector::default();
         judge(&mut outlier_detector, &[both, silent(0)], 0);
-        assert_eq!(outlier_detector.reason(server(1), TERMS), Some(text));
+        assert_eq!(outlier_detector.reason(server(1), POLICY), Some(text));
         assert_eq!(
-            outlier_detector.reason(server(1), EjectionPolicy { failures: 6, ..TERMS }),
+            outlier_detector.reason(server(1), EjectionPolicy { failures: 6, ..POLICY }),
             None,
             "on other terms"
         );
     }
 
     #[test]
-    fn half_of_the_servers_stay_and_the_last_one_too() {
+    fn ejection_spares_half_of_the_servers_and_the_last_one() {
         let dead = silent(9);
-        let judge = |signals: &[Signals]| judge(&mut OutlierDetector::default(), signals, 0);
+        let judge = |signals: &[PassiveSignals]| judge(&mut OutlierDetector::default(), signals, 0);
         assert_eq!(judge(&[dead]), [0; 0]);
         assert_eq!(judge(&[dead, dead]), [1]);
         assert_eq!(judge(&[dead, dead, dead]), [1]);
@@ -300,7 +303,7 @@ mod tests {
         // The other one is out of service for another reason.
         let mut outlier_detector = OutlierDetector::default();
         let mut pool = pool(&outlier_detector, &[dead, silent(0)]);
-        pool.servers.insert(server(2), Watched::default());
+        pool.servers.insert(server(2), DetectorServer::default());
         assert_eq!(outlier_detector.judge(&[pool], at(0)), []);
     }
 
@@ -308,47 +311,49 @@ mod tests {
     fn ejected_server_serves_when_no_other_can() {
         let mut outlier_detector = OutlierDetector::default();
         assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
-        let cannot = Watched { is_judged: true, ..Watched::default() };
+        let cannot = DetectorServer { is_counted: true, ..DetectorServer::default() };
         let nobody = [(server(1), cannot), (server(2), cannot)];
-        let nobody = Pool { terms: TERMS, servers: nobody.into() };
-        let back = Change { server: server(1), terms: TERMS, held: None };
+        let nobody = DetectorPool { policy: POLICY, servers: nobody.into() };
+        let back = EjectionChange { server: server(1), policy: POLICY, duration: None };
         assert_eq!(outlier_detector.judge(&[nobody], at(1)), [back]);
     }
 
     #[test]
-    fn its_time_ends_although_it_is_set_aside_meanwhile() {
+    fn ejection_time_ends_while_the_server_is_out_of_service() {
         let mut outlier_detector = OutlierDetector::default();
         assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
-        let other = Watched { is_judged: true, can_serve: true, signals: silent(0) };
-        let pool =
-            Pool { terms: TERMS, servers: [(server(1), Watched::default()), (server(2), other)].into() };
+        let other = DetectorServer { is_counted: true, can_serve: true, signals: silent(0) };
+        let pool = DetectorPool {
+            policy: POLICY,
+            servers: [(server(1), DetectorServer::default()), (server(2), other)].into(),
+        };
         assert_eq!(outlier_detector.judge(std::slice::from_ref(&pool), at(9)), []);
-        let back = Change { server: server(1), terms: TERMS, held: None };
+        let back = EjectionChange { server: server(1), policy: POLICY, duration: None };
         assert_eq!(outlier_detector.judge(&[pool], at(10)), [back]);
     }
 
     #[test]
-    fn who_is_set_aside_where_nobody_can_serve_is_held_to_the_end() {
+    fn out_of_service_server_stays_ejected_if_no_server_can_serve() {
         let mut outlier_detector = OutlierDetector::default();
         assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
-        let aside = Watched { can_serve: true, ..Watched::default() };
-        let pool = |of: Watched| Pool { terms: TERMS, servers: [(server(1), of)].into() };
-        assert_eq!(outlier_detector.judge(&[pool(Watched { can_serve: false, ..aside })], at(1)), []);
-        let judged = Watched { is_judged: true, can_serve: false, signals: silent(0) };
-        assert_eq!(outlier_detector.judge(&[pool(judged)], at(2)).len(), 1, "nobody else can serve");
+        let aside = DetectorServer { can_serve: true, ..DetectorServer::default() };
+        let pool = |of: DetectorServer| DetectorPool { policy: POLICY, servers: [(server(1), of)].into() };
+        assert_eq!(outlier_detector.judge(&[pool(DetectorServer { can_serve: false, ..aside })], at(1)), []);
+        let counted_servers = DetectorServer { is_counted: true, can_serve: false, signals: silent(0) };
+        assert_eq!(outlier_detector.judge(&[pool(counted_servers)], at(2)).len(), 1, "nobody else can serve");
     }
 
     #[test]
-    fn time_without_connections_is_no_time_of_going_well() {
+    fn time_without_connections_does_not_shorten_the_next_ejection() {
         let mut outlier_detector = OutlierDetector::default();
         assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
         assert!(judge(&mut outlier_detector, &[silent(0), silent(0)], 10).is_empty());
-        let other = Watched { is_judged: true, can_serve: true, signals: silent(0) };
-        let aside = Watched::default();
-        let fails_its_check = Watched { is_judged: true, ..aside };
+        let other = DetectorServer { is_counted: true, can_serve: true, signals: silent(0) };
+        let aside = DetectorServer::default();
+        let fails_its_check = DetectorServer { is_counted: true, ..aside };
         for (of, seconds) in [(aside, 100), (fails_its_check, 200)] {
             let servers = [(server(1), of), (server(2), other)].into();
-            assert_eq!(outlier_detector.judge(&[Pool { terms: TERMS, servers }], at(seconds)), []);
+            assert_eq!(outlier_detector.judge(&[DetectorPool { policy: POLICY, servers }], at(seconds)), []);
         }
         assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 201), [1]);
         assert_eq!(judge(&mut outlier_detector, &[silent(0), silent(0)], 211), [1], "for twice as long");
@@ -356,26 +361,33 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_held_out_of_all_its_pools_or_none() {
-        let well = Watched { is_judged: true, can_serve: true, signals: Signals::default() };
-        let dead = Watched { signals: silent(9), ..well };
-        let two = Pool { terms: TERMS, servers: [(server(1), dead), (server(2), well)].into() };
-        let alone = Pool { terms: TERMS, servers: [(server(1), well)].into() };
-        let held = Change { server: server(1), terms: TERMS, held: Some(TERMS.first) };
+    fn server_is_ejected_from_all_its_pools_or_none() {
+        let well = DetectorServer { is_counted: true, can_serve: true, signals: PassiveSignals::default() };
+        let dead = DetectorServer { signals: silent(9), ..well };
+        let two = DetectorPool { policy: POLICY, servers: [(server(1), dead), (server(2), well)].into() };
+        let alone = DetectorPool { policy: POLICY, servers: [(server(1), well)].into() };
+        let duration = EjectionChange { server: server(1), policy: POLICY, duration: Some(POLICY.first) };
         // The other pool shows answers of the server, so the server is not at fault.
-        let busy = Watched { signals: Signals { answered: 1, ..Signals::default() }, ..well };
-        let answers = Pool { terms: TERMS, servers: [(server(1), busy), (server(2), well)].into() };
+        let busy =
+            DetectorServer { signals: PassiveSignals { answered: 1, ..PassiveSignals::default() }, ..well };
+        let answers = DetectorPool { policy: POLICY, servers: [(server(1), busy), (server(2), well)].into() };
         for (other, expected) in [
             (alone.clone(), vec![]),
             (answers, vec![]),
             // Under another policy it is ejected from this pool only.
-            (Pool { terms: EjectionPolicy { failures: 6, ..TERMS }, ..alone.clone() }, vec![held.clone()]),
+            (
+                DetectorPool { policy: EjectionPolicy { failures: 6, ..POLICY }, ..alone.clone() },
+                vec![duration.clone()],
+            ),
             // Its outcomes do not count there.
             (
-                Pool { servers: [(server(1), Watched { is_judged: false, ..well })].into(), ..alone.clone() },
-                vec![held.clone()],
+                DetectorPool {
+                    servers: [(server(1), DetectorServer { is_counted: false, ..well })].into(),
+                    ..alone.clone()
+                },
+                vec![duration.clone()],
             ),
-            (two.clone(), vec![held]),
+            (two.clone(), vec![duration]),
         ] {
             for pools in [[two.clone(), other.clone()], [other.clone(), two.clone()]] {
                 assert_eq!(OutlierDetector::default().judge(&pools, at(0)), expected, "{other:?}");
@@ -384,25 +396,28 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_checked_is_not_held_out() {
-        let judged = Watched { is_judged: true, can_serve: true, signals: silent(0) };
-        let secondary = Watched { is_judged: false, signals: silent(9), ..judged };
-        let pool = Pool { terms: TERMS, servers: [(server(1), judged), (server(2), secondary)].into() };
+    fn secondary_that_is_not_judged_is_not_ejected() {
+        let counted_servers = DetectorServer { is_counted: true, can_serve: true, signals: silent(0) };
+        let secondary = DetectorServer { is_counted: false, signals: silent(9), ..counted_servers };
+        let pool = DetectorPool {
+            policy: POLICY,
+            servers: [(server(1), counted_servers), (server(2), secondary)].into(),
+        };
         assert_eq!(OutlierDetector::default().judge(&[pool], at(0)), []);
     }
 
     #[test]
-    fn it_is_held_out_for_longer_each_time_unless_it_went_well_meanwhile() {
+    fn ejection_time_grows_unless_the_server_was_healthy_meanwhile() {
         let mut outlier_detector = OutlierDetector::default();
         let (dead, well) = ([silent(5), silent(0)], [silent(0); 2]);
         let mut now = 0;
-        for held in [10, 20, 40, 80, 160, 300, 300] {
-            assert_eq!(judge(&mut outlier_detector, &dead, now), [1], "{held}");
-            assert_eq!(judge(&mut outlier_detector, &well, now + held - 1), [1], "{held}");
-            now += held;
-            assert_eq!(judge(&mut outlier_detector, &well, now), [0; 0], "{held}");
+        for duration in [10, 20, 40, 80, 160, 300, 300] {
+            assert_eq!(judge(&mut outlier_detector, &dead, now), [1], "{duration}");
+            assert_eq!(judge(&mut outlier_detector, &well, now + duration - 1), [1], "{duration}");
+            now += duration;
+            assert_eq!(judge(&mut outlier_detector, &well, now), [0; 0], "{duration}");
             // It fails again before it has been well for longer than it was ejected.
-            now += held;
+            now += duration;
         }
         assert_eq!(judge(&mut outlier_detector, &well, now + 1), [0; 0]);
         now += 2;
@@ -411,12 +426,12 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_goes_is_forgotten() {
+    fn removed_server_loses_its_ejection() {
         let mut outlier_detector = OutlierDetector::default();
         assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
-        outlier_detector.retain(&[(server(1), TERMS)].into());
-        assert!(outlier_detector.reason(server(1), TERMS).is_some());
+        outlier_detector.retain(&[(server(1), POLICY)].into());
+        assert!(outlier_detector.reason(server(1), POLICY).is_some());
         outlier_detector.retain(&BTreeSet::new());
-        assert!(outlier_detector.reason(server(1), TERMS).is_none());
+        assert!(outlier_detector.reason(server(1), POLICY).is_none());
     }
 }

@@ -6,19 +6,19 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-mod uses;
+mod group_uses;
 
-use self::uses::Uses;
-use super::members::Side;
-use crate::dataplane::state::State;
+use self::group_uses::GroupUses;
+use super::listener_servers::Side;
+use crate::dataplane::state::MapState;
 use slb_config::{
     difference::pairs::{Renames, renames},
-    model::{Config, Listener, LoadBalancer, Name, Target},
+    model::{Config, Listener, ListenerTarget, LoadBalancer, Name},
 };
 
 /// A server's entry in the configuration, to which an override applies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum OverrideKey {
     /// In a named server group.
     Group {
         /// Name of the group.
@@ -37,7 +37,7 @@ pub enum Place {
 
 /// The override of one server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Setting {
+pub struct ServerOverride {
     /// Weight, 0 to 100; `None` for the configured one.
     pub weight: Option<u8>,
     /// Admin state; `None` if enabled.
@@ -54,11 +54,11 @@ pub enum AdminState {
 }
 
 /// Overrides by configuration entry.
-pub type Overrides = BTreeMap<Place, Setting>;
+pub type Overrides = BTreeMap<OverrideKey, ServerOverride>;
 
-impl Place {
+impl OverrideKey {
     /// The entry of the server `address` behind a listener, on one of its sides.
-    pub(super) fn behind(
+    pub(super) fn of_server(
         balancer: &LoadBalancer,
         listener: &Listener,
         side: Side,
@@ -66,11 +66,11 @@ impl Place {
     ) -> Self {
         let group = |name: &Name| Self::Group { group: name.to_string(), server: address };
         match &listener.target {
-            Target::DefaultGroup { .. } => {
+            ListenerTarget::DefaultGroup { .. } => {
                 Self::Default { load_balancer: balancer.name.to_string(), server: address.ip() }
             }
-            Target::ServerGroup(name) | Target::PrimarySecondaryGroup(name) => group(name),
-            Target::PrimarySecondary { primary, secondary, .. } => {
+            ListenerTarget::ServerGroup(name) | ListenerTarget::PrimarySecondaryGroup(name) => group(name),
+            ListenerTarget::PrimarySecondary { primary, secondary, .. } => {
                 group(if side == Side::Primary { primary } else { secondary })
             }
         }
@@ -151,62 +151,70 @@ impl Place {
 
 /// Overrides after a change from configuration `old` to `new`. An override of a renamed group is copied to the new name
 /// and replaces one set there. The old name keeps it too, because `old` may be rolled back to.
-pub fn carried<V: Clone>(set: &BTreeMap<Place, V>, old: &Config, new: &Config) -> BTreeMap<Place, V> {
+pub fn carry_over<V: Clone>(
+    set: &BTreeMap<OverrideKey, V>,
+    old: &Config,
+    new: &Config,
+) -> BTreeMap<OverrideKey, V> {
     if old == new {
         return set.clone();
     }
     let (there, back) = (renames(old, new), renames(new, old));
-    let (used, uses) = (Uses::of(old), Uses::of(new));
-    let was = |place: &Place| follow(place, &uses, &used, (new, old), &back);
-    let is = |place: &Place| follow(place, &used, &uses, (old, new), &there);
+    let (used, uses) = (GroupUses::of(old), GroupUses::of(new));
+    let was = |override_key: &OverrideKey| renamed_keys(override_key, &uses, &used, (new, old), &back);
+    let is = |override_key: &OverrideKey| renamed_keys(override_key, &used, &uses, (old, new), &there);
     // Drops overrides of the new names first, so that one removed under the old name goes too.
-    let mut carried = set.clone();
-    carried.retain(|place, _| was(place).is_empty());
-    for (place, value) in set {
-        carried.extend(is(place).into_iter().map(|is| (is, value.clone())));
+    let mut carry_over = set.clone();
+    carry_over.retain(|override_key, _| was(override_key).is_empty());
+    for (override_key, value) in set {
+        carry_over.extend(is(override_key).into_iter().map(|is| (is, value.clone())));
     }
-    carried
+    carry_over
 }
 
 /// The entries in `new` that correspond to one whose group no longer exists. Groups that its listeners now use come
 /// first, else the group with the same servers.
-fn follow(
-    place: &Place,
-    used: &Uses,
-    uses: &Uses,
+fn renamed_keys(
+    override_key: &OverrideKey,
+    used: &GroupUses,
+    uses: &GroupUses,
     (old, new): (&Config, &Config),
     renames: &Renames,
-) -> BTreeSet<Place> {
-    let followed = used.followed(place, uses, new);
-    if followed.is_empty() { place.renamed(old, renames).into_iter().collect() } else { followed }
+) -> BTreeSet<OverrideKey> {
+    let successors = used.successors(override_key, uses, new);
+    if successors.is_empty() { override_key.renamed(old, renames).into_iter().collect() } else { successors }
 }
 
-/// As [`carried`] at a start, from the services that the maps hold. An override of the new name has priority.
-pub fn carried_since<V: Clone>(set: &BTreeMap<Place, V>, held: &State, new: &Config) -> BTreeMap<Place, V> {
-    let (used, uses) = (Uses::found(held), Uses::of(new));
-    let mut carried = set.clone();
-    for (place, value) in set {
-        for is in used.followed(place, &uses, new) {
-            carried.entry(is).or_insert_with(|| value.clone());
+/// As [`carry_over`] at a start, from the services that the maps hold. An override of the new name has priority.
+pub fn carry_over_from_maps<V: Clone>(
+    set: &BTreeMap<OverrideKey, V>,
+    actual: &MapState,
+    new: &Config,
+) -> BTreeMap<OverrideKey, V> {
+    let (used, uses) = (GroupUses::from_maps(actual), GroupUses::of(new));
+    let mut carry_over = set.clone();
+    for (override_key, value) in set {
+        for is in used.successors(override_key, &uses, new) {
+            carry_over.entry(is).or_insert_with(|| value.clone());
         }
     }
-    carried
+    carry_over
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for OverrideKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: server {}", self.group(), self.server())
     }
 }
 
-impl Setting {
+impl ServerOverride {
     /// Whether the override changes nothing.
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
 }
 
-impl fmt::Display for Setting {
+impl fmt::Display for ServerOverride {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.map(|state| state.to_string());
         let weight = self.weight.map(|weight| format!("weight {weight}"));
@@ -228,9 +236,9 @@ impl fmt::Display for AdminState {
 mod tests {
     use super::*;
     use crate::{
-        dataplane::fake::Fake,
-        desired::{Health, Known, Server, desired},
-        ids::Surroundings,
+        dataplane::fake::FakeDataPlane,
+        desired::{DesiredServer, ObservedInputs, ServerHealth, desired},
+        ids::MapLimits,
         reconcile::Reconciler,
     };
     use slb_config::samples::{forwarding, shop};
@@ -240,105 +248,116 @@ mod tests {
         shop(&[("tcp", "udp")])
     }
 
-    fn web(server: &str) -> Place {
-        Place::Group { group: "web".to_owned(), server: server.parse().unwrap() }
+    fn web(server: &str) -> OverrideKey {
+        OverrideKey::Group { group: "web".to_owned(), server: server.parse().unwrap() }
     }
 
-    fn of_default(server: &str) -> Place {
-        Place::Default { load_balancer: "shop".to_owned(), server: server.parse().unwrap() }
+    fn of_default(server: &str) -> OverrideKey {
+        OverrideKey::Default { load_balancer: "shop".to_owned(), server: server.parse().unwrap() }
     }
 
-    fn servers(overrides: &Overrides) -> Vec<Server> {
-        let desired = desired(&config(), Known { overrides: Some(overrides), ..Known::default() });
+    fn servers(overrides: &Overrides) -> Vec<DesiredServer> {
+        let desired =
+            desired(&config(), ObservedInputs { overrides: Some(overrides), ..ObservedInputs::default() });
         desired.pools.into_iter().flat_map(|pool| pool.servers).map(|(_, server)| server).collect()
     }
 
     #[test]
-    fn a_weight_takes_the_place_of_the_configured_one() {
-        let weight = Setting { weight: Some(7), state: None };
+    fn weight_override_replaces_the_configured_weight() {
+        let weight = ServerOverride { weight: Some(7), state: None };
         let servers = servers(&[(web("10.0.0.12:8081"), weight)].into());
         assert_eq!(servers.iter().map(|server| server.weight).collect::<Vec<_>>(), [100, 100, 7]);
-        assert_eq!(servers[2].overridden, Some(web("10.0.0.12:8081")));
-        assert_eq!(servers[0].overridden, None);
+        assert_eq!(servers[2].server_override, Some(web("10.0.0.12:8081")));
+        assert_eq!(servers[0].server_override, None);
     }
 
     #[test]
-    fn a_server_set_aside_takes_nothing_new_and_is_able_to_serve() {
+    fn drained_or_disabled_server_takes_no_new_flows_and_stays_alive() {
         for state in [AdminState::Draining, AdminState::Disabled] {
-            let aside = Setting { weight: None, state: Some(state) };
+            let admin_state = ServerOverride { weight: None, state: Some(state) };
             let [mut dns, web, _] =
-                <[Server; 3]>::try_from(servers(&[(of_default("10.0.0.21"), aside)].into())).unwrap();
-            assert_eq!((dns.aside, web.aside), (Some(state), None));
-            assert_eq!((dns.health, dns.weight), (Health::Unchecked, 100));
+                <[DesiredServer; 3]>::try_from(servers(&[(of_default("10.0.0.21"), admin_state)].into()))
+                    .unwrap();
+            assert_eq!((dns.admin_state, web.admin_state), (Some(state), None));
+            assert_eq!((dns.health, dns.weight), (ServerHealth::Unchecked, 100));
             dns.next_hop = Some(Default::default());
-            assert!(!dns.takes_new() && dns.is_alive());
-            dns.aside = None;
-            assert!(dns.takes_new());
+            assert!(!dns.accepts_new_flows() && dns.is_alive());
+            dns.admin_state = None;
+            assert!(dns.accepts_new_flows());
         }
     }
 
     #[test]
-    fn entries_are_found_in_their_own_group() {
+    fn override_matches_entries_of_its_own_group_only() {
         let config = config();
         assert!(web("10.0.0.11:8080").exists(&config) && of_default("10.0.0.21").exists(&config));
         assert!(!web("10.0.0.11:8082").exists(&config) && !of_default("10.0.0.11").exists(&config));
-        let other = Place::Group { group: "other".to_owned(), server: "10.0.0.11:8080".parse().unwrap() };
+        let other =
+            OverrideKey::Group { group: "other".to_owned(), server: "10.0.0.11:8080".parse().unwrap() };
         assert!(!other.exists(&config) && other.entries(&config).is_none());
     }
 
     #[test]
-    fn what_is_set_goes_with_a_name_and_comes_back() {
+    fn overrides_follow_a_rename_and_its_reversal() {
         let (before, after) = (config(), shop(&[("\"web\"", "\"www\""), ("\"shop\"", "\"store\"")]));
-        let renamed = |place: &Place| match place.clone() {
-            Place::Group { server, .. } => Place::Group { group: "www".to_owned(), server },
-            Place::Default { server, .. } => Place::Default { load_balancer: "store".to_owned(), server },
+        let renamed = |override_key: &OverrideKey| match override_key.clone() {
+            OverrideKey::Group { server, .. } => OverrideKey::Group { group: "www".to_owned(), server },
+            OverrideKey::Default { server, .. } => {
+                OverrideKey::Default { load_balancer: "store".to_owned(), server }
+            }
         };
         let (one, two) = (web("10.0.0.11:8080"), of_default("10.0.0.21"));
         let set = BTreeMap::from([(one.clone(), 1), (two.clone(), 2)]);
-        let both = carried(&set, &before, &after);
-        let expected: BTreeMap<_, _> = set.iter().map(|(place, value)| (renamed(place), *value)).collect();
-        assert!(both.iter().filter(|(place, _)| place.exists(&after)).eq(&expected), "{both:?}");
+        let both = carry_over(&set, &before, &after);
+        let expected: BTreeMap<_, _> =
+            set.iter().map(|(override_key, value)| (renamed(override_key), *value)).collect();
         assert!(
-            both.iter().filter(|(place, _)| place.exists(&before)).eq(&set),
+            both.iter().filter(|(override_key, _)| override_key.exists(&after)).eq(&expected),
+            "{both:?}"
+        );
+        assert!(
+            both.iter().filter(|(override_key, _)| override_key.exists(&before)).eq(&set),
             "it may come back: {both:?}"
         );
         // An override changed under the new name stays when the old name returns.
         let mut changed = both.clone();
         changed.remove(&renamed(&one));
         changed.insert(renamed(&two), 3);
-        let back = carried(&changed, &after, &before);
-        let back: Vec<_> = back.into_iter().filter(|(place, _)| place.exists(&before)).collect();
+        let back = carry_over(&changed, &after, &before);
+        let back: Vec<_> =
+            back.into_iter().filter(|(override_key, _)| override_key.exists(&before)).collect();
         assert_eq!(back, [(two, 3)]);
-        assert_eq!(carried(&set, &before, &before), set);
+        assert_eq!(carry_over(&set, &before, &before), set);
     }
 
     #[test]
-    fn what_is_set_goes_with_the_listener_to_a_group_of_another_name_and_with_other_servers() {
+    fn overrides_follow_the_listener_to_a_changed_group() {
         let one = web("10.0.0.11:8080");
-        let www = |server: &str| Place::Group { group: "www".to_owned(), server: server.parse().unwrap() };
+        let www =
+            |server: &str| OverrideKey::Group { group: "www".to_owned(), server: server.parse().unwrap() };
         let set = BTreeMap::from([(one.clone(), 1), (web("10.0.0.12:8081"), 2)]);
         let before = config();
         let after = shop(&[("tcp", "udp"), ("\"web\"", "\"www\""), ("10.0.0.12", "10.0.0.13")]);
-        let both = carried(&set, &before, &after);
-        let there: Vec<_> = both.iter().filter(|(place, _)| place.exists(&after)).collect();
+        let both = carry_over(&set, &before, &after);
+        let there: Vec<_> = both.iter().filter(|(override_key, _)| override_key.exists(&after)).collect();
         assert_eq!(there, [(&www("10.0.0.11:8080"), &1)]);
-        let back = carried(&both, &after, &before);
-        assert!(back.iter().filter(|(place, _)| place.exists(&before)).eq(&set), "{back:?}");
+        let back = carry_over(&both, &after, &before);
+        assert!(back.iter().filter(|(override_key, _)| override_key.exists(&before)).eq(&set), "{back:?}");
         let mut changed = both;
         changed.remove(&www("10.0.0.11:8080"));
-        let back = carried(&changed, &after, &before);
+        let back = carry_over(&changed, &after, &before);
         assert!(!back.contains_key(&one), "reset under its other name: {back:?}");
 
         // The next start finds the override under whichever name is configured.
         let mut reconciler =
-            Reconciler::new(Fake::default(), Surroundings { max_backends: 8, ..Surroundings::default() });
-        reconciler.reconcile(&desired(&before, Known::default()), Default::default()).unwrap();
-        let held = reconciler.held().unwrap();
-        let since = carried_since(&set, held, &after);
+            Reconciler::new(FakeDataPlane::default(), MapLimits { max_backends: 8, ..MapLimits::default() });
+        reconciler.reconcile(&desired(&before, ObservedInputs::default()), Default::default()).unwrap();
+        let actual = reconciler.actual().unwrap();
+        let since = carry_over_from_maps(&set, actual, &after);
         assert_eq!(since.get(&www("10.0.0.11:8080")), Some(&1));
-        assert_eq!(carried_since(&set, held, &before), set);
+        assert_eq!(carry_over_from_maps(&set, actual, &before), set);
         let newer = set.clone().into_iter().chain([(www("10.0.0.11:8080"), 3)]).collect();
-        assert_eq!(carried_since(&newer, held, &after), newer);
+        assert_eq!(carry_over_from_maps(&newer, actual, &after), newer);
 
         // A group that other listeners use already is not the renamed one.
         let other = |web: &str| {
@@ -354,12 +373,12 @@ mod tests {
         };
         let (before, after) = (other("server_group = \"web\""), other("server_group = \"other\""));
         let after = Config { server_groups: after.server_groups[..1].to_vec(), ..after };
-        assert_eq!(carried(&set, &before, &after), set);
+        assert_eq!(carry_over(&set, &before, &after), set);
     }
 
     /// Two listeners of one group get one group each.
     #[test]
-    fn what_is_set_goes_to_each_group_that_one_is_split_into() {
+    fn overrides_follow_each_group_of_a_split() {
         let group = |name: &str| {
             format!(
                 "[[server_group]]\nname = \"{name}\"\nservers = [{{ address = \"10.0.0.11\", port = 8080 }}]\n"
@@ -375,26 +394,28 @@ mod tests {
             let groups: String = groups.iter().map(|name| group(name)).collect();
             forwarding(&(balancer.to_owned() + &listener(80, first) + &listener(443, second) + &groups))
         };
-        let at =
-            |name: &str| Place::Group { group: name.to_owned(), server: "10.0.0.11:8080".parse().unwrap() };
+        let at = |name: &str| OverrideKey::Group {
+            group: name.to_owned(),
+            server: "10.0.0.11:8080".parse().unwrap(),
+        };
         let one = config("web", "web", &["web"]);
         let two = config("web-a", "web-b", &["web-a", "web-b"]);
-        let in_force = |set: &BTreeMap<Place, i32>, config: &Config| -> Vec<(Place, i32)> {
-            set.clone().into_iter().filter(|(place, _)| place.exists(config)).collect()
+        let in_force = |set: &BTreeMap<OverrideKey, i32>, config: &Config| -> Vec<(OverrideKey, i32)> {
+            set.clone().into_iter().filter(|(override_key, _)| override_key.exists(config)).collect()
         };
-        let both = carried(&[(at("web"), 1)].into(), &one, &two);
+        let both = carry_over(&[(at("web"), 1)].into(), &one, &two);
         assert_eq!(in_force(&both, &two), [(at("web-a"), 1), (at("web-b"), 1)]);
-        assert_eq!(in_force(&carried(&both, &two, &one), &one), [(at("web"), 1)]);
+        assert_eq!(in_force(&carry_over(&both, &two, &one), &one), [(at("web"), 1)]);
 
         // Equal groups are told apart by their listeners, in any order.
         let before = config("a", "b", &["a", "b"]);
         let after = config("c", "d", &["d", "c"]);
-        let set = carried(&[(at("a"), 1)].into(), &before, &after);
+        let set = carry_over(&[(at("a"), 1)].into(), &before, &after);
         assert_eq!(in_force(&set, &after), [(at("c"), 1)]);
     }
 
     #[test]
-    fn all_groups_that_can_be_named_are_listed() {
+    fn groups_that_an_override_can_name_are_listed() {
         let pair = "[[primary_secondary_group]]\nname = \"db\"\n\
                     primary = { address = \"10.0.0.31\", port = 5432 }\n\
                     secondary = { address = \"10.0.0.32\", port = 5432 }\n[[server_group]]";

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{desired::Desired, ids::key_of};
-use crate::dataplane::state::{NO_TABLE, State};
+use crate::dataplane::state::{MapState, NO_TABLE};
 
 /// The desired state with one pool for each table that its services have now. Added pools come last.
 pub struct SeparateTables<'a> {
@@ -14,9 +14,9 @@ pub struct SeparateTables<'a> {
     pub copies: Vec<usize>,
 }
 
-/// Gives each service of a pool its own copy of the pool if its table in `held` differs from that of the first service.
-pub fn apart<'a>(desired: &'a Desired, held: &State) -> SeparateTables<'a> {
-    let tables: BTreeMap<_, u32> = held
+/// Gives each service of a pool its own copy of the pool if its table in `actual` differs from that of the first service.
+pub fn separate_tables<'a>(desired: &'a Desired, actual: &MapState) -> SeparateTables<'a> {
+    let tables: BTreeMap<_, u32> = actual
         .services
         .values()
         .filter(|service| service.lookup_table != NO_TABLE)

@@ -25,10 +25,10 @@ impl PinnedElsewhere {
     /// Used if entries could not be read: there may be such flows, and they may be of any age.
     pub const UNKNOWN: Self = Self { any: true, evictable_since: Some(Duration::ZERO) };
 
-    /// Counts one more flow. `loose` is the time of its last packet if it is evictable.
-    pub fn note(&mut self, loose: Option<Duration>) {
+    /// Counts one more flow. `last_packet` is the time of its last packet if it is evictable.
+    pub fn note(&mut self, last_packet: Option<Duration>) {
         self.any = true;
-        self.evictable_since = match (self.evictable_since, loose) {
+        self.evictable_since = match (self.evictable_since, last_packet) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
@@ -39,12 +39,12 @@ impl PinnedElsewhere {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotMigration {
     /// Shared by the actual and the desired state while they are equal.
-    slots: Arc<BTreeMap<u32, Moved>>,
+    slots: Arc<BTreeMap<u32, MigratingSlot>>,
 }
 
 /// A migrating slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Moved {
+struct MigratingSlot {
     /// Id of the backend that serves the slot's untracked flows; [`NO_BACKEND`] if none does.
     previous_backend: u32,
     /// Time since boot at which the slot was last reassigned.
@@ -54,9 +54,9 @@ struct Moved {
 impl SlotMigration {
     /// Migrating slots read from the maps, with their previous backends. The maps do not store when a slot was
     /// reassigned, so each counts as reassigned at `now`.
-    pub fn found(previous_backends: impl IntoIterator<Item = (u32, u32)>, now: Duration) -> Self {
-        let moved = |(slot, previous_backend)| (slot, Moved { previous_backend, since: now });
-        Self { slots: Arc::new(previous_backends.into_iter().map(moved).collect()) }
+    pub fn from_maps(previous_backends: impl IntoIterator<Item = (u32, u32)>, now: Duration) -> Self {
+        let migrating = |(slot, previous_backend)| (slot, MigratingSlot { previous_backend, since: now });
+        Self { slots: Arc::new(previous_backends.into_iter().map(migrating).collect()) }
     }
 
     /// Whether no slot migrates.
@@ -71,12 +71,12 @@ impl SlotMigration {
 
     /// The previous backend of a migrating slot, or [`NO_BACKEND`] if it has none. `None` if the slot does not migrate.
     pub fn previous_backend(&self, slot: u32) -> Option<u32> {
-        self.slots.get(&slot).map(|moved| moved.previous_backend)
+        self.slots.get(&slot).map(|migrating| migrating.previous_backend)
     }
 
     /// The migrating slots with their previous backends, by slot.
     pub fn previous_backends(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.slots.iter().map(|(slot, moved)| (*slot, moved.previous_backend))
+        self.slots.iter().map(|(slot, migrating)| (*slot, migrating.previous_backend))
     }
 
     /// Records that `new` replaces `old`, a table of the same length. Both list the current backend of each slot.
@@ -88,17 +88,17 @@ impl SlotMigration {
                 continue;
             }
             match slots.get_mut(&slot) {
-                Some(moved) => {
-                    if !exists(moved.previous_backend) {
+                Some(migrating) => {
+                    if !exists(migrating.previous_backend) {
                         // The previous backend's flows ended with it.
-                        moved.previous_backend = after;
+                        migrating.previous_backend = after;
                     }
                     if before != after {
-                        moved.since = now;
+                        migrating.since = now;
                     }
                 }
                 None if before != after && before != NO_BACKEND && exists(before) => {
-                    slots.insert(slot, Moved { previous_backend: before, since: now });
+                    slots.insert(slot, MigratingSlot { previous_backend: before, since: now });
                 }
                 None => {}
             }
@@ -107,77 +107,81 @@ impl SlotMigration {
 
     /// Makes every slot migrate, because new flows may be pinned to another backend, or no longer are. The previous
     /// backend of a slot that did not migrate is its current one, from `current_backends`.
-    pub fn look_for_all(&mut self, current_backends: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
+    pub fn migrate_all(&mut self, current_backends: &[u32], exists: impl Fn(u32) -> bool, now: Duration) {
         let slots = Arc::make_mut(&mut self.slots);
         for (slot, &current_backend) in (0..).zip(current_backends) {
             let previous_backend = if exists(current_backend) { current_backend } else { NO_BACKEND };
             // Also for slots that migrate already: flows of a previous backend that was current backend until now are
             // untracked.
-            slots.entry(slot).or_insert(Moved { previous_backend, since: now }).since = now;
+            slots.entry(slot).or_insert(MigratingSlot { previous_backend, since: now }).since = now;
         }
     }
 
     /// Replaces previous backends that no longer exist by the current ones. For a table whose slots were not
     /// reassigned.
-    pub fn forget(&mut self, current_backend: impl Fn(u32) -> u32, exists: impl Fn(u32) -> bool) {
-        for (slot, moved) in Arc::make_mut(&mut self.slots) {
-            if !exists(moved.previous_backend) {
-                moved.previous_backend = current_backend(*slot);
+    pub fn replace_missing(&mut self, current_backend: impl Fn(u32) -> u32, exists: impl Fn(u32) -> bool) {
+        for (slot, migrating) in Arc::make_mut(&mut self.slots) {
+            if !exists(migrating.previous_backend) {
+                migrating.previous_backend = current_backend(*slot);
             }
         }
     }
 
     /// Makes the current backend the previous one too, if the previous backend `serves_nothing`. A slot without a
     /// current backend keeps its previous one, so that its packets can still be reset.
-    pub fn pass_on(&mut self, current_backend: impl Fn(u32) -> u32, serves_nothing: impl Fn(u32) -> bool) {
-        if !self.slots.values().any(|moved| serves_nothing(moved.previous_backend)) {
+    pub fn leave_released(
+        &mut self,
+        current_backend: impl Fn(u32) -> u32,
+        serves_nothing: impl Fn(u32) -> bool,
+    ) {
+        if !self.slots.values().any(|migrating| serves_nothing(migrating.previous_backend)) {
             return;
         }
-        for (slot, moved) in Arc::make_mut(&mut self.slots) {
+        for (slot, migrating) in Arc::make_mut(&mut self.slots) {
             let current_backend = current_backend(*slot);
-            if current_backend != NO_BACKEND && serves_nothing(moved.previous_backend) {
-                moved.previous_backend = current_backend;
+            if current_backend != NO_BACKEND && serves_nothing(migrating.previous_backend) {
+                migrating.previous_backend = current_backend;
             }
         }
     }
 
     /// Whether a slot was last reassigned more than `idle` ago.
     pub fn is_due(&self, idle: Duration, now: Duration) -> bool {
-        self.slots.values().any(|moved| now.saturating_sub(moved.since) > idle)
+        self.slots.values().any(|migrating| now.saturating_sub(migrating.since) > idle)
     }
 
     /// Restarts the wait of every slot at `now`, because an entry was evicted or flushed. Its flow may belong to any
     /// previous backend.
-    pub fn wait_anew(&mut self, now: Duration) {
+    pub fn restart_wait(&mut self, now: Duration) {
         if !self.is_empty() {
-            Arc::make_mut(&mut self.slots).values_mut().for_each(|moved| moved.since = now);
+            Arc::make_mut(&mut self.slots).values_mut().for_each(|migrating| migrating.since = now);
         }
     }
 
     /// Ends migrations of slots that were last reassigned more than `idle` ago and have no flow pinned to another
     /// backend, as `elsewhere` says.
-    pub fn sweep(
+    pub fn complete(
         &mut self,
         current_backend: impl Fn(u32) -> u32,
         elsewhere: impl Fn(u32) -> PinnedElsewhere,
         idle: Duration,
         now: Duration,
     ) {
-        Arc::make_mut(&mut self.slots).retain(|slot, moved| {
-            let due = moved.since + idle;
+        Arc::make_mut(&mut self.slots).retain(|slot, migrating| {
+            let due = migrating.since + idle;
             if now <= due {
                 return true;
             }
-            let is_kept_by_another = moved.previous_backend != current_backend(*slot);
+            let has_other_backend = migrating.previous_backend != current_backend(*slot);
             let PinnedElsewhere { any, evictable_since } = elsewhere(*slot);
             // Such a flow may predate the change and must find its previous backend after an eviction. A flow first
             // seen after `due` does not predate it.
-            if is_kept_by_another && evictable_since.is_some_and(|seen| seen <= due) {
+            if has_other_backend && evictable_since.is_some_and(|seen| seen <= due) {
                 return true;
             }
             // Two passes: the next one sees the flows that become tracked before this previous backend is active.
-            moved.previous_backend = current_backend(*slot);
-            is_kept_by_another || any
+            migrating.previous_backend = current_backend(*slot);
+            has_other_backend || any
         });
     }
 }
@@ -201,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_changes_hands_keeps_its_oldest_server() {
+    fn reassigned_slot_keeps_its_oldest_previous_backend() {
         let mut slot_migration = SlotMigration::default();
         slot_migration.change(&[1, 1, 2], &[1, 2, 2], |_| true, at(0));
         assert_eq!(previous_backends(&slot_migration), [(1, 1)]);
@@ -210,69 +214,69 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_of_a_server_that_is_gone_changes_hands_at_once() {
+    fn slot_of_a_removed_server_does_not_migrate() {
         let mut slot_migration = SlotMigration::default();
         slot_migration.change(&[1, 2], &[2, 2], |id| id != 1, at(0));
         assert!(slot_migration.is_empty());
     }
 
     #[test]
-    fn a_keeper_that_goes_leaves_the_slot_to_its_owner() {
+    fn removed_previous_backend_is_replaced_by_the_current_backend() {
         let mut slot_migration = SlotMigration::default();
         slot_migration.change(&[1], &[2], |_| true, at(0));
         slot_migration.change(&[2], &[3], |id| id != 1, at(1));
         assert_eq!(previous_backends(&slot_migration), [(0, 3)]);
-        slot_migration.forget(|_| 3, |_| true);
+        slot_migration.replace_missing(|_| 3, |_| true);
         assert_eq!(previous_backends(&slot_migration), [(0, 3)]);
-        slot_migration.forget(|_| 4, |id| id != 3);
+        slot_migration.replace_missing(|_| 4, |id| id != 3);
         assert_eq!(previous_backends(&slot_migration), [(0, 4)]);
     }
 
     #[test]
-    fn slots_leave_a_previous_backend_that_serves_nothing_for_a_current_one() {
+    fn previous_backend_that_serves_nothing_is_replaced_by_current_one() {
         let mut slot_migration = SlotMigration::default();
         slot_migration.change(&[1, 1, 2], &[2, NO_BACKEND, 3], |_| true, at(0));
-        slot_migration.pass_on(|slot| [2, NO_BACKEND, 3][slot as usize], |id| id == 1);
+        slot_migration.leave_released(|slot| [2, NO_BACKEND, 3][slot as usize], |id| id == 1);
         assert_eq!(previous_backends(&slot_migration), [(0, 2), (1, 1), (2, 2)]);
     }
 
     #[test]
-    fn slots_whose_flows_may_be_anywhere_are_looked_for_until_none_is() {
+    fn slots_with_flows_at_unknown_servers_migrate_until_none_is_left() {
         let mut slot_migration = SlotMigration::default();
         slot_migration.change(&[1, 2], &[2, 2], |_| true, at(0));
-        slot_migration.look_for_all(&[2, 2, 3, NO_BACKEND], |id| id != 3, at(0));
+        slot_migration.migrate_all(&[2, 2, 3, NO_BACKEND], |id| id != 3, at(0));
         assert_eq!(previous_backends(&slot_migration), [(0, 1), (1, 2), (2, NO_BACKEND), (3, NO_BACKEND)]);
         let one = |slot| PinnedElsewhere { any: slot == 1, evictable_since: None };
-        slot_migration.sweep(|_| 2, one, IDLE, at(901));
-        slot_migration.sweep(|_| 2, one, IDLE, at(902));
+        slot_migration.complete(|_| 2, one, IDLE, at(901));
+        slot_migration.complete(|_| 2, one, IDLE, at(902));
         assert_eq!(previous_backends(&slot_migration), [(1, 2)]);
-        slot_migration.sweep(|_| 2, none, IDLE, at(903));
+        slot_migration.complete(|_| 2, none, IDLE, at(903));
         assert!(slot_migration.is_empty());
     }
 
     #[test]
-    fn after_the_idle_time_a_slot_waits_for_flows_elsewhere_only() {
+    fn after_idle_timeout_a_slot_waits_only_for_pinned_flows() {
         let mut slot_migration = SlotMigration::default();
         slot_migration.change(&[1, 1], &[2, 2], |_| true, at(0));
         let one = |slot| PinnedElsewhere { any: slot == 1, evictable_since: None };
         assert!(!slot_migration.is_due(IDLE, at(900)));
-        slot_migration.sweep(|_| 2, none, IDLE, at(900));
+        slot_migration.complete(|_| 2, none, IDLE, at(900));
         assert_eq!(previous_backends(&slot_migration), [(0, 1), (1, 1)]);
         assert!(slot_migration.is_due(IDLE, at(901)));
-        slot_migration.sweep(|_| 2, one, IDLE, at(901));
+        slot_migration.complete(|_| 2, one, IDLE, at(901));
         assert_eq!(previous_backends(&slot_migration), [(0, 2), (1, 2)], "kept by another until now");
-        slot_migration.sweep(|_| 2, one, IDLE, at(902));
+        slot_migration.complete(|_| 2, one, IDLE, at(902));
         assert_eq!(previous_backends(&slot_migration), [(1, 2)]);
-        slot_migration.sweep(|_| 2, none, IDLE, at(903));
+        slot_migration.complete(|_| 2, none, IDLE, at(903));
         assert!(slot_migration.is_empty());
     }
 
     #[test]
-    fn a_slot_waits_for_flows_that_may_come_back_to_its_keeper() {
+    fn slot_waits_for_flows_that_eviction_may_return_to_previous_backend() {
         let mut slot_migration = SlotMigration::default();
         slot_migration.change(&[1], &[2], |_| true, at(0));
-        slot_migration.wait_anew(at(800));
-        slot_migration.sweep(|_| 2, none, IDLE, at(1700));
+        slot_migration.restart_wait(at(800));
+        slot_migration.complete(|_| 2, none, IDLE, at(1700));
         assert_eq!(previous_backends(&slot_migration), [(0, 1)], "forgotten at 800");
         let seen = |seconds| {
             move |_| {
@@ -283,11 +287,11 @@ mod tests {
                 elsewhere
             }
         };
-        slot_migration.sweep(|_| 2, seen(1700), IDLE, at(2000));
+        slot_migration.complete(|_| 2, seen(1700), IDLE, at(2000));
         assert_eq!(previous_backends(&slot_migration), [(0, 1)], "could be forgotten");
-        slot_migration.sweep(|_| 2, |_| PinnedElsewhere::UNKNOWN, IDLE, at(2000));
+        slot_migration.complete(|_| 2, |_| PinnedElsewhere::UNKNOWN, IDLE, at(2000));
         assert_eq!(previous_backends(&slot_migration), [(0, 1)], "could not be read");
-        slot_migration.sweep(|_| 2, seen(1701), IDLE, at(2000));
+        slot_migration.complete(|_| 2, seen(1701), IDLE, at(2000));
         assert_eq!(
             previous_backends(&slot_migration),
             [(0, 2)],
@@ -296,11 +300,11 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_changes_again_waits_anew() {
+    fn slot_reassigned_again_restarts_its_wait() {
         let mut slot_migration = SlotMigration::default();
         slot_migration.change(&[1], &[2], |_| true, at(0));
         slot_migration.change(&[2], &[1], |_| true, at(800));
-        slot_migration.sweep(|_| 1, none, IDLE, at(1000));
+        slot_migration.complete(|_| 1, none, IDLE, at(1000));
         assert_eq!(
             previous_backends(&slot_migration),
             [(0, 1)],

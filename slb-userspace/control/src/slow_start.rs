@@ -5,14 +5,14 @@
 
 use slb_common::abi::backend::Backend;
 
-use super::desired::Server;
+use super::desired::DesiredServer;
 
 /// Steps from a tenth of the weight to all of it.
 const STEPS: u32 = 10;
 
 /// Slow-start state of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Begun {
+pub struct Ramp {
     /// [`Backend::since`].
     pub since: u32,
     /// [`Backend::ADDED`].
@@ -21,24 +21,30 @@ pub struct Begun {
 
 /// Slow-start state of a server after a change. `is_in_use` says whether its group was in use before. `now` is seconds
 /// since boot.
-pub fn begun(held: Option<&Backend>, server: &Server, is_in_use: bool, now: u32) -> Begun {
-    let was_added = held.map_or(is_in_use, |held| held.flags & Backend::ADDED != 0);
-    if !server.takes_new() {
-        return Begun { since: 0, is_added: was_added };
+pub fn ramp(actual: Option<&Backend>, server: &DesiredServer, is_in_use: bool, now: u32) -> Ramp {
+    let was_added = actual.map_or(is_in_use, |actual| actual.flags & Backend::ADDED != 0);
+    if !server.accepts_new_flows() {
+        return Ramp { since: 0, is_added: was_added };
     }
-    let since = match held {
-        Some(held) if held.flags & Backend::NEW != 0 => held.since,
+    let since = match actual {
+        Some(actual) if actual.flags & Backend::ACCEPTS_NEW != 0 => actual.since,
         // It takes new flows again. A server that only lacked a health result or next hop keeps its weight.
-        Some(held) if held.health == Backend::HEALTH_UNHEALTHY || held.weight == 0 || was_aside(held) => now,
+        Some(actual)
+            if actual.health == Backend::HEALTH_UNHEALTHY
+                || actual.weight == 0
+                || was_out_of_service(actual) =>
+        {
+            now
+        }
         _ if was_added => now,
         _ => 0,
     };
-    Begun { since, is_added: false }
+    Ramp { since, is_added: false }
 }
 
 /// Whether a server that received no new flows could have. Then an administrator had drained or disabled it.
-fn was_aside(held: &Backend) -> bool {
-    held.next_hop != 0 && matches!(held.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED)
+fn was_out_of_service(actual: &Backend) -> bool {
+    actual.next_hop != 0 && matches!(actual.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED)
 }
 
 /// The weight at `now` of a server that began at `since` and reaches `full` after `time` seconds, and when it next
@@ -56,16 +62,16 @@ pub fn weight(full: u8, since: u32, time: Option<u32>, now: u32) -> (u8, Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::Health;
+    use crate::desired::ServerHealth;
     use slb_common::abi::backend::NextHop;
 
     const NOW: u32 = 1000;
 
-    fn server(weight: u8, health: Health) -> Server {
-        Server {
+    fn server(weight: u8, health: ServerHealth) -> DesiredServer {
+        DesiredServer {
             weight,
-            aside: None,
-            overridden: None,
+            admin_state: None,
+            server_override: None,
             health,
             detail: None,
             next_hop: Some(NextHop::default()),
@@ -74,50 +80,53 @@ mod tests {
         }
     }
 
-    fn held(flags: u8, weight: u8, health: u32) -> Backend {
+    fn actual(flags: u8, weight: u8, health: u32) -> Backend {
         Backend { flags, weight, health, since: 7, ..Backend::default() }
     }
 
     #[test]
-    fn a_server_that_comes_back_begins() {
-        let serves = server(100, Health::Healthy);
-        let since = |held: Backend| begun(Some(&held), &serves, true, NOW);
-        let began = Begun { since: NOW, is_added: false };
-        assert_eq!(since(held(0, 100, Backend::HEALTH_UNHEALTHY)), began);
-        assert_eq!(since(held(Backend::ALIVE, 0, Backend::HEALTH_HEALTHY)), began);
-        assert_eq!(since(held(Backend::ALIVE | Backend::NEW, 100, Backend::HEALTH_HEALTHY)).since, 7);
-        for health in [Backend::HEALTH_HEALTHY, Backend::HEALTH_UNCHECKED] {
-            let aside = Backend { next_hop: 1, ..held(Backend::ALIVE, 100, health) };
-            assert_eq!(since(aside), began, "enabled again");
-        }
-        let standby = Backend { next_hop: 1, ..held(Backend::ALIVE, 100, Backend::HEALTH_STANDBY) };
-        assert_eq!(since(standby), Begun::default(), "its side gets the traffic");
+    fn server_that_returns_begins_slow_start() {
+        let serves = server(100, ServerHealth::Healthy);
+        let since = |actual: Backend| ramp(Some(&actual), &serves, true, NOW);
+        let began = Ramp { since: NOW, is_added: false };
+        assert_eq!(since(actual(0, 100, Backend::HEALTH_UNHEALTHY)), began);
+        assert_eq!(since(actual(Backend::ALIVE, 0, Backend::HEALTH_HEALTHY)), began);
         assert_eq!(
-            since(held(Backend::ALIVE, 100, Backend::HEALTH_UNKNOWN)),
-            Begun::default(),
+            since(actual(Backend::ALIVE | Backend::ACCEPTS_NEW, 100, Backend::HEALTH_HEALTHY)).since,
+            7
+        );
+        for health in [Backend::HEALTH_HEALTHY, Backend::HEALTH_UNCHECKED] {
+            let admin_state = Backend { next_hop: 1, ..actual(Backend::ALIVE, 100, health) };
+            assert_eq!(since(admin_state), began, "enabled again");
+        }
+        let standby = Backend { next_hop: 1, ..actual(Backend::ALIVE, 100, Backend::HEALTH_STANDBY) };
+        assert_eq!(since(standby), Ramp::default(), "its side gets the traffic");
+        assert_eq!(
+            since(actual(Backend::ALIVE, 100, Backend::HEALTH_UNKNOWN)),
+            Ramp::default(),
             "the first check"
         );
         assert_eq!(
-            since(held(Backend::ALIVE, 100, Backend::HEALTH_HEALTHY)),
-            Begun::default(),
+            since(actual(Backend::ALIVE, 100, Backend::HEALTH_HEALTHY)),
+            Ramp::default(),
             "reached again"
         );
     }
 
     #[test]
-    fn a_server_that_is_added_begins_when_it_has_been_checked() {
-        let (unknown, serves) = (server(100, Health::Unknown), server(100, Health::Healthy));
-        let added = begun(None, &unknown, true, NOW);
-        assert_eq!(added, Begun { since: 0, is_added: true });
-        let before = held(Backend::ALIVE | Backend::ADDED, 100, Backend::HEALTH_UNKNOWN);
-        assert_eq!(begun(Some(&before), &unknown, true, NOW), added);
-        assert_eq!(begun(Some(&before), &serves, true, NOW), Begun { since: NOW, is_added: false });
-        assert_eq!(begun(None, &serves, true, NOW).since, NOW, "not checked at all");
-        assert_eq!(begun(None, &serves, false, NOW), Begun::default(), "with all others");
+    fn added_server_begins_slow_start_after_its_first_check() {
+        let (unknown, serves) = (server(100, ServerHealth::Unknown), server(100, ServerHealth::Healthy));
+        let added = ramp(None, &unknown, true, NOW);
+        assert_eq!(added, Ramp { since: 0, is_added: true });
+        let before = actual(Backend::ALIVE | Backend::ADDED, 100, Backend::HEALTH_UNKNOWN);
+        assert_eq!(ramp(Some(&before), &unknown, true, NOW), added);
+        assert_eq!(ramp(Some(&before), &serves, true, NOW), Ramp { since: NOW, is_added: false });
+        assert_eq!(ramp(None, &serves, true, NOW).since, NOW, "not checked at all");
+        assert_eq!(ramp(None, &serves, false, NOW), Ramp::default(), "with all others");
     }
 
     #[test]
-    fn a_weight_grows_in_ten_steps() {
+    fn slow_start_weight_grows_in_ten_steps() {
         let at = |now| weight(50, NOW, Some(30), now);
         assert_eq!(at(NOW), (5, Some(NOW + 3)));
         assert_eq!(at(NOW + 2), (5, Some(NOW + 3)));
@@ -130,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_a_second_apart_at_least_and_no_weight_is_none() {
+    fn slow_start_steps_are_a_second_apart_and_never_weight_0() {
         for time in 1..=300 {
             for full in [1, 3, 100] {
                 let mut now = NOW;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use super::members::{Members, running};
+use super::listener_servers::{ServerGroups, running};
 use crate::inputs::Target;
 use slb_config::model::Config;
 
@@ -13,10 +13,11 @@ pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
 
 /// All targets of health checks.
 pub fn targets(config: &Config) -> BTreeSet<Target> {
-    let members = Members::of(config);
+    let members = ServerGroups::of(config);
     running(config)
         .flat_map(|(balancer, listener)| {
-            let checked = members.behind(balancer, listener).servers.into_iter().filter(|m| m.is_checked);
+            let checked =
+                members.servers_behind(balancer, listener).servers.into_iter().filter(|m| m.is_checked);
             checked.filter_map(move |member| Target::of(balancer, listener, member.address))
         })
         .collect()
@@ -24,9 +25,9 @@ pub fn targets(config: &Config) -> BTreeSet<Target> {
 
 /// Addresses of all servers of running listeners. Their next hops are resolved.
 pub fn destinations(config: &Config) -> BTreeSet<IpAddr> {
-    let members = Members::of(config);
+    let members = ServerGroups::of(config);
     running(config)
-        .flat_map(|(balancer, listener)| members.behind(balancer, listener).servers)
+        .flat_map(|(balancer, listener)| members.servers_behind(balancer, listener).servers)
         .map(|member| member.address.ip())
         .collect()
 }

@@ -1,10 +1,10 @@
 //! The control plane from configuration to data plane, without kernel, clock or sockets.
 
 mod digests;
-mod ends;
 mod flush;
+mod gc_passes;
 mod random;
-mod sweeps;
+mod terminations;
 mod vips;
 
 use std::{
@@ -20,15 +20,15 @@ use slb_common::abi::{
 };
 
 use super::{
-    desired::{Known, Reached, Verdict, desired},
-    ids::Surroundings,
-    memory,
+    desired::{HealthVerdict, ObservedInputs, ServerRoute, desired},
+    ids::MapLimits,
+    inherited_state,
     reconcile::Reconciler,
     targets::{destinations, targets},
 };
 use crate::dataplane::{
-    fake::Fake,
-    state::{FlowRecord, State, backend_address},
+    fake::FakeDataPlane,
+    state::{FlowRecord, MapState, backend_address},
 };
 use crate::inputs::Target;
 use slb_config::{
@@ -74,22 +74,22 @@ fn two_groups(first: &[(u8, u8)], second: &[(u8, u8)]) -> Config {
     let other = group(second).server_groups.remove(0);
     // Any name will do that differs from the first group's.
     let name = config.load_balancers[0].name.clone();
-    config.load_balancers[0].listeners[1].target = model::Target::ServerGroup(name.clone());
+    config.load_balancers[0].listeners[1].target = model::ListenerTarget::ServerGroup(name.clone());
     config.server_groups.push(ServerGroup { name, ..other });
     config
 }
 
 struct World {
-    reconciler: Reconciler<Fake>,
-    health: BTreeMap<Target, Verdict>,
-    next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
+    reconciler: Reconciler<FakeDataPlane>,
+    health: BTreeMap<Target, HealthVerdict>,
+    next_hops: BTreeMap<IpAddr, Result<ServerRoute, String>>,
     now: Duration,
 }
 
 impl World {
     fn new() -> Self {
         Self {
-            reconciler: Reconciler::new(Fake::default(), surroundings()),
+            reconciler: Reconciler::new(FakeDataPlane::default(), limits()),
             health: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             now: Duration::from_secs(1000),
@@ -99,21 +99,21 @@ impl World {
 
     /// Runs the first GC pass, which precedes any change.
     fn looked(self) -> Self {
-        assert!(self.reconciler.wants_look());
+        assert!(self.reconciler.is_gc_due());
         self.looked_again()
     }
 
     /// Runs a GC pass before the next change, if one is due.
     fn looked_again(mut self) -> Self {
-        if self.reconciler.wants_look() {
-            self.reconciler.sweep(self.now, &BTreeSet::new()).unwrap();
+        if self.reconciler.is_gc_due() {
+            self.reconciler.run_gc(self.now, &BTreeSet::new()).unwrap();
         }
         self
     }
 
     fn all_healthy(&mut self, config: &Config) {
         for target in targets(config) {
-            self.health.insert(target, Verdict { healthy: true, detail: None });
+            self.health.insert(target, HealthVerdict { healthy: true, detail: None });
         }
         for address in destinations(config) {
             self.next_hops.insert(address, Ok(reached(1)));
@@ -128,16 +128,19 @@ impl World {
         }
     }
 
-    fn reconcile(&mut self, config: &Config) -> anyhow::Result<State> {
-        let known =
-            Known { health: Some(&self.health), next_hops: Some(&self.next_hops), ..Known::default() };
+    fn reconcile(&mut self, config: &Config) -> anyhow::Result<MapState> {
+        let known = ObservedInputs {
+            health: Some(&self.health),
+            next_hops: Some(&self.next_hops),
+            ..ObservedInputs::default()
+        };
         Ok(Arc::unwrap_or_clone(self.reconciler.reconcile(&desired(config, known), self.now)?.state))
     }
 
     /// A new daemon over the data plane of the previous one.
     fn restart(self) -> Self {
         let Self { reconciler, health, next_hops, now } = self;
-        let reconciler = Reconciler::new(reconciler.into_plane(), surroundings());
+        let reconciler = Reconciler::new(reconciler.into_plane(), limits());
         Self { reconciler, health, next_hops, now }.looked()
     }
 }
@@ -146,15 +149,15 @@ fn hop(n: u8) -> NextHop {
     NextHop { ifindex: 2, mtu: 1500, macs: MacPair::new([2, 0, 0, 0, 0, n], [2, 0, 0, 0, 1, 0]) }
 }
 
-fn reached(n: u8) -> Reached {
-    Reached { hop: hop(n), through_gateway: false }
+fn reached(n: u8) -> ServerRoute {
+    ServerRoute { hop: hop(n), through_gateway: false }
 }
 
-fn surroundings() -> Surroundings {
-    Surroundings { interfaces: BTreeSet::from([2]), hz: HZ, max_backends: 16_384 }
+fn limits() -> MapLimits {
+    MapLimits { interfaces: BTreeSet::from([2]), hz: HZ, max_backends: 16_384 }
 }
 
-fn backend(state: &State, last_octet: u8) -> (u32, Backend) {
+fn backend(state: &MapState, last_octet: u8) -> (u32, Backend) {
     let found = state.backends.iter().find(|(_, backend)| !lingers(backend) && is_at(backend, last_octet));
     let (id, backend) = found.expect("the server is there");
     (*id, *backend)
@@ -169,13 +172,13 @@ fn lingers(backend: &Backend) -> bool {
 }
 
 /// A flow of the listener on `port`.
-fn flow(state: &State, port: u16, backend: Handle) -> FlowRecord {
+fn flow(state: &MapState, port: u16, backend: Handle) -> FlowRecord {
     let entry = state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap();
     FlowRecord::sample(entry.service, backend)
 }
 
-fn members(state: &State, table: u32) -> Vec<u32> {
-    state.tables[&table].plan.members.iter().map(|member| member.backend).collect()
+fn members(state: &MapState, table: u32) -> Vec<u32> {
+    state.tables[&table].spec.members.iter().map(|member| member.backend).collect()
 }
 
 #[test]
@@ -193,7 +196,7 @@ fn listeners_of_one_group_and_check_share_a_table() {
 
 /// Listeners whose servers and checks become equal keep their tables, and so their flows.
 #[test]
-fn listeners_that_come_together_keep_their_tables() {
+fn listeners_that_become_equal_keep_their_tables() {
     let with_checks = |second: &str| {
         forwarding(&format!(
             r#"
@@ -237,7 +240,7 @@ fn listeners_that_come_together_keep_their_tables() {
 }
 
 #[test]
-fn server_without_a_result_keeps_flows_and_gets_new_ones_while_no_other_is_healthy() {
+fn server_without_result_gets_new_flows_while_no_other_is_healthy() {
     let config = group(&[(1, 100), (2, 50)]);
     let mut world = World::new();
     world.all_healthy(&config);
@@ -247,12 +250,12 @@ fn server_without_a_result_keeps_flows_and_gets_new_ones_while_no_other_is_healt
     assert_eq!(members(&state, 0), [backend(&state, 1).0]);
     world.health.clear();
     let state = world.reconcile(&config).unwrap();
-    assert_eq!(backend(&state, 2).1.flags, Backend::ALIVE | Backend::NEW);
+    assert_eq!(backend(&state, 2).1.flags, Backend::ALIVE | Backend::ACCEPTS_NEW);
     assert_eq!(members(&state, 0).len(), 2);
 }
 
 #[test]
-fn an_unhealthy_server_leaves_the_table_and_keeps_its_connections() {
+fn unhealthy_server_leaves_the_table_and_keeps_its_connections() {
     let config = group(&[(1, 100), (2, 50)]);
     let mut world = World::new();
     world.all_healthy(&config);
@@ -279,7 +282,7 @@ fn weight_zero_keeps_flows_and_gets_no_new_ones() {
 }
 
 #[test]
-fn a_restart_changes_nothing_but_rebuilt_tables() {
+fn restart_keeps_the_actual_state() {
     let config = group(&[(1, 100), (2, 50)]);
     let mut world = World::new();
     world.all_healthy(&config);
@@ -289,7 +292,7 @@ fn a_restart_changes_nothing_but_rebuilt_tables() {
 }
 
 #[test]
-fn a_server_without_a_way_to_it_gets_no_new_flows() {
+fn server_without_next_hop_gets_no_new_flows() {
     let config = group(&[(1, 100), (2, 50)]);
     let mut world = World::new();
     world.all_healthy(&config);
@@ -301,11 +304,11 @@ fn a_server_without_a_way_to_it_gets_no_new_flows() {
     assert_eq!((lost.flags, lost.deadline, lost.next_hop), (0, 0, 0));
     world.next_hops.insert(IpAddr::from([10, 0, 0, 2]), Ok(reached(1)));
     let state = world.reconcile(&config).unwrap();
-    assert_eq!(backend(&state, 2).1.flags, Backend::ALIVE | Backend::NEW);
+    assert_eq!(backend(&state, 2).1.flags, Backend::ALIVE | Backend::ACCEPTS_NEW);
 }
 
 #[test]
-fn what_was_in_force_is_remembered_for_each_listener_of_its_own() {
+fn restart_restores_health_and_next_hops_from_the_maps() {
     let two_checks = forwarding(
         r#"
         [[load_balancer]]
@@ -337,22 +340,22 @@ fn what_was_in_force_is_remembered_for_each_listener_of_its_own() {
     for (target, verdict) in &mut world.health {
         verdict.healthy = target.address.port() != 9;
     }
-    let held = world.reconcile(&two_checks).unwrap();
-    assert_eq!(memory::health(&two_checks, &held), world.health);
-    assert_eq!(memory::next_hops(&held), BTreeMap::from([(IpAddr::from([10, 0, 0, 1]), hop(1))]));
-    assert!(memory::health(&two_checks, &State::default()).is_empty());
+    let actual = world.reconcile(&two_checks).unwrap();
+    assert_eq!(inherited_state::health(&two_checks, &actual), world.health);
+    assert_eq!(inherited_state::next_hops(&actual), BTreeMap::from([(IpAddr::from([10, 0, 0, 1]), hop(1))]));
+    assert!(inherited_state::health(&two_checks, &MapState::default()).is_empty());
 }
 
 #[test]
-fn a_new_pool_gets_no_table_that_a_listener_still_names() {
+fn new_pool_gets_no_table_that_a_listener_still_names() {
     // Both servers are unhealthy, so the table is empty, which a starting daemon cannot tell from no table.
     let before = group(&[(1, 100), (2, 50)]);
     let mut world = World::new();
     world.all_healthy(&before);
     world.set_health(1, false);
     world.set_health(2, false);
-    let held = world.reconcile(&before).unwrap();
-    let table = held.services.values().map(|service| service.lookup_table).min().unwrap();
+    let actual = world.reconcile(&before).unwrap();
+    let table = actual.services.values().map(|service| service.lookup_table).min().unwrap();
     let mut world = world.restart();
     let other = forwarding(
         r#"
@@ -373,7 +376,7 @@ fn a_new_pool_gets_no_table_that_a_listener_still_names() {
 }
 
 #[test]
-fn a_server_that_returns_gets_a_reference_of_its_own() {
+fn server_that_returns_gets_a_new_handle() {
     let mut world = World::new();
     let both = group(&[(1, 100), (2, 50)]);
     world.all_healthy(&both);
@@ -384,7 +387,7 @@ fn a_server_that_returns_gets_a_reference_of_its_own() {
 }
 
 #[test]
-fn listeners_that_come_to_be_the_same_keep_their_connections() {
+fn listeners_that_become_equal_keep_their_connections() {
     let apart = |port| {
         let mut config = group(&[(1, 100)]);
         if let Some(check) = &mut config.load_balancers[0].listeners[1].health_check {
@@ -399,12 +402,12 @@ fn listeners_that_come_to_be_the_same_keep_their_connections() {
     assert_eq!((before.tables.len(), before.backends.len()), (2, 2));
     let after = world.reconcile(&together).unwrap();
     assert_eq!(after.tables.len(), 2, "flows name servers by their table");
-    let references = |state: &State| -> Vec<_> { state.backends.values().map(|b| b.handle).collect() };
+    let references = |state: &MapState| -> Vec<_> { state.backends.values().map(|b| b.handle).collect() };
     assert_eq!(references(&after), references(&before));
 }
 
 #[test]
-fn a_changed_neighbour_gets_an_entry_of_its_own() {
+fn changed_next_hop_gets_a_new_entry() {
     let config = group(&[(1, 100)]);
     let mut world = World::new();
     world.all_healthy(&config);
@@ -440,5 +443,5 @@ fn too_many_servers_are_refused_and_nothing_changes() {
         .collect();
     let error = world.reconcile(&forwarding(&(balancers + &groups))).unwrap_err().to_string();
     assert!(error.contains("16384 servers"), "{error}");
-    assert_eq!(world.reconciler.held().unwrap(), &before);
+    assert_eq!(world.reconciler.actual().unwrap(), &before);
 }

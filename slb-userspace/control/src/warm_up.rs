@@ -11,24 +11,24 @@ use std::{
 use slb_common::abi::backend::Backend;
 
 use super::{
-    desired::{Desired, Health, Pool, Server},
+    desired::{Desired, DesiredPool, DesiredServer, ServerHealth},
     ids::key_of,
-    members::running,
+    listener_servers::running,
 };
-use crate::dataplane::state::State;
+use crate::dataplane::state::MapState;
 use crate::inputs::Target;
 use slb_config::model::Config;
 
 /// What the change waits for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Awaited {
+pub struct WarmUp {
     /// Health checks without a result.
     pub targets: BTreeSet<Target>,
     /// Servers without a next hop.
     pub servers: BTreeSet<IpAddr>,
 }
 
-impl Awaited {
+impl WarmUp {
     /// Whether the change waits for nothing.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty() && self.servers.is_empty()
@@ -36,28 +36,28 @@ impl Awaited {
 }
 
 /// A listener at one of its VIPs: VIP, port, protocol number.
-type Key = (IpAddr, u16, u8);
+type ServiceKey = (IpAddr, u16, u8);
 
 /// For each service, the weight of its servers that receive new flows and are healthy or unchecked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Serving(BTreeMap<Key, u32>);
+pub struct HealthyWeights(BTreeMap<ServiceKey, u32>);
 
-impl Serving {
+impl HealthyWeights {
     /// From a desired state.
     pub fn desired(desired: &Desired) -> Self {
         Self(pools(desired).map(|(key, pool)| (key, healthy_weight(pool))).collect())
     }
 
     /// From the maps, as an earlier run left them.
-    pub fn held(held: &State) -> Self {
+    pub fn actual(actual: &MapState) -> Self {
         let mut weights: BTreeMap<u32, u32> = BTreeMap::new();
-        for backend in held.backends.values() {
+        for backend in actual.backends.values() {
             let is_known = matches!(backend.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED);
-            if is_known && backend.flags & (Backend::NEW | Backend::REMOVED) == Backend::NEW {
+            if is_known && backend.flags & (Backend::ACCEPTS_NEW | Backend::REMOVED) == Backend::ACCEPTS_NEW {
                 *weights.entry(backend.lookup_table).or_default() += u32::from(backend.weight);
             }
         }
-        let services = held.services.values();
+        let services = actual.services.values();
         let serving = services.map(|service| {
             (key_of(service), weights.get(&service.lookup_table).copied().unwrap_or_default())
         });
@@ -66,9 +66,9 @@ impl Serving {
 }
 
 /// What the change to `config` waits for. `after` is its desired state, and `before` the weight that serves now.
-pub fn awaited(before: &Serving, config: &Config, after: &Desired) -> Awaited {
+pub fn warm_up(before: &HealthyWeights, config: &Config, after: &Desired) -> WarmUp {
     let pools: BTreeMap<_, _> = pools(after).collect();
-    let mut awaited = Awaited::default();
+    let mut warm_up = WarmUp::default();
     for (balancer, listener) in running(config) {
         for vip in &balancer.addresses {
             let key = (*vip, listener.port, listener.protocol.number());
@@ -76,20 +76,20 @@ pub fn awaited(before: &Serving, config: &Config, after: &Desired) -> Awaited {
             if healthy_weight(new) >= *old {
                 continue;
             }
-            for (address, server) in new.servers.iter().filter(|(_, server)| could_serve(server)) {
-                if server.health == Health::Unknown {
-                    awaited.targets.extend(Target::of(balancer, listener, *address));
+            for (address, server) in new.servers.iter().filter(|(_, server)| is_candidate(server)) {
+                if server.health == ServerHealth::Unknown {
+                    warm_up.targets.extend(Target::of(balancer, listener, *address));
                 }
                 if server.next_hop.is_none() {
-                    awaited.servers.insert(address.ip());
+                    warm_up.servers.insert(address.ip());
                 }
             }
         }
     }
-    awaited
+    warm_up
 }
 
-fn pools(desired: &Desired) -> impl Iterator<Item = (Key, &Pool)> {
+fn pools(desired: &Desired) -> impl Iterator<Item = (ServiceKey, &DesiredPool)> {
     let services = desired.services.iter();
     services.filter_map(|service| {
         let key = (service.address, service.port, service.protocol);
@@ -97,14 +97,18 @@ fn pools(desired: &Desired) -> impl Iterator<Item = (Key, &Pool)> {
     })
 }
 
-fn healthy_weight(pool: &Pool) -> u32 {
-    let healthy = |(_, server): &&(SocketAddr, Server)| server.takes_new() && !server.is_last_resort;
+fn healthy_weight(pool: &DesiredPool) -> u32 {
+    let healthy =
+        |(_, server): &&(SocketAddr, DesiredServer)| server.accepts_new_flows() && !server.is_last_resort;
     pool.servers.iter().filter(healthy).map(|(_, server)| u32::from(server.weight)).sum()
 }
 
 /// Whether a server would receive new flows with a healthy result and a next hop.
-fn could_serve(server: &Server) -> bool {
-    server.weight > 0 && server.aside.is_none() && !server.is_standby && server.health != Health::Unhealthy
+fn is_candidate(server: &DesiredServer) -> bool {
+    server.weight > 0
+        && server.admin_state.is_none()
+        && !server.is_standby
+        && server.health != ServerHealth::Unhealthy
 }
 
 #[cfg(test)]
@@ -113,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        desired::{Known, Reached, Verdict, desired},
+        desired::{HealthVerdict, ObservedInputs, ServerRoute, desired},
         targets::targets,
     };
     use slb_config::samples::forwarding;
@@ -160,21 +164,25 @@ mod tests {
             let server = target.address.ip();
             if !unreachable.contains(&octet(server)) {
                 let hop = NextHop { ifindex: 1, mtu: 1500, macs: MacPair::new([1; 6], [2; 6]) };
-                next_hops.insert(server, Ok(Reached { hop, through_gateway: false }));
+                next_hops.insert(server, Ok(ServerRoute { hop, through_gateway: false }));
             }
             if let Some((_, healthy)) = verdicts.iter().find(|(n, _)| *n == octet(server)) {
-                health.insert(target, Verdict { healthy: *healthy, detail: None });
+                health.insert(target, HealthVerdict { healthy: *healthy, detail: None });
             }
         }
-        let known = Known { health: Some(&health), next_hops: Some(&next_hops), ..Known::default() };
-        let serving = Serving::desired(&desired(before, known));
-        let awaited = awaited(&serving, after, &desired(after, known));
-        let targets = awaited.targets.iter().map(|target| octet(target.address.ip()));
-        (targets.collect(), awaited.servers.into_iter().map(octet).collect())
+        let known = ObservedInputs {
+            health: Some(&health),
+            next_hops: Some(&next_hops),
+            ..ObservedInputs::default()
+        };
+        let serving = HealthyWeights::desired(&desired(before, known));
+        let warm_up = warm_up(&serving, after, &desired(after, known));
+        let targets = warm_up.targets.iter().map(|target| octet(target.address.ip()));
+        (targets.collect(), warm_up.servers.into_iter().map(octet).collect())
     }
 
     #[test]
-    fn servers_that_replace_healthy_ones_are_waited_for() {
+    fn warm_up_waits_for_servers_that_replace_healthy_ones() {
         let (old, new) = (config(&[1, 2], ""), config(&[3, 4], ""));
         let good = [(1, true), (2, true)];
         assert_eq!(waits(&old, &new, &good, &[]), (vec![3, 4], vec![]));
@@ -187,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_waited_for_where_nothing_healthy_is_lost() {
+    fn warm_up_waits_for_none_if_no_healthy_server_is_lost() {
         let (old, new) = (config(&[1, 2], ""), config(&[3, 4], ""));
         assert!(
             waits(&old, &new, &[(1, false), (2, false)], &[]).0.is_empty(),

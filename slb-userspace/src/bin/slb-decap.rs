@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Ok(()) => (ExitCode::SUCCESS, String::new()),
         Err(error) => (ExitCode::FAILURE, format!("slb-decap: {error:#}")),
     };
-    telemetry::last_words(&said);
+    telemetry::log_final(&said);
     code
 }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use slb_api::client::{NoDaemon, Refused};
+use slb_api::client::{NoDaemon, RequestRefused};
 use slb_userspace::{
     cli::{
         change, flows, server,
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     match execute(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {
-            match error.downcast_ref::<Refused>() {
+            match error.downcast_ref::<RequestRefused>() {
                 // The refusal has a format of its own.
                 Some(refused) => eprintln!("{refused}"),
                 None => eprintln!("slb: {error:#}"),

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Ok(code) => (code, String::new()),
         Err(error) => (ExitCode::FAILURE, format!("slbd: {error:#}")),
     };
-    telemetry::last_words(&said);
+    telemetry::log_final(&said);
     code
 }
 

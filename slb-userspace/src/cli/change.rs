@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use tokio::time::timeout;
 
 use slb_api::{
-    client::{self, Refused},
-    types::{Changed, Differences, Pending, Text},
+    client::{self, RequestRefused},
+    types::{ApiPendingChange, ChangeResult, ConfigText, DiffResult},
 };
 use slb_config as config;
 
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Reloads the daemon's file.
 pub async fn reload(socket: &Path) -> Result<()> {
-    shown(&patiently(socket, client::post(socket, "/v1/reload", &())).await?);
+    print_changes(&with_progress(socket, client::post(socket, "/v1/reload", &())).await?);
     Ok(())
 }
 
@@ -24,16 +24,16 @@ pub async fn reload(socket: &Path) -> Result<()> {
 pub async fn diff(socket: &Path, file: Option<&Path>) -> Result<()> {
     let text = match file {
         Some(file) => read(file, None)?,
-        None => Text::default(),
+        None => ConfigText::default(),
     };
-    let Differences { changes, refused, warnings } = client::post(socket, "/v1/diff", &text).await?;
+    let DiffResult { changes, refused, warnings } = client::post(socket, "/v1/diff", &text).await?;
     warn(&warnings);
     if changes.is_empty() {
         println!("no difference");
     }
     changes.iter().for_each(|change| println!("{change}"));
     match refused {
-        Some(why) => Err(Refused(format!("{why}\nthis would be refused")).into()),
+        Some(why) => Err(RequestRefused(format!("{why}\nthis would be refused")).into()),
         None => Ok(()),
     }
 }
@@ -44,8 +44,8 @@ pub async fn apply(socket: &Path, file: &Path, confirm_within: Option<Duration>)
         bail!("--confirm-within: whole seconds are counted, from 1 s on: for example `--confirm-within 60s`");
     }
     let text = read(file, confirm_within)?;
-    let changed: Changed = patiently(socket, client::post(socket, "/v1/apply", &text)).await?;
-    shown(&changed);
+    let changed: ChangeResult = with_progress(socket, client::post(socket, "/v1/apply", &text)).await?;
+    print_changes(&changed);
     match changed.confirm_within_seconds {
         Some(seconds) => println!("it falls back in {seconds} s unless `slb confirm` comes"),
         None => println!("it is in force until the daemon is started again or reads its own file"),
@@ -55,15 +55,15 @@ pub async fn apply(socket: &Path, file: &Path, confirm_within: Option<Duration>)
 
 /// Confirms the configuration that would be rolled back.
 pub async fn confirm(socket: &Path) -> Result<()> {
-    let Changed { changes, .. } = client::post(socket, "/v1/confirm", &()).await?;
+    let ChangeResult { changes, .. } = client::post(socket, "/v1/confirm", &()).await?;
     changes.iter().for_each(|change| println!("{change}"));
     println!("confirmed: in force until the daemon is started again or reads its own file");
     Ok(())
 }
 
-fn read(file: &Path, confirm_within: Option<Duration>) -> Result<Text> {
-    let text = config::text(file).map_err(|rejected| Refused(rejected.to_string()))?;
-    Ok(Text {
+fn read(file: &Path, confirm_within: Option<Duration>) -> Result<ConfigText> {
+    let text = config::text(file).map_err(|rejected| RequestRefused(rejected.to_string()))?;
+    Ok(ConfigText {
         name: Some(file.display().to_string()),
         text: Some(text),
         confirm_within_seconds: confirm_within.map(|limit| limit.as_secs()),
@@ -71,7 +71,10 @@ fn read(file: &Path, confirm_within: Option<Duration>) -> Result<Text> {
 }
 
 /// Waits for the answer. Meanwhile prints what the daemon waits for.
-async fn patiently(socket: &Path, answer: impl Future<Output = Result<Changed>>) -> Result<Changed> {
+async fn with_progress(
+    socket: &Path,
+    answer: impl Future<Output = Result<ChangeResult>>,
+) -> Result<ChangeResult> {
     let mut answer = pin!(answer);
     let mut said = Vec::new();
     loop {
@@ -79,7 +82,7 @@ async fn patiently(socket: &Path, answer: impl Future<Output = Result<Changed>>)
             return answered;
         }
         let pending = client::pending(socket).await;
-        let Ok(Some(Pending { waits_for, at_most_seconds, .. })) = pending else { continue };
+        let Ok(Some(ApiPendingChange { waits_for, at_most_seconds, .. })) = pending else { continue };
         if said != waits_for && !waits_for.is_empty() {
             eprintln!(
                 "waiting for {}, at most {at_most_seconds} s; the active configuration stays until then",
@@ -90,7 +93,7 @@ async fn patiently(socket: &Path, answer: impl Future<Output = Result<Changed>>)
     }
 }
 
-pub(super) fn shown(changed: &Changed) {
+pub(super) fn print_changes(changed: &ChangeResult) {
     warn(&changed.warnings);
     if changed.changes.is_empty() {
         println!("no difference to what was in force");

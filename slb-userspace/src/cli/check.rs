@@ -8,7 +8,7 @@ use std::{
 };
 
 use slb_config as config;
-use slb_config::{Config, Loaded, Rejected};
+use slb_config::{Config, ConfigError, LoadedConfig};
 use slb_control::map_limits;
 
 /// Validates a configuration file. Prints one line on standard output if it is valid; warnings and errors go to
@@ -17,8 +17,8 @@ use slb_control::map_limits;
 /// Uses colours on a terminal unless `NO_COLOR` is set and not empty (no-color.org).
 pub fn check(path: &Path) -> ExitCode {
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    match judge(path, colour) {
-        Ok(Verdict { summary, warnings }) => {
+    match check_file(path, colour) {
+        Ok(CheckOutcome { summary, warnings }) => {
             eprint!("{warnings}");
             println!("{summary}");
             ExitCode::SUCCESS
@@ -31,7 +31,7 @@ pub fn check(path: &Path) -> ExitCode {
 }
 
 /// Output for a valid configuration.
-struct Verdict {
+struct CheckOutcome {
     /// Its content in one line.
     summary: String,
     /// Warnings in whole lines.
@@ -39,12 +39,12 @@ struct Verdict {
 }
 
 /// Returns the output, or the errors in whole lines.
-fn judge(path: &Path, colour: bool) -> Result<Verdict, String> {
+fn check_file(path: &Path, colour: bool) -> Result<CheckOutcome, String> {
     let shown = path.display();
     match config::load(path) {
-        Ok(Loaded { config, warnings }) => {
+        Ok(LoadedConfig { config, warnings }) => {
             if let Err(large) = map_limits::check(&config) {
-                let count = counted(large.excesses().len(), "error");
+                let count = counted(large.exceeded_limits().len(), "error");
                 return Err(format!("error: {large}\n\n{shown}: refused: {count}\n"));
             }
             let count = warnings.diagnostics().len();
@@ -54,9 +54,9 @@ fn judge(path: &Path, colour: bool) -> Result<Verdict, String> {
                     (format!(" ({})", counted(count, "warning")), format!("{}\n\n", warnings.render(colour)))
                 }
             };
-            Ok(Verdict { summary: format!("{shown}: ok: {}{noted}", summary(&config)), warnings })
+            Ok(CheckOutcome { summary: format!("{shown}: ok: {}{noted}", summary(&config)), warnings })
         }
-        Err(Rejected::Invalid(report)) => {
+        Err(ConfigError::Invalid(report)) => {
             let count = counted(report.diagnostics().len(), "error");
             Err(format!("{}\n\n{shown}: refused: {count}\n", report.render(colour)))
         }
@@ -103,18 +103,18 @@ mod tests {
     }
 
     #[test]
-    fn shipped_example_is_ok() {
+    fn check_accepts_the_shipped_example() {
         let (_dir, path) = written(include_str!("../../../config/slb.toml"));
-        let verdict = judge(&path, false).expect("ok");
+        let verdict = check_file(&path, false).expect("ok");
         let holds = "ok: 2 load balancers, 3 listeners, 1 server group, 5 servers";
         assert_eq!(verdict.summary, format!("{}: {holds}", path.display()));
         assert_eq!(verdict.warnings, "");
     }
 
     #[test]
-    fn warnings_are_shown_and_counted() {
+    fn check_shows_and_counts_warnings() {
         let (_dir, path) = written("[daemon]\ninterfaces = [\"eth0\"]\n");
-        let verdict = judge(&path, false).expect("ok");
+        let verdict = check_file(&path, false).expect("ok");
         assert!(
             verdict
                 .summary
@@ -125,17 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_shown_and_counted() {
+    fn check_shows_and_counts_errors() {
         let (_dir, path) = written("[daemon]\ninterfaces = []\nhash_seed = -1\n");
-        let errors = judge(&path, false).err().expect("refused");
+        let errors = check_file(&path, false).err().expect("refused");
         assert!(errors.contains(&format!("--> {}:2:14\n", path.display())), "{errors}");
         assert!(errors.ends_with(&format!("\n\n{}: refused: 2 errors\n", path.display())), "{errors}");
-        assert!(judge(&path, true).err().expect("refused").contains('\u{1b}'));
+        assert!(check_file(&path, true).err().expect("refused").contains('\u{1b}'));
     }
 
     /// As `slbd run` and `slb reload`.
     #[test]
-    fn configuration_that_the_maps_have_no_room_for_is_refused() {
+    fn check_refuses_a_configuration_beyond_the_map_size() {
         let listener = |port: u32| {
             format!(
                 "[[load_balancer.listener]]\nname = \"l{port}\"\nprotocol = \"tcp\"\nport = {port}\nbackend_port = 80\n"
@@ -150,7 +150,7 @@ mod tests {
         };
         let balancers: String = (1..=100).map(balancer).collect();
         let (_dir, path) = written(&format!("[daemon]\ninterfaces = [\"eth0\"]\n{balancers}"));
-        let errors = judge(&path, false).err().expect("refused");
+        let errors = check_file(&path, false).err().expect("refused");
         assert!(
             errors.starts_with("error: the configuration needs 5100 services, and the maps hold 4096 ("),
             "{errors}"
@@ -160,14 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn missing_file_is_an_error() {
+    fn check_of_a_missing_file_is_an_error() {
         let (dir, _) = written("");
-        let errors = judge(&dir.path().join("absent"), false).err().expect("refused");
+        let errors = check_file(&dir.path().join("absent"), false).err().expect("refused");
         assert!(errors.contains("cannot be read") && errors.ends_with('\n'), "{errors}");
     }
 
     #[test]
-    fn exit_code_tells() {
+    fn check_exit_code_reports_the_result() {
         let (_dir, path) = written("[daemon]\ninterfaces = [\"eth0\"]\n");
         assert_eq!(check(&path), ExitCode::SUCCESS);
         assert_eq!(check(&path.with_extension("absent")), ExitCode::FAILURE);

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     dataplane::bpf::{maps::Maps, pins::Pins},
-    devices::Record,
+    devices::InterfaceRecord,
     neigh, state_file,
 };
 use slb_config as config;
@@ -39,7 +39,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
         println!("{}: nothing to detach", pins.root().display());
         // The pins may have vanished with their file system, perhaps while slbd runs.
         if let Some(config) = config.filter(|config| !state_file::is_claimed(&config.daemon.state_dir)) {
-            undo(&config.daemon.state_dir, pins.root());
+            restore_features(&config.daemon.state_dir, pins.root());
         }
         return Ok(());
     }
@@ -56,7 +56,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
     pins.remove()?;
     println!("{}: detached from all interfaces, pins removed", pins.root().display());
     match config {
-        Some(config) => undo(&config.daemon.state_dir, pins.root()),
+        Some(config) => restore_features(&config.daemon.state_dir, pins.root()),
         None => println!(
             "what SLB has switched off at interfaces stays so: interfaces.json in [daemon] state_dir names it, if there is one"
         ),
@@ -65,8 +65,8 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
 }
 
 /// Restores features that SLB has switched off, and prints the results.
-fn undo(directory: &Path, pins: &Path) {
-    let record = match Record::read(directory, pins) {
+fn restore_features(directory: &Path, pins: &Path) {
+    let record = match InterfaceRecord::read(directory, pins) {
         Ok(record) => record,
         Err(error) => {
             println!(
@@ -76,7 +76,7 @@ fn undo(directory: &Path, pins: &Path) {
             return;
         }
     };
-    for undone in record.undo() {
+    for undone in record.restore_features() {
         println!("{}", undone.said);
     }
     record.forget(directory);
@@ -101,7 +101,7 @@ fn refuse_local(vips: &BTreeSet<IpAddr>) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let local = runtime.block_on(neigh::local_of(vips))?;
+    let local = runtime.block_on(neigh::local_among(vips))?;
     let Some(first) = local.first() else { return Ok(()) };
     let all = local.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
     let length = if first.is_ipv4() { 32 } else { 128 };

@@ -6,12 +6,12 @@ use anyhow::{Result, bail};
 use tokio::time::sleep;
 
 use super::status::drain as left;
-use crate::server::places::place_of;
+use crate::server::override_keys::override_key_of;
 use slb_api::{
     client,
-    types::{AdminState, Server, Status},
+    types::{AdminState, ApiServer, Status},
 };
-use slb_control::overrides::Place;
+use slb_control::overrides::OverrideKey;
 
 /// Polling interval.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -19,31 +19,33 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const DEADLINE_PASSED: u8 = 3;
 
 /// A draining server behind a listener.
-struct Draining<'a> {
+struct DrainingServer<'a> {
     listener: String,
-    server: &'a Server,
+    server: &'a ApiServer,
 }
 
 /// State of a drain.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+enum DrainOutcome {
     /// Connections remain, or their number is unknown.
-    Waits,
+    Ongoing,
     /// No connection remains.
-    Ended,
+    Completed,
     /// The deadline passed while connections remained.
-    Passed,
+    DeadlinePassed,
 }
 
 /// Shows the connections of these servers. With `wait`, waits for their end.
-pub(super) async fn drain(socket: &Path, places: &[Place], wait: bool) -> Result<ExitCode> {
+pub(super) async fn drain(socket: &Path, override_keys: &[OverrideKey], wait: bool) -> Result<ExitCode> {
     let (mut shown, mut had) = (Vec::new(), BTreeSet::new());
     loop {
         let Some(status) = client::status(socket).await? else { return Err(client::no_daemon(socket)) };
-        let found = draining(&status, places);
+        let found = draining(&status, override_keys);
         let lines: Vec<_> = found
             .iter()
-            .map(|Draining { listener, server }| format!("{listener}: {}: {}", server.address, left(server)))
+            .map(|DrainingServer { listener, server }| {
+                format!("{listener}: {}: {}", server.address, left(server))
+            })
             .collect();
         if shown.is_empty() {
             lines.iter().for_each(|line| println!("{line}"));
@@ -54,7 +56,7 @@ pub(super) async fn drain(socket: &Path, places: &[Place], wait: bool) -> Result
         }
         refuse_endless(&found)?;
         match outcome(found.iter().map(|draining| draining.server), &had) {
-            Outcome::Waits => {
+            DrainOutcome::Ongoing => {
                 let left = found
                     .iter()
                     .map(|draining| draining.server)
@@ -62,54 +64,54 @@ pub(super) async fn drain(socket: &Path, places: &[Place], wait: bool) -> Result
                 had = left.map(|server| server.address).collect();
                 sleep(INTERVAL).await;
             }
-            Outcome::Ended => {
+            DrainOutcome::Completed => {
                 println!("no connection is left");
                 return Ok(ExitCode::SUCCESS);
             }
-            Outcome::Passed => {
+            DrainOutcome::DeadlinePassed => {
                 println!("the deadline has passed: connections that were left are reset");
                 return Ok(ExitCode::from(DEADLINE_PASSED));
             }
         }
-        if is_enabled(&status, places) {
+        if is_enabled(&status, override_keys) {
             bail!("a server takes new connections again: somebody has enabled it meanwhile");
         }
     }
 }
 
 /// These servers behind every listener that they serve.
-fn draining<'a>(status: &'a Status, places: &[Place]) -> Vec<Draining<'a>> {
+fn draining<'a>(status: &'a Status, override_keys: &[OverrideKey]) -> Vec<DrainingServer<'a>> {
     let mut found = Vec::new();
     for balancer in &status.load_balancers {
         for listener in &balancer.listeners {
-            let is_one = |server: &&Server| {
+            let is_one = |server: &&ApiServer| {
                 server
                     .set
                     .as_ref()
-                    .and_then(|set| place_of(set).ok())
-                    .is_some_and(|place| places.contains(&place))
+                    .and_then(|set| override_key_of(set).ok())
+                    .is_some_and(|override_key| override_keys.contains(&override_key))
             };
             let name = format!("{}/{}", balancer.name, listener.name);
             let servers = listener.servers.iter().filter(is_one);
-            found.extend(servers.map(|server| Draining { listener: name.clone(), server }));
+            found.extend(servers.map(|server| DrainingServer { listener: name.clone(), server }));
         }
     }
     found
 }
 
 /// Whether one of these servers is no longer draining.
-fn is_enabled(status: &Status, places: &[Place]) -> bool {
+fn is_enabled(status: &Status, override_keys: &[OverrideKey]) -> bool {
     let overrides = status.daemon.iter().flat_map(|daemon| &daemon.overrides);
     let drained: Vec<_> = overrides
         .filter(|set| set.state == Some(AdminState::Draining))
-        .filter_map(|set| place_of(set).ok())
+        .filter_map(|set| override_key_of(set).ok())
         .collect();
-    !places.iter().all(|place| drained.contains(place))
+    !override_keys.iter().all(|override_key| drained.contains(override_key))
 }
 
 /// Fails if waiting would not end.
-fn refuse_endless(found: &[Draining<'_>]) -> Result<()> {
-    for Draining { listener, server } in found {
+fn refuse_endless(found: &[DrainingServer<'_>]) -> Result<()> {
+    for DrainingServer { listener, server } in found {
         let has_deadline = server.draining.is_some_and(|draining| draining.seconds_left.is_some());
         if server.current_flows.is_none() && !has_deadline {
             bail!(
@@ -123,15 +125,15 @@ fn refuse_endless(found: &[Draining<'_>]) -> Result<()> {
 }
 
 /// The state of a drain. `had` are the servers that had connections at the last poll.
-fn outcome<'a>(servers: impl Iterator<Item = &'a Server>, had: &BTreeSet<SocketAddr>) -> Outcome {
-    let mut outcome = Outcome::Ended;
+fn outcome<'a>(servers: impl Iterator<Item = &'a ApiServer>, had: &BTreeSet<SocketAddr>) -> DrainOutcome {
+    let mut outcome = DrainOutcome::Completed;
     for server in servers {
         let is_over = server.draining.is_some_and(|draining| draining.seconds_left == Some(0));
         match server.current_flows {
             // At the deadline the remaining connections are reset too.
             Some(0) if !(is_over && had.contains(&server.address)) => {}
-            _ if is_over => outcome = Outcome::Passed,
-            _ => return Outcome::Waits,
+            _ if is_over => outcome = DrainOutcome::DeadlinePassed,
+            _ => return DrainOutcome::Ongoing,
         }
     }
     outcome
@@ -140,43 +142,51 @@ fn outcome<'a>(servers: impl Iterator<Item = &'a Server>, had: &BTreeSet<SocketA
 #[cfg(test)]
 mod tests {
     use super::*;
-    use slb_api::types::{self, Counters, Health};
+    use slb_api::types::{self, ApiCounters, ApiHealth};
 
-    fn server(current_flows: Option<u64>, seconds_left: Option<u64>) -> Server {
-        Server {
+    fn server(current_flows: Option<u64>, seconds_left: Option<u64>) -> ApiServer {
+        ApiServer {
             address: "10.0.0.11:80".parse().unwrap(),
             weight: 10,
-            health: Health::Healthy,
+            health: ApiHealth::Healthy,
             set: None,
             detail: None,
             next_hop: None,
             slots: 0,
-            counters: Counters::default(),
+            counters: ApiCounters::default(),
             current_flows,
-            draining: Some(types::Draining { seconds_left, is_removed: false }),
+            draining: Some(types::DrainStatus { seconds_left, is_removed: false }),
         }
     }
 
     #[test]
-    fn a_drain_ends_with_the_last_connection_or_at_the_deadline() {
+    fn drain_ends_with_the_last_connection_or_at_the_deadline() {
         let of = |servers: &[(Option<u64>, Option<u64>)]| {
             let servers: Vec<_> = servers.iter().map(|(flows, left)| server(*flows, *left)).collect();
             outcome(servers.iter(), &BTreeSet::new())
         };
-        assert_eq!(of(&[(Some(0), Some(9)), (Some(0), None)]), Outcome::Ended);
-        assert_eq!(of(&[(Some(0), Some(9)), (Some(2), Some(9))]), Outcome::Waits);
-        assert_eq!(of(&[(Some(2), Some(0)), (Some(1), Some(5))]), Outcome::Waits, "one has time left");
-        assert_eq!(of(&[(Some(2), Some(0)), (Some(0), Some(0))]), Outcome::Passed);
-        assert_eq!(of(&[(Some(0), Some(0))]), Outcome::Ended);
-        assert_eq!(of(&[(None, Some(3))]), Outcome::Waits);
-        assert_eq!(of(&[(None, Some(0))]), Outcome::Passed, "what is not tracked is not known to have ended");
+        assert_eq!(of(&[(Some(0), Some(9)), (Some(0), None)]), DrainOutcome::Completed);
+        assert_eq!(of(&[(Some(0), Some(9)), (Some(2), Some(9))]), DrainOutcome::Ongoing);
+        assert_eq!(of(&[(Some(2), Some(0)), (Some(1), Some(5))]), DrainOutcome::Ongoing, "one has time left");
+        assert_eq!(of(&[(Some(2), Some(0)), (Some(0), Some(0))]), DrainOutcome::DeadlinePassed);
+        assert_eq!(of(&[(Some(0), Some(0))]), DrainOutcome::Completed);
+        assert_eq!(of(&[(None, Some(3))]), DrainOutcome::Ongoing);
+        assert_eq!(
+            of(&[(None, Some(0))]),
+            DrainOutcome::DeadlinePassed,
+            "what is not tracked is not known to have ended"
+        );
         let had = BTreeSet::from([server(None, None).address]);
         let reset = server(Some(0), Some(0));
-        assert_eq!(outcome([&reset].into_iter(), &had), Outcome::Passed, "they were left until the deadline");
-        assert_eq!(outcome([&server(Some(0), Some(4))].into_iter(), &had), Outcome::Ended);
+        assert_eq!(
+            outcome([&reset].into_iter(), &had),
+            DrainOutcome::DeadlinePassed,
+            "they were left until the deadline"
+        );
+        assert_eq!(outcome([&server(Some(0), Some(4))].into_iter(), &had), DrainOutcome::Completed);
         let endless = |flows, left| {
             let server = server(flows, left);
-            refuse_endless(&[Draining { listener: "shop/web".to_owned(), server: &server }]).is_err()
+            refuse_endless(&[DrainingServer { listener: "shop/web".to_owned(), server: &server }]).is_err()
         };
         assert!(endless(None, None) && !endless(None, Some(3)) && !endless(Some(1), None));
     }

@@ -13,7 +13,7 @@ pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
     let loaded = match config::load(path) {
         Ok(loaded) => loaded,
         Err(rejected) => {
-            telemetry::last_words(&rejected.to_string());
+            telemetry::log_final(&rejected.to_string());
             return Ok(ExitCode::FAILURE);
         }
     };

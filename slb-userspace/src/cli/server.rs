@@ -9,12 +9,12 @@ use super::{
     change, drain,
     status::{set_in_words, trouble},
 };
-use crate::server::places::{place, place_of};
+use crate::server::override_keys::{override_key, override_key_of};
 use slb_api::{
     client,
-    types::{Changed, Servers, Set},
+    types::{ChangeResult, OverrideRequest, Set},
 };
-use slb_control::overrides::Place;
+use slb_control::overrides::OverrideKey;
 
 /// Command of `slb server`.
 #[derive(Debug, Subcommand)]
@@ -28,7 +28,7 @@ pub enum Command {
         weight: u8,
         /// The servers.
         #[command(flatten)]
-        which: Which,
+        which: ServerArguments,
     },
     /// Drain servers: no new connections, while established ones may end. Shows how many remain.
     Drain {
@@ -38,19 +38,19 @@ pub enum Command {
         wait: bool,
         /// The servers.
         #[command(flatten)]
-        which: Which,
+        which: ServerArguments,
     },
     /// Take servers out of service: no new connections. Health checks go on.
-    Disable(Which),
+    Disable(ServerArguments),
     /// Enable servers: new connections again. A weight override stays.
-    Enable(Which),
+    Enable(ServerArguments),
     /// Remove overrides: servers are as configured.
-    Reset(Which),
+    Reset(ServerArguments),
 }
 
 /// Servers of one group. If one does not exist, none is changed.
 #[derive(Debug, Args)]
-pub struct Which {
+pub struct ServerArguments {
     /// Name of the server group.
     group: String,
     /// Address and port, as in 10.0.0.11:8080 or [fd00::11]:8080.
@@ -71,9 +71,9 @@ pub async fn server(socket: &Path, command: Command) -> Result<ExitCode> {
         Command::Set { weight, which } => set(socket, which, Set::Weight(weight)).await,
         Command::Drain { wait, which } => {
             // Invalid servers are refused first.
-            let places = which.places();
+            let override_keys = which.override_keys();
             set(socket, which, Set::Drain).await?;
-            return drain::drain(socket, &places?, wait).await;
+            return drain::drain(socket, &override_keys?, wait).await;
         }
         Command::Disable(which) => set(socket, which, Set::Disable).await,
         Command::Enable(which) => set(socket, which, Set::Enable).await,
@@ -82,21 +82,21 @@ pub async fn server(socket: &Path, command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-impl Which {
+impl ServerArguments {
     /// The configured servers.
-    fn places(&self) -> Result<Vec<Place>> {
+    fn override_keys(&self) -> Result<Vec<OverrideKey>> {
         let group = Some(self.group.as_str());
         let (group, balancer) = if self.default_group { (None, group) } else { (group, None) };
-        self.servers.iter().map(|server| place(group, balancer, server)).collect()
+        self.servers.iter().map(|server| override_key(group, balancer, server)).collect()
     }
 }
 
-async fn set(socket: &Path, which: Which, set: Set) -> Result<()> {
-    let Which { group, servers, default_group, force } = which;
+async fn set(socket: &Path, which: ServerArguments, set: Set) -> Result<()> {
+    let ServerArguments { group, servers, default_group, force } = which;
     let (server_group, load_balancer) = if default_group { (None, Some(group)) } else { (Some(group), None) };
-    let servers = Servers { server_group, load_balancer, servers, set, force };
-    let changed: Changed = client::post(socket, "/v1/servers", &servers).await?;
-    change::shown(&changed);
+    let servers = OverrideRequest { server_group, load_balancer, servers, set, force };
+    let changed: ChangeResult = client::post(socket, "/v1/servers", &servers).await?;
+    change::print_changes(&changed);
     Ok(())
 }
 
@@ -110,7 +110,7 @@ async fn list(socket: &Path) -> Result<()> {
         println!("all servers are as configured");
     }
     for set in &daemon.overrides {
-        println!("{}: {}", place_of(set)?, set_in_words(set));
+        println!("{}: {}", override_key_of(set)?, set_in_words(set));
     }
     Ok(())
 }

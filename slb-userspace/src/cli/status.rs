@@ -11,23 +11,24 @@ use clap::ValueEnum;
 use comfy_table::Table;
 
 use super::{
-    claimant::{Claimant, claimant},
+    lock_holder::{LockHolder, claimant},
     table::{reasons, table},
 };
 use crate::{
     clock::since_start,
-    dataplane::bpf::{link::Bound, maps::Maps, pins::Pins},
+    dataplane::bpf::{link::LinkBinding, maps::Maps, pins::Pins},
     neigh,
     server::{
-        places::admin_state_of,
-        status::{Context, status as describe},
+        override_keys::admin_state_of,
+        status::{StatusContext, status as describe},
     },
 };
 use slb_api::{
     client,
     types::{
-        AttachMode, By, Configuration, Daemon, Draining, FlowTable, Health, Listener, Loss, Outage, Override,
-        Pending, Role, Server, State, Status, Without,
+        ApiHealth, ApiInterfaceRole, ApiListener, ApiOutage, ApiOverride, ApiPendingChange, ApiRunState,
+        ApiServer, AttachMode, ConfigurationStatus, DaemonStatus, DrainStatus, FlowTableStatus,
+        InactiveInterface, InterfaceLosses, Requester, Status,
     },
 };
 use slb_common::abi::ABI_VERSION;
@@ -62,29 +63,30 @@ pub async fn status(socket: &Path, pin_dir: PathBuf, output: Output) -> Result<b
 }
 
 async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
-    let elsewhere = elsewhere(pins);
+    let other_versions_hint = other_versions_hint(pins);
     if !pins.exist()? {
         let (socket, root) = (socket.display(), pins.root().display());
         let others = pins.other_versions();
         if !others.is_empty() {
             bail!(
                 "no daemon listens on {socket}, and the pins in {root} are of ABI {}, while this slb reads v{ABI_VERSION}: use the \
-                 slb of that release{elsewhere}",
+                 slb of that release{other_versions_hint}",
                 others.join(", ")
             );
         }
         bail!(
-            "no daemon listens on {socket}, and there are no pins in {root}: SLB is not running here{elsewhere}"
+            "no daemon listens on {socket}, and there are no pins in {root}: SLB is not running here{other_versions_hint}"
         );
     }
-    eprintln!("no daemon listens on {}{elsewhere}", socket.display());
+    eprintln!("no daemon listens on {}{other_versions_hint}", socket.display());
     let maps = Maps::open(pins).context("no daemon listens, and its pins cannot be read")?;
     let interfaces = neigh::links().await?;
     let bound = pins.bound()?;
     // The names of another namespace's interfaces are known only there.
     let attached = interfaces.iter().filter(|link| {
         link.xdp.is_some_and(|xdp| {
-            let is_it = |bound: &Bound| bound.interface == Some(link.index) && bound.program == xdp.program;
+            let is_it =
+                |bound: &LinkBinding| bound.interface == Some(link.index) && bound.program == xdp.program;
             bound.iter().any(|(_, bound)| is_it(bound))
         })
     });
@@ -95,7 +97,7 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
             pins.root().display()
         );
     }
-    let context = Context {
+    let context = StatusContext {
         daemon: None,
         config: None,
         details: &BTreeMap::new(),
@@ -109,15 +111,15 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
 }
 
 /// The daemon that uses these pins and listens on another socket, in words; empty if there is none.
-fn elsewhere(pins: &Pins) -> String {
-    let Some(Claimant { pid, sockets }) = claimant(pins.root()) else { return String::new() };
+fn other_versions_hint(pins: &Pins) -> String {
+    let Some(LockHolder { pid, sockets }) = claimant(pins.root()) else { return String::new() };
     let sockets: Vec<_> = sockets.iter().map(|path| format!("--socket {}", path.display())).collect();
     let how = if sockets.is_empty() { "a socket that is not found".to_owned() } else { sockets.join(" or ") };
     format!("; process {pid} uses the pins in {}: ask it with {how}", pins.root().display())
 }
 
-fn flow_table(table: &FlowTable) -> String {
-    let FlowTable { entries, used, assured, evicted, evicted_assured } = table;
+fn flow_table(table: &FlowTableStatus) -> String {
+    let FlowTableStatus { entries, used, assured, evicted, evicted_assured } = table;
     let part = 100.0 * *used as f64 / (*entries).max(1) as f64;
     let evicted = match evicted + evicted_assured {
         0 => String::new(),
@@ -154,9 +156,9 @@ fn render(status: &Status) -> String {
         let notes = interface.notes.join("; ");
         let notes = if notes.is_empty() { notes } else { format!(" ({notes})") };
         let role = match interface.role {
-            Role::Client => ", role client",
-            Role::Server => ", role server",
-            Role::Both => "",
+            ApiInterfaceRole::Client => ", role client",
+            ApiInterfaceRole::Server => ", role server",
+            ApiInterfaceRole::Both => "",
         };
         text += &format!("interface {}: XDP {mode}{role}{notes}\n", interface.name);
     }
@@ -169,11 +171,11 @@ fn render(status: &Status) -> String {
     for balancer in &status.load_balancers {
         for listener in &balancer.listeners {
             text += &match listener.state {
-                State::Running => {
+                ApiRunState::Running => {
                     let heading = heading(&balancer.name, listener);
                     format!("\n{heading}\n{}{}\n", outages(listener), servers(listener))
                 }
-                State::Stopped => format!("\n{}\n", heading(&balancer.name, listener)),
+                ApiRunState::Stopped => format!("\n{}\n", heading(&balancer.name, listener)),
             };
         }
     }
@@ -184,19 +186,19 @@ fn render(status: &Status) -> String {
 }
 
 /// Interfaces that do not forward, and packets lost at those that do.
-fn interfaces(daemon: &Daemon) -> String {
+fn interfaces(daemon: &DaemonStatus) -> String {
     let mut text = String::new();
     if let Some(why) = &daemon.pins_trouble {
         text += &format!("pins are missing, and forwarding ends with the daemon: {why}\n");
     }
-    for Without { name, exists, why } in &daemon.interfaces_without {
+    for InactiveInterface { name, exists, why } in &daemon.interfaces_without {
         text += &match why {
             Some(why) => format!("interface {name}: does not forward: {why}\n"),
             None if *exists => format!("interface {name}: does not forward; the log says why\n"),
             None => format!("interface {name}: missing; attached when it comes\n"),
         };
     }
-    for Loss { interface, redirect, transmit, exception } in daemon.losses.iter().flatten() {
+    for InterfaceLosses { interface, redirect, transmit, exception } in daemon.losses.iter().flatten() {
         text += &format!(
             "interface {interface}: {} packets lost by the kernel after SLB had forwarded them (redirect {redirect}, transmit \
              {transmit}, exception {exception})\n",
@@ -210,8 +212,8 @@ fn interfaces(daemon: &Daemon) -> String {
     text
 }
 
-fn configuration(configuration: &Configuration) -> String {
-    let Configuration { file, difference, confirm_within_seconds, pending } = configuration;
+fn configuration(configuration: &ConfigurationStatus) -> String {
+    let ConfigurationStatus { file, difference, confirm_within_seconds, pending } = configuration;
     let mut text = match difference.as_deref() {
         None => String::new(),
         Some("differs") => {
@@ -224,7 +226,7 @@ fn configuration(configuration: &Configuration) -> String {
     if let Some(seconds) = confirm_within_seconds {
         text += &format!("running configuration falls back in {seconds} s unless `slb confirm` comes\n");
     }
-    if let Some(Pending { change, waits_for, at_most_seconds }) = pending {
+    if let Some(ApiPendingChange { change, waits_for, at_most_seconds }) = pending {
         let servers = waits_for.join(", ");
         text += &format!("{change} waits for {servers}, for {at_most_seconds} s at most\n");
     }
@@ -241,7 +243,7 @@ fn stale(age_seconds: u64) -> String {
     }
 }
 
-fn troubles(daemon: &Daemon) -> String {
+fn troubles(daemon: &DaemonStatus) -> String {
     let lost = "log lines dropped: cannot write to standard error, or its reader is too slow";
     let restarted = "times a task has panicked and was started again: the log says which";
     let counts = [(daemon.lost_log_lines, lost), (daemon.restarted_tasks, restarted)];
@@ -255,14 +257,14 @@ pub(super) fn trouble(why: Option<&str>) -> String {
     })
 }
 
-fn heading(balancer: &str, listener: &Listener) -> String {
+fn heading(balancer: &str, listener: &ApiListener) -> String {
     let addresses: Vec<_> = listener
         .addresses
         .iter()
         .map(|address| SocketAddr::new(*address, listener.port).to_string())
         .collect();
     let traffic = match listener.state {
-        State::Running => format!(
+        ApiRunState::Running => format!(
             "{} new flows, {} current, {} packets in, {} out; digest {}",
             listener.counters.new_flows,
             in_number(listener.current_flows),
@@ -270,7 +272,7 @@ fn heading(balancer: &str, listener: &Listener) -> String {
             listener.counters.packets_out,
             listener.digest.as_deref().unwrap_or("unknown")
         ),
-        State::Stopped => "stopped".to_owned(),
+        ApiRunState::Stopped => "stopped".to_owned(),
     };
     format!(
         "{balancer}/{} {} {} -> {} ({}): {traffic}",
@@ -283,8 +285,8 @@ fn heading(balancer: &str, listener: &Listener) -> String {
 }
 
 /// VIPs without a server that receives new flows.
-fn outages(listener: &Listener) -> String {
-    let lines = listener.outages.iter().map(|Outage { addresses, why, seconds }| {
+fn outages(listener: &ApiListener) -> String {
+    let lines = listener.outages.iter().map(|ApiOutage { addresses, why, seconds }| {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         let since = seconds.map_or_else(String::new, |seconds| format!(" for {seconds} s"));
         let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
@@ -293,7 +295,7 @@ fn outages(listener: &Listener) -> String {
     lines.collect()
 }
 
-fn servers(listener: &Listener) -> Table {
+fn servers(listener: &ApiListener) -> Table {
     let header = [
         "server",
         "health",
@@ -337,8 +339,8 @@ fn in_number(flows: Option<u64>) -> String {
 }
 
 /// Connections that a draining server has, and its deadline.
-pub(super) fn drain(server: &Server) -> String {
-    let Some(Draining { seconds_left, is_removed }) = server.draining else { return String::new() };
+pub(super) fn drain(server: &ApiServer) -> String {
+    let Some(DrainStatus { seconds_left, is_removed }) = server.draining else { return String::new() };
     let left = match server.current_flows {
         Some(flows) => format!("{flows} connections left"),
         None => "connections untracked".to_owned(),
@@ -353,13 +355,13 @@ pub(super) fn drain(server: &Server) -> String {
 }
 
 /// The admin state, which health checks do not change.
-fn admin_state(server: &Server) -> String {
+fn admin_state(server: &ApiServer) -> String {
     server.set.as_ref().map_or_else(|| "enabled".to_owned(), set_in_words)
 }
 
 /// An override in words: what, by whom and when.
-pub(super) fn set_in_words(set: &Override) -> String {
-    let By { uid, user, .. } = &set.by;
+pub(super) fn set_in_words(set: &ApiOverride) -> String {
+    let Requester { uid, user, .. } = &set.by;
     let who = user.clone().or_else(|| uid.map(|uid| format!("user {uid}"))).unwrap_or_else(|| "?".to_owned());
     let pid = set.by.pid.map_or_else(String::new, |pid| format!(", pid {pid}"));
     let state = set.state.map(|state| admin_state_of(state).to_string());
@@ -368,20 +370,20 @@ pub(super) fn set_in_words(set: &Override) -> String {
     format!("{} set by {who}{pid} at {}", what.join(", "), set.at)
 }
 
-fn health(server: &Server) -> String {
+fn health(server: &ApiServer) -> String {
     let health = match server.health {
-        Health::Unknown => "unknown",
-        Health::Healthy => "healthy",
-        Health::Unhealthy => "unhealthy",
-        Health::Unchecked => "unchecked",
-        Health::Standby => "standby",
+        ApiHealth::Unknown => "unknown",
+        ApiHealth::Healthy => "healthy",
+        ApiHealth::Unhealthy => "unhealthy",
+        ApiHealth::Unchecked => "unchecked",
+        ApiHealth::Standby => "standby",
     };
     server.detail.as_ref().map_or_else(|| health.to_owned(), |detail| format!("{health}: {detail}"))
 }
 
 /// A server's percentage of new flows. In mode `nat` it is that of flows in its address family, because no server of
 /// the other family can receive them.
-fn share(server: &Server, listener: &Listener) -> f64 {
+fn share(server: &ApiServer, listener: &ApiListener) -> f64 {
     let is_nat = listener.mode == "nat";
     let others = listener.servers.iter();
     let rivals = others.filter(|other| !is_nat || other.address.is_ipv4() == server.address.is_ipv4());
@@ -392,43 +394,43 @@ fn share(server: &Server, listener: &Listener) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use slb_api::types::Counters;
+    use slb_api::types::ApiCounters;
 
-    fn server(address: &str, slots: u32) -> Server {
-        Server {
+    fn server(address: &str, slots: u32) -> ApiServer {
+        ApiServer {
             address: address.parse().unwrap(),
             weight: 10,
-            health: Health::Healthy,
+            health: ApiHealth::Healthy,
             set: None,
             detail: None,
             next_hop: None,
             slots,
-            counters: Counters::default(),
+            counters: ApiCounters::default(),
             current_flows: Some(0),
             draining: None,
         }
     }
 
     #[test]
-    fn what_is_old_is_said_to_be() {
+    fn stale_status_is_reported_with_its_age() {
         assert_eq!(stale(STALE - 1), "");
         assert!(stale(42).contains("has not run for 42 s"));
     }
 
     #[test]
-    fn shares_are_of_the_flows_a_server_may_have() {
+    fn weight_shares_are_per_address_family_in_mode_nat_only() {
         for (mode, expected) in
             [("nat", [100.0, 50.0, 50.0]), ("dsr", [50.0, 25.0, 25.0]), ("ipip", [50.0, 25.0, 25.0])]
         {
-            let listener = Listener {
+            let listener = ApiListener {
                 name: "web".to_owned(),
-                state: State::Running,
+                state: ApiRunState::Running,
                 protocol: "tcp".to_owned(),
                 port: 80,
                 mode: mode.to_owned(),
                 addresses: Vec::new(),
                 server_group: None,
-                counters: Counters::default(),
+                counters: ApiCounters::default(),
                 current_flows: Some(0),
                 digest: None,
                 outages: Vec::new(),

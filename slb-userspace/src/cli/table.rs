@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 
-use slb_api::types::Reason;
+use slb_api::types::ReasonCount;
 
 /// An empty table. Columns from index `numbers` on are right-aligned.
 pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS], numbers: usize) -> Table {
@@ -15,7 +15,7 @@ pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS], numbers: usize) -> T
 }
 
 /// Packets by verdict and reason.
-pub(super) fn reasons(counted: &[Reason]) -> Table {
+pub(super) fn reasons(counted: &[ReasonCount]) -> Table {
     let mut table = table(["verdict", "reason", "packets"], 2);
     for reason in counted {
         table.add_row([reason.verdict.clone(), reason.reason.clone(), reason.packets.to_string()]);

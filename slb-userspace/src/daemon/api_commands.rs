@@ -7,23 +7,23 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Daemon,
-    adoption::{Adoption, Then},
-    reconfigure::Coming,
-    store::under_names_of,
+    reconfiguration::{ConfigCommand, Reconfiguration},
+    reconfigure::AttachPolicy,
+    store::with_names_of,
     update_rate::RETRY,
 };
 use crate::{
     clock::since_start,
-    dataplane::bpf::lifetime::Lifetime,
+    dataplane::bpf::lifetime::PinLifetime,
     server::{
-        Running,
-        places::{admin_state, admin_state_of, at_place},
-        requests::{Examined, Order, Refused, Request, log_refused, told},
+        ActiveConfig,
+        override_keys::{admin_state, admin_state_of, at_override_key},
+        requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
     },
 };
-use slb_api::types::{By, Changed, Override, Set};
-use slb_config::{Config, Loaded};
-use slb_control::overrides::{AdminState, Overrides, Place, Setting};
+use slb_api::types::{ApiOverride, ChangeResult, Requester, Set};
+use slb_config::{Config, LoadedConfig};
+use slb_control::overrides::{AdminState, OverrideKey, Overrides, ServerOverride};
 
 /// A configuration that is rolled back unless it is confirmed.
 pub(super) struct PendingConfirmation {
@@ -35,64 +35,66 @@ pub(super) struct PendingConfirmation {
 
 /// An override that has been written. Its request is answered once the override is applied.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct PendingAnswer {
     what: &'static str,
-    by: By,
+    by: Requester,
     changes: Vec<String>,
-    answer: Answer,
+    answer: ChangeReply,
 }
 
-pub(super) type Answer = oneshot::Sender<Result<Changed, Refused>>;
+pub(super) type ChangeReply = oneshot::Sender<Result<ChangeResult, RequestError>>;
 
 impl Daemon {
     /// Executes an API request and answers it.
     pub(super) async fn answer(&mut self, request: Request) {
         match request {
-            Request::Order { order, by, answer } => {
+            Request::ApiCommand { order, by, answer } => {
                 let what = order.name();
                 let result = match order {
-                    Order::Reload { loaded } => match self.examined("reload", *loaded).await {
+                    ApiCommand::Reload { loaded } => match self.validated("reload", *loaded).await {
                         Ok((config, warnings)) => {
-                            let then = Then::Reload { warnings, answers: vec![(by, answer)] };
+                            let then = ConfigCommand::Reload { warnings, answers: vec![(by, answer)] };
                             return self.begin_or_refuse(config, then).await;
                         }
                         Err(refused) => Err(refused),
                     },
-                    Order::Apply { loaded, confirm_within } => {
-                        match self.examined("apply another one", *loaded).await {
+                    ApiCommand::Apply { loaded, confirm_within } => {
+                        match self.validated("apply another one", *loaded).await {
                             Ok((config, warnings)) => {
-                                let then = Then::Apply { warnings, by, answer, confirm_within };
+                                let then = ConfigCommand::Apply { warnings, by, answer, confirm_within };
                                 return self.begin_or_refuse(config, then).await;
                             }
                             Err(refused) => Err(refused),
                         }
                     }
-                    Order::Confirm => self.confirm(),
-                    Order::Set { places, set, force } => match self.set(&places, set, force, &by) {
-                        Ok(changes) => {
-                            self.waiting.push(Waiting { what, by, changes, answer });
-                            return self.change_soon();
+                    ApiCommand::Confirm => self.confirm(),
+                    ApiCommand::Set { override_keys, set, force } => {
+                        match self.set(&override_keys, set, force, &by) {
+                            Ok(changes) => {
+                                self.pending_answers.push(PendingAnswer { what, by, changes, answer });
+                                return self.change_soon();
+                            }
+                            Err(refused) => Err(refused),
                         }
-                        Err(refused) => Err(refused),
-                    },
+                    }
                 };
                 reply(what, &by, answer, result);
             }
             Request::Flush { filter, erases, by, answer } => self.begin_flush(filter, erases, by, answer),
-            Request::Examine { config, answer } => {
-                let outcome = self.examine(&config).await.map(|absent| absent.warnings().collect());
+            Request::Validate { config, answer } => {
+                let outcome = self.validate(&config).await.map(|absent| absent.warnings().collect());
                 // The caller may have disconnected.
-                let _ = answer.send(Examined { running: self.config.clone(), outcome });
+                let _ = answer.send(ValidationResult { running: self.config.clone(), outcome });
             }
         }
     }
 
     /// Answers the requests whose overrides were applied, or failed to be.
-    pub(super) fn answer_waiting(&mut self, applied: &Result<()>) {
-        for Waiting { what, by, changes, answer } in self.waiting.drain(..) {
+    pub(super) fn send_pending_answers(&mut self, applied: &Result<()>) {
+        for PendingAnswer { what, by, changes, answer } in self.pending_answers.drain(..) {
             let result = match applied {
-                Ok(()) => Ok(Changed { changes, ..Changed::default() }),
-                Err(error) => Err(Refused::Failed(format!(
+                Ok(()) => Ok(ChangeResult { changes, ..ChangeResult::default() }),
+                Err(error) => Err(RequestError::Failed(format!(
                     "error: {error:#}: what is set is kept, but is not in force; it is tried again every second"
                 ))),
             };
@@ -102,14 +104,14 @@ impl Daemon {
 
     /// Reloads the configuration file on SIGHUP.
     pub(super) fn reload_for_signal(&self) {
-        let (loader, asking) = (self.loader.clone(), self.asking.clone());
+        let (loader, request_sender) = (self.loader.clone(), self.request_sender.clone());
         tokio::spawn(async move {
-            let (by, (answer, _)) = (By::default(), oneshot::channel());
+            let (by, (answer, _)) = (Requester::default(), oneshot::channel());
             match loader.file().await {
                 Ok((loaded, turn)) => {
-                    let order = Order::Reload { loaded: Box::new(loaded) };
+                    let order = ApiCommand::Reload { loaded: Box::new(loaded) };
                     // If the daemon is stopping, the reload is moot.
-                    let _ = asking.send(Request::Order { order, by, answer }).await;
+                    let _ = request_sender.send(Request::ApiCommand { order, by, answer }).await;
                     drop(turn);
                 }
                 Err(refused) => log_refused("reload", &by, &refused),
@@ -118,63 +120,74 @@ impl Daemon {
     }
 
     /// Validates a configuration that is to become active. Returns it with its warnings.
-    async fn examined(&mut self, what: &str, loaded: Loaded) -> Result<(Arc<Config>, String), Refused> {
-        self.refuse_during_trial(what)?;
-        let Loaded { config, warnings } = loaded;
+    async fn validated(
+        &mut self,
+        what: &str,
+        loaded: LoadedConfig,
+    ) -> Result<(Arc<Config>, String), RequestError> {
+        self.refuse_while_unconfirmed(what)?;
+        let LoadedConfig { config, warnings } = loaded;
         for warning in warnings.diagnostics() {
             tracing::warn!("configuration: {}", warning.message());
         }
-        let absent = self.examine(&config).await?;
+        let absent = self.validate(&config).await?;
         absent.log();
-        Ok((Arc::new(config), told(&warnings, absent.warnings())))
+        Ok((Arc::new(config), all_warnings(&warnings, absent.warnings())))
     }
 
-    async fn begin_or_refuse(&mut self, config: Arc<Config>, then: Then) {
+    async fn begin_or_refuse(&mut self, config: Arc<Config>, then: ConfigCommand) {
         let before = self.config.clone();
-        if let Err((error, then)) = self.begin(config, Coming::New, then).await {
-            self.conclude(then, before, Err(error));
+        if let Err((error, then)) = self.begin(config, AttachPolicy::AllOrNone, then).await {
+            self.finish_command(then, before, Err(error));
         }
     }
 
     /// Reports the outcome of a finished reconfiguration. `before` is the configuration that was active before it.
-    pub(super) fn conclude(&mut self, then: Then, before: Arc<Config>, adopted: Result<Changed>) {
+    pub(super) fn finish_command(
+        &mut self,
+        then: ConfigCommand,
+        before: Arc<Config>,
+        reconfigured: Result<ChangeResult>,
+    ) {
         let refused = |error: anyhow::Error| {
-            Refused::Failed(format!("error: {error:#}: the active configuration is unchanged"))
+            RequestError::Failed(format!("error: {error:#}: the active configuration is unchanged"))
         };
         match then {
-            Then::Reload { warnings, answers } => {
-                if adopted.is_ok() {
-                    self.filed = self.config.clone();
+            ConfigCommand::Reload { warnings, answers } => {
+                if reconfigured.is_ok() {
+                    self.file_config = self.config.clone();
                 }
-                let ended = self.end_overrides();
-                let mut result = adopted.map(|changed| Changed { warnings, ..changed }).map_err(refused);
+                let ended = self.prune_overrides();
+                let mut result =
+                    reconfigured.map(|changed| ChangeResult { warnings, ..changed }).map_err(refused);
                 if let Ok(changed) = &mut result {
                     changed.changes.extend(ended);
                 }
                 answer_all("reload", answers, &result);
             }
-            Then::Apply { warnings, by, answer, confirm_within } => {
-                if let (Ok(_), Some(limit)) = (&adopted, confirm_within) {
+            ConfigCommand::Apply { warnings, by, answer, confirm_within } => {
+                if let (Ok(_), Some(limit)) = (&reconfigured, confirm_within) {
                     self.pending_confirmation =
                         Some(PendingConfirmation { before, ends: Instant::now() + limit });
                 }
-                let ended = self.end_overrides();
+                let ended = self.prune_overrides();
                 let confirm_within_seconds = confirm_within.map(|limit| limit.as_secs());
-                let adopted = adopted.map(|changed| Changed { warnings, confirm_within_seconds, ..changed });
-                let mut result = adopted.map_err(refused);
+                let reconfigured =
+                    reconfigured.map(|changed| ChangeResult { warnings, confirm_within_seconds, ..changed });
+                let mut result = reconfigured.map_err(refused);
                 if let Ok(changed) = &mut result {
                     changed.changes.extend(ended);
                 }
                 reply("apply", &by, answer, result);
             }
-            Then::FallBack(to) => self.has_fallen_back(to, adopted),
+            ConfigCommand::RollBack(to) => self.finish_rollback(to, reconfigured),
         }
     }
 
-    fn confirm(&mut self) -> Result<Changed, Refused> {
-        if let (None, Some(adoption)) = (&self.pending_confirmation, &self.adoption) {
-            let pending = adoption.pending();
-            return Err(Refused::Conflict(format!(
+    fn confirm(&mut self) -> Result<ChangeResult, RequestError> {
+        if let (None, Some(reconfiguration)) = (&self.pending_confirmation, &self.reconfiguration) {
+            let pending = reconfiguration.pending();
+            return Err(RequestError::Conflict(format!(
                 "nothing waits to be confirmed: {} waits for {}, for {} s more at most: confirm it when it is active",
                 pending.change,
                 pending.waits_for.join(", "),
@@ -182,7 +195,7 @@ impl Daemon {
             )));
         }
         if self.pending_confirmation.take().is_none() {
-            return Err(Refused::Conflict(
+            return Err(RequestError::Conflict(
                 "nothing waits to be confirmed: the running configuration stays in force anyway, or it has fallen back \
                  already (`slb status` says so)"
                     .to_owned(),
@@ -191,12 +204,16 @@ impl Daemon {
         if let Err(error) = self.expect() {
             tracing::error!(error = format!("{error:#}"), "cannot read what the data plane holds");
         }
-        Ok(Changed { changes: self.end_overrides(), ..Changed::default() })
+        Ok(ChangeResult { changes: self.prune_overrides(), ..ChangeResult::default() })
     }
 
-    fn refuse_during_trial(&self, what: &str) -> Result<(), Refused> {
-        if self.adoption.as_ref().is_some_and(|adoption| matches!(adoption.then, Then::FallBack(_))) {
-            return Err(Refused::Conflict(format!(
+    fn refuse_while_unconfirmed(&self, what: &str) -> Result<(), RequestError> {
+        if self
+            .reconfiguration
+            .as_ref()
+            .is_some_and(|reconfiguration| matches!(reconfiguration.then, ConfigCommand::RollBack(_)))
+        {
+            return Err(RequestError::Conflict(format!(
                 "an applied configuration was not confirmed and is falling back: wait until it has (`slb status` says so); \
                  then {what}"
             )));
@@ -204,7 +221,7 @@ impl Daemon {
         match &self.pending_confirmation {
             Some(pending_confirmation) => {
                 let left = pending_confirmation.ends.saturating_duration_since(Instant::now()).as_secs();
-                Err(Refused::Conflict(format!(
+                Err(RequestError::Conflict(format!(
                     "an applied configuration waits for `slb confirm`, for {left} s more: confirm it, or let it fall \
                      back; then {what}"
                 )))
@@ -215,63 +232,75 @@ impl Daemon {
 
     /// Sets an override for all of these servers, or for none if one does not exist. Returns the changes in words; they
     /// are not applied yet.
-    fn set(&mut self, places: &[Place], set: Set, force: bool, by: &By) -> Result<Vec<String>, Refused> {
+    fn set(
+        &mut self,
+        override_keys: &[OverrideKey],
+        set: Set,
+        force: bool,
+        by: &Requester,
+    ) -> Result<Vec<String>, RequestError> {
         // A missing server has no override: enable and reset are no-ops for it.
         if !matches!(set, Set::Enable | Set::Reset) {
-            places.iter().try_for_each(|place| self.find(place))?;
+            override_keys.iter().try_for_each(|override_key| self.find(override_key))?;
         }
         let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let before = self.store.settings().clone();
         if !force {
             let mut after = before.clone();
-            for place in places {
-                let now = setting(set, before.get(place).copied().unwrap_or_default());
-                after.insert(place.clone(), now);
+            for override_key in override_keys {
+                let now = setting(set, before.get(override_key).copied().unwrap_or_default());
+                after.insert(override_key.clone(), now);
             }
-            self.refuse_outage(&before, &after, places, since_start().unwrap_or_default())?;
+            self.refuse_outage(&before, &after, override_keys, since_start().unwrap_or_default())?;
         }
         let replaced = self.store.replace(|records| {
-            for place in places {
-                let record = records.remove(place);
-                let now = changed(record, place, set, by, &at);
-                records.extend(now.map(|record| (place.clone(), record)));
+            for override_key in override_keys {
+                let record = records.remove(override_key);
+                let now = changed(record, override_key, set, by, &at);
+                records.extend(now.map(|record| (override_key.clone(), record)));
             }
             // After a restart, groups are found by their names in the file.
-            *records = under_names_of(records, &self.config, &self.filed);
+            *records = with_names_of(records, &self.config, &self.file_config);
         });
-        replaced.map_err(|error| Refused::Conflict(format!("{error:#}")))?;
+        replaced.map_err(|error| RequestError::Conflict(format!("{error:#}")))?;
         if let Some(directory) = self.store.directory() {
             // It may have become usable only now.
-            self.ports.keep_record_in(directory);
+            self.ports.persist_record_in(directory);
         }
         let now = self.store.settings();
-        let of = |settings: &Overrides, place| settings.get(place).copied().unwrap_or_default();
-        let changes = places.iter().filter(|place| of(&before, place) != of(now, place));
-        Ok(changes.map(|place| format!("{place}: {}", of(now, place))).collect())
+        let of = |settings: &Overrides, override_key| settings.get(override_key).copied().unwrap_or_default();
+        let changes =
+            override_keys.iter().filter(|override_key| of(&before, override_key) != of(now, override_key));
+        Ok(changes.map(|override_key| format!("{override_key}: {}", of(now, override_key))).collect())
     }
 
     /// Fails if the server does not exist, and names those that do.
-    fn find(&self, place: &Place) -> Result<(), Refused> {
-        let refused = match place.entries(&self.config) {
-            Some(entries) if entries.contains(place) => return Ok(()),
+    fn find(&self, override_key: &OverrideKey) -> Result<(), RequestError> {
+        let refused = match override_key.entries(&self.config) {
+            Some(entries) if entries.contains(override_key) => return Ok(()),
             Some(entries) => {
-                let servers: Vec<_> = entries.iter().map(Place::server).collect();
-                format!("{} has no server {}; it has: {}", place.group(), place.server(), servers.join(", "))
+                let servers: Vec<_> = entries.iter().map(OverrideKey::server).collect();
+                format!(
+                    "{} has no server {}; it has: {}",
+                    override_key.group(),
+                    override_key.server(),
+                    servers.join(", ")
+                )
             }
             None => {
-                let groups = place.groups(&self.config);
-                format!("there is no {}; there are: {}", place.group(), groups.join(", "))
+                let groups = override_key.groups(&self.config);
+                format!("there is no {}; there are: {}", override_key.group(), groups.join(", "))
             }
         };
-        Err(Refused::Unfit(format!("{refused}: nothing was changed")))
+        Err(RequestError::Invalid(format!("{refused}: nothing was changed")))
     }
 
     /// Deletes overrides of servers that are no longer configured. While a change awaits confirmation they stay,
     /// because a rollback may restore the servers; the next start deletes them at the latest. Returns the deleted ones
     /// in words.
-    fn end_overrides(&mut self) -> Vec<String> {
+    fn prune_overrides(&mut self) -> Vec<String> {
         let ended = match self.pending_confirmation {
-            None => self.store.prune(&[&self.config, &self.filed]),
+            None => self.store.prune(&[&self.config, &self.file_config]),
             Some(_) => Vec::new(),
         };
         self.publish();
@@ -279,32 +308,34 @@ impl Daemon {
     }
 
     /// When the unconfirmed configuration is rolled back.
-    pub(super) fn trial_ends(&self) -> Option<Instant> {
+    pub(super) fn confirm_deadline(&self) -> Option<Instant> {
         self.pending_confirmation.as_ref().map(|pending_confirmation| pending_confirmation.ends)
     }
 
     /// The configuration to roll back to unless the active one is confirmed.
-    pub(super) fn falls_back_to(&self) -> Option<&Arc<Config>> {
+    pub(super) fn rollback_target(&self) -> Option<&Arc<Config>> {
         self.pending_confirmation.as_ref().map(|pending_confirmation| &pending_confirmation.before)
     }
 
     /// Begins to roll back the unconfirmed configuration.
-    pub(super) async fn fall_back(&mut self) {
+    pub(super) async fn roll_back(&mut self) {
         let Some(PendingConfirmation { before, .. }) = self.pending_confirmation.take() else { return };
         let active = self.config.clone();
-        if let Err((error, then)) = self.begin(before.clone(), Coming::Back, Then::FallBack(before)).await {
-            self.conclude(then, active, Err(error));
+        if let Err((error, then)) =
+            self.begin(before.clone(), AttachPolicy::BestEffort, ConfigCommand::RollBack(before)).await
+        {
+            self.finish_command(then, active, Err(error));
         }
     }
 
-    fn has_fallen_back(&mut self, before: Arc<Config>, adopted: Result<Changed>) {
-        match adopted {
-            Ok(Changed { changes, .. }) => {
+    fn finish_rollback(&mut self, before: Arc<Config>, reconfigured: Result<ChangeResult>) {
+        match reconfigured {
+            Ok(ChangeResult { changes, .. }) => {
                 tracing::warn!(
                     changes = changes.len(),
                     "not confirmed: rolled back to the previous configuration"
                 );
-                for ended in self.end_overrides() {
+                for ended in self.prune_overrides() {
                     tracing::info!("{ended}");
                 }
             }
@@ -317,26 +348,26 @@ impl Daemon {
     }
 
     /// Logs that the daemon stops, and whether forwarding continues.
-    pub(super) fn stop(&self, signal: &str, pins: Lifetime) {
+    pub(super) fn stop(&self, signal: &str, pins: PinLifetime) {
         if self.pending_confirmation.is_some() {
             tracing::warn!("the running configuration has not been confirmed: the next start uses the file");
         }
-        if let Some(adoption) = &self.adoption {
+        if let Some(reconfiguration) = &self.reconfiguration {
             tracing::warn!(
-                change = adoption.then.name(),
+                change = reconfiguration.then.name(),
                 "a change that waits for its servers has not become active: the next start uses the file"
             );
         }
         match (self.ports.pins_trouble(), pins) {
             (Some(why), _) => tracing::error!(signal, why, "stopping; FORWARDING ENDS"),
-            (None, Lifetime::Machine) => {
+            (None, PinLifetime::Machine) => {
                 tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");
             }
-            (None, Lifetime::MountNamespace) => {
+            (None, PinLifetime::MountNamespace) => {
                 let why = "the pins go with this mount namespace";
                 tracing::warn!(signal, why, "stopping; FORWARDING ENDS");
             }
-            (None, Lifetime::Unknown) => tracing::info!(
+            (None, PinLifetime::Unknown) => tracing::info!(
                 signal,
                 "stopping; forwarding goes on as long as the file system of the pins is mounted: `slbd detach` ends it"
             ),
@@ -344,11 +375,11 @@ impl Daemon {
     }
 
     /// The active configuration and its state, for the API.
-    pub(super) fn running(&self) -> Running {
-        Running {
+    pub(super) fn running(&self) -> ActiveConfig {
+        ActiveConfig {
             config: self.config.clone(),
-            trial_ends: self.trial_ends(),
-            pending: self.adoption.as_ref().map(Adoption::pending),
+            confirm_deadline: self.confirm_deadline(),
+            pending: self.reconfiguration.as_ref().map(Reconfiguration::pending),
             overrides: self.store.records().values().cloned().collect(),
             overrides_trouble: self.store.trouble().map(str::to_owned),
             vips: self.observations.vips(),
@@ -363,27 +394,33 @@ impl Daemon {
 }
 
 /// Applies a command to the override of a server.
-fn setting(set: Set, before: Setting) -> Setting {
+fn setting(set: Set, before: ServerOverride) -> ServerOverride {
     match set {
-        Set::Weight(weight) => Setting { weight: Some(weight), ..before },
-        Set::Drain => Setting { state: Some(AdminState::Draining), ..before },
-        Set::Disable => Setting { state: Some(AdminState::Disabled), ..before },
-        Set::Enable => Setting { state: None, ..before },
-        Set::Reset => Setting::default(),
+        Set::Weight(weight) => ServerOverride { weight: Some(weight), ..before },
+        Set::Drain => ServerOverride { state: Some(AdminState::Draining), ..before },
+        Set::Disable => ServerOverride { state: Some(AdminState::Disabled), ..before },
+        Set::Enable => ServerOverride { state: None, ..before },
+        Set::Reset => ServerOverride::default(),
     }
 }
 
 /// The record of a server's override after a command; `None` if there is none.
-fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str) -> Option<Override> {
+fn changed(
+    record: Option<ApiOverride>,
+    override_key: &OverrideKey,
+    set: Set,
+    by: &Requester,
+    at: &str,
+) -> Option<ApiOverride> {
     let before = record
         .as_ref()
-        .map(|record| Setting { weight: record.weight, state: record.state.map(admin_state_of) });
+        .map(|record| ServerOverride { weight: record.weight, state: record.state.map(admin_state_of) });
     let before = before.unwrap_or_default();
     let now = setting(set, before);
     if now == before {
         return record;
     }
-    let record = Override {
+    let record = ApiOverride {
         server_group: None,
         load_balancer: None,
         server: String::new(),
@@ -392,26 +429,35 @@ fn changed(record: Option<Override>, place: &Place, set: Set, by: &By, at: &str)
         by: by.clone(),
         at: at.to_owned(),
     };
-    (!now.is_empty()).then(|| at_place(record, place))
+    (!now.is_empty()).then(|| at_override_key(record, override_key))
 }
 
 /// Answers all requests that this result is for.
-fn answer_all(what: &str, answers: Vec<(By, Answer)>, result: &Result<Changed, Refused>) {
+fn answer_all(
+    what: &str,
+    answers: Vec<(Requester, ChangeReply)>,
+    result: &Result<ChangeResult, RequestError>,
+) {
     for (by, answer) in answers {
         reply(what, &by, answer, result.clone());
     }
 }
 
-pub(super) fn reply(what: &str, by: &By, answer: Answer, result: Result<Changed, Refused>) {
+pub(super) fn reply(
+    what: &str,
+    by: &Requester,
+    answer: ChangeReply,
+    result: Result<ChangeResult, RequestError>,
+) {
     log(what, by, &result);
     // The caller may have disconnected.
     let _ = answer.send(result);
 }
 
-fn log(what: &str, by: &By, result: &Result<Changed, Refused>) {
+fn log(what: &str, by: &Requester, result: &Result<ChangeResult, RequestError>) {
     match result {
         Ok(changed) => {
-            let By { uid, user, pid } = by;
+            let Requester { uid, user, pid } = by;
             tracing::info!(what, uid, user, pid, changes = changed.changes.len(), "done");
             for change in &changed.changes {
                 tracing::info!("changed: {change}");

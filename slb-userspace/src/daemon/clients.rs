@@ -11,14 +11,14 @@ use tokio::{sync::watch, time::Instant};
 
 use super::Daemon;
 use crate::neigh::{Resolution, Resolutions, Resolver};
-use slb_control::client_paths::{Paths, Prefix, Rehomed};
+use slb_control::client_paths::{PathChanges, Paths, Prefix};
 
 /// Longest time between two GC passes while answers are dropped for an unresolved client neighbour. The client repeats
 /// its SYN after 1 s.
-const UNRESOLVED: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Client paths. Dropping it stops the neighbour subscription.
-pub(super) struct Clients {
+pub(super) struct ClientResolver {
     resolver: Resolver,
     hops: watch::Receiver<Resolutions>,
     paths: Paths,
@@ -26,7 +26,7 @@ pub(super) struct Clients {
     unresolved: u64,
 }
 
-impl Clients {
+impl ClientResolver {
     pub(super) fn spawn() -> Result<Self> {
         let (resolver, hops) = Resolver::spawn()?;
         Ok(Self { resolver, hops, paths: Paths::default(), unresolved: 0 })
@@ -49,7 +49,7 @@ impl Clients {
     }
 
     /// Compares the kernel's paths with the current ones. `attached` are the interfaces that packets may leave by.
-    fn moves(&mut self, attached: &BTreeMap<u32, String>) -> Rehomed {
+    fn changed_paths(&mut self, attached: &BTreeMap<u32, String>) -> PathChanges {
         let resolutions = self.hops.borrow_and_update().clone();
         let hops = resolutions.iter().map(|(sample, resolution)| match resolution {
             Resolution::Resolved(hop) => (*sample, Some(hop)),
@@ -65,22 +65,22 @@ impl Daemon {
     pub(super) fn find_unresolved_clients(&mut self) {
         let unresolved = self.reconciler.unresolved();
         if std::mem::replace(&mut self.clients.unresolved, unresolved) != unresolved {
-            self.gc_schedule.by(Instant::now(), Some(UNRESOLVED));
+            self.gc_schedule.schedule_by(Instant::now(), Some(RETRY_DELAY));
         }
     }
 
     /// Rewrites the client paths of flows to the kernel's current ones.
     pub(super) fn follow_clients(&mut self) {
         let before = self.clients.on_link();
-        let moves = self.clients.moves(&self.ports.attached());
+        let changed_paths = self.clients.changed_paths(&self.ports.attached());
         if self.clients.on_link() != before {
             // On an on-link prefix each client has its own path.
-            self.gc_schedule.by(Instant::now(), None);
+            self.gc_schedule.schedule_by(Instant::now(), None);
         }
-        if moves.is_empty() {
+        if changed_paths.is_empty() {
             return;
         }
-        match self.reconciler.move_clients(&moves) {
+        match self.reconciler.update_client_paths(&changed_paths) {
             Ok(flows) => tracing::info!(flows, "paths to clients changed: answers take the new ones"),
             Err(error) => tracing::error!(error = format!("{error:#}"), "answers take old paths to clients"),
         }

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use super::update_rate::RETRY;
 
 /// Passes take at most 1/50 of a processor's time.
-const PART: u32 = 50;
+const MAX_CPU_DIVISOR: u32 = 50;
 /// Passes that cannot be postponed take at most half of the daemon's time. The control loop does nothing else
 /// meanwhile.
-const LARGEST_PART: u32 = 2;
+const MAX_TIME_DIVISOR: u32 = 2;
 /// Consecutive failed passes after which work that waits for a pass proceeds without one.
-const PATIENCE: u32 = 3;
+const MAX_FAILURES: u32 = 3;
 
 /// Schedule of GC passes.
 #[derive(Debug)]
@@ -22,16 +22,16 @@ pub(super) struct GcSchedule {
     /// When the last completed pass began.
     last: Instant,
     /// Minimum time from `last` to the next pass, for every pass.
-    least: Duration,
+    min_interval: Duration,
     /// Minimum time from `last` to the next pass, for passes that may be postponed.
-    pause: Duration,
+    cost_interval: Duration,
     /// Failed passes since the last completed one.
     failed: u32,
 }
 
 /// Cost of a GC pass.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Took {
+pub(super) struct PassCost {
     /// When it began.
     pub(super) begun: Instant,
     /// When it ended.
@@ -42,19 +42,19 @@ pub(super) struct Took {
 
 /// What work that waits for a GC pass is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
+pub(super) enum GcDecision {
     /// Make a pass now.
-    Over,
+    RunPass,
     /// Keep waiting: a pass has failed, and the next one is not due.
-    On,
+    KeepWaiting,
     /// Proceed without a pass: too many have failed.
-    InVain,
+    ProceedWithout,
 }
 
 impl GcSchedule {
     /// The first pass is due at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { due: now, last: now, least: Duration::ZERO, pause: Duration::ZERO, failed: 0 }
+        Self { due: now, last: now, min_interval: Duration::ZERO, cost_interval: Duration::ZERO, failed: 0 }
     }
 
     pub(super) fn due(&self) -> Instant {
@@ -62,28 +62,29 @@ impl GcSchedule {
     }
 
     /// What work that waits for a pass is to do.
-    pub(super) fn wait(&self, now: Instant) -> Wait {
+    pub(super) fn wait(&self, now: Instant) -> GcDecision {
         match self.failed {
-            0 => Wait::Over,
-            failed if failed > PATIENCE => Wait::InVain,
-            _ if now < self.due => Wait::On,
-            _ => Wait::Over,
+            0 => GcDecision::RunPass,
+            failed if failed > MAX_FAILURES => GcDecision::ProceedWithout,
+            _ if now < self.due => GcDecision::KeepWaiting,
+            _ => GcDecision::RunPass,
         }
     }
 
-    /// A pass is useful by `time`. It may be postponed, to limit its cost, to at most `most` after the last one, or to
+    /// A pass is useful by `time`. It may be postponed, to limit its cost, to at most `max_delay` after the last one, or to
     /// twice its duration.
-    pub(super) fn by(&mut self, time: Instant, most: Option<Duration>) {
+    pub(super) fn schedule_by(&mut self, time: Instant, max_delay: Option<Duration>) {
         if self.failed > 0 {
             // The retry is already scheduled.
             return;
         }
-        let pause = most.map_or(self.pause, |most| self.pause.min(most));
-        self.due = self.due.min(time).max(self.last + pause.max(self.least));
+        let cost_interval =
+            max_delay.map_or(self.cost_interval, |max_delay| self.cost_interval.min(max_delay));
+        self.due = self.due.min(time).max(self.last + cost_interval.max(self.min_interval));
     }
 
     /// Work waits for a pass: it is due at once unless passes fail.
-    pub(super) fn at_once(&mut self, now: Instant) {
+    pub(super) fn schedule_now(&mut self, now: Instant) {
         if self.failed == 0 {
             self.due = now;
         }
@@ -95,19 +96,19 @@ impl GcSchedule {
         self.failed += 1;
     }
 
-    /// A pass has completed. The next one is useful after `next` and may be postponed to at most `most` after it.
-    pub(super) fn end(&mut self, took: Took, next: Duration, most: Option<Duration>) {
-        let Took { begun, ended, processor } = took;
+    /// A pass has completed. The next one is useful after `next` and may be postponed to at most `max_delay` after it.
+    pub(super) fn end(&mut self, cost: PassCost, next: Duration, max_delay: Option<Duration>) {
+        let PassCost { begun, ended, processor } = cost;
         let due = begun + next;
         *self = Self {
             due,
             last: begun,
-            least: (ended - begun) * LARGEST_PART,
+            min_interval: (ended - begun) * MAX_TIME_DIVISOR,
             // Only CPU time counts: a preempted pass costs no more.
-            pause: processor * PART,
+            cost_interval: processor * MAX_CPU_DIVISOR,
             failed: 0,
         };
-        self.by(due, most);
+        self.schedule_by(due, max_delay);
     }
 }
 
@@ -118,82 +119,86 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A schedule after one pass of this duration, and when that pass began.
-    fn took(took: Duration, next: Duration, most: Option<Duration>) -> (GcSchedule, Instant) {
+    fn cost(cost: Duration, next: Duration, max_delay: Option<Duration>) -> (GcSchedule, Instant) {
         let begun = Instant::now();
-        let mut looks = GcSchedule::new(begun);
-        assert_eq!(looks.due(), begun);
-        looks.begin(begun);
-        looks.end(Took { begun, ended: begun + took, processor: took }, next, most);
-        (looks, begun)
+        let mut schedule = GcSchedule::new(begun);
+        assert_eq!(schedule.due(), begun);
+        schedule.begin(begun);
+        schedule.end(PassCost { begun, ended: begun + cost, processor: cost }, next, max_delay);
+        (schedule, begun)
     }
 
     #[test]
-    fn looks_take_a_small_part_of_the_time() {
-        let (mut looks, begun) = took(SECOND / 5, SECOND, None);
-        looks.by(begun + SECOND, None);
-        assert_eq!(looks.due(), begun + 10 * SECOND);
-        looks.at_once(begun + SECOND);
-        assert_eq!(looks.due(), begun + SECOND);
+    fn gc_passes_take_a_small_share_of_the_time() {
+        let (mut schedule, begun) = cost(SECOND / 5, SECOND, None);
+        schedule.schedule_by(begun + SECOND, None);
+        assert_eq!(schedule.due(), begun + 10 * SECOND);
+        schedule.schedule_now(begun + SECOND);
+        assert_eq!(schedule.due(), begun + SECOND);
     }
 
     #[test]
-    fn a_slow_look_puts_off_none_that_is_needed_in_time() {
-        let (looks, begun) = took(SECOND, 2 * SECOND, Some(3 * SECOND));
-        assert_eq!(looks.due(), begun + 3 * SECOND);
-        let (mut looks, begun) = took(SECOND / 100, 2 * SECOND, Some(2 * SECOND));
-        assert_eq!(looks.due(), begun + 2 * SECOND);
-        looks.by(begun, Some(2 * SECOND));
-        assert_eq!(looks.due(), begun + SECOND / 2);
+    fn slow_gc_pass_delays_no_pass_with_a_deadline() {
+        let (schedule, begun) = cost(SECOND, 2 * SECOND, Some(3 * SECOND));
+        assert_eq!(schedule.due(), begun + 3 * SECOND);
+        let (mut schedule, begun) = cost(SECOND / 100, 2 * SECOND, Some(2 * SECOND));
+        assert_eq!(schedule.due(), begun + 2 * SECOND);
+        schedule.schedule_by(begun, Some(2 * SECOND));
+        assert_eq!(schedule.due(), begun + SECOND / 2);
     }
 
     #[test]
-    fn a_look_that_was_held_up_costs_what_it_has_worked() {
+    fn preempted_gc_pass_costs_only_its_processor_time() {
         let begun = Instant::now();
-        let mut looks = GcSchedule::new(begun);
-        let took = Took { begun, ended: begun + SECOND, processor: SECOND / 100 };
-        looks.end(took, SECOND / 2, None);
-        assert_eq!(looks.due(), begun + 2 * SECOND, "half of the time was not the daemon's");
-        looks.end(Took { ended: begun + SECOND / 8, ..took }, SECOND / 10, None);
-        assert_eq!(looks.due(), begun + SECOND / 2);
+        let mut schedule = GcSchedule::new(begun);
+        let cost = PassCost { begun, ended: begun + SECOND, processor: SECOND / 100 };
+        schedule.end(cost, SECOND / 2, None);
+        assert_eq!(schedule.due(), begun + 2 * SECOND, "half of the time was not the daemon's");
+        schedule.end(PassCost { ended: begun + SECOND / 8, ..cost }, SECOND / 10, None);
+        assert_eq!(schedule.due(), begun + SECOND / 2);
     }
 
     #[test]
-    fn looks_never_take_more_than_half_of_the_time() {
-        let (looks, begun) = took(3 * SECOND, SECOND, Some(SECOND));
-        assert_eq!(looks.due(), begun + 6 * SECOND);
+    fn gc_passes_take_at_most_half_of_the_time() {
+        let (schedule, begun) = cost(3 * SECOND, SECOND, Some(SECOND));
+        assert_eq!(schedule.due(), begun + 6 * SECOND);
     }
 
     #[test]
-    fn what_is_needed_in_time_from_now_on_puts_off_none_from_now_on() {
-        let (mut looks, begun) = took(SECOND, SECOND, None);
-        assert_eq!(looks.due(), begun + 50 * SECOND);
-        looks.by(begun + 9 * SECOND, Some(2 * SECOND));
-        assert_eq!(looks.due(), begun + 9 * SECOND);
+    fn new_deadline_brings_the_next_gc_pass_forward() {
+        let (mut schedule, begun) = cost(SECOND, SECOND, None);
+        assert_eq!(schedule.due(), begun + 50 * SECOND);
+        schedule.schedule_by(begun + 9 * SECOND, Some(2 * SECOND));
+        assert_eq!(schedule.due(), begun + 9 * SECOND);
     }
 
     /// After a failed pass, waiting work neither gets the next pass early nor waits for ever.
     #[test]
-    fn looks_that_fail_are_a_second_apart_and_waited_for_for_a_while() {
+    fn failed_gc_passes_are_spaced_and_waited_for_a_limited_time() {
         let begun = Instant::now();
-        let mut looks = GcSchedule::new(begun);
-        assert_eq!(looks.wait(begun), Wait::Over);
+        let mut schedule = GcSchedule::new(begun);
+        assert_eq!(schedule.wait(begun), GcDecision::RunPass);
         let mut now = begun;
-        for _ in 0..PATIENCE {
-            looks.begin(now);
-            looks.at_once(now);
-            looks.by(now, None);
-            looks.by(now + 60 * SECOND, Some(SECOND));
-            assert_eq!((looks.due(), looks.wait(now)), (now + RETRY, Wait::On));
-            now = looks.due();
-            assert_eq!(looks.wait(now), Wait::Over);
+        for _ in 0..MAX_FAILURES {
+            schedule.begin(now);
+            schedule.schedule_now(now);
+            schedule.schedule_by(now, None);
+            schedule.schedule_by(now + 60 * SECOND, Some(SECOND));
+            assert_eq!((schedule.due(), schedule.wait(now)), (now + RETRY, GcDecision::KeepWaiting));
+            now = schedule.due();
+            assert_eq!(schedule.wait(now), GcDecision::RunPass);
         }
-        looks.begin(now);
-        looks.at_once(now);
-        assert_eq!((looks.due(), looks.wait(now)), (now + RETRY, Wait::InVain));
-        now = looks.due();
-        looks.begin(now);
-        assert_eq!((looks.due(), looks.wait(now)), (now + RETRY, Wait::InVain), "and goes on to be tried");
-        looks.end(Took { begun: now, ended: now, processor: SECOND }, SECOND, None);
-        assert_eq!(looks.wait(now), Wait::Over);
+        schedule.begin(now);
+        schedule.schedule_now(now);
+        assert_eq!((schedule.due(), schedule.wait(now)), (now + RETRY, GcDecision::ProceedWithout));
+        now = schedule.due();
+        schedule.begin(now);
+        assert_eq!(
+            (schedule.due(), schedule.wait(now)),
+            (now + RETRY, GcDecision::ProceedWithout),
+            "and goes on to be tried"
+        );
+        schedule.end(PassCost { begun: now, ended: now, processor: SECOND }, SECOND, None);
+        assert_eq!(schedule.wait(now), GcDecision::RunPass);
     }
 }

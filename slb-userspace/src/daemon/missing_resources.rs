@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::ports::{Links, missing};
 use crate::health::path;
-use slb_config::model::Daemon;
+use slb_config::model::DaemonConfig;
 
 /// Configured resources that do not exist now.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -16,14 +16,14 @@ pub(super) struct MissingResources {
 
 impl MissingResources {
     /// Resources of these settings that do not exist now. `links` are the existing interfaces.
-    pub(super) fn of(settings: &Daemon, links: &Links) -> Self {
+    pub(super) fn of(settings: &DaemonConfig, links: &Links) -> Self {
         Self {
             interfaces: missing(&settings.interfaces, links),
             probe_sources: settings
                 .probe_source
                 .iter()
                 .copied()
-                .filter(|source| !path::is_here(*source))
+                .filter(|source| !path::is_own_address(*source))
                 .collect(),
         }
     }
@@ -58,7 +58,7 @@ mod tests {
     use slb_config::samples::parsed;
 
     #[test]
-    fn what_is_not_there_is_named() {
+    fn missing_interfaces_and_probe_sources_are_named() {
         // An address of every machine, and one reserved for documentation (RFC 5737).
         let text = "[daemon]\ninterfaces = [\"lo\", \"absent0\"]\nprobe_source = [\"198.51.100.1\"]\n";
         let mut settings = parsed(text).daemon;

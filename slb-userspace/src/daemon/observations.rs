@@ -14,20 +14,20 @@ use slb_common::abi::backend::NextHop;
 
 use self::durations::Durations;
 use crate::{
-    health::{Event, Health, News, Target},
-    neigh::vips::Standings,
+    health::{Health, Target, TargetEvent, TargetUpdate},
+    neigh::vips::VipStates,
 };
 use slb_config::model::Config;
 use slb_control::{
-    dataplane::state::State,
-    desired::{Known, Reached, Verdict},
-    failover::{Change, Decision, Failover, Ways},
-    members::Side,
-    memory,
-    one_way::OneWay,
-    outlier_detection::{self, EjectionPolicy, OutlierDetector, Pool},
+    dataplane::state::MapState,
+    desired::{HealthVerdict, ObservedInputs, ServerRoute},
+    failover::{Failover, FailoverDecision, ServerNextHops, SideChange},
+    inherited_state,
+    listener_index::{ListenerIndex, LogNames},
+    listener_servers::Side,
+    one_way::OneWayServers,
+    outlier_detection::{self, DetectorPool, EjectionPolicy, OutlierDetector},
     overrides::Overrides,
-    users::{Named, Users},
 };
 
 /// Everything except the configuration that the desired state depends on.
@@ -41,66 +41,66 @@ pub(super) struct Observations {
     /// What to do about servers behind interfaces without the program, by interface name.
     advice: BTreeMap<String, String>,
     /// Health-check targets and the listeners that use them. Results for other targets come too late and are ignored.
-    users: Users,
+    users: ListenerIndex,
     /// Results of health checks.
-    probed: BTreeMap<Target, Verdict>,
+    probed: BTreeMap<Target, HealthVerdict>,
     /// Targets that this host cannot probe now, with the reason.
     not_probed: BTreeMap<Target, String>,
     /// The outlier detector: which servers passive signals have ejected.
     outlier_detector: OutlierDetector,
     /// Servers whose answers do not return through SLB.
-    one_way: OneWay,
+    one_way: OneWayServers,
     /// The health that follows from results of checks and from ejections.
-    health: BTreeMap<Target, Verdict>,
+    health: BTreeMap<Target, HealthVerdict>,
     /// Since when health checks have had their current result.
-    probed_since: Durations<Target, bool>,
+    check_durations: Durations<Target, bool>,
     /// Since when servers have been ejected, or no longer ejected.
-    held_out_since: Durations<(SocketAddr, EjectionPolicy), bool>,
+    ejection_durations: Durations<(SocketAddr, EjectionPolicy), bool>,
     failover: Failover,
     /// Since when each side has had the traffic, by load balancer, listener and VIP.
-    sides_since: Durations<(String, String, IpAddr), Side>,
-    next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
+    side_durations: Durations<(String, String, IpAddr), Side>,
+    next_hops: BTreeMap<IpAddr, Result<ServerRoute, String>>,
     /// Since when servers have had a next hop, or none.
-    ways_since: Durations<IpAddr, bool>,
+    next_hop_durations: Durations<IpAddr, bool>,
     /// When the kernel lost a next hop that it had, by server.
     lost: BTreeMap<IpAddr, Duration>,
     /// Next hops that an earlier run left in the maps.
-    remembered: BTreeMap<IpAddr, NextHop>,
-    vips: Standings,
+    restored: BTreeMap<IpAddr, NextHop>,
+    vips: VipStates,
 }
 
 impl Observations {
     /// Observations at the start: health and next hops that an earlier run left in the maps.
-    pub(super) fn remembered(config: &Config, held: &State, interfaces: BTreeMap<u32, String>) -> Self {
-        let health = memory::health(config, held);
+    pub(super) fn restored(config: &Config, held: &MapState, interfaces: BTreeMap<u32, String>) -> Self {
+        let health = inherited_state::health(config, held);
         Self {
-            users: Users::default(),
+            users: ListenerIndex::default(),
             refused: BTreeMap::new(),
             absent: BTreeSet::new(),
             advice: BTreeMap::new(),
             probed: health.clone(),
             not_probed: BTreeMap::new(),
             outlier_detector: OutlierDetector::default(),
-            one_way: OneWay::default(),
+            one_way: OneWayServers::default(),
             health,
-            probed_since: Durations::default(),
-            held_out_since: Durations::default(),
+            check_durations: Durations::default(),
+            ejection_durations: Durations::default(),
             failover: Failover::found(config, held),
-            sides_since: Durations::default(),
+            side_durations: Durations::default(),
             next_hops: BTreeMap::new(),
-            ways_since: Durations::default(),
+            next_hop_durations: Durations::default(),
             lost: BTreeMap::new(),
-            remembered: memory::next_hops(held)
+            restored: inherited_state::next_hops(held)
                 .into_iter()
                 .filter(|(_, hop)| interfaces.contains_key(&hop.ifindex))
                 .collect(),
             interfaces,
-            vips: Standings::default(),
+            vips: VipStates::default(),
         }
     }
 
-    pub(super) fn known<'a>(&'a self, overrides: &'a Overrides) -> Known<'a> {
-        Known {
+    pub(super) fn known<'a>(&'a self, overrides: &'a Overrides) -> ObservedInputs<'a> {
+        ObservedInputs {
             health: Some(&self.health),
             not_probed: Some(&self.not_probed),
             one_way: Some(self.one_way.servers()),
@@ -112,16 +112,16 @@ impl Observations {
     }
 
     /// Decides which side of each primary/secondary listener receives the traffic.
-    pub(super) fn decide(&self, config: &Config, overrides: &Overrides, now: Duration) -> Decision {
-        let ways = Ways { next_hops: &self.next_hops, lost: &self.lost };
-        self.failover.decide(config, &self.health, ways, Some(overrides), now)
+    pub(super) fn decide(&self, config: &Config, overrides: &Overrides, now: Duration) -> FailoverDecision {
+        let server_next_hops = ServerNextHops { next_hops: &self.next_hops, lost: &self.lost };
+        self.failover.decide(config, &self.health, server_next_hops, Some(overrides), now)
     }
 
     /// Records and logs a failover decision that has been applied.
-    pub(super) fn decided(&mut self, decision: Decision, now: Duration) {
-        for Change { load_balancer, listener, vips, to, server_group, check } in decision.changes {
+    pub(super) fn on_decision(&mut self, decision: FailoverDecision, now: Duration) {
+        for SideChange { load_balancer, listener, vips, to, server_group, check } in decision.changes {
             let noted = vips.iter().filter_map(|vip| {
-                self.sides_since.note((load_balancer.clone(), listener.clone(), *vip), to, now)
+                self.side_durations.note((load_balancer.clone(), listener.clone(), *vip), to, now)
             });
             let lasted = noted.max().map(tracing::field::debug);
             /// Logs with the fields that identify the listener.
@@ -148,40 +148,40 @@ impl Observations {
     pub(super) fn expect<'a>(
         &mut self,
         configs: impl IntoIterator<Item = &'a Config> + Clone,
-        inherited: BTreeMap<Target, Verdict>,
+        inherited: BTreeMap<Target, HealthVerdict>,
         now: Duration,
     ) {
-        self.users = Users::of(configs.clone());
+        self.users = ListenerIndex::of(configs.clone());
         for (target, verdict) in inherited {
             self.probed.entry(target).or_insert(verdict);
         }
         self.probed.retain(|target, _| self.users.check(target));
-        self.probed_since.retain(|target| self.users.check(target));
+        self.check_durations.retain(|target| self.users.check(target));
         self.not_probed.retain(|target, _| self.users.check(target));
         let watched = self.users.targets().filter_map(watched).collect();
         self.outlier_detector.retain(&watched);
-        self.held_out_since.retain(|key| watched.contains(key));
-        self.expect_sides(configs, now);
+        self.ejection_durations.retain(|key| watched.contains(key));
+        self.track_sides(configs, now);
         self.health = self
             .probed
             .iter()
-            .map(|(target, probed)| (target.clone(), self.judged(target, probed)))
+            .map(|(target, probed)| (target.clone(), self.effective_verdict(target, probed)))
             .collect();
     }
 
     /// Records which side has the traffic of new listeners, and drops listeners that are not configured.
-    fn expect_sides<'a>(&mut self, configs: impl IntoIterator<Item = &'a Config>, now: Duration) {
+    fn track_sides<'a>(&mut self, configs: impl IntoIterator<Item = &'a Config>, now: Duration) {
         let mut known = BTreeSet::new();
         for balancer in configs.into_iter().flat_map(|config| &config.load_balancers) {
             for listener in balancer.listeners.iter().filter(|listener| listener.target.has_sides()) {
                 for vip in &balancer.addresses {
                     let key = (balancer.name.to_string(), listener.name.to_string(), *vip);
-                    self.sides_since.begin(key.clone(), self.failover.side(listener, *vip), now);
+                    self.side_durations.begin(key.clone(), self.failover.side(listener, *vip), now);
                     known.insert(key);
                 }
             }
         }
-        self.sides_since.retain(|key| known.contains(key));
+        self.side_durations.retain(|key| known.contains(key));
     }
 
     /// The targets that are checked, with the last verdict on each.
@@ -207,7 +207,7 @@ impl Observations {
     }
 
     /// Whether a target has a health.
-    pub(super) fn has_verdict_on(&self, target: &Target) -> bool {
+    pub(super) fn has_health(&self, target: &Target) -> bool {
         self.health.contains_key(target)
     }
 
@@ -222,20 +222,22 @@ impl Observations {
     }
 
     /// Whether a server has a next hop.
-    pub(super) fn has_way_to(&self, address: &IpAddr) -> bool {
+    pub(super) fn has_next_hop_to(&self, address: &IpAddr) -> bool {
         self.next_hops.get(address).is_some_and(Result::is_ok)
     }
 
     /// Records and logs an event of a health check. Events of targets that are no longer configured are ignored.
-    pub(super) fn on_probe(&mut self, event: Event, now: Duration) {
-        let Event { target, news } = event;
+    pub(super) fn on_probe(&mut self, event: TargetEvent, now: Duration) {
+        let TargetEvent { target, news } = event;
         if !self.users.check(&target) {
             return;
         }
         let server = target.address;
-        let Named { load_balancer, listener, server_group, check } = self.users.of_target(&target);
+        let LogNames { load_balancer, listener, server_group, check } = self.users.of_target(&target);
         let lasted = news.health().and_then(|health| {
-            self.probed_since.note(target.clone(), health == Health::Healthy, now).map(tracing::field::debug)
+            self.check_durations
+                .note(target.clone(), health == Health::Healthy, now)
+                .map(tracing::field::debug)
         });
         /// Logs with the fields that identify the server, the check and its listeners.
         macro_rules! log {
@@ -244,77 +246,77 @@ impl Observations {
             };
         }
         let probed = match news {
-            News::Healthy => {
+            TargetUpdate::Healthy => {
                 log!(info, lasted, "healthy");
-                Verdict { healthy: true, detail: None }
+                HealthVerdict { healthy: true, detail: None }
             }
-            News::Unhealthy(detail) => {
+            TargetUpdate::Unhealthy(detail) => {
                 log!(warn, lasted, detail, "unhealthy");
-                Verdict { healthy: false, detail: Some(detail) }
+                HealthVerdict { healthy: false, detail: Some(detail) }
             }
-            News::Explained(detail) => {
+            TargetUpdate::MoreDetail(detail) => {
                 log!(info, detail, "cause of the failed health check");
-                Verdict { healthy: false, detail: Some(detail) }
+                HealthVerdict { healthy: false, detail: Some(detail) }
             }
-            News::NotProbed(detail) => {
+            TargetUpdate::NotProbed(detail) => {
                 log!(warn, detail, "health check could not run; keeping last state");
                 self.not_probed.insert(target, detail);
                 return;
             }
-            News::Probed => {
+            TargetUpdate::Probed => {
                 log!(info, "health check runs again");
                 self.not_probed.remove(&target);
                 return;
             }
         };
         self.not_probed.remove(&target);
-        self.health.insert(target.clone(), self.judged(&target, &probed));
+        self.health.insert(target.clone(), self.effective_verdict(&target, &probed));
         self.probed.insert(target, probed);
     }
 
     /// Forgets which targets could not be probed: probes have new settings that may remove the cause.
-    pub(super) fn forget_not_probed(&mut self) {
+    pub(super) fn clear_not_probed(&mut self) {
         self.not_probed.clear();
     }
 
     /// Passes outcomes of new connections to the outlier detector. Returns whether the health of a server may change.
-    pub(super) fn on_outcomes(&mut self, handshakes: &[Pool], now: Duration) -> bool {
+    pub(super) fn on_outcomes(&mut self, handshakes: &[DetectorPool], now: Duration) -> bool {
         let changes = self.outlier_detector.judge(handshakes, now);
-        changes.iter().for_each(|change| self.log_held_out(change, now));
-        let changed: BTreeSet<_> = changes.into_iter().map(|change| (change.server, change.terms)).collect();
+        changes.iter().for_each(|change| self.log_ejection(change, now));
+        let changed: BTreeSet<_> = changes.into_iter().map(|change| (change.server, change.policy)).collect();
         if changed.is_empty() {
             return false;
         }
         let affected = |target: &&Target| watched(target).is_some_and(|key| changed.contains(&key));
         let affected: Vec<_> = self.probed.keys().filter(affected).cloned().collect();
         for target in affected {
-            let verdict = self.judged(&target, &self.probed[&target]);
+            let verdict = self.effective_verdict(&target, &self.probed[&target]);
             self.health.insert(target, verdict);
         }
         true
     }
 
-    fn log_held_out(&mut self, change: &outlier_detection::Change, now: Duration) {
-        let outlier_detection::Change { server, terms, held } = change;
-        let key = (*server, *terms);
+    fn log_ejection(&mut self, change: &outlier_detection::EjectionChange, now: Duration) {
+        let outlier_detection::EjectionChange { server, policy, duration } = change;
+        let key = (*server, *policy);
         let targets: Vec<_> =
             self.users.targets().filter(|target| watched(target) == Some(key)).cloned().collect();
-        let Named { load_balancer, listener, server_group, check } = self.users.of_targets(&targets);
-        let noted = self.held_out_since.note(key, held.is_some(), now);
+        let LogNames { load_balancer, listener, server_group, check } = self.users.of_targets(&targets);
+        let noted = self.ejection_durations.note(key, duration.is_some(), now);
         // Before the first ejection, the server was well for as long as its check has passed.
-        let lasted =
-            noted.or_else(|| targets.iter().filter_map(|target| self.probed_since.lasts(target, now)).max());
+        let lasted = noted
+            .or_else(|| targets.iter().filter_map(|target| self.check_durations.lasts(target, now)).max());
         let lasted = lasted.map(tracing::field::debug);
-        match held {
-            Some(held) => tracing::warn!(
+        match duration {
+            Some(duration) => tracing::warn!(
                 %server,
                 load_balancer,
                 listener,
                 server_group,
                 check,
                 lasted,
-                detail = self.outlier_detector.reason(*server, *terms),
-                ?held,
+                detail = self.outlier_detector.reason(*server, *policy),
+                ?duration,
                 "unhealthy: its traffic fails, and its check does not"
             ),
             None => tracing::info!(
@@ -330,21 +332,24 @@ impl Observations {
     }
 
     /// The health that follows from the check's result and from ejection.
-    fn judged(&self, target: &Target, probed: &Verdict) -> Verdict {
-        let reason = watched(target).and_then(|(server, terms)| self.outlier_detector.reason(server, terms));
+    fn effective_verdict(&self, target: &Target, probed: &HealthVerdict) -> HealthVerdict {
+        let reason =
+            watched(target).and_then(|(server, policy)| self.outlier_detector.reason(server, policy));
         match reason {
-            Some(reason) if probed.healthy => Verdict { healthy: false, detail: Some(reason.to_owned()) },
+            Some(reason) if probed.healthy => {
+                HealthVerdict { healthy: false, detail: Some(reason.to_owned()) }
+            }
             _ => probed.clone(),
         }
     }
 
     /// The state of VIPs on this host.
-    pub(super) fn vips(&self) -> Standings {
+    pub(super) fn vips(&self) -> VipStates {
         self.vips.clone()
     }
 
     /// Sets the state of VIPs on this host, and logs changes.
-    pub(super) fn set_vips(&mut self, vips: Standings) {
+    pub(super) fn set_vips(&mut self, vips: VipStates) {
         for (vip, standing) in vips.iter() {
             let before = self.vips.get(vip);
             if before.is_some_and(|before| before.is_local != standing.is_local) {

@@ -5,16 +5,16 @@ use std::time::Duration;
 use super::Daemon;
 use crate::{
     clock::rounded,
-    server::{requests::Refused, status::Outages},
+    server::{requests::RequestError, status::ListenerOutages},
 };
 use slb_api::types;
 use slb_control::{
-    dataplane::state::State,
-    desired::{Desired, Known, desired},
-    drains::{self, Event},
-    outages::{self, Change},
-    overrides::{Overrides, Place},
-    users::{Named, check_of, of_listeners},
+    dataplane::state::MapState,
+    desired::{Desired, ObservedInputs, desired},
+    drain_events::{self, DrainEvent},
+    listener_index::{LogNames, check_of, of_listeners},
+    outages::{self, OutageChange},
+    overrides::{OverrideKey, Overrides},
 };
 
 impl Daemon {
@@ -22,22 +22,22 @@ impl Daemon {
     pub(super) fn follow_outages(&mut self, desired: &Desired, now: Duration) {
         for change in self.outages.follow(desired, now) {
             match change {
-                Change::Began(place, outage, lasted) => tracing::error!(
-                    load_balancer = place.load_balancer,
-                    listener = place.listener,
+                OutageChange::Began(listener_vips, outage, lasted) => tracing::error!(
+                    load_balancer = listener_vips.load_balancer,
+                    listener = listener_vips.listener,
                     server_group = outage.group,
-                    vips = ?place.vips,
-                    check = check_of(&self.config, &place.load_balancer, &place.listener),
+                    vips = ?listener_vips.vips,
+                    check = check_of(&self.config, &listener_vips.load_balancer, &listener_vips.listener),
                     lasted = lasted.map(rounded).map(tracing::field::debug),
                     why = outage.why,
                     "no server receives new connections of this listener"
                 ),
-                Change::Ended(place, outage, lasted) => tracing::warn!(
-                    load_balancer = place.load_balancer,
-                    listener = place.listener,
+                OutageChange::Ended(listener_vips, outage, lasted) => tracing::warn!(
+                    load_balancer = listener_vips.load_balancer,
+                    listener = listener_vips.listener,
                     server_group = outage.group,
-                    vips = ?place.vips,
-                    check = check_of(&self.config, &place.load_balancer, &place.listener),
+                    vips = ?listener_vips.vips,
+                    check = check_of(&self.config, &listener_vips.load_balancer, &listener_vips.listener),
                     lasted = ?rounded(lasted),
                     "a server receives new connections of this listener again"
                 ),
@@ -46,10 +46,10 @@ impl Daemon {
     }
 
     /// Logs the begin and the end of drains.
-    pub(super) fn follow_drains(&mut self, held: &State, now: Duration) {
+    pub(super) fn follow_drains(&mut self, held: &MapState, now: Duration) {
         for event in self.drains.follow(held, now) {
-            let Event { server, listeners, server_group, is_removed, change } = event;
-            let Named { load_balancer, listener, server_group, check } =
+            let DrainEvent { server, listeners, server_group, is_removed, change } = event;
+            let LogNames { load_balancer, listener, server_group, check } =
                 of_listeners(&self.config, &listeners, server_group.as_deref());
             /// Logs with the fields that identify the server and its listeners.
             macro_rules! log {
@@ -61,13 +61,13 @@ impl Daemon {
             }
             let field = |lasted: Option<Duration>| lasted.map(rounded).map(tracing::field::debug);
             match change {
-                drains::Change::Began(left) => {
+                drain_events::DrainChange::Began(left) => {
                     log!(?left, "drain: the server receives no new connections; those it has may go on");
                 }
-                drains::Change::Over(lasted) => {
+                drain_events::DrainChange::DeadlinePassed(lasted) => {
                     log!(lasted = field(lasted), "drain is over: connections that are left are reset");
                 }
-                drains::Change::Ended(lasted) => {
+                drain_events::DrainChange::Ended(lasted) => {
                     log!(
                         lasted = field(lasted),
                         "drain ended early: the server receives new connections again"
@@ -78,12 +78,12 @@ impl Daemon {
     }
 
     /// The outages, for the API.
-    pub(super) fn shown_outages(&self, now: Duration) -> Outages {
-        let mut shown = Outages::new();
-        for (place, outage, since) in self.outages.all() {
-            let listener = (place.load_balancer.clone(), place.listener.clone());
-            shown.entry(listener).or_default().push(types::Outage {
-                addresses: place.vips.clone(),
+    pub(super) fn outages_document(&self, now: Duration) -> ListenerOutages {
+        let mut shown = ListenerOutages::new();
+        for (listener_vips, outage, since) in self.outages.all() {
+            let listener = (listener_vips.load_balancer.clone(), listener_vips.listener.clone());
+            shown.entry(listener).or_default().push(types::ApiOutage {
+                addresses: listener_vips.vips.clone(),
                 why: Some(outage.why.clone()),
                 seconds: Some(now.saturating_sub(since).as_secs()),
             });
@@ -96,25 +96,26 @@ impl Daemon {
         &self,
         before: &Overrides,
         after: &Overrides,
-        places: &[Place],
+        override_keys: &[OverrideKey],
         now: Duration,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), RequestError> {
         let with = |overrides| {
             let decision = self.observations.decide(&self.config, overrides, now);
-            let known = Known { failover: Some(&decision.failover), ..self.observations.known(overrides) };
+            let known =
+                ObservedInputs { failover: Some(&decision.failover), ..self.observations.known(overrides) };
             desired(&self.config, known)
         };
-        let lost = outages::lost(&with(before), &with(after));
-        if lost.is_empty() {
+        let new_outages = outages::new_outages(&with(before), &with(after));
+        if new_outages.is_empty() {
             return Ok(());
         }
-        let servers: Vec<_> = places.iter().map(ToString::to_string).collect();
-        let them = if lost.len() == 1 { "listener" } else { "listeners" };
-        Err(Refused::Conflict(format!(
+        let servers: Vec<_> = override_keys.iter().map(ToString::to_string).collect();
+        let them = if new_outages.len() == 1 { "listener" } else { "listeners" };
+        Err(RequestError::Conflict(format!(
             "{}: no other server receives new connections of {them} {}: enable or add one first, or use --force (in the API \
              `\"force\": true`): nothing was changed",
             servers.join(", "),
-            lost.join(", ")
+            new_outages.join(", ")
         )))
     }
 }

@@ -2,7 +2,7 @@
 //! interface reappears.
 
 mod attach;
-pub(super) mod merged;
+pub(super) mod merging;
 mod pinned;
 mod renamed;
 mod stacked;
@@ -24,20 +24,20 @@ use crate::{
     dataplane::bpf::{
         interfaces::InterfaceTable,
         link::Link as Pinned,
-        loader::{self, Sizes},
+        loader::{self, MapSizes},
         maps::Maps,
         pins::Pins,
         resize,
         xdp::{Attachment, Program},
     },
-    devices::{self, Hook, Record},
-    neigh::{self, Link, vips::Standings},
-    server::interfaces::{Shown, View},
+    devices::{self, Hook, InterfaceRecord},
+    neigh::{self, Link, vips::VipStates},
+    server::interfaces::{AttachedInterface, InterfaceView},
 };
 use slb_config::model::{Config, InterfaceRole, XdpMode};
 use slb_control::{
-    desired::{Known, desired, vips_alone},
-    ids::Surroundings,
+    desired::{ObservedInputs, desired, vips_without_listeners},
+    ids::MapLimits,
     reconcile::Reconciler,
 };
 
@@ -69,11 +69,11 @@ pub(super) struct Ports {
     claim: pinned::Claim,
     /// Why pins are missing, if they are.
     pins_trouble: Option<String>,
-    ports: BTreeMap<String, Port>,
+    ports: BTreeMap<String, PortState>,
     /// Current names of renamed interfaces, by configured name.
     renamed: BTreeMap<String, String>,
     /// Interfaces that the program was attached to, by index.
-    held: BTreeMap<u32, Held>,
+    held: BTreeMap<u32, ManagedInterface>,
     stacked: stacked::Stacked,
     /// The data path's interface table.
     table: InterfaceTable,
@@ -82,25 +82,25 @@ pub(super) struct Ports {
     /// The interfaces as of the last update of the table.
     seen: Links,
     /// Pairs of interfaces that collide in the table.
-    clashes: Vec<(u32, u32)>,
+    collisions: Vec<(u32, u32)>,
     /// State for the next run and for `slbd detach`.
-    record: Record,
-    view: channel::Sender<Arc<View>>,
+    record: InterfaceRecord,
+    view: channel::Sender<Arc<InterfaceView>>,
 }
 
 /// An interface that the program was attached to.
-struct Held {
+struct ManagedInterface {
     /// As last read from the kernel.
     link: Link,
     /// The pinned BPF link between program and interface.
     pinned: Pinned,
     hook: Hook,
     /// Why the next start would refuse it, if so. Example: it has become a member of a bond or a VRF.
-    misfit: Option<String>,
+    start_refusal: Option<String>,
     /// Why its capabilities could not be read at the last poll, if so.
     trouble: Option<String>,
     /// Consecutive polls in which it could not take part in native forwarding.
-    misses: u8,
+    failed_polls: u8,
     /// Indexes of its lower interfaces, for the generic hook. They must not merge frames (GRO).
     below: BTreeSet<u32>,
     /// Remarks that are shown for it.
@@ -109,23 +109,23 @@ struct Held {
 
 /// State of a configured interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Port {
+enum PortState {
     /// It runs the program and forwards.
     Attached(u32),
     /// It runs the program and cannot forward.
     Unfit { index: u32, why: String },
     /// No interface has this name now.
-    MissingResources,
+    Absent,
     /// The program could not be attached.
     Refused { index: u32, why: String },
 }
 
-impl Port {
+impl PortState {
     /// Index of the interface, if it runs the program.
     fn runs(&self) -> Option<u32> {
         match self {
             Self::Attached(index) | Self::Unfit { index, .. } => Some(*index),
-            Self::MissingResources | Self::Refused { .. } => None,
+            Self::Absent | Self::Refused { .. } => None,
         }
     }
 }
@@ -144,19 +144,19 @@ pub(super) fn attach(
     pins: &Pins,
     links: &Links,
     hz: u32,
-    vips: &Standings,
-    record: Record,
+    vips: &VipStates,
+    record: InterfaceRecord,
 ) -> Result<(Reconciler<Maps>, Ports)> {
-    let renamed = renamed::since(&record, pins, &config.daemon.interfaces, links)?;
+    let renamed = renamed::read_renamed(&record, pins, &config.daemon.interfaces, links)?;
     let links = &renamed::under_old_names(&renamed, links);
-    some_there(&config.daemon.interfaces, links)?;
+    expect_any_exists(&config.daemon.interfaces, links)?;
     expect_fit(&[], &config.daemon.interfaces, links)?;
     let here: Vec<Link> = links.values().cloned().collect();
     pins.expect_here(&here).context(
         "set [daemon] pin_dir to another directory: each network namespace needs one of its own (where nothing of the other \
          one is needed any more, `slbd detach --force` removes its pins)",
     )?;
-    let sizes = Sizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
+    let sizes = MapSizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
     if let Err(error) = resize::begin(pins, sizes) {
         let error = format!("{error:#}");
         tracing::warn!(error, "[daemon] flow_table_entries: the flow table keeps its size");
@@ -172,18 +172,19 @@ pub(super) fn attach(
     );
     let maps = Maps::open(pins)?;
     let max_backends = maps.max_backends();
-    if let Some(room) = kept_room(config.daemon.max_servers, max_backends) {
+    if let Some(room) = kept_size_notice(config.daemon.max_servers, max_backends) {
         tracing::warn!("{room}");
     }
-    let surroundings = Surroundings { interfaces: BTreeSet::new(), hz, max_backends };
-    let mut reconciler = Reconciler::new(maps, surroundings);
-    let checked = reconciler.check(&desired(config, Known { vips: Some(vips), ..Known::default() }));
-    match kept_room(config.daemon.max_servers, max_backends) {
+    let limits = MapLimits { interfaces: BTreeSet::new(), hz, max_backends };
+    let mut reconciler = Reconciler::new(maps, limits);
+    let checked =
+        reconciler.check(&desired(config, ObservedInputs { vips: Some(vips), ..ObservedInputs::default() }));
+    match kept_size_notice(config.daemon.max_servers, max_backends) {
         Some(room) => checked.context(room)?,
         None => checked?,
     }
-    if reconciler.held()?.services.is_empty() {
-        reconciler.reconcile(&vips_alone(config, vips), since_start()?)?;
+    if reconciler.actual()?.services.is_empty() {
+        reconciler.reconcile(&vips_without_listeners(config, vips), since_start()?)?;
     }
     resize::migrate(pins, &mut program, hz)?;
     let mut ports = Ports {
@@ -201,20 +202,20 @@ pub(super) fn attach(
         table: InterfaceTable::open(pins)?,
         roles: config.daemon.roles.clone(),
         seen: Links::new(),
-        clashes: Vec::new(),
+        collisions: Vec::new(),
         record,
         view: channel::Sender::default(),
     };
     ports.add(&config.daemon.interfaces, links)?;
     loader::detach_others(pins, &ports.held.keys().copied().collect())?;
     loader::remove_unused_programs(&mut ports.program, pins)?;
-    ports.merge_again();
+    ports.restore_merging();
     reconciler.set_interfaces(ports.exits(&[]), &BTreeSet::new());
     Ok((reconciler, ports))
 }
 
 /// Explains how to change `max_servers` if the existing maps have another capacity.
-fn kept_room(configured: u32, held: u32) -> Option<String> {
+fn kept_size_notice(configured: u32, held: u32) -> Option<String> {
     (configured != held).then(|| {
         format!(
             "[daemon] max_servers = {configured} has no effect yet: the maps were made for {held} servers and are in use; for \
@@ -225,7 +226,7 @@ fn kept_room(configured: u32, held: u32) -> Option<String> {
 }
 
 /// Fails if none of the named interfaces exists.
-pub(super) fn some_there(names: &[String], links: &Links) -> Result<()> {
+pub(super) fn expect_any_exists(names: &[String], links: &Links) -> Result<()> {
     match names.first() {
         Some(name) if missing(names, links).len() == names.len() => {
             let names: Vec<_> = links.keys().map(String::as_str).collect();
@@ -253,14 +254,14 @@ impl Ports {
 
     /// Configured names of the interfaces that run the program and forward.
     pub(super) fn attached_names(&self) -> BTreeSet<String> {
-        let attached = self.ports.iter().filter(|(_, port)| matches!(port, Port::Attached(_)));
+        let attached = self.ports.iter().filter(|(_, port)| matches!(port, PortState::Attached(_)));
         attached.map(|(name, _)| name.clone()).collect()
     }
 
     /// [`Self::attached`] without the interfaces of these names. An interface may have several names.
     pub(super) fn attached_without(&self, names: &[String]) -> BTreeMap<u32, String> {
-        let attached = |(name, port): (&String, &Port)| match port {
-            Port::Attached(index) => Some((*index, name.clone())),
+        let attached = |(name, port): (&String, &PortState)| match port {
+            PortState::Attached(index) => Some((*index, name.clone())),
             _ => None,
         };
         self.ports.iter().filter(|(name, _)| !names.contains(name)).filter_map(attached).collect()
@@ -268,15 +269,17 @@ impl Ports {
 
     /// Existing interfaces that do not forward, by index, with the reason.
     pub(super) fn refused(&self) -> BTreeMap<u32, String> {
-        let refused = |port: &Port| match port {
-            Port::Refused { index, why } | Port::Unfit { index, why } => Some((*index, why.clone())),
+        let refused = |port: &PortState| match port {
+            PortState::Refused { index, why } | PortState::Unfit { index, why } => {
+                Some((*index, why.clone()))
+            }
             _ => None,
         };
         self.ports.values().filter_map(refused).collect()
     }
 
     /// Publishes the interfaces as the API shows them, at each change.
-    pub(super) fn view(&self) -> channel::Receiver<Arc<View>> {
+    pub(super) fn view(&self) -> channel::Receiver<Arc<InterfaceView>> {
         self.view.subscribe()
     }
 
@@ -286,47 +289,48 @@ impl Ports {
     }
 
     /// Persists the record in `directory`, for the next run and for `slbd detach`.
-    pub(super) fn keep_record_in(&self, directory: &Path) {
-        self.record.keep_in(directory);
+    pub(super) fn persist_record_in(&self, directory: &Path) {
+        self.record.persist_in(directory);
     }
 
     fn publish(&mut self) {
         let running = self.ports.iter().filter_map(|(name, port)| Some((name.clone(), port.runs()?)));
         self.record.note_names(running.collect());
-        let mut view = View { pins_trouble: self.pins_trouble.clone(), ..View::default() };
+        let mut view = InterfaceView { pins_trouble: self.pins_trouble.clone(), ..InterfaceView::default() };
         for (name, port) in &self.ports {
             match port {
-                Port::Attached(index) => {
+                PortState::Attached(index) => {
                     view.attached.extend(self.held.get(index).map(|held| (*index, self.shown(name, held))));
                 }
-                Port::Unfit { why, .. } | Port::Refused { why, .. } => {
+                PortState::Unfit { why, .. } | PortState::Refused { why, .. } => {
                     view.without.insert(name.clone(), why.clone());
                 }
-                Port::MissingResources => {}
+                PortState::Absent => {}
             }
         }
         view.held = self.held.iter().map(|(index, held)| (*index, held.link.name.clone())).collect();
         self.view.send_replace(Arc::new(view));
     }
 
-    fn shown(&self, name: &str, held: &Held) -> Shown {
+    fn shown(&self, name: &str, held: &ManagedInterface) -> AttachedInterface {
         let why = self.why_generic.iter().filter(|_| held.hook == Hook::Generic).cloned();
         let renamed = self.renamed.get(name).map(|now| renamed::advice(name, now));
         let members = self.note_on_members(held.link.index);
-        let notes = why.chain(renamed).chain(held.misfit.clone()).chain(members).chain(held.notes.clone());
+        let notes =
+            why.chain(renamed).chain(held.start_refusal.clone()).chain(members).chain(held.notes.clone());
         let notes = notes.collect();
-        Shown { name: name.to_owned(), hook: held.hook, notes }
+        AttachedInterface { name: name.to_owned(), hook: held.hook, notes }
     }
 
     /// Configured names without an interface.
     pub(super) fn absent(&self) -> BTreeSet<String> {
-        let absent = self.ports.iter().filter(|(_, port)| **port == Port::MissingResources);
+        let absent = self.ports.iter().filter(|(_, port)| **port == PortState::Absent);
         absent.map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether the program could not be attached to an existing interface.
-    pub(super) fn are_refused(&self) -> bool {
-        self.ports.values().any(|port| matches!(port, Port::Refused { .. }))
+    pub(super) fn has_refused(&self) -> bool {
+        self.ports.values().any(|port| matches!(port, PortState::Refused { .. }))
     }
 
     /// Attaches the program to more interfaces. An absent one is attached when it appears.
@@ -340,12 +344,12 @@ impl Ports {
         self.note_interfaces(&present, links)?;
         self.attach_together(&present)?;
         for name in names {
-            let port = links.get(name).map_or(Port::MissingResources, |link| Port::Attached(link.index));
+            let port = links.get(name).map_or(PortState::Absent, |link| PortState::Attached(link.index));
             self.ports.insert(name.clone(), port);
         }
-        self.survey(links);
-        self.judge(true);
-        self.unmerge(links);
+        self.update_members(links);
+        self.update_states(true);
+        self.disable_merging(links);
         self.publish();
         Ok(())
     }
@@ -353,20 +357,20 @@ impl Ports {
     /// Attaches the program to more interfaces, and retries later where that fails now. Returns the same as
     /// [`Self::follow`], empty instead of `None`.
     pub(super) fn restore(&mut self, names: &[String], links: &Links) -> BTreeSet<u32> {
-        self.ports.extend(names.iter().map(|name| (name.clone(), Port::MissingResources)));
+        self.ports.extend(names.iter().map(|name| (name.clone(), PortState::Absent)));
         self.follow(links).unwrap_or_default()
     }
 
     /// Detaches the program from interfaces.
     pub(super) fn remove(&mut self, names: &[String]) {
         for name in names {
-            if let Some(index) = self.ports.remove(name).as_ref().and_then(Port::runs)
+            if let Some(index) = self.ports.remove(name).as_ref().and_then(PortState::runs)
                 && !self.ports.values().any(|port| port.runs() == Some(index))
             {
                 self.unpin(name, index);
             }
         }
-        self.merge_again();
+        self.restore_merging();
         self.publish();
     }
 
@@ -379,7 +383,7 @@ impl Ports {
         let (mut changed, mut gone) = (false, BTreeSet::new());
         for (name, port) in mem::take(&mut self.ports) {
             let link = links.get(&name);
-            let now = if self.holds(&port, link) {
+            let now = if self.is_unchanged(&port, link) {
                 port.clone()
             } else {
                 self.followed(&name, &port, link, links, &mut gone)
@@ -387,10 +391,10 @@ impl Ports {
             changed |= now != port;
             self.ports.insert(name, now);
         }
-        gone.extend(self.gone_members(links));
-        changed |= self.survey(links);
-        self.unmerge(links);
-        self.merge_again();
+        gone.extend(self.removed_members(links));
+        changed |= self.update_members(links);
+        self.disable_merging(links);
+        self.restore_merging();
         self.publish();
         (changed || !gone.is_empty()).then_some(gone)
     }
@@ -398,11 +402,11 @@ impl Ports {
     fn followed(
         &mut self,
         name: &str,
-        port: &Port,
+        port: &PortState,
         link: Option<&Link>,
         links: &Links,
         gone: &mut BTreeSet<u32>,
-    ) -> Port {
+    ) -> PortState {
         let before = port.runs();
         // The same index may be the same interface. Then its BPF link is still valid and is kept.
         if let Some(index) = before.filter(|index| link.is_none_or(|link| link.index != *index)) {
@@ -410,23 +414,23 @@ impl Ports {
             gone.insert(index);
         }
         let Some(link) = link else {
-            if *port != Port::MissingResources {
+            if *port != PortState::Absent {
                 tracing::warn!(interface = name, "the interface is gone: attached again when it comes back");
             }
-            return Port::MissingResources;
+            return PortState::Absent;
         };
-        self.say_taken(port, link);
+        self.log_occupied(port, link);
         let ready = self.expect_fit(link, links).and_then(|()| self.note_interfaces(&[link], links));
         match ready.and_then(|()| self.attach_later(link)) {
-            Ok(Attachment::Replaced) => Port::Attached(link.index),
+            Ok(Attachment::Replaced) => PortState::Attached(link.index),
             Ok(_) => {
                 gone.extend(before);
-                Port::Attached(link.index)
+                PortState::Attached(link.index)
             }
             Err(error) => {
                 self.held.remove(&link.index);
                 gone.extend(before);
-                let now = Port::Refused { index: link.index, why: format!("{error:#}") };
+                let now = PortState::Refused { index: link.index, why: format!("{error:#}") };
                 if now != *port {
                     tracing::error!(
                         interface = name,
@@ -449,18 +453,18 @@ impl Ports {
     }
 
     /// Whether the state of an interface needs no action.
-    fn holds(&self, port: &Port, link: Option<&Link>) -> bool {
+    fn is_unchanged(&self, port: &PortState, link: Option<&Link>) -> bool {
         match port {
-            Port::Attached(index) | Port::Unfit { index, .. } => {
+            PortState::Attached(index) | PortState::Unfit { index, .. } => {
                 link.is_some_and(|link| link.index == *index) && self.runs_on(*index)
             }
-            Port::MissingResources => link.is_none(),
-            Port::Refused { .. } => false,
+            PortState::Absent => link.is_none(),
+            PortState::Refused { .. } => false,
         }
     }
 
     /// Logs how an existing interface has lost the program.
-    fn say_taken(&self, port: &Port, link: &Link) {
+    fn log_occupied(&self, port: &PortState, link: &Link) {
         let held = port.runs().filter(|index| link.index == *index).and_then(|index| self.held.get(&index));
         let Some(held) = held else { return };
         let interface = &link.name;

@@ -8,27 +8,27 @@ use tokio::time::Instant;
 
 use super::{
     Daemon,
-    adoption::{Adoption, Then},
     missing_resources::MissingResources,
     ports,
+    reconfiguration::{ConfigCommand, Reconfiguration},
 };
-use crate::{clock::since_start, health::Target, neigh::vips, server::requests::Refused};
-use slb_api::types::Changed;
-use slb_config::{Config, difference::difference, fixed};
+use crate::{clock::since_start, health::Target, neigh::vips, server::requests::RequestError};
+use slb_api::types::ChangeResult;
+use slb_config::{Config, difference::difference, immutable_settings};
 use slb_control::{
     desired::desired,
-    memory,
+    inherited_state,
     targets::{addresses, destinations, targets},
-    warm_up::{Serving, awaited},
+    warm_up::{HealthyWeights, warm_up},
 };
 
 /// How a configuration becomes active.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Coming {
+pub(super) enum AttachPolicy {
     /// A user has requested it: it is applied as a whole or not at all.
-    New,
+    AllOrNone,
     /// A rollback: it is applied even if its interfaces are missing or refuse the program.
-    Back,
+    BestEffort,
 }
 
 impl Daemon {
@@ -37,19 +37,19 @@ impl Daemon {
     ///
     /// # Errors
     /// The configuration cannot become active; the error says why.
-    pub(super) async fn examine(&mut self, config: &Config) -> Result<MissingResources, Refused> {
-        let fixed = fixed::refusals(&self.config.daemon, &config.daemon);
+    pub(super) async fn validate(&mut self, config: &Config) -> Result<MissingResources, RequestError> {
+        let fixed = immutable_settings::violations(&self.config.daemon, &config.daemon);
         let errors: Vec<_> = fixed.iter().map(|refusal| format!("error: {refusal}")).collect();
         if !errors.is_empty() {
-            return Err(Refused::Unfit(errors.join("\n")));
+            return Err(RequestError::Invalid(errors.join("\n")));
         }
-        let unfit = |error: anyhow::Error| Refused::Unfit(format!("error: {error:#}"));
+        let unfit = |error: anyhow::Error| RequestError::Invalid(format!("error: {error:#}"));
         let interfaces = &config.daemon.interfaces;
         let links = self.ports.known(&ports::links().await.map_err(unfit)?);
         let (added, removed) = changed_interfaces(&self.config, config);
         // The interfaces that stay may all be absent for a while. That must not block an unrelated change.
         if !added.is_empty() || !removed.is_empty() {
-            ports::some_there(interfaces, &links).map_err(unfit)?;
+            ports::expect_any_exists(interfaces, &links).map_err(unfit)?;
             ports::expect_fit(&self.config.daemon.interfaces, interfaces, &links).map_err(unfit)?;
         }
         let desired = desired(config, self.observations.known(self.store.settings()));
@@ -58,7 +58,7 @@ impl Daemon {
     }
 
     /// Begins to replace the active configuration: probes new servers and resolves their next hops. The control loop
-    /// applies it once [`Adoption::is_ready`].
+    /// applies it once [`Reconfiguration::is_ready`].
     ///
     /// # Errors
     /// The program cannot be attached to new interfaces, or the state of VIPs or maps cannot be read. Nothing has
@@ -66,145 +66,152 @@ impl Daemon {
     pub(super) async fn begin(
         &mut self,
         config: Arc<Config>,
-        coming: Coming,
-        then: Then,
-    ) -> Result<(), (anyhow::Error, Then)> {
+        attach_policy: AttachPolicy,
+        then: ConfigCommand,
+    ) -> Result<(), (anyhow::Error, ConfigCommand)> {
         match vips::read(&(&addresses(&self.config) | &addresses(&config))).await {
-            Ok(standings) => self.observations.set_vips(Arc::new(standings)),
+            Ok(vip_states) => self.observations.set_vips(Arc::new(vip_states)),
             Err(error) => return Err((error, then)),
         }
         let (added, removed) = changed_interfaces(&self.config, &config);
         // Interfaces that a superseded reconfiguration has attached stay attached.
-        let before = self.adoption.take();
+        let before = self.reconfiguration.take();
         let attached = before.as_ref().map_or(&[][..], |before| &before.added);
         self.ports.add_roles(&added, &config.daemon.roles);
         let missing: Vec<_> = added.iter().filter(|name| !attached.contains(name)).cloned().collect();
-        if let Err(error) = self.attach_more(&missing, coming).await {
-            self.adoption = before;
+        if let Err(error) = self.attach_added(&missing, attach_policy).await {
+            self.reconfiguration = before;
             return Err((error, then));
         }
         let then = match before {
-            Some(before) => self.supersede(before, &added, then),
+            Some(before) => self.supersede_reconfiguration(before, &added, then),
             None => then,
         };
         let is_same = *self.config == *config;
         let new_targets = &targets(&config) - &targets(&self.config);
         let new_servers = &destinations(&config) - &destinations(&self.config);
         let changes = difference(&self.config, &config);
-        let mut adoption = Adoption::new(config, changes, then, Instant::now());
-        (adoption.added, adoption.removed) = (added, removed);
-        self.adoption = Some(adoption);
+        let mut reconfiguration = Reconfiguration::new(config, changes, then, Instant::now());
+        (reconfiguration.added, reconfiguration.removed) = (added, removed);
+        self.reconfiguration = Some(reconfiguration);
         if let Err(error) = self.expect() {
-            let Some(adoption) = self.adoption.take() else { unreachable!("it has just been put there") };
-            self.ports.remove(&adoption.added);
-            return Err((error, adoption.then));
+            let Some(reconfiguration) = self.reconfiguration.take() else {
+                unreachable!("it has just been put there")
+            };
+            self.ports.remove(&reconfiguration.added);
+            return Err((error, reconfiguration.then));
         }
         if is_same {
             self.finish();
             return Ok(());
         }
         let new_targets =
-            new_targets.into_iter().filter(|target| !self.observations.has_verdict_on(target)).collect();
+            new_targets.into_iter().filter(|target| !self.observations.has_health(target)).collect();
         let new_servers =
-            new_servers.into_iter().filter(|address| !self.observations.has_way_to(address)).collect();
-        if let Some(adoption) = &mut self.adoption {
-            adoption.wait_for(new_targets, new_servers);
+            new_servers.into_iter().filter(|address| !self.observations.has_next_hop_to(address)).collect();
+        if let Some(reconfiguration) = &mut self.reconfiguration {
+            reconfiguration.wait_for(new_targets, new_servers);
         }
         self.review();
         Ok(())
     }
 
-    async fn attach_more(&mut self, added: &[String], coming: Coming) -> Result<()> {
+    async fn attach_added(&mut self, added: &[String], attach_policy: AttachPolicy) -> Result<()> {
         if !added.is_empty() {
             let links = ports::links().await?;
-            let gone = match coming {
-                Coming::New => self.ports.add(added, &links).map(|()| BTreeSet::new())?,
-                Coming::Back => self.ports.restore(added, &links),
+            let gone = match attach_policy {
+                AttachPolicy::AllOrNone => self.ports.add(added, &links).map(|()| BTreeSet::new())?,
+                AttachPolicy::BestEffort => self.ports.restore(added, &links),
             };
-            self.use_ports(&[], &gone);
+            self.update_exits(&[], &gone);
         }
         Ok(())
     }
 
     /// Ends a reconfiguration that a later one replaces. The later one uses the interfaces `added`.
-    fn supersede(&mut self, before: Adoption, added: &[String], then: Then) -> Then {
+    fn supersede_reconfiguration(
+        &mut self,
+        before: Reconfiguration,
+        added: &[String],
+        then: ConfigCommand,
+    ) -> ConfigCommand {
         let unused: Vec<_> = before.added.iter().filter(|name| !added.contains(name)).cloned().collect();
         self.ports.remove(&unused);
-        self.use_ports(&[], &BTreeSet::new());
+        self.update_exits(&[], &BTreeSet::new());
         tracing::info!("a later change replaces the one that waits for its servers");
-        before.then.superseded_by(then)
+        before.then.supersede_with(then)
     }
 
     /// Reviews what the reconfiguration still waits for.
     pub(super) fn review(&mut self) {
-        let Some(mut adoption) = self.adoption.take() else { return };
+        let Some(mut reconfiguration) = self.reconfiguration.take() else { return };
         let now = Instant::now();
-        if !adoption.is_first_wait(now) {
+        if !reconfiguration.is_first_wait(now) {
             let known = self.observations.known(self.store.settings());
-            let (before, after) = (desired(&self.config, known), desired(&adoption.config, known));
-            let mut awaited = awaited(&Serving::desired(&before), &adoption.config, &after);
-            awaited.targets.retain(|target| self.observations.is_probed(target));
-            adoption.wait_on(awaited, now);
+            let (before, after) = (desired(&self.config, known), desired(&reconfiguration.config, known));
+            let mut warm_up = warm_up(&HealthyWeights::desired(&before), &reconfiguration.config, &after);
+            warm_up.targets.retain(|target| self.observations.is_probed(target));
+            reconfiguration.wait_for_replacements(warm_up, now);
         }
-        adoption.check();
-        if adoption.is_ready() {
+        reconfiguration.check();
+        if reconfiguration.is_ready() {
             self.change_soon();
         }
-        self.adoption = Some(adoption);
+        self.reconfiguration = Some(reconfiguration);
         self.publish();
     }
 
     /// Removes from the pending reconfiguration what has arrived: the result of `target`, or for `None` the next hops.
-    pub(super) fn heard_of(&mut self, target: Option<&Target>) {
-        let Some(adoption) = &mut self.adoption else { return };
+    pub(super) fn on_awaited_result(&mut self, target: Option<&Target>) {
+        let Some(reconfiguration) = &mut self.reconfiguration else { return };
         if let Some(target) = target {
-            adoption.has_verdict(target);
+            reconfiguration.on_verdict(target);
         } else {
-            adoption.has_ways(|address| self.observations.has_way_to(address));
+            reconfiguration.on_next_hops(|address| self.observations.has_next_hop_to(address));
         }
-        if adoption.check() {
+        if reconfiguration.check() {
             self.change_soon();
         }
     }
 
     /// Makes the pending configuration active, and reports the outcome.
     pub(super) fn finish(&mut self) {
-        let Some(adoption) = self.adoption.take() else { return };
-        let Adoption { ref config, ref added, ref removed, .. } = adoption;
+        let Some(reconfiguration) = self.reconfiguration.take() else { return };
+        let Reconfiguration { ref config, ref added, ref removed, .. } = reconfiguration;
         let before = self.config.clone();
-        let mut changes = adoption.changes.clone();
+        let mut changes = reconfiguration.changes.clone();
         // First, so that a disabled server receives no traffic under the new name of its group.
-        if let Err(error) = self.store.carry(&before, config) {
+        if let Err(error) = self.store.carry_over(&before, config) {
             let unwritten = format!("what is set for renamed groups is not written: {error:#}");
             tracing::error!("{unwritten}");
             changes.push(unwritten);
         }
-        let applied = self.switch(config.clone(), removed);
+        let applied = self.activate(config.clone(), removed);
         // Detach from the interfaces that the active configuration, new or old, does not use.
         self.ports.remove(if applied.is_ok() { removed } else { added });
-        self.use_ports(&[], &BTreeSet::new());
-        let waited = adoption.waited(Instant::now());
-        let adopted = applied.map(|()| Changed { changes, waited, ..Changed::default() });
-        self.conclude(adoption.then, before, adopted);
+        self.update_exits(&[], &BTreeSet::new());
+        let waited = reconfiguration.wait_description(Instant::now());
+        let reconfigured = applied.map(|()| ChangeResult { changes, waited, ..ChangeResult::default() });
+        self.finish_command(reconfiguration.then, before, reconfigured);
         if let Err(error) = self.expect() {
             tracing::error!(error = format!("{error:#}"), "cannot read what the data plane holds");
         }
     }
 
     /// Makes a configuration active; on an error the previous one stays active.
-    fn switch(&mut self, config: Arc<Config>, removed: &[String]) -> Result<()> {
+    fn activate(&mut self, config: Arc<Config>, removed: &[String]) -> Result<()> {
         let before = mem::replace(&mut self.config, config);
         self.ports.set_roles(self.config.daemon.roles.clone());
-        self.use_ports(removed, &BTreeSet::new());
+        self.update_exits(removed, &BTreeSet::new());
         let applied = self.apply();
         if applied.is_err() {
             self.config = before;
             self.ports.set_roles(self.config.daemon.roles.clone());
             // Schedules a change that reverts what has reached the maps.
-            self.update_rate.at_once(Instant::now());
+            self.update_rate.schedule_now(Instant::now());
         } else {
-            self.renew_probes(&before);
-            self.answer_waiting(&applied);
+            self.restart_probes(&before);
+            self.send_pending_answers(&applied);
         }
         applied
     }
@@ -212,11 +219,14 @@ impl Daemon {
     /// Sets the targets of health checks and the servers whose next hops are resolved. They come from the active
     /// configuration, the pending one, and the one to roll back to.
     pub(super) fn expect(&mut self) -> Result<()> {
-        let others = [self.adoption.as_ref().map(|adoption| &adoption.config), self.falls_back_to()];
+        let others = [
+            self.reconfiguration.as_ref().map(|reconfiguration| &reconfiguration.config),
+            self.rollback_target(),
+        ];
         let configs: Vec<Arc<Config>> =
             [&self.config].into_iter().chain(others.into_iter().flatten()).cloned().collect();
-        let held = self.reconciler.held()?;
-        let inherited = configs.iter().flat_map(|config| memory::health(config, held)).collect();
+        let held = self.reconciler.actual()?;
+        let inherited = configs.iter().flat_map(|config| inherited_state::health(config, held)).collect();
         self.observations.expect(
             configs.iter().map(Arc::as_ref),
             inherited,

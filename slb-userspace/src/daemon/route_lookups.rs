@@ -59,7 +59,7 @@ mod tests {
     const ANY: &str = "00000000000000000000000000000000";
 
     #[test]
-    fn default_routes_of_advertisements_are_told_from_others() {
+    fn advertised_default_route_is_recognised_by_its_flags() {
         let line = |flags: &str| format!("{ANY} 00 {ANY} 00 {ANY} 00000400 00000001 00000000 {flags} eth0\n");
         let fixed = line("00000003") + &line("00040001");
         assert!(!has_advertised_default(&fixed));

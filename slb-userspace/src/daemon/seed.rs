@@ -20,18 +20,18 @@ const VERSION: u32 = 1;
 /// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct SeedDocument {
     version: u32,
     hash_seed: u64,
 }
 
 /// Where a seed comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
+enum SeedOrigin {
     Configured,
-    InUse,
-    Kept,
-    Made,
+    FromMaps,
+    FromFile,
+    Generated,
 }
 
 /// Sets the seed of a configuration without one. Precedence: the seed `in_use` in the maps, the one stored in
@@ -48,22 +48,22 @@ pub(super) fn fill_in(
     let kept = directory.map_or(Ok(None), read);
     let (seed, origin) = choose(configured, in_use, kept.as_ref().ok().copied().flatten(), random)?;
     match (origin, in_use) {
-        (Origin::Configured, Some(in_use)) if in_use != seed => tracing::warn!(
+        (SeedOrigin::Configured, Some(in_use)) if in_use != seed => tracing::warn!(
             hash_seed = seed,
             in_use,
             "another hash_seed takes effect: connections without a flow-table entry (modes dsr and ipip) move to other servers"
         ),
-        (Origin::InUse, _) if seed == 0 => tracing::warn!(
+        (SeedOrigin::FromMaps, _) if seed == 0 => tracing::warn!(
             "hash_seed 0 of an earlier start stays in use, so that no connection moves, and is known to everybody: to replace it, set \
              [daemon] hash_seed to a random number and restart slbd, which moves connections without a flow-table entry"
         ),
-        (Origin::Made, _) => tracing::info!(
+        (SeedOrigin::Generated, _) => tracing::info!(
             hash_seed = seed,
             "a random hash_seed was made: other machines that serve the same VIPs need the same, as [daemon] hash_seed"
         ),
         _ => {}
     }
-    keep(seed, origin, kept, directory);
+    persist(seed, origin, kept, directory);
     Arc::make_mut(&mut config).daemon.hash_seed = Some(seed);
     Ok(config)
 }
@@ -73,18 +73,19 @@ fn choose(
     in_use: Option<u64>,
     kept: Option<u64>,
     random: impl FnOnce() -> Result<u64>,
-) -> Result<(u64, Origin)> {
-    let known = [(configured, Origin::Configured), (in_use, Origin::InUse), (kept, Origin::Kept)];
+) -> Result<(u64, SeedOrigin)> {
+    let known =
+        [(configured, SeedOrigin::Configured), (in_use, SeedOrigin::FromMaps), (kept, SeedOrigin::FromFile)];
     if let Some(known) = known.into_iter().find_map(|(seed, origin)| Some((seed?, origin))) {
         return Ok(known);
     }
     // Fits TOML's signed integers, so that it can be written into a configuration.
-    Ok(((random()? >> 1).max(1), Origin::Made))
+    Ok(((random()? >> 1).max(1), SeedOrigin::Generated))
 }
 
 /// Stores a seed for a start without maps. A configured seed and seed 0 are not stored.
-fn keep(seed: u64, origin: Origin, kept: Result<Option<u64>>, directory: Option<&Path>) {
-    if origin == Origin::Configured || seed == 0 {
+fn persist(seed: u64, origin: SeedOrigin, kept: Result<Option<u64>>, directory: Option<&Path>) {
+    if origin == SeedOrigin::Configured || seed == 0 {
         return;
     }
     let written = match (kept, directory) {
@@ -108,7 +109,7 @@ fn path(directory: &Path) -> PathBuf {
 
 fn read(directory: &Path) -> Result<Option<u64>> {
     #[derive(Deserialize)]
-    struct Versioned {
+    struct SeedVersion {
         version: u32,
     }
     let path = path(directory);
@@ -118,9 +119,9 @@ fn read(directory: &Path) -> Result<Option<u64>> {
     };
     let parsed = || -> Result<u64> {
         // Other versions may have another format.
-        let Versioned { version } = serde_json::from_slice(&text)?;
+        let SeedVersion { version } = serde_json::from_slice(&text)?;
         ensure!(version == VERSION, "it is of version {version}, and this slbd knows version {VERSION}");
-        Ok(serde_json::from_slice::<Document>(&text)?.hash_seed)
+        Ok(serde_json::from_slice::<SeedDocument>(&text)?.hash_seed)
     };
     let shown = path.display();
     let seed = parsed()
@@ -130,7 +131,7 @@ fn read(directory: &Path) -> Result<Option<u64>> {
 
 fn write(directory: &Path, seed: u64) -> Result<()> {
     let path = path(directory);
-    let text = serde_json::to_string_pretty(&Document { version: VERSION, hash_seed: seed })? + "\n";
+    let text = serde_json::to_string_pretty(&SeedDocument { version: VERSION, hash_seed: seed })? + "\n";
     state_file::replace_durably(&path, text.as_bytes())
         .with_context(|| format!("cannot write {}", path.display()))
 }
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn seed_in_use_stays_where_the_file_or_the_setting_is_lost() {
+    fn active_seed_stays_if_the_file_or_the_setting_is_lost() {
         let home = tempfile::tempdir().unwrap();
         for directory in [None, Some(home.path())] {
             assert_eq!(filled(None, Some(7), directory), 7);
@@ -174,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn seed_0_in_use_stays_and_is_not_kept() {
+    fn active_seed_0_stays_and_is_not_stored() {
         let home = tempfile::tempdir().unwrap();
         assert_eq!(filled(None, Some(0), Some(home.path())), 0);
         assert_ne!(filled(None, None, Some(home.path())), 0);
     }
 
     #[test]
-    fn file_of_another_version_or_torn_is_left_as_it_is() {
+    fn torn_or_foreign_seed_file_is_left_unchanged() {
         let home = tempfile::tempdir().unwrap();
         write(home.path(), 1234).unwrap();
         let whole = fs::read_to_string(path(home.path())).unwrap();

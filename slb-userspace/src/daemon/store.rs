@@ -16,39 +16,39 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    advice::{Tried, explained},
-    server::places::{admin_state_of, at_place, place_of},
+    advice::{Attempt, with_advice},
+    server::override_keys::{admin_state_of, at_override_key, override_key_of},
     state_file,
 };
-use slb_api::types::Override;
+use slb_api::types::ApiOverride;
 use slb_config::{Config, model::Weight};
 use slb_control::{
-    dataplane::state::State,
-    overrides::{Overrides, Place, Setting, carried, carried_since},
+    dataplane::state::MapState,
+    overrides::{OverrideKey, Overrides, ServerOverride, carry_over, carry_over_from_maps},
 };
 
 const FILE: &str = "overrides.json";
 const VERSION: u32 = 1;
 /// Opens no symbolic link, and does not block on a pipe.
-const NOT_ELSEWHERE: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+const SAFE_OPEN_FLAGS: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
 /// Maximum size that is read, in bytes. The daemon writes no larger file.
-const LARGEST: u64 = 64 << 20;
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// The overrides and their file.
 pub(super) struct Store {
     directory: PathBuf,
     /// The lock on the directory, or why this daemon cannot use it.
     lock: Result<Flock<File>, String>,
-    records: BTreeMap<Place, Override>,
+    records: BTreeMap<OverrideKey, ApiOverride>,
     settings: Overrides,
 }
 
 /// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Document {
+struct OverridesDocument {
     version: u32,
-    overrides: Vec<Override>,
+    overrides: Vec<ApiOverride>,
 }
 
 impl Store {
@@ -72,7 +72,7 @@ impl Store {
     }
 
     /// The overrides, with who set them and when.
-    pub(super) fn records(&self) -> &BTreeMap<Place, Override> {
+    pub(super) fn records(&self) -> &BTreeMap<OverrideKey, ApiOverride> {
         &self.records
     }
 
@@ -90,7 +90,10 @@ impl Store {
     ///
     /// # Errors
     /// The state directory cannot be used, or the file could not be written. Nothing has changed.
-    pub(super) fn replace(&mut self, change: impl FnOnce(&mut BTreeMap<Place, Override>)) -> Result<()> {
+    pub(super) fn replace(
+        &mut self,
+        change: impl FnOnce(&mut BTreeMap<OverrideKey, ApiOverride>),
+    ) -> Result<()> {
         if self.lock.is_err() {
             // The obstacle may have been moved away.
             self.reopen().map_err(anyhow::Error::msg)?;
@@ -108,19 +111,19 @@ impl Store {
     ///
     /// # Errors
     /// The file could not be written. The overrides are moved, but the next start will not know them.
-    pub(super) fn carry(&mut self, old: &Config, new: &Config) -> Result<()> {
-        self.put(under_names_of(&self.records, old, new))
+    pub(super) fn carry_over(&mut self, old: &Config, new: &Config) -> Result<()> {
+        self.put(with_names_of(&self.records, old, new))
     }
 
-    /// As [`Self::carry`] for a start: `held` is the state that an earlier run left in the maps.
+    /// As [`Self::carry_over`] for a start: `held` is the state that an earlier run left in the maps.
     ///
     /// # Errors
-    /// As [`Self::carry`].
-    pub(super) fn carry_since(&mut self, held: &State, new: &Config) -> Result<()> {
-        self.put(at_their_places(carried_since(&self.records, held, new)))
+    /// As [`Self::carry_over`].
+    pub(super) fn carry_over_from_maps(&mut self, held: &MapState, new: &Config) -> Result<()> {
+        self.put(by_place(carry_over_from_maps(&self.records, held, new)))
     }
 
-    fn put(&mut self, records: BTreeMap<Place, Override>) -> Result<()> {
+    fn put(&mut self, records: BTreeMap<OverrideKey, ApiOverride>) -> Result<()> {
         if records == self.records {
             return Ok(());
         }
@@ -131,34 +134,37 @@ impl Store {
 
     /// Deletes overrides of servers that none of these configurations has. Returns them in words.
     pub(super) fn prune(&mut self, configs: &[&Config]) -> Vec<String> {
-        let is_gone = |place: &&Place| !configs.iter().any(|config| place.exists(config));
+        let is_gone = |override_key: &&OverrideKey| !configs.iter().any(|config| override_key.exists(config));
         let gone: Vec<_> = self.records.keys().filter(is_gone).cloned().collect();
         if gone.is_empty() {
             return Vec::new();
         }
         // An override that moved along with a renamed group continues to apply.
-        let goes_on = |place: &&Place| {
+        let goes_on = |override_key: &&OverrideKey| {
             self.records.iter().any(|(other, record)| {
                 !gone.contains(other)
-                    && other.server() == place.server()
-                    && at_place(self.records[*place].clone(), other) == *record
+                    && other.server() == override_key.server()
+                    && at_override_key(self.records[*override_key].clone(), other) == *record
             })
         };
-        let ended = gone.iter().filter(|place| !goes_on(place)).map(|place| {
-            let setting = setting(&self.records[place]);
-            format!("{place}: what was set for it ends ({setting}): it is not configured any more")
+        let ended = gone.iter().filter(|override_key| !goes_on(override_key)).map(|override_key| {
+            let setting = setting(&self.records[override_key]);
+            format!("{override_key}: what was set for it ends ({setting}): it is not configured any more")
         });
         let ended = ended.collect();
-        if let Err(error) = self.replace(|records| records.retain(|place, _| !gone.contains(place))) {
+        if let Err(error) =
+            self.replace(|records| records.retain(|override_key, _| !gone.contains(override_key)))
+        {
             tracing::warn!(error = format!("{error:#}"), "what has ended is still written");
         }
-        self.records.retain(|place, _| !gone.contains(place));
-        self.settings.retain(|place, _| !gone.contains(place));
+        self.records.retain(|override_key, _| !gone.contains(override_key));
+        self.settings.retain(|override_key, _| !gone.contains(override_key));
         ended
     }
 
-    fn take(&mut self, records: BTreeMap<Place, Override>) {
-        self.settings = records.iter().map(|(place, record)| (place.clone(), setting(record))).collect();
+    fn take(&mut self, records: BTreeMap<OverrideKey, ApiOverride>) {
+        self.settings =
+            records.iter().map(|(override_key, record)| (override_key.clone(), setting(record))).collect();
         self.records = records;
     }
 
@@ -180,27 +186,30 @@ impl Store {
 }
 
 /// The overrides of `old`, also under the names that renamed groups have in `new`.
-pub(super) fn under_names_of(
-    records: &BTreeMap<Place, Override>,
+pub(super) fn with_names_of(
+    records: &BTreeMap<OverrideKey, ApiOverride>,
     old: &Config,
     new: &Config,
-) -> BTreeMap<Place, Override> {
-    at_their_places(carried(records, old, new))
+) -> BTreeMap<OverrideKey, ApiOverride> {
+    by_place(carry_over(records, old, new))
 }
 
-fn at_their_places(records: BTreeMap<Place, Override>) -> BTreeMap<Place, Override> {
-    records.into_iter().map(|(place, record)| (place.clone(), at_place(record, &place))).collect()
+fn by_place(records: BTreeMap<OverrideKey, ApiOverride>) -> BTreeMap<OverrideKey, ApiOverride> {
+    records
+        .into_iter()
+        .map(|(override_key, record)| (override_key.clone(), at_override_key(record, &override_key)))
+        .collect()
 }
 
-fn setting(record: &Override) -> Setting {
-    Setting { weight: record.weight, state: record.state.map(admin_state_of) }
+fn setting(record: &ApiOverride) -> ServerOverride {
+    ServerOverride { weight: record.weight, state: record.state.map(admin_state_of) }
 }
 
 /// Creates the directory if it is missing, and locks it.
 fn lock(directory: &Path) -> Result<Flock<File>> {
     let shown = directory.display();
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|error| explained(error.into(), Tried::Write)).with_context(|| {
+    made.map_err(|error| with_advice(error.into(), Attempt::Write)).with_context(|| {
         format!("cannot make [daemon] state_dir {shown}: clear its place, or set it to another directory")
     })?;
     let opened = File::open(directory).with_context(|| format!("cannot open [daemon] state_dir {shown}"))?;
@@ -213,11 +222,11 @@ fn lock(directory: &Path) -> Result<Flock<File>> {
     })
 }
 
-fn read(directory: &Path) -> Result<BTreeMap<Place, Override>> {
+fn read(directory: &Path) -> Result<BTreeMap<OverrideKey, ApiOverride>> {
     let path = directory.join(FILE);
     let shown = path.display();
     let instead = format!("move it away (`mv {shown} {shown}.old`), which ends what was set at run time");
-    let file = match OpenOptions::new().read(true).custom_flags(NOT_ELSEWHERE).open(&path) {
+    let file = match OpenOptions::new().read(true).custom_flags(SAFE_OPEN_FLAGS).open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(error).with_context(|| format!("{shown} cannot be opened: {instead}")),
@@ -226,56 +235,56 @@ fn read(directory: &Path) -> Result<BTreeMap<Place, Override>> {
     ensure!(metadata.is_file(), "{shown} is not a file: {instead}");
     ensure!(metadata.permissions().mode() & 0o002 == 0, "{shown}: everyone may write to it: {instead}");
     let mut text = String::new();
-    file.take(LARGEST)
+    file.take(MAX_FILE_BYTES)
         .read_to_string(&mut text)
         .with_context(|| format!("{shown} cannot be read: {instead}"))?;
     let records = parse(&text).with_context(|| format!("{shown} is not what slbd writes: {instead}"))?;
     Ok(records)
 }
 
-fn parse(text: &str) -> Result<BTreeMap<Place, Override>> {
+fn parse(text: &str) -> Result<BTreeMap<OverrideKey, ApiOverride>> {
     #[derive(Deserialize)]
-    struct Versioned {
+    struct OverridesVersion {
         version: u32,
     }
     // Other versions may have another format.
-    let Versioned { version } = serde_json::from_str(text)?;
+    let OverridesVersion { version } = serde_json::from_str(text)?;
     ensure!(version == VERSION, "it is of version {version}, and this slbd knows version {VERSION}");
-    let Document { overrides, .. } = serde_json::from_str(text)?;
+    let OverridesDocument { overrides, .. } = serde_json::from_str(text)?;
     let mut records = BTreeMap::new();
     for record in overrides {
-        let place = place_of(&record)?;
-        ensure!(!setting(&record).is_empty(), "{place}: nothing is set");
+        let override_key = override_key_of(&record)?;
+        ensure!(!setting(&record).is_empty(), "{override_key}: nothing is set");
         ensure!(
             record.weight.is_none_or(|weight| weight <= Weight::MAX),
-            "{place}: a weight beyond {}",
+            "{override_key}: a weight beyond {}",
             Weight::MAX
         );
-        if let Some(twice) = records.insert(place, record) {
+        if let Some(twice) = records.insert(override_key, record) {
             bail!("server {} appears twice", twice.server);
         }
     }
     Ok(records)
 }
 
-fn write(directory: &Path, records: &BTreeMap<Place, Override>) -> Result<()> {
+fn write(directory: &Path, records: &BTreeMap<OverrideKey, ApiOverride>) -> Result<()> {
     let path = directory.join(FILE);
-    let document = Document { version: VERSION, overrides: records.values().cloned().collect() };
+    let document = OverridesDocument { version: VERSION, overrides: records.values().cloned().collect() };
     let text = serde_json::to_string_pretty(&document)? + "\n";
     let written = state_file::replace_durably(&path, text.as_bytes());
-    let written = written.map_err(|error| explained(error.into(), Tried::Write));
+    let written = written.map_err(|error| with_advice(error.into(), Attempt::Write));
     written.with_context(|| format!("cannot write {}: nothing was changed", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use slb_api::types::{AdminState, By};
+    use slb_api::types::{AdminState, Requester};
     use slb_config::samples::shop;
 
-    fn record(server: &str, weight: Option<u8>, state: Option<AdminState>) -> Override {
-        let by = By { uid: Some(0), user: Some("root".to_owned()), pid: Some(7) };
-        Override {
+    fn record(server: &str, weight: Option<u8>, state: Option<AdminState>) -> ApiOverride {
+        let by = Requester { uid: Some(0), user: Some("root".to_owned()), pid: Some(7) };
+        ApiOverride {
             server_group: Some("web".to_owned()),
             load_balancer: None,
             server: server.to_owned(),
@@ -286,8 +295,8 @@ mod tests {
         }
     }
 
-    fn set(store: &mut Store, record: Override) -> Result<()> {
-        store.replace(|records| drop(records.insert(place_of(&record).unwrap(), record)))
+    fn set(store: &mut Store, record: ApiOverride) -> Result<()> {
+        store.replace(|records| drop(records.insert(override_key_of(&record).unwrap(), record)))
     }
 
     fn home() -> (tempfile::TempDir, PathBuf) {
@@ -297,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_is_read_back_and_nobody_else_may_read_it() {
+    fn overrides_are_read_back_from_a_private_file() {
         let (_home, directory) = home();
         let mut store = Store::open(&directory);
         assert_eq!((store.trouble(), store.settings().len()), (None, 0));
@@ -314,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_or_foreign_file_is_left_alone_until_it_is_moved() {
+    fn torn_or_foreign_override_file_is_left_unchanged() {
         let whole = {
             let (_home, directory) = home();
             set(&mut Store::open(&directory), record("10.0.0.11:8080", Some(5), None)).unwrap();
@@ -348,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_daemons_own_file_is_not_read() {
+    fn override_file_of_wrong_type_or_mode_is_not_read() {
         let (_home, directory) = home();
         fs::create_dir_all(directory.join(FILE)).unwrap();
         let store = Store::open(&directory);
@@ -365,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_not_set() {
+    fn override_is_refused_if_its_file_cannot_be_written() {
         let (_home, directory) = home();
         let mut store = Store::open(&directory);
         // It blocks the temporary file and is not removed with it.
@@ -377,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_of_a_file_is_refused() {
+    fn truncated_override_file_is_refused() {
         let (_home, directory) = home();
         set(&mut Store::open(&directory), record("10.0.0.11:8080", Some(5), None)).unwrap();
         let whole = fs::read_to_string(directory.join(FILE)).unwrap();
@@ -389,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_made_is_told() {
+    fn state_directory_that_cannot_be_created_is_reported() {
         let (_home, directory) = home();
         let words = "clear its place, or set it to another directory: ";
         fs::write(&directory, "mine").unwrap();
@@ -401,8 +410,11 @@ mod tests {
         ] {
             let mut store = Store::open(&directory);
             let trouble = store.trouble().unwrap().to_owned();
-            let place = format!("cannot make [daemon] state_dir {}: ", directory.display());
-            assert!([place.as_str(), words, why].iter().all(|word| trouble.contains(word)), "{trouble}");
+            let override_key = format!("cannot make [daemon] state_dir {}: ", directory.display());
+            assert!(
+                [override_key.as_str(), words, why].iter().all(|word| trouble.contains(word)),
+                "{trouble}"
+            );
             assert!(set(&mut store, record("10.0.0.11:8080", Some(5), None)).is_err());
         }
         let mut store = Store::open(&directory);
@@ -413,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_is_said_and_what_goes_with_a_name_does_not() {
+    fn pruned_override_is_reported_and_renamed_one_is_kept() {
         let (_home, directory) = home();
         let mut store = Store::open(&directory);
         for server in ["10.0.0.11:8080", "10.0.0.12:8081"] {
@@ -421,7 +433,7 @@ mod tests {
         }
         let before = shop(&[]);
         let after = shop(&[("\"web\"", "\"www\"")]);
-        store.carry(&before, &after).unwrap();
+        store.carry_over(&before, &after).unwrap();
         assert_eq!(store.records().len(), 4);
         assert_eq!(store.prune(&[&after]), [""; 0]);
         assert_eq!(store.records().len(), 2);
@@ -433,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn two_daemons_do_not_share_a_directory() {
+    fn second_daemon_cannot_use_the_same_state_directory() {
         let (_home, directory) = home();
         let _first = Store::open(&directory);
         let mut second = Store::open(&directory);
@@ -442,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_left_by_a_killed_daemon_is_no_obstacle() {
+    fn temporary_file_of_a_killed_daemon_is_overwritten() {
         let (_home, directory) = home();
         let mut store = Store::open(&directory);
         fs::write(directory.join("overrides.json.new"), "{").unwrap();

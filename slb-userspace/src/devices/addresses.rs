@@ -11,13 +11,13 @@ const MASTERS: [&str; 4] = ["bridge", "bond", "team", "openvswitch"];
 
 /// The relations between interfaces: upper and lower, master and port.
 #[derive(Debug, Default)]
-pub struct Stack<'links> {
+pub struct InterfaceStack<'links> {
     by_index: BTreeMap<u32, &'links Link>,
     above: BTreeMap<u32, Vec<&'links Link>>,
     ports: BTreeMap<u32, Vec<&'links Link>>,
 }
 
-impl<'links> Stack<'links> {
+impl<'links> InterfaceStack<'links> {
     /// Of these interfaces. Each may occur more than once, under several names.
     pub fn of(links: impl IntoIterator<Item = &'links Link>) -> Self {
         let mut stack = Self::default();
@@ -58,7 +58,7 @@ impl<'links> Stack<'links> {
             next.extend(above.filter(|above| above.up).map(|above| above.index));
             next.extend(self.masters(link));
         }
-        self.reach_down(link, &mut reached);
+        self.add_lower(link, &mut reached);
         reached.iter().filter_map(|index| self.link(*index)?.mac).collect()
     }
 
@@ -77,7 +77,7 @@ impl<'links> Stack<'links> {
     }
 
     /// Adds the interfaces that deliver frames to `link`. The kernel compares their own address first.
-    fn reach_down(&self, link: &Link, reached: &mut BTreeSet<u32>) {
+    fn add_lower(&self, link: &Link, reached: &mut BTreeSet<u32>) {
         let mut next = vec![link.index];
         let mut seen = BTreeSet::new();
         while let Some(link) = next.pop().and_then(|index| self.link(index)) {
@@ -124,20 +124,20 @@ mod tests {
 
     /// Last bytes of an interface's own addresses.
     fn own(links: &[Link], index: u32) -> Vec<u8> {
-        let stack = Stack::of(links.iter().chain(links));
+        let stack = InterfaceStack::of(links.iter().chain(links));
         let macs = stack.own_macs(stack.link(index).unwrap());
         macs.into_iter().map(|mac| mac[5]).collect()
     }
 
     #[test]
-    fn an_interface_alone_has_its_own_address() {
+    fn plain_interface_has_its_own_hardware_address() {
         let links = [at(1, ""), at(2, ""), Link { mac: None, ..at(3, "tun") }];
         assert_eq!(own(&links, 1), [1]);
         assert_eq!(own(&links, 3), [0_u8; 0]);
     }
 
     #[test]
-    fn virtual_addresses_upon_an_interface_are_its_own_while_they_are_up() {
+    fn addresses_of_stacked_devices_are_own_while_they_are_up() {
         let elsewhere = Link { below: Some(Below { index: 1, namespace: Some(0) }), ..at(6, "macvlan") };
         let links = [
             at(1, ""),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_a_bond_and_the_bond_take_frames_for_each_other() {
+    fn bond_and_its_members_accept_frames_for_each_other() {
         let links = [
             of(3, at(1, "")),
             of(3, at(2, "")),
@@ -171,20 +171,20 @@ mod tests {
     }
 
     #[test]
-    fn a_port_of_a_bridge_takes_frames_for_the_bridge_and_not_for_other_ports() {
+    fn bridge_port_accepts_frames_for_the_bridge_and_not_for_other_ports() {
         let links = [of(3, at(1, "")), of(3, at(2, "veth")), at(3, "bridge"), upon(3, at(4, "macvlan"))];
         assert_eq!(own(&links, 1), [1, 3, 4]);
         assert_eq!(own(&links, 3), [1, 2, 3, 4]);
     }
 
     #[test]
-    fn a_port_of_open_vswitch_takes_frames_for_its_bridges() {
+    fn open_vswitch_port_accepts_frames_for_its_bridges() {
         let links = [of(2, at(1, "")), at(2, "openvswitch"), of(2, at(3, "openvswitch"))];
         assert_eq!(own(&links, 1), [1, 2, 3]);
     }
 
     #[test]
-    fn a_vrf_has_no_address_for_frames() {
+    fn vrf_has_no_hardware_address_for_frames() {
         assert_eq!(own(&[of(2, at(1, "")), at(2, "vrf")], 1), [1]);
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use nix::libc;
 
-use super::netlink::{self, Family, attribute};
+use super::netlink::{self, GenericFamily, attribute};
 use crate::neigh::{self, Link};
 
 /// Command `NETDEV_CMD_DEV_GET`; attributes `NETDEV_A_DEV_IFINDEX` and `NETDEV_A_DEV_XDP_FEATURES`.
@@ -69,7 +69,7 @@ fn read(name: &str, features: u64, runs: bool) -> Native {
 
 /// XDP features of an interface; `None` if the kernel does not report them.
 fn features(index: u32) -> Result<Option<u64>> {
-    let Some(netdev) = Family::open("netdev")? else { return Ok(None) };
+    let Some(netdev) = GenericFamily::open("netdev")? else { return Ok(None) };
     match netdev.request(DEV_GET, &[attribute(IFINDEX, index.to_ne_bytes())]) {
         Ok(reply) => {
             let features = reply.get(&XDP_FEATURES).and_then(|value| value[..].try_into().ok());
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn drivers_that_announce_sending_late_are_asked_again_once_the_program_runs() {
+    fn ndo_xmit_is_required_only_once_the_program_runs() {
         assert_eq!(read("eth0", BASIC | REDIRECT, false).receive, Ok(()));
         let why = "the driver of eth0 does not send frames that native XDP redirects to it".to_owned();
         assert_eq!(read("eth0", BASIC | REDIRECT, true).receive, Err(why));
@@ -111,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_says_what_it_lacks() {
+    fn missing_driver_feature_is_named() {
         let native = read("eth0", BASIC | NDO_XMIT, true);
         assert!(native.run.is_ok() && native.redirect.is_err(), "{native:?}");
         assert!(read("eth0", NDO_XMIT, false).run.unwrap_err().contains("has no native XDP"));
     }
 
     #[test]
-    fn the_kernel_is_asked_about_the_loopback_interface() {
+    fn loopback_interface_reports_no_xdp_features() {
         // Old kernels do not report features; newer ones report none for `lo`.
         assert!(matches!(features(1).unwrap(), None | Some(0)));
         assert_eq!(features(u32::MAX >> 1).unwrap(), None);

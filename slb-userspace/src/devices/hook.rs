@@ -27,25 +27,25 @@ impl Hook {
 
 /// What forwarding requires of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum HookScope {
     /// It is the only interface: frames leave by the interface they arrived at.
-    Alone,
+    Single,
     /// Frames leave by other interfaces too.
-    Among,
+    Several,
 }
 
-impl Role {
+impl HookScope {
     /// The role of each of this many interfaces.
     pub fn of(interfaces: usize) -> Self {
-        if interfaces > 1 { Self::Among } else { Self::Alone }
+        if interfaces > 1 { Self::Several } else { Self::Single }
     }
 }
 
 /// Why an interface cannot take part in native forwarding; `None` if it can.
-pub fn conflict(native: &Native, role: Role) -> Option<&str> {
-    let needed = match role {
-        Role::Alone => &[&native.run, &native.back][..],
-        Role::Among => &[&native.run, &native.redirect, &native.receive, &native.back],
+pub fn conflict(native: &Native, scope: HookScope) -> Option<&str> {
+    let needed = match scope {
+        HookScope::Single => &[&native.run, &native.back][..],
+        HookScope::Several => &[&native.run, &native.redirect, &native.receive, &native.back],
     };
     needed.iter().find_map(|ability| ability.as_ref().err()).map(String::as_str)
 }
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interface_alone_need_not_redirect() {
+    fn single_interface_does_not_need_xdp_redirect() {
         let able = Native { run: Ok(()), redirect: Ok(()), receive: Ok(()), back: Ok(()) };
         let no = || Err("no".to_owned());
         for (native, alone, among) in [
@@ -65,8 +65,8 @@ mod tests {
             (Native { back: no(), ..able.clone() }, false, false),
             (Native { run: no(), ..able }, false, false),
         ] {
-            assert_eq!(conflict(&native, Role::of(1)).is_none(), alone, "{native:?}");
-            assert_eq!(conflict(&native, Role::of(2)).is_none(), among, "{native:?}");
+            assert_eq!(conflict(&native, HookScope::of(1)).is_none(), alone, "{native:?}");
+            assert_eq!(conflict(&native, HookScope::of(2)).is_none(), among, "{native:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::netlink::{self, Attributes, Family, attribute, nest, text};
+use super::netlink::{self, Attributes, GenericFamily, attribute, nest, text};
 use crate::neigh::Link;
 
 /// Commands `ETHTOOL_MSG_FEATURES_GET` and `_SET`.
@@ -28,7 +28,7 @@ const NAME: u16 = 2;
 const VALUE: u16 = 3;
 
 /// Features that merge frames, by the kernel's names.
-const MERGE: [&str; 3] = ["rx-gro", "rx-gro-hw", "rx-lro"];
+const MERGE_FEATURES: [&str; 3] = ["rx-gro", "rx-gro-hw", "rx-lro"];
 /// Kinds whose `IFLA_LINK` is their lower interface.
 pub(super) const ABOVE_LINK: [&str; 6] = ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "macsec"];
 
@@ -56,7 +56,7 @@ pub fn below<'links>(top: &Link, links: &'links BTreeMap<String, Link>) -> Vec<&
 /// # Errors
 /// They cannot be read.
 pub fn merging(link: &Link) -> Result<Vec<String>> {
-    let Some(ethtool) = Family::open("ethtool")? else { return Ok(Vec::new()) };
+    let Some(ethtool) = GenericFamily::open("ethtool")? else { return Ok(Vec::new()) };
     active(&ethtool, link).with_context(|| format!("cannot read the features of {}", link.name))
 }
 
@@ -65,7 +65,7 @@ pub fn merging(link: &Link) -> Result<Vec<String>> {
 /// # Errors
 /// The result cannot be read.
 pub(super) fn switch_off(link: &Link, features: &[String]) -> Result<Vec<String>> {
-    let ethtool = Family::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
+    let ethtool = GenericFamily::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
     request(&ethtool, link, features, false);
     active(&ethtool, link).with_context(|| format!("cannot read the features of {}", link.name))
 }
@@ -75,7 +75,7 @@ pub(super) fn switch_off(link: &Link, features: &[String]) -> Result<Vec<String>
 /// # Errors
 /// A feature stays off.
 pub(super) fn switch_on(link: &Link, features: &[String]) -> Result<()> {
-    let ethtool = Family::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
+    let ethtool = GenericFamily::open("ethtool")?.context("the kernel has no ethtool over netlink")?;
     request(&ethtool, link, features, true);
     let merging = active(&ethtool, link)?;
     let off: Vec<_> = features.iter().filter(|name| !merging.contains(name)).map(String::as_str).collect();
@@ -83,7 +83,7 @@ pub(super) fn switch_on(link: &Link, features: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn request(ethtool: &Family, link: &Link, features: &[String], on: bool) {
+fn request(ethtool: &GenericFamily, link: &Link, features: &[String], on: bool) {
     // One request per feature: a fixed feature must not block the others.
     for name in features {
         let mut bit = vec![attribute(NAME, text(name))];
@@ -95,7 +95,7 @@ fn request(ethtool: &Family, link: &Link, features: &[String], on: bool) {
     }
 }
 
-fn active(ethtool: &Family, link: &Link) -> io::Result<Vec<String>> {
+fn active(ethtool: &GenericFamily, link: &Link) -> io::Result<Vec<String>> {
     let reply: Attributes = match ethtool.request(FEATURES_GET, &[header(link)]) {
         Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENODEV | nix::libc::EOPNOTSUPP)) => {
             return Ok(Vec::new());
@@ -113,7 +113,7 @@ fn names(bitset: &[u8]) -> Result<Vec<String>> {
         for (_, bit) in netlink::attributes(&bits)? {
             let name = netlink::attributes(&bit)?.into_iter().find(|(kind, _)| *kind == NAME);
             let name = name.as_ref().and_then(|(_, name)| netlink::read_text(name));
-            merging.extend(name.filter(|name| MERGE.contains(name)).map(str::to_owned));
+            merging.extend(name.filter(|name| MERGE_FEATURES.contains(name)).map(str::to_owned));
         }
     }
     Ok(merging)
@@ -129,7 +129,7 @@ mod tests {
     use crate::{devices::tests::link, neigh::Below};
 
     #[test]
-    fn ports_of_ports_and_parents_are_below() {
+    fn lower_interfaces_include_nested_ports_and_parents() {
         let mut bridge = link(1, "br0", Some("bridge"));
         let mut vlan = link(2, "eth0.7", Some("vlan"));
         vlan.below = Some(Below { index: 3, namespace: None });
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn only_features_that_merge_are_named() {
+    fn only_features_that_merge_frames_are_named() {
         let bit = |name: &str| nest(BIT, &[attribute(1, 5_u32.to_ne_bytes()), attribute(NAME, text(name))]);
         let bits = nest(BITS, &[bit("rx-checksum"), bit("rx-gro"), bit("rx-lro")]);
         let mut bytes = vec![0; rtnetlink::packet_core::Emitable::buffer_len(&[bits.clone()].as_slice())];

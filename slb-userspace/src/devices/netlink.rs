@@ -64,16 +64,16 @@ pub(super) fn read_text(bytes: &[u8]) -> Option<&str> {
 }
 
 /// A generic netlink family, such as `ethtool`.
-pub(super) struct Family {
+pub(super) struct GenericFamily {
     socket: Socket,
     id: u16,
 }
 
-impl Family {
+impl GenericFamily {
     /// Looks up the family; `None` if the kernel does not have it.
     pub(super) fn open(name: &str) -> Result<Option<Self>> {
         let socket = connect(protocols::NETLINK_GENERIC)?;
-        let found = ask(&socket, CONTROLLER, generic(GET_FAMILY, &[attribute(FAMILY_NAME, text(name))]));
+        let found = transact(&socket, CONTROLLER, generic(GET_FAMILY, &[attribute(FAMILY_NAME, text(name))]));
         let reply = match found {
             Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => return Ok(None),
             reply => reply.with_context(|| format!("cannot ask for the netlink family {name}"))?,
@@ -89,7 +89,7 @@ impl Family {
 
     /// Sends a command. Returns the attributes of the reply; none if the kernel only acknowledges.
     pub(super) fn request(&self, command: u8, of: &[DefaultNla]) -> io::Result<Attributes> {
-        let reply = ask(&self.socket, self.id, generic(command, of))?;
+        let reply = transact(&self.socket, self.id, generic(command, of))?;
         of_generic(&reply).map_err(io::Error::other)
     }
 }
@@ -102,7 +102,7 @@ pub(super) fn link_in(namespace: Option<i32>, index: u32) -> Result<LinkMessage>
     question.attributes.extend(namespace.map(LinkAttribute::IfNetnsId));
     let mut body = vec![0; question.buffer_len()];
     question.emit(&mut body);
-    let reply = ask(&socket, GET_LINK, body)?;
+    let reply = transact(&socket, GET_LINK, body)?;
     let mut header = NetlinkHeader::default();
     header.message_type = NEW_LINK;
     match RouteNetlinkMessage::deserialize(&header, &reply)? {
@@ -138,7 +138,7 @@ fn of_generic(reply: &[u8]) -> Result<Attributes> {
 }
 
 /// Sends a request and reads until its acknowledgement. Returns the body of the reply, empty if there was none.
-fn ask(socket: &Socket, kind: u16, body: Vec<u8>) -> io::Result<Vec<u8>> {
+fn transact(socket: &Socket, kind: u16, body: Vec<u8>) -> io::Result<Vec<u8>> {
     let mut header = NetlinkHeader::default();
     header.length = (HEADER + body.len()) as u32;
     header.message_type = kind;
@@ -174,8 +174,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_family_is_none() {
-        assert!(Family::open("slb-absent").unwrap().is_none());
+    fn unknown_generic_netlink_family_is_none() {
+        assert!(GenericFamily::open("slb-absent").unwrap().is_none());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::neigh::Link;
 type Links = BTreeMap<String, Link>;
 
 /// Why the program on this interface would reach no server, and what to configure instead; `None` if it can.
-pub fn unfit(link: &Link, links: &Links) -> Option<String> {
+pub fn unfit_reason(link: &Link, links: &Links) -> Option<String> {
     let name = &link.name;
     if kind(link) == Some("vrf") {
         return Some(format!(
@@ -37,7 +37,7 @@ pub fn unfit(link: &Link, links: &Links) -> Option<String> {
 }
 
 /// Why the program cannot run on an interface beside those in `names`: its lower interface is one of them.
-pub fn shadowed(link: &Link, names: &[String], links: &Links) -> Option<String> {
+pub fn shadow_reason(link: &Link, names: &[String], links: &Links) -> Option<String> {
     let lower = lower(link, links)?;
     let is_named = names.iter().filter_map(|name| links.get(name)).any(|named| named.index == lower.index);
     is_named.then(|| {
@@ -51,7 +51,7 @@ pub fn shadowed(link: &Link, names: &[String], links: &Links) -> Option<String> 
 }
 
 /// Why the maps have no room for these interfaces and the members of their bonds.
-pub fn crowded<'n>(names: impl Iterator<Item = &'n String>, links: &Links) -> Option<String> {
+pub fn crowding_reason<'n>(names: impl Iterator<Item = &'n String>, links: &Links) -> Option<String> {
     let named: BTreeSet<u32> = names.filter_map(|name| links.get(name)).map(|link| link.index).collect();
     let mut by_bond: BTreeMap<u32, usize> = BTreeMap::new();
     for (_, bond) in members(&named, links) {
@@ -68,23 +68,23 @@ pub fn crowded<'n>(names: impl Iterator<Item = &'n String>, links: &Links) -> Op
     })
 }
 
-/// The reason to refuse interfaces `new`: the first of [`unfit`] and [`shadowed`] that did not apply to `old`, else
-/// that of [`crowded`].
+/// The reason to refuse interfaces `new`: the first of [`unfit_reason`] and [`shadow_reason`] that did not apply to `old`, else
+/// that of [`crowding_reason`].
 pub fn refusal(old: &[String], new: &[String], links: &Links) -> Option<String> {
     let reason = |name: &String, names: &[String]| {
         let link = links.get(name).filter(|_| names.contains(name))?;
-        unfit(link, links).or_else(|| shadowed(link, names, links))
+        unfit_reason(link, links).or_else(|| shadow_reason(link, names, links))
     };
     let has_more = new.iter().any(|name| !old.contains(name));
     let of_one = new.iter().find_map(|name| reason(name, new).filter(|_| reason(name, old).is_none()));
-    of_one.or_else(|| crowded(old.iter().chain(new), links).filter(|_| has_more))
+    of_one.or_else(|| crowding_reason(old.iter().chain(new), links).filter(|_| has_more))
 }
 
 /// What to do about a server behind interface `name`, which does not run the program. `runs` says which interfaces do.
 pub fn advice(name: &str, links: &Links, runs: impl Fn(u32) -> bool) -> Option<String> {
     let link = links.get(name)?;
     if kind(link) == Some("vrf") || masters(link, links).iter().any(|master| kind(master) == Some("vrf")) {
-        return unfit(link, links);
+        return unfit_reason(link, links);
     }
     let lower = lower(link, links).filter(|lower| runs(lower.index))?;
     Some(format!(
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_of_their_own_and_upon_others_are_fit() {
+    fn plain_and_stacked_interfaces_are_accepted() {
         for name in ["lo", "bond0", "bond0.100", "eth9.5", "peer", "eth4", "br1", "absent0"] {
             assert_eq!(refused(&[name]), None, "{name}");
         }
@@ -179,13 +179,13 @@ mod tests {
     }
 
     #[test]
-    fn a_member_of_a_bond_is_refused_and_the_bond_is_named() {
+    fn bond_member_is_refused_with_the_name_of_the_bond() {
         let why = refused(&["lo", "eth1"]).unwrap();
         assert!(why.contains("name bond0 in [daemon] interfaces in place of eth1"), "{why}");
     }
 
     #[test]
-    fn a_vrf_and_what_belongs_to_it_are_refused() {
+    fn vrf_and_its_members_are_refused() {
         for name in ["eth2", "eth3", "br0"] {
             let why = refused(&[name]).unwrap();
             assert!(why.contains(&format!("{name} belongs to the VRF red")), "{why}");
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vlan_device_beside_what_it_lies_upon_is_refused_in_any_order() {
+    fn vlan_device_with_its_lower_interface_is_refused_in_any_order() {
         for new in [["bond0", "bond0.100"], ["bond0.100", "bond0"]] {
             let why = refused(&new).unwrap();
             assert!(why.contains("bond0.100 lies upon bond0") && why.contains("leave bond0 out"), "{why}");
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_is_refused_for_what_it_changes_only() {
+    fn reload_is_refused_only_for_interfaces_that_it_changes() {
         let reload = |old: &[&str], new: &[&str]| refusal(&names(old), &names(new), &machine());
         // It was not a member of a bond when the program was attached.
         assert_eq!(reload(&["eth0"], &["eth0", "lo"]), None);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_behind_a_vlan_device_or_a_vrf_is_said_how_to_reach() {
+    fn server_behind_a_vlan_device_or_vrf_gets_advice() {
         let links = machine();
         let why = advice("bond0.100", &links, |index| index == 5).unwrap();
         assert!(why.contains("name bond0.100 in [daemon] interfaces in place of bond0"), "{why}");
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_bonds_that_the_maps_have_no_room_for_are_refused() {
+    fn bond_with_members_beyond_the_map_size_is_refused() {
         let with = |members: u32| {
             let mut links = machine();
             for index in 100..100 + members {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_of_a_bond_come_in_by_its_members() {
+    fn attached_bond_lists_its_members() {
         assert_eq!(members(&BTreeSet::from([5, 1]), &machine()), BTreeMap::from([(2, 5), (3, 5)]));
         assert_eq!(members(&BTreeSet::from([6, 10, 13]), &machine()), BTreeMap::new());
     }

@@ -1,15 +1,15 @@
 //! Distinguishes a server that does not answer from one that answers, but not over the traffic's path.
 
-use super::{Paths, ProbeError, Target, Via, probe::probe};
+use super::{ProbeError, ProbePaths, Target, Via, probe::probe};
 use slb_config::model::{CheckKind, UdpCheck};
 
 /// Probes the server at its own address, and adds the result to the error of a probe of a VIP.
-pub(super) async fn explain(target: &Target, error: ProbeError, paths: &Paths) -> ProbeError {
+pub(super) async fn explain(target: &Target, error: ProbeError, paths: &ProbePaths) -> ProbeError {
     let Some(comparison) = compare(target, &error, paths).await else { return error };
-    ProbeError::Compared { error: Box::new(error), comparison }
+    ProbeError::WithComparison { error: Box::new(error), comparison }
 }
 
-async fn compare(target: &Target, error: &ProbeError, paths: &Paths) -> Option<String> {
+async fn compare(target: &Target, error: &ProbeError, paths: &ProbePaths) -> Option<String> {
     // Nothing was sent, so another path makes no difference.
     if !paths.differ(target) || matches!(error, ProbeError::Unreachable(_)) {
         return None;
@@ -28,7 +28,7 @@ async fn compare(target: &Target, error: &ProbeError, paths: &Paths) -> Option<S
         // Silence would prove nothing.
         return Some(way);
     }
-    Some(match probe(&target.directly(), paths).await {
+    Some(match probe(&target.direct_target(), paths).await {
         Ok(()) => {
             let hint = match error {
                 ProbeError::TimedOut(_) | ProbeError::NoAnswer => silent,

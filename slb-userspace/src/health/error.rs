@@ -71,7 +71,7 @@ pub enum ProbeError {
     Failed(io::Error),
     /// The probe failed on the traffic's path, and the server's own address was probed for comparison.
     #[error("{error} {comparison}")]
-    Compared {
+    WithComparison {
         /// The failure on the traffic's path.
         error: Box<Self>,
         /// What that path is, and the result at the server's own address.
@@ -83,13 +83,13 @@ pub enum ProbeError {
     Local(io::Error),
     /// This host has no path for the probe. It proves nothing about the server.
     #[error("not probed: {0}")]
-    NoWay(String),
+    NoProbePath(String),
 }
 
 impl ProbeError {
     /// Whether the error is about the server, not about this host.
     pub fn blames_server(&self) -> bool {
-        !matches!(self, Self::Local(_) | Self::NoWay(_))
+        !matches!(self, Self::Local(_) | Self::NoProbePath(_))
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_told_apart() {
+    fn probe_errors_are_classified_by_errno() {
         let classify = |errno: Errno| ProbeError::from(io::Error::from(errno));
         assert!(matches!(classify(Errno::EHOSTUNREACH), ProbeError::HostUnreachable));
         assert!(matches!(classify(Errno::ENETUNREACH), ProbeError::NetworkUnreachable));
@@ -155,7 +155,7 @@ mod tests {
         for errno in [Errno::EMFILE, Errno::ENOBUFS, Errno::ENETDOWN, Errno::EPERM, Errno::EADDRNOTAVAIL] {
             assert!(!classify(errno).blames_server(), "{errno}");
         }
-        assert!(!ProbeError::NoWay(String::new()).blames_server());
+        assert!(!ProbeError::NoProbePath(String::new()).blames_server());
         let said = classify(Errno::EPERM).to_string();
         assert!(
             said.starts_with("not probed: a firewall rule") && said.contains("nft list ruleset"),

@@ -22,35 +22,35 @@ use crate::state_file;
 
 const FILE: &str = "failures.json";
 /// Age from which a file is ignored. Results arrive at least every 350 s.
-const OLD: Duration = Duration::from_secs(600);
+const MAX_AGE: Duration = Duration::from_secs(600);
 /// Most consecutive failures of a healthy server: `unhealthy_threshold` is at most 10.
-const MOST_FAILURES: u8 = 9;
+const MAX_FAILURES: u8 = 9;
 /// Minimum silence that is saved. Servers that answer sooner cause no writes.
-const SILENT: Duration = Duration::from_millis(500);
+const MIN_SILENCE: Duration = Duration::from_millis(500);
 /// Minimum time for a probe to be answered, however long the silence before it.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// Consecutive failures and silence of all targets that have any.
 #[derive(Debug, Clone, Default)]
 pub struct Failures {
-    counts: Arc<Mutex<Counts>>,
+    counts: Arc<Mutex<FailureCounts>>,
     /// Wakes the task that saves.
     urgent: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
-    by_target: BTreeMap<String, Entry>,
+struct FailureCounts {
+    by_target: BTreeMap<String, FailureEntry>,
     /// Content of the file.
-    written: BTreeMap<String, Record>,
+    written: BTreeMap<String, FailureRecord>,
     path: Option<PathBuf>,
     /// Number of counters made so far; ids of counters.
     counters: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Entry {
-    record: Record,
+struct FailureEntry {
+    record: FailureRecord,
     /// Start of the running probe.
     since: Option<Instant>,
     /// Id of the counter that may change it; 0 while it is an earlier run's.
@@ -59,7 +59,7 @@ struct Entry {
 
 /// The state of a target in the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
+struct FailureRecord {
     failures: u8,
     /// Total time that probes without a result have waited, over all runs.
     #[serde(default, skip_serializing_if = "Duration::is_zero")]
@@ -68,8 +68,8 @@ struct Record {
 
 /// Content of the file.
 #[derive(Debug, Serialize, Deserialize)]
-struct Document {
-    targets: BTreeMap<String, Record>,
+struct FailureDocument {
+    targets: BTreeMap<String, FailureRecord>,
 }
 
 impl Failures {
@@ -79,21 +79,22 @@ impl Failures {
         let Some(directory) = directory else { return Self::default() };
         let path = directory.join(FILE);
         let written = read(&path).unwrap_or_default();
-        let earlier =
-            |(key, record): (&String, &Record)| (key.clone(), Entry { record: *record, ..Entry::default() });
+        let earlier = |(key, record): (&String, &FailureRecord)| {
+            (key.clone(), FailureEntry { record: *record, ..FailureEntry::default() })
+        };
         let by_target = written.iter().map(earlier).collect();
-        let counts = Counts { by_target, written, path: Some(path), counters: 0 };
+        let counts = FailureCounts { by_target, written, path: Some(path), counters: 0 };
         Self { counts: Arc::new(Mutex::new(counts)), urgent: Arc::default() }
     }
 
-    fn counts(&self) -> MutexGuard<'_, Counts> {
+    fn counts(&self) -> MutexGuard<'_, FailureCounts> {
         // Each change is one assignment, so the count is consistent even after a panic.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new counter for a target; earlier counters of it have no effect any more. It continues with the counted
     /// failures. It keeps silence only of an earlier run, because this run ends probes when their path changes.
-    pub(super) fn counter(&self, target: &Target) -> Counter {
+    pub(super) fn counter(&self, target: &Target) -> FailureCounter {
         let key = key(target);
         let mut counts = self.counts();
         counts.counters += 1;
@@ -102,13 +103,13 @@ impl Failures {
         if entry.counter != 0 {
             entry.record.silence = Duration::ZERO;
         }
-        *entry = Entry { record: entry.record, since: None, counter };
+        *entry = FailureEntry { record: entry.record, since: None, counter };
         drop(counts);
-        Counter { failures: self.clone(), key, timeout: target.check.timeout, counter }
+        FailureCounter { failures: self.clone(), key, timeout: target.check.timeout, counter }
     }
 
     /// Drops all other targets. Their counters have no effect any more.
-    pub(super) fn keep_only<'a>(&self, targets: impl Iterator<Item = &'a Target>) {
+    pub(super) fn retain_targets<'a>(&self, targets: impl Iterator<Item = &'a Target>) {
         let keys: BTreeSet<_> = targets.map(key).collect();
         self.counts().by_target.retain(|key, _| keys.contains(key));
     }
@@ -126,12 +127,12 @@ impl Failures {
         let (path, text) = {
             let mut counts = self.counts();
             let Some(path) = counts.path.clone() else { return Ok(()) };
-            let targets = lasting(&counts.by_target, now);
+            let targets = persistent(&counts.by_target, now);
             if targets == counts.written {
                 return Ok(());
             }
             counts.written.clone_from(&targets);
-            (path, serde_json::to_vec(&Document { targets })?)
+            (path, serde_json::to_vec(&FailureDocument { targets })?)
         };
         state_file::replace(&path, &text)
     }
@@ -139,14 +140,14 @@ impl Failures {
 
 /// Counts the failures of one target.
 #[derive(Debug)]
-pub(super) struct Counter {
+pub(super) struct FailureCounter {
     failures: Failures,
     key: String,
     timeout: Duration,
     counter: u64,
 }
 
-impl Counter {
+impl FailureCounter {
     /// Consecutive failures.
     pub(super) fn failures(&self) -> u8 {
         self.change(|entry| entry.record.failures).unwrap_or_default()
@@ -165,8 +166,8 @@ impl Counter {
 
     /// Records the consecutive failures after a result.
     pub(super) fn verdict(&self, failures: u8) {
-        let record = Record { failures, silence: Duration::ZERO };
-        self.change(|entry| *entry = Entry { record, since: None, ..*entry });
+        let record = FailureRecord { failures, silence: Duration::ZERO };
+        self.change(|entry| *entry = FailureEntry { record, since: None, ..*entry });
         let written = self.failures.counts().written.get(&self.key).copied().unwrap_or_default();
         if written != record {
             self.failures.urgent.notify_one();
@@ -178,7 +179,7 @@ impl Counter {
         self.change(|entry| entry.since = None);
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+    fn change<T>(&self, change: impl FnOnce(&mut FailureEntry) -> T) -> Option<T> {
         let mut counts = self.failures.counts();
         let entry = counts.by_target.get_mut(&self.key).filter(|entry| entry.counter == self.counter)?;
         Some(change(entry))
@@ -186,30 +187,30 @@ impl Counter {
 }
 
 /// The records worth a write: probes that have just started are left out.
-fn lasting(by_target: &BTreeMap<String, Entry>, now: Instant) -> BTreeMap<String, Record> {
-    let records = by_target.iter().filter_map(|(key, Entry { record, since, .. })| {
+fn persistent(by_target: &BTreeMap<String, FailureEntry>, now: Instant) -> BTreeMap<String, FailureRecord> {
+    let records = by_target.iter().filter_map(|(key, FailureEntry { record, since, .. })| {
         let waited =
-            since.map(|since| now.saturating_duration_since(since)).filter(|waited| *waited >= SILENT);
-        let record = Record { silence: record.silence + waited.unwrap_or_default(), ..*record };
-        (record != Record::default()).then(|| (key.clone(), record))
+            since.map(|since| now.saturating_duration_since(since)).filter(|waited| *waited >= MIN_SILENCE);
+        let record = FailureRecord { silence: record.silence + waited.unwrap_or_default(), ..*record };
+        (record != FailureRecord::default()).then(|| (key.clone(), record))
     });
     records.collect()
 }
 
 /// All settings of a target: another check has another key, and later versions of this program find the same one.
 fn key(target: &Target) -> String {
-    target.in_words()
+    target.describe()
 }
 
-fn read(path: &Path) -> Option<BTreeMap<String, Record>> {
+fn read(path: &Path) -> Option<BTreeMap<String, FailureRecord>> {
     let (text, written) = state_file::read(path).ok()?;
-    if written.elapsed().unwrap_or_default() > OLD {
+    if written.elapsed().unwrap_or_default() > MAX_AGE {
         return None;
     }
-    let mut targets = serde_json::from_slice::<Document>(&text).ok()?.targets;
-    for Record { failures, silence } in targets.values_mut() {
+    let mut targets = serde_json::from_slice::<FailureDocument>(&text).ok()?.targets;
+    for FailureRecord { failures, silence } in targets.values_mut() {
         // The file may hold any value.
-        (*failures, *silence) = ((*failures).min(MOST_FAILURES), (*silence).min(OLD));
+        (*failures, *silence) = ((*failures).min(MAX_FAILURES), (*silence).min(MAX_AGE));
     }
     Some(targets)
 }

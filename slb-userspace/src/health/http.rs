@@ -9,15 +9,15 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use self::head::Head;
-use super::{ProbeError, path::Route, tcp, tls};
+use super::{ProbeError, path::ProbeRoute, tcp, tls};
 use slb_config::model::HttpCheck;
 
 const USER_AGENT: &str = concat!("slb-health/", env!("CARGO_PKG_VERSION"));
 /// Bytes per read: thousands of probes run at once.
-const PIECE: usize = 1_024;
+const READ_BYTES: usize = 1_024;
 
 /// Sends the request and checks the status code.
-pub(super) async fn probe(route: &Route<'_>, check: &HttpCheck) -> Result<(), ProbeError> {
+pub(super) async fn probe(route: &ProbeRoute<'_>, check: &HttpCheck) -> Result<(), ProbeError> {
     let mut connection = tcp::connect(route).await?;
     let remote = connection.remote;
     let host = match &check.host {
@@ -59,15 +59,15 @@ async fn ask(
         check.method.as_str(),
         check.path
     );
-    stream.write_all(request.as_bytes()).await.map_err(tls::after_the_handshake)?;
-    stream.flush().await.map_err(tls::after_the_handshake)?;
+    stream.write_all(request.as_bytes()).await.map_err(tls::of_established)?;
+    stream.flush().await.map_err(tls::of_established)?;
     let mut head = Head::default();
-    let mut bytes = [0; PIECE];
+    let mut bytes = [0; READ_BYTES];
     loop {
         let length = match stream.read(&mut bytes).await {
-            Ok(0) => return head.at_the_end().ok_or(ProbeError::Closed),
+            Ok(0) => return head.at_eof().ok_or(ProbeError::Closed),
             Ok(length) => length,
-            Err(error) => return Err(tls::after_the_handshake(error)),
+            Err(error) => return Err(tls::of_established(error)),
         };
         if let Some(status) = head.push(&bytes[..length])? {
             return Ok(status);

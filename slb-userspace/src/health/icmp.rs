@@ -12,7 +12,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     ProbeError,
-    path::{Route, Transport},
+    path::{ProbeRoute, Transport},
 };
 
 /// Bytes: type, code, checksum, identifier, sequence number, and a mark that identifies probes in captures.
@@ -31,7 +31,7 @@ const V4: Types = Types { request: 8, reply: 0 };
 const V6: Types = Types { request: 128, reply: 129 };
 
 /// Sends an echo request and waits for its reply.
-pub(super) async fn probe(route: &Route<'_>) -> Result<(), ProbeError> {
+pub(super) async fn probe(route: &ProbeRoute<'_>) -> Result<(), ProbeError> {
     let opened = route.open(Transport::Icmp).await?;
     let (id, is_v4) = (opened.id, opened.remote.is_ipv4());
     // Without this, an unreachable host looks like a silent one.
@@ -100,11 +100,11 @@ mod tests {
     };
 
     use super::*;
-    use crate::health::{Paths, probe::probe, testing::target};
+    use crate::health::{ProbePaths, probe::probe, testing::target};
     use slb_config::model::CheckKind;
 
     #[test]
-    fn only_the_own_reply_counts() {
+    fn echo_reply_must_match_own_identifier_and_sequence() {
         let packet = |kind, id, sequence| {
             let mut packet = vec![0x45; 20];
             let mut message = request(true, id, sequence);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_makes_the_sum_of_all_words_ones() {
+    fn echo_request_has_a_valid_checksum() {
         let sum: u32 = request(true, 0xabcd, 0x1234)
             .chunks_exact(2)
             .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
@@ -132,10 +132,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_loopback_addresses_answer() {
+    async fn loopback_addresses_answer_an_icmp_probe() {
         for host in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
             let target = target((host, 0).into(), CheckKind::Icmp, Duration::from_secs(30));
-            match probe(&target, &Paths::default()).await {
+            match probe(&target, &ProbePaths::default()).await {
                 Ok(()) => {}
                 Err(error @ ProbeError::Local(_)) => eprintln!("skipped for {host}: {error}"),
                 Err(error) => panic!("{host}: {error}"),

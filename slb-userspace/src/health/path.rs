@@ -33,12 +33,12 @@ use self::{
 use super::{ProbeError, Target};
 use crate::neigh::{NextHop, Resolution, Resolutions, Unresolved};
 
-pub use self::source::is_here;
+pub use self::source::is_own_address;
 pub(super) use self::{socket::Transport, vip_path::Lease};
 
 /// A socket that is not connected yet, bound if its source address matters.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct ProbeSocket {
     pub(super) socket: Socket,
     /// The endpoint to connect to.
     pub(super) remote: SocketAddr,
@@ -50,7 +50,7 @@ pub(super) struct Opened {
 
 /// Settings for all probes.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct ProbeSettings {
     /// Source addresses, at most one per address family. The kernel chooses for a family without one.
     pub sources: Vec<IpAddr>,
     /// `SO_MARK` of probe packets, for this host's firewall and routing rules.
@@ -59,7 +59,7 @@ pub struct Settings {
     pub tunnel_addresses: Vec<IpAddr>,
 }
 
-impl Settings {
+impl ProbeSettings {
     /// The configured source address for probes to this address, if any.
     ///
     /// # Errors
@@ -68,7 +68,7 @@ impl Settings {
     fn source(&self, to: IpAddr) -> Result<Option<IpAddr>, ProbeError> {
         let source = self.sources.iter().find(|source| source.is_ipv4() == to.is_ipv4()).copied();
         match source {
-            Some(source) if !is_here(source) => Err(ProbeError::NoWay(format!(
+            Some(source) if !is_own_address(source) => Err(ProbeError::NoProbePath(format!(
                 "this machine has no address {source}, which is [daemon] probe_source"
             ))),
             source => Ok(source),
@@ -78,8 +78,8 @@ impl Settings {
 
 /// Opens paths for probes.
 #[derive(Debug)]
-pub struct Paths {
-    settings: Settings,
+pub struct ProbePaths {
+    settings: ProbeSettings,
     /// Next hops of servers.
     neighbours: watch::Receiver<Resolutions>,
     /// Channel for servers whose next hop may be stale.
@@ -90,21 +90,25 @@ pub struct Paths {
 
 /// The path of one probe.
 #[derive(Debug)]
-pub(super) struct Route<'p> {
-    paths: &'p Paths,
+pub(super) struct ProbeRoute<'p> {
+    paths: &'p ProbePaths,
     target: &'p Target,
     /// For a probe to a VIP: the VIP path, the VIP, and the next hop to the server.
     vip_path: Option<(&'p VipPath, IpAddr, NextHop)>,
     send_error: SendError,
 }
 
-impl<'p> Route<'p> {
-    fn new(paths: &'p Paths, target: &'p Target, vip_path: Option<(&'p VipPath, IpAddr, NextHop)>) -> Self {
+impl<'p> ProbeRoute<'p> {
+    fn new(
+        paths: &'p ProbePaths,
+        target: &'p Target,
+        vip_path: Option<(&'p VipPath, IpAddr, NextHop)>,
+    ) -> Self {
         Self { paths, target, vip_path, send_error: SendError::default() }
     }
 
     /// Opens a socket for the probe.
-    pub(super) async fn open(&self, transport: Transport) -> Result<Opened, ProbeError> {
+    pub(super) async fn open(&self, transport: Transport) -> Result<ProbeSocket, ProbeError> {
         let settings = &self.paths.settings;
         if let Some((vip_path, vip, hop)) = &self.vip_path {
             return vip_path
@@ -116,7 +120,7 @@ impl<'p> Route<'p> {
         if let Some(source) = settings.source(remote.ip())? {
             socket::bind_address(&socket, source)?;
         }
-        Ok(Opened { socket, remote, id: fastrand::u16(..), lease: None })
+        Ok(ProbeSocket { socket, remote, id: fastrand::u16(..), lease: None })
     }
 
     /// Whether probe packets cannot leave this host. Then the result says nothing about the server.
@@ -134,11 +138,11 @@ impl<'p> Route<'p> {
     /// Distinguishes silence of a server, which some checks accept, from silence of an unreachable one. It also
     /// requests a check of the next hop for the next probe, because the kernel alone may take a minute to notice.
     pub(super) fn silence(&self) -> Result<(), ProbeError> {
-        use Unresolved::{InterfaceDown, NoNeighbour, NoRoom, NoRoute};
+        use Unresolved::{InterfaceDown, NeighbourTableFull, NoNeighbour, NoRoute};
         let server = self.target.address.ip();
         let known = self.paths.neighbours.borrow();
         if let Some(Resolution::Unresolved(
-            why @ (NoRoute | NoNeighbour { .. } | NoRoom { .. } | InterfaceDown { .. }),
+            why @ (NoRoute | NoNeighbour { .. } | NeighbourTableFull { .. } | InterfaceDown { .. }),
         )) = known.get(&server)
         {
             return Err(ProbeError::Unreachable(why.clone()));
@@ -149,17 +153,17 @@ impl<'p> Route<'p> {
     }
 }
 
-impl Default for Paths {
+impl Default for ProbePaths {
     /// Probes to the servers' own addresses, with the kernel's choice of source address.
     fn default() -> Self {
-        Self::new(Settings::default(), watch::channel(Resolutions::default()).1, mpsc::channel(1).0)
+        Self::new(ProbeSettings::default(), watch::channel(Resolutions::default()).1, mpsc::channel(1).0)
     }
 }
 
-impl Paths {
+impl ProbePaths {
     /// Paths that follow the next hops in `neighbours`. Silent servers are sent to `doubts`.
     pub fn new(
-        settings: Settings,
+        settings: ProbeSettings,
         neighbours: watch::Receiver<Resolutions>,
         doubts: mpsc::Sender<IpAddr>,
     ) -> Self {
@@ -172,14 +176,14 @@ impl Paths {
         &'p self,
         target: &'p Target,
         timeout: Duration,
-    ) -> Result<(Route<'p>, Instant), ProbeError> {
+    ) -> Result<(ProbeRoute<'p>, Instant), ProbeError> {
         let vip_path = match target.via.vip() {
             Some(vip) => self.vip_path().await.map(|vip_path| (vip, vip_path)),
             None => None,
         };
         let deadline = Instant::now() + timeout;
         let Some((vip, vip_path)) = vip_path else {
-            return Ok((Route::new(self, target, None), deadline));
+            return Ok((ProbeRoute::new(self, target, None), deadline));
         };
         let mut neighbours = self.neighbours.clone();
         let server = target.address.ip();
@@ -187,12 +191,12 @@ impl Paths {
         match timeout_at(deadline, known).await {
             Ok(Ok(known)) => {
                 let hop = resolved(&known, server).map(|hop| (vip_path, vip, hop));
-                Ok((Route::new(self, target, hop), deadline))
+                Ok((ProbeRoute::new(self, target, hop), deadline))
             }
-            Ok(Err(_)) => Err(ProbeError::NoWay("next hops are not followed".to_owned())),
+            Ok(Err(_)) => Err(ProbeError::NoProbePath("next hops are not followed".to_owned())),
             Err(_elapsed) => match self.neighbours.borrow().get(&server) {
                 Some(Resolution::Unresolved(why)) => Err(ProbeError::Unreachable(why.clone())),
-                _ => Err(ProbeError::NoWay("nothing is known of its next hop yet".to_owned())),
+                _ => Err(ProbeError::NoProbePath("nothing is known of its next hop yet".to_owned())),
             },
         }
     }

@@ -2,14 +2,14 @@
 
 use tokio::time::timeout_at;
 
-use super::{Paths, ProbeError, Target, http, icmp, tcp, tls, udp};
+use super::{ProbeError, ProbePaths, Target, http, icmp, tcp, tls, udp};
 use slb_config::model::CheckKind;
 
 /// Probes a target once, over its path and within its timeout.
 ///
 /// # Errors
 /// The reason for the failure. Not every error is about the server: see [`ProbeError::blames_server`].
-pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
+pub async fn probe(target: &Target, paths: &ProbePaths) -> Result<(), ProbeError> {
     let timeout = target.check.timeout;
     let (route, deadline) = paths.route(target, timeout).await?;
     let outcome = match &target.check.kind {
@@ -29,7 +29,7 @@ pub async fn probe(target: &Target, paths: &Paths) -> Result<(), ProbeError> {
         {
             Err(error)
         }
-        Err(error) if error.blames_server() && route.is_broken() => Err(ProbeError::NoWay(format!(
+        Err(error) if error.blames_server() && route.is_broken() => Err(ProbeError::NoProbePath(format!(
             "health checks on the way of the traffic cannot be sent at present (the log says why): {error}"
         ))),
         outcome => outcome,

@@ -24,25 +24,25 @@ pub enum Health {
 
 /// Health state of one target.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct HealthCheckState {
     healthy_threshold: u8,
     unhealthy_threshold: u8,
     health: Option<Health>,
     /// Whether a result of this run has set or confirmed `health`.
-    decided: bool,
+    is_decided: bool,
     /// Consecutive results that contradict `health`.
-    contrary: u8,
+    contrary_results: u8,
 }
 
-impl State {
+impl HealthCheckState {
     /// Starts with the health from an earlier run, if known.
-    pub fn new(check: &HealthCheck, remembered: Option<Health>) -> Self {
+    pub fn new(check: &HealthCheck, previous: Option<Health>) -> Self {
         Self {
             healthy_threshold: check.healthy_threshold,
             unhealthy_threshold: check.unhealthy_threshold,
-            health: remembered,
-            decided: false,
-            contrary: 0,
+            health: previous,
+            is_decided: false,
+            contrary_results: 0,
         }
     }
 
@@ -50,7 +50,7 @@ impl State {
     #[must_use]
     pub fn after(self, failures: u8) -> Self {
         match self.health {
-            Some(Health::Healthy) => Self { contrary: failures, ..self },
+            Some(Health::Healthy) => Self { contrary_results: failures, ..self },
             _ => self,
         }
     }
@@ -62,25 +62,25 @@ impl State {
 
     /// Consecutive failures that have not made it unhealthy yet.
     pub fn failures(&self) -> u8 {
-        if self.health == Some(Health::Healthy) { self.contrary } else { 0 }
+        if self.health == Some(Health::Healthy) { self.contrary_results } else { 0 }
     }
 
     /// Processes a result. Returns the health if this result changed it, or was the first decision of this run. A first
     /// decision that confirms the remembered health is returned too.
     pub fn observe(&mut self, result: Health) -> Option<Health> {
         if self.health == Some(result) {
-            self.contrary = 0;
-            let first = !self.decided;
-            self.decided = true;
+            self.contrary_results = 0;
+            let first = !self.is_decided;
+            self.is_decided = true;
             return first.then_some(result);
         }
-        self.contrary += 1;
-        if self.contrary < self.needed(result) {
+        self.contrary_results += 1;
+        if self.contrary_results < self.needed(result) {
             return None;
         }
         self.health = Some(result);
-        self.decided = true;
-        self.contrary = 0;
+        self.is_decided = true;
+        self.contrary_results = 0;
         Some(result)
     }
 
@@ -88,7 +88,7 @@ impl State {
     fn needed(&self, result: Health) -> u8 {
         match (self.health, result) {
             (None, _) => 1,
-            (Some(_), Health::Healthy) if !self.decided => 1,
+            (Some(_), Health::Healthy) if !self.is_decided => 1,
             (Some(_), Health::Healthy) => self.healthy_threshold,
             (Some(_), Health::Unhealthy) => self.unhealthy_threshold,
         }
@@ -117,20 +117,20 @@ mod tests {
         }
     }
 
-    fn run(check: &HealthCheck, remembered: Option<Health>, results: &[Health]) -> Vec<Option<Health>> {
-        let mut state = State::new(check, remembered);
+    fn run(check: &HealthCheck, previous: Option<Health>, results: &[Health]) -> Vec<Option<Health>> {
+        let mut state = HealthCheckState::new(check, previous);
         results.iter().map(|&result| state.observe(result)).collect()
     }
 
     #[test]
-    fn unknown_is_decided_by_the_first_result() {
+    fn first_result_decides_unknown_health() {
         let check = check(3, 3);
         assert_eq!(run(&check, None, &[Healthy, Healthy]), [Some(Healthy), None]);
         assert_eq!(run(&check, None, &[Unhealthy, Unhealthy]), [Some(Unhealthy), None]);
     }
 
     #[test]
-    fn remembered_unhealthy_is_decided_by_the_first_result() {
+    fn first_result_decides_restored_unhealthy() {
         let check = check(3, 3);
         assert_eq!(run(&check, Some(Unhealthy), &[Healthy]), [Some(Healthy)]);
         let results = [Unhealthy, Healthy, Healthy, Healthy];
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn remembered_healthy_survives_a_lost_probe() {
+    fn restored_healthy_survives_a_lost_probe() {
         let check = check(3, 3);
         let lost_one = [Unhealthy, Healthy, Unhealthy, Unhealthy, Unhealthy];
         let expected = [None, Some(Healthy), None, None, Some(Unhealthy)];
@@ -147,36 +147,36 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_goes_on_counting() {
+    fn failure_count_continues_after_a_restart() {
         let check = check(3, 3);
-        let resumed = |failures| State::new(&check, Some(Healthy)).after(failures);
+        let resumed = |failures| HealthCheckState::new(&check, Some(Healthy)).after(failures);
         let mut state = resumed(2);
         assert_eq!(state.failures(), 2);
         assert_eq!((state.observe(Unhealthy), state.failures()), (Some(Unhealthy), 0));
         let mut state = resumed(2);
         assert_eq!((state.observe(Healthy), state.failures()), (Some(Healthy), 0));
         assert_eq!((state.observe(Unhealthy), state.failures()), (None, 1));
-        assert_eq!(State::new(&check, None).after(2).failures(), 0, "the first result decides");
+        assert_eq!(HealthCheckState::new(&check, None).after(2).failures(), 0, "the first result decides");
     }
 
     #[test]
-    fn an_agreeing_result_starts_the_count_again() {
+    fn agreeing_result_resets_the_count() {
         let results = [Healthy, Unhealthy, Unhealthy, Healthy, Unhealthy, Unhealthy, Unhealthy];
         let expected = [Some(Healthy), None, None, None, None, None, Some(Unhealthy)];
         assert_eq!(run(&check(2, 3), None, &results), expected);
     }
 
     /// The expected decisions, computed for each prefix from the whole history without a counter.
-    fn oracle(check: &HealthCheck, remembered: Option<Health>, results: &[Health]) -> Vec<Option<Health>> {
-        let mut health = remembered;
-        let mut decided = false;
+    fn oracle(check: &HealthCheck, previous: Option<Health>, results: &[Health]) -> Vec<Option<Health>> {
+        let mut health = previous;
+        let mut is_decided = false;
         let mut said = Vec::new();
         for end in 1..=results.len() {
             let history = &results[..end];
             let last_are = |n: u8, wanted| {
                 history.iter().rev().take(usize::from(n)).filter(|&&r| r == wanted).count() == usize::from(n)
             };
-            let now = match (decided, health) {
+            let now = match (is_decided, health) {
                 (false, None | Some(Unhealthy)) => Some(history[0]),
                 (false, Some(Healthy)) if history.contains(&Healthy) => Some(Healthy),
                 (false, Some(Healthy)) => last_are(check.unhealthy_threshold, Unhealthy).then_some(Unhealthy),
@@ -184,7 +184,7 @@ mod tests {
                 (true, _) => last_are(check.healthy_threshold, Healthy).then_some(Healthy),
             };
             said.push(now);
-            decided |= now.is_some();
+            is_decided |= now.is_some();
             health = now.or(health);
         }
         said
@@ -196,16 +196,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_oracle(
+        fn health_state_agrees_with_the_oracle(
             up in 1u8..=10,
             down in 1u8..=10,
-            remembered in option::of(health()),
+            previous in option::of(health()),
             // Runs of equal results, so that thresholds are reached often.
             runs in vec((health(), 1usize..=12), 0..20),
         ) {
             let results: Vec<Health> = runs.into_iter().flat_map(|(r, n)| vec![r; n]).collect();
             let check = check(up, down);
-            prop_assert_eq!(run(&check, remembered, &results), oracle(&check, remembered, &results));
+            prop_assert_eq!(run(&check, previous, &results), oracle(&check, previous, &results));
         }
     }
 }

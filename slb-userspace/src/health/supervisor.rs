@@ -18,58 +18,58 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Failures, Paths, ProbeError, Target,
+    Failures, ProbeError, ProbePaths, Target,
     compare::explain,
-    failures::Counter,
+    failures::FailureCounter,
     probe::probe,
-    state::{Health, State},
+    state::{Health, HealthCheckState},
 };
 use crate::{descriptors, supervised};
 
 /// File descriptors per probe on the traffic's path.
-const PER_PROBE: u64 = 2;
+const DESCRIPTORS_PER_PROBE: u64 = 2;
 /// File descriptors reserved for everything else: maps, the API, netlink.
-const LEFT: u64 = 2_048;
+const RESERVED_DESCRIPTORS: u64 = 2_048;
 /// Minimum number of concurrent probes, however few descriptors there are.
-const FEWEST: u64 = 128;
+const MIN_CONCURRENT_PROBES: u64 = 128;
 
 /// Interval of checks whether failures must be saved.
-const SAVING: Duration = Duration::from_millis(500);
+const SAVE_INTERVAL: Duration = Duration::from_millis(500);
 /// Time in which urgent results are gathered before they are saved together.
-const GATHERING: Duration = Duration::from_millis(50);
+const SAVE_DELAY: Duration = Duration::from_millis(50);
 /// Time between the first probes of two targets that are added together.
 const FIRST_PROBE_SPACING: Duration = Duration::from_micros(100);
 
 /// A report about a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+pub struct TargetEvent {
     /// The target. It may have been removed since.
     pub target: Target,
     /// What has changed.
-    pub news: News,
+    pub news: TargetUpdate,
 }
 
 /// A change of a target's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum TargetUpdate {
     /// It has become healthy, or is healthy after a start.
     Healthy,
     /// It has become unhealthy, or is unhealthy after a start. Holds why the last probe failed.
     Unhealthy(String),
     /// It is still unhealthy. Holds a more precise reason.
-    Explained(String),
+    MoreDetail(String),
     /// This host cannot probe it. Holds the reason; each reason is reported once. Its health is unchanged.
     NotProbed(String),
     /// It is probed again. Its health is unchanged.
     Probed,
 }
 
-impl News {
+impl TargetUpdate {
     /// The new health; `None` if it is unchanged.
     pub fn health(&self) -> Option<Health> {
         match self {
             Self::Healthy => Some(Health::Healthy),
-            Self::Unhealthy(_) | Self::Explained(_) => Some(Health::Unhealthy),
+            Self::Unhealthy(_) | Self::MoreDetail(_) => Some(Health::Unhealthy),
             Self::NotProbed(_) | Self::Probed => None,
         }
     }
@@ -78,24 +78,24 @@ impl News {
 /// The health checks of all targets. Dropping it stops them.
 #[derive(Debug)]
 pub struct Supervisor {
-    events: mpsc::Sender<Event>,
-    paths: Arc<Paths>,
+    events: mpsc::Sender<TargetEvent>,
+    paths: Arc<ProbePaths>,
     permits: Arc<Semaphore>,
     /// Most concurrent probes.
     at_once: usize,
-    tasks: BTreeMap<Target, Task>,
+    tasks: BTreeMap<Target, AbortOnDrop>,
     failures: Failures,
-    _saving: Option<Task>,
+    _saving: Option<AbortOnDrop>,
 }
 
 impl Supervisor {
     /// Creates a supervisor without targets that reports to `events` and probes over `paths`. Concurrent probes are
     /// limited by this process's file descriptors.
-    pub fn new(events: mpsc::Sender<Event>, paths: Paths) -> Self {
-        Self::limited(events, paths, probes_at_once(descriptors::limit()))
+    pub fn new(events: mpsc::Sender<TargetEvent>, paths: ProbePaths) -> Self {
+        Self::with_limit(events, paths, probes_at_once(descriptors::limit()))
     }
 
-    fn limited(events: mpsc::Sender<Event>, paths: Paths, at_once: usize) -> Self {
+    fn with_limit(events: mpsc::Sender<TargetEvent>, paths: ProbePaths, at_once: usize) -> Self {
         let permits = Arc::new(Semaphore::new(at_once));
         let (tasks, failures) = (BTreeMap::new(), Failures::default());
         Self { events, paths: Arc::new(paths), permits, at_once, tasks, failures, _saving: None }
@@ -107,8 +107,8 @@ impl Supervisor {
     ///
     /// Outside of a Tokio runtime.
     #[must_use]
-    pub fn keeping(self, failures: Failures) -> Self {
-        let saving = Task(tokio::spawn(save(failures.clone())));
+    pub fn with_failures(self, failures: Failures) -> Self {
+        let saving = AbortOnDrop(tokio::spawn(save(failures.clone())));
         Self { failures, _saving: Some(saving), ..self }
     }
 
@@ -119,16 +119,16 @@ impl Supervisor {
     /// Outside of a Tokio runtime.
     pub fn set_targets(&mut self, mut wanted: BTreeMap<Target, Option<Health>>) {
         self.tasks.retain(|target, _| wanted.contains_key(target));
-        self.failures.keep_only(wanted.keys());
+        self.failures.retain_targets(wanted.keys());
         wanted.retain(|target, _| !self.tasks.contains_key(target));
         // `wanted` now holds the new targets. Their first probes are spread over time, and each is within its interval.
         let now = Instant::now();
         let new = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
-        for (position, (target, remembered)) in (0..new).zip(wanted) {
+        for (position, (target, previous)) in (0..new).zip(wanted) {
             let spacing = FIRST_PROBE_SPACING.min(target.check.interval / new);
             let counter = self.failures.counter(&target);
             let prober = Prober {
-                state: State::new(&target.check, remembered).after(counter.failures()),
+                state: HealthCheckState::new(&target.check, previous).after(counter.failures()),
                 counter,
                 target: target.clone(),
                 events: self.events.clone(),
@@ -138,25 +138,25 @@ impl Supervisor {
                 not_probed: None,
                 due: now + spacing * position,
             };
-            self.tasks.insert(target, Task(tokio::spawn(prober.run())));
+            self.tasks.insert(target, AbortOnDrop(tokio::spawn(prober.run())));
         }
     }
 }
 
 /// Saves counted failures, off the control loop because a disk may hang.
 async fn save(failures: Failures) {
-    let mut is_told = false;
-    let mut due = interval(SAVING);
+    let mut is_reported = false;
+    let mut due = interval(SAVE_INTERVAL);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = due.tick() => {}
-            () = failures.urgent() => sleep(GATHERING).await,
+            () = failures.urgent() => sleep(SAVE_DELAY).await,
         }
         let failures = failures.clone();
         match spawn_blocking(move || failures.save(Instant::now())).await {
-            Ok(Err(error)) if !is_told => {
-                is_told = true;
+            Ok(Err(error)) if !is_reported => {
+                is_reported = true;
                 warn!(
                     error = format!("{error:#}"),
                     "failures of health checks are not kept for the next start"
@@ -169,9 +169,9 @@ async fn save(failures: Failures) {
 
 /// A task that is aborted when its handle is dropped.
 #[derive(Debug)]
-struct Task(JoinHandle<()>);
+struct AbortOnDrop(JoinHandle<()>);
 
-impl Drop for Task {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -180,29 +180,29 @@ impl Drop for Task {
 /// Probes one target.
 struct Prober {
     target: Target,
-    state: State,
-    events: mpsc::Sender<Event>,
-    paths: Arc<Paths>,
+    state: HealthCheckState,
+    events: mpsc::Sender<TargetEvent>,
+    paths: Arc<ProbePaths>,
     permits: Arc<Semaphore>,
     at_once: usize,
     /// Why the last probe could not be made; `None` if it could.
     not_probed: Option<String>,
     /// When the next probe is due.
     due: Instant,
-    counter: Counter,
+    counter: FailureCounter,
 }
 
 impl Prober {
     async fn run(self) {
         let prober = Arc::new(Mutex::new(self));
-        let probe_on = || {
+        let probe_loop = || {
             let prober = Arc::clone(&prober);
-            async move { prober.lock().await.probe_on().await }
+            async move { prober.lock().await.probe_loop().await }
         };
-        supervised::run("health check", probe_on).await;
+        supervised::run("health check", probe_loop).await;
     }
 
-    async fn probe_on(&mut self) {
+    async fn probe_loop(&mut self) {
         loop {
             let due = self.due;
             sleep_until(due).await;
@@ -251,7 +251,7 @@ impl Prober {
                     return !self.events.is_closed();
                 }
                 self.not_probed = Some(why.clone());
-                return self.tell(News::NotProbed(why)).await;
+                return self.report(TargetUpdate::NotProbed(why)).await;
             }
         };
         let is_probed_again = self.not_probed.take().is_some();
@@ -259,27 +259,27 @@ impl Prober {
         let observed = self.state.observe(result);
         self.counter.verdict(self.state.failures());
         match (observed, error) {
-            (None, _) if is_probed_again => self.tell(News::Probed).await,
+            (None, _) if is_probed_again => self.report(TargetUpdate::Probed).await,
             (None, _) => !self.events.is_closed(),
-            (Some(_), None) => self.tell(News::Healthy).await,
-            (Some(_), Some(error)) => self.tell_unhealthy(error).await,
+            (Some(_), None) => self.report(TargetUpdate::Healthy).await,
+            (Some(_), Some(error)) => self.report_unhealthy(error).await,
         }
     }
 
-    async fn tell_unhealthy(&self, error: ProbeError) -> bool {
+    async fn report_unhealthy(&self, error: ProbeError) -> bool {
         let why = error.to_string();
-        if !self.tell(News::Unhealthy(why.clone())).await {
+        if !self.report(TargetUpdate::Unhealthy(why.clone())).await {
             return false;
         }
         // An explanation may need another probe, which is not urgent.
         let Ok(_permit) = self.permits.acquire().await else { return false };
         let explained = explain(&self.target, error, &self.paths).await.to_string();
-        explained == why || self.tell(News::Explained(explained)).await
+        explained == why || self.report(TargetUpdate::MoreDetail(explained)).await
     }
 
     /// Returns false if the receiver of events is gone.
-    async fn tell(&self, news: News) -> bool {
-        self.events.send(Event { target: self.target.clone(), news }).await.is_ok()
+    async fn report(&self, news: TargetUpdate) -> bool {
+        self.events.send(TargetEvent { target: self.target.clone(), news }).await.is_ok()
     }
 
     /// Warns if this probe was late by more than its interval.
@@ -298,7 +298,8 @@ impl Prober {
 
 /// Number of concurrent probes that the file descriptors allow.
 fn probes_at_once(descriptors: u64) -> usize {
-    let probes = (descriptors.saturating_sub(LEFT) / PER_PROBE).max(FEWEST);
+    let probes =
+        (descriptors.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_PROBE).max(MIN_CONCURRENT_PROBES);
     usize::try_from(probes).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
 

@@ -9,7 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::{
     ProbeError,
-    path::{Lease, Route, Transport},
+    path::{Lease, ProbeRoute, Transport},
 };
 
 /// A connection that is reset when dropped, and its path.
@@ -23,11 +23,11 @@ pub(super) struct Connection {
 }
 
 /// Opens a connection and resets it.
-pub(super) async fn probe(route: &Route<'_>) -> Result<(), ProbeError> {
+pub(super) async fn probe(route: &ProbeRoute<'_>) -> Result<(), ProbeError> {
     connect(route).await.map(drop)
 }
 
-pub(super) async fn connect(route: &Route<'_>) -> Result<Connection, ProbeError> {
+pub(super) async fn connect(route: &ProbeRoute<'_>) -> Result<Connection, ProbeError> {
     let opened = route.open(Transport::Tcp).await?;
     opened.socket.set_linger(Some(std::time::Duration::ZERO))?;
     let socket = TcpSocket::from_std_stream(opened.socket.into());
@@ -50,13 +50,13 @@ mod tests {
     };
 
     use super::*;
-    use crate::health::{Paths, probe::probe, testing::target};
+    use crate::health::{ProbePaths, probe::probe, testing::target};
     use slb_config::model::CheckKind;
 
     const GENEROUS: Duration = Duration::from_secs(30);
 
     async fn probed(address: SocketAddr, timeout: Duration) -> Result<(), ProbeError> {
-        probe(&target(address, CheckKind::Tcp, timeout), &Paths::default()).await
+        probe(&target(address, CheckKind::Tcp, timeout), &ProbePaths::default()).await
     }
 
     /// A socket that holds a port of the loopback address and does not listen on it.
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn succeeds_and_resets() {
+    async fn tcp_probe_succeeds_and_closes_with_a_rst() {
         for host in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
             let listener = match TcpListener::bind((host, 0)).await {
                 Ok(listener) => listener,
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_times_out() {
+    async fn unanswered_tcp_probe_times_out() {
         let (socket, address) = bound();
         // With a backlog of zero one connection fills the queue, and the kernel drops every further SYN.
         socket.listen(0).unwrap();

@@ -18,9 +18,9 @@ use openssl::{
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-pub(super) use self::cause::after_the_handshake;
-use super::{ProbeError, path::Route, tcp};
-use slb_config::model::{Tls, TlsCheck};
+pub(super) use self::cause::of_established;
+use super::{ProbeError, path::ProbeRoute, tcp};
+use slb_config::model::{CertificateCheck, TlsCheck};
 
 /// Every cipher that authenticates with a certificate.
 const ANY_CIPHER: &str = "ALL:!aNULL:!eNULL:@SECLEVEL=0";
@@ -30,7 +30,7 @@ const LEGACY_SERVER_CONNECT: SslOptions = SslOptions::from_bits_retain(1 << 2);
 
 /// Opens a connection, makes the TLS handshake and resets the connection. A server that demands a client certificate
 /// passes: it has shown its own, and serves clients that have one.
-pub(super) async fn probe(route: &Route<'_>, check: &TlsCheck) -> Result<(), ProbeError> {
+pub(super) async fn probe(route: &ProbeRoute<'_>, check: &TlsCheck) -> Result<(), ProbeError> {
     let mut connection = tcp::connect(route).await?;
     let address = connection.remote.ip();
     let host = check.host.as_deref().unwrap_or_default();
@@ -45,17 +45,17 @@ pub(super) async fn connect<'a>(
     stream: &'a mut TcpStream,
     host: &str,
     address: IpAddr,
-    tls: Tls,
+    tls: CertificateCheck,
 ) -> Result<SslStream<&'a mut TcpStream>, ProbeError> {
     let context = match tls {
-        Tls::Any => unverified()?,
-        Tls::Verified => verified()?,
+        CertificateCheck::Any => context_without_verify()?,
+        CertificateCheck::Verified => context_with_verify()?,
     };
     handshake(stream, Name::of(host, address).client(context)?).await
 }
 
 async fn handshake(stream: &mut TcpStream, ssl: Ssl) -> Result<SslStream<&mut TcpStream>, ProbeError> {
-    let mut stream = SslStream::new(ssl, stream).map_err(ours)?;
+    let mut stream = SslStream::new(ssl, stream).map_err(local_error)?;
     match Pin::new(&mut stream).connect().await {
         Ok(()) => Ok(stream),
         Err(error) => Err(cause::of(&error, stream.ssl())),
@@ -85,23 +85,23 @@ impl Name {
 
     /// The client side of a connection to this server. An address is not sent as server name (RFC 6066, section 3).
     fn client(&self, context: &SslContext) -> Result<Ssl, ProbeError> {
-        let mut ssl = Ssl::new(context).map_err(ours)?;
+        let mut ssl = Ssl::new(context).map_err(local_error)?;
         match self {
             Self::Dns(name) => ssl.set_hostname(name).and_then(|()| ssl.param_mut().set_host(name)),
             Self::Address(address) => ssl.param_mut().set_ip(*address),
         }
-        .map_err(ours)?;
+        .map_err(local_error)?;
         Ok(ssl)
     }
 }
 
 /// OpenSSL failed on this host before it contacted the server.
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn ours(error: ErrorStack) -> ProbeError {
-    ProbeError::NoWay(format!("OpenSSL: {error}"))
+fn local_error(error: ErrorStack) -> ProbeError {
+    ProbeError::NoProbePath(format!("OpenSSL: {error}"))
 }
 
-fn unverified() -> Result<&'static SslContext, ProbeError> {
+fn context_without_verify() -> Result<&'static SslContext, ProbeError> {
     static CONTEXT: OnceLock<Result<SslContext, ErrorStack>> = OnceLock::new();
     let make = || {
         let mut builder = SslContext::builder(SslMethod::tls_client())?;
@@ -114,16 +114,18 @@ fn unverified() -> Result<&'static SslContext, ProbeError> {
         builder.set_verify(SslVerifyMode::NONE);
         Ok(builder.build())
     };
-    CONTEXT.get_or_init(make).as_ref().map_err(|error| ours(error.clone()))
+    CONTEXT.get_or_init(make).as_ref().map_err(|error| local_error(error.clone()))
 }
 
 /// The context that verifies against this host's root certificates, which are read once.
-fn verified() -> Result<&'static SslContext, ProbeError> {
+fn context_with_verify() -> Result<&'static SslContext, ProbeError> {
     static CONTEXT: OnceLock<Result<Option<SslContext>, ErrorStack>> = OnceLock::new();
     let make = || roots()?.map(trusting).transpose();
-    let made = CONTEXT.get_or_init(make).as_ref().map_err(|error| ours(error.clone()))?;
+    let made = CONTEXT.get_or_init(make).as_ref().map_err(|error| local_error(error.clone()))?;
     made.as_ref().ok_or_else(|| {
-        ProbeError::NoWay("this machine has no root certificates, which `verify = true` needs".to_owned())
+        ProbeError::NoProbePath(
+            "this machine has no root certificates, which `verify = true` needs".to_owned(),
+        )
     })
 }
 

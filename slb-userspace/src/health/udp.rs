@@ -11,19 +11,19 @@ use tokio::{
 
 use super::{
     ProbeError,
-    path::{Lease, Route, Transport},
+    path::{Lease, ProbeRoute, Transport},
 };
 use slb_config::model::UdpCheck;
 
 /// Maximum length of an answer in bytes; the rest is cut off.
-const LONGEST_ANSWER: usize = 2_048;
+const MAX_ANSWER: usize = 2_048;
 /// Maximum number of characters of an answer in an error.
 const SHOWN: usize = 60;
 
 /// Sends the request and checks the first answer. If any answer is accepted, silence until the deadline is accepted
 /// too, provided that the datagram can have reached the server: the service need not answer.
 pub(super) async fn probe(
-    route: &Route<'_>,
+    route: &ProbeRoute<'_>,
     check: &UdpCheck,
     deadline: Instant,
 ) -> Result<Result<(), ProbeError>, Elapsed> {
@@ -38,7 +38,7 @@ pub(super) async fn probe(
     }
 }
 
-async fn open(route: &Route<'_>) -> Result<(UdpSocket, Option<Lease>), ProbeError> {
+async fn open(route: &ProbeRoute<'_>) -> Result<(UdpSocket, Option<Lease>), ProbeError> {
     let opened = route.open(Transport::Udp).await?;
     // Without this, an unreachable host looks like a silent one.
     let heard = match opened.remote.is_ipv4() {
@@ -52,7 +52,7 @@ async fn open(route: &Route<'_>) -> Result<(UdpSocket, Option<Lease>), ProbeErro
 
 async fn exchange(socket: &UdpSocket, check: &UdpCheck) -> Result<(), ProbeError> {
     socket.send(&check.request).await?;
-    let mut answer = [0; LONGEST_ANSWER];
+    let mut answer = [0; MAX_ANSWER];
     let length = socket.recv(&mut answer).await?;
     let answer = &answer[..length];
     match &check.expect {
@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        health::{Paths, path::Settings, probe::probe, testing::target},
+        health::{ProbePaths, path::ProbeSettings, probe::probe, testing::target},
         neigh::{Resolution, Unresolved},
     };
     use slb_config::model::CheckKind;
@@ -95,7 +95,7 @@ mod tests {
 
     async fn probed(server: &UdpSocket, check: UdpCheck, timeout: Duration) -> Result<(), ProbeError> {
         let address = server.local_addr().unwrap();
-        probe(&target(address, CheckKind::Udp(check), timeout), &Paths::default()).await
+        probe(&target(address, CheckKind::Udp(check), timeout), &ProbePaths::default()).await
     }
 
     async fn server() -> UdpSocket {
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_must_hold_what_is_expected() {
+    async fn udp_answer_must_contain_the_expected_text() {
         let server = server().await;
         for (reply, good) in
             [(&b"pong"[..], true), (b"b1 pong!", true), (b"PONG", false), (b"", false), (&[0xff; 200], false)]
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_is_good_unless_something_is_expected() {
+    async fn udp_silence_is_healthy_unless_an_answer_is_expected() {
         let server = server().await;
         let short = Duration::from_millis(50);
         probed(&server, check("", None), short).await.unwrap();
@@ -147,13 +147,13 @@ mod tests {
     async fn closed_port_is_unreachable() {
         let address = server().await.local_addr().unwrap();
         let target = target(address, CheckKind::Udp(check("", None)), GENEROUS);
-        let error = probe(&target, &Paths::default()).await.unwrap_err();
+        let error = probe(&target, &ProbePaths::default()).await.unwrap_err();
         assert_eq!(error.to_string(), "port unreachable");
         assert!(error.blames_server());
     }
 
     #[tokio::test]
-    async fn silence_of_a_server_that_cannot_be_reached_is_not_good() {
+    async fn udp_silence_of_an_unreachable_server_is_not_healthy() {
         let server = server().await;
         let address = server.local_addr().unwrap();
         let why = Unresolved::NoNeighbour {
@@ -163,7 +163,7 @@ mod tests {
         };
         let (resolutions, neighbours) = watch::channel(Arc::default());
         let (doubts, mut doubted) = mpsc::channel(1);
-        let paths = Paths::new(Settings::default(), neighbours, doubts);
+        let paths = ProbePaths::new(ProbeSettings::default(), neighbours, doubts);
         let target = target(address, CheckKind::Udp(check("", None)), Duration::from_millis(50));
         probe(&target, &paths).await.unwrap();
         assert_eq!(doubted.try_recv(), Ok(address.ip()), "silence has its next hop verified");

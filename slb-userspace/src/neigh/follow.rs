@@ -98,12 +98,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sockets_are_opened_again_after_errors_and_panics_while_a_receiver_exists() {
+    async fn netlink_sockets_are_reopened_after_errors_and_panics() {
         for (failures, calls) in [(0, 1), (2, 3), (9, 4)] {
             let called = Arc::new(AtomicU32::new(0));
             let begun = Instant::now();
             run_pausing(Duration::from_millis(1), Fails(failures, called.clone()), ()).await;
-            assert!(begun.elapsed() < supervised::PAUSE, "{failures} failures: there is one pause alone");
+            assert!(
+                begun.elapsed() < supervised::RESTART_PAUSE,
+                "{failures} failures: there is one pause alone"
+            );
             assert_eq!(called.load(Ordering::Relaxed), calls, "{failures} failures");
         }
     }

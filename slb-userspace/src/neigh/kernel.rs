@@ -36,7 +36,7 @@ pub async fn links() -> Result<Vec<Link>> {
 /// # Errors
 ///
 /// The query fails.
-pub async fn local_of(addresses: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>> {
+pub async fn local_among(addresses: &BTreeSet<IpAddr>) -> Result<Vec<IpAddr>> {
     let kernel = Kernel::connect()?;
     let mut local = Vec::new();
     for address in addresses {
@@ -62,7 +62,7 @@ pub(super) type NeighbourKey = (u32, IpAddr);
 
 /// Where the kernel would send a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Route {
+pub(super) enum KernelRoute {
     /// No route.
     None,
     /// To this host.
@@ -147,12 +147,12 @@ impl Kernel {
 
     /// Whether packets to an address are delivered locally.
     pub(super) async fn is_local(&self, address: IpAddr) -> Result<bool> {
-        Ok(self.route(address).await?.0 == Route::Local)
+        Ok(self.route(address).await?.0 == KernelRoute::Local)
     }
 
     /// The route of a local packet to `destination`, and the route's MTU if it has one: configured, or learnt by path
     /// MTU discovery.
-    pub(super) async fn route(&self, destination: IpAddr) -> Result<(Route, Option<u32>)> {
+    pub(super) async fn route(&self, destination: IpAddr) -> Result<(KernelRoute, Option<u32>)> {
         let prefix = if destination.is_ipv4() { 32 } else { 128 };
         let question = RouteMessageBuilder::<IpAddr>::new().destination_prefix(destination, prefix)?.build();
         match self.handle.route().get(question).execute().next().await {
@@ -160,7 +160,7 @@ impl Kernel {
             // The kernel reports an error if there is no route.
             Some(Err(Error::NetlinkError(error))) => {
                 debug!(%destination, error = %error.to_io(), "no route");
-                Ok((Route::None, None))
+                Ok((KernelRoute::None, None))
             }
             Some(Err(error)) => {
                 Err(error).with_context(|| format!("cannot look up the route to {destination}"))
@@ -325,11 +325,11 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Nei
 }
 
 /// Parses the reply to a route look-up.
-fn route(reply: &RouteMessage, destination: IpAddr) -> Route {
+fn route(reply: &RouteMessage, destination: IpAddr) -> KernelRoute {
     match reply.header.kind {
         RouteType::Unicast => {}
-        RouteType::Local => return Route::Local,
-        _ => return Route::None,
+        RouteType::Local => return KernelRoute::Local,
+        _ => return KernelRoute::None,
     }
     let mut interface = None;
     let mut next_hop = destination;
@@ -345,7 +345,7 @@ fn route(reply: &RouteMessage, destination: IpAddr) -> Route {
             _ => {}
         }
     }
-    interface.map_or(Route::None, |index| Route::Via((index, next_hop)))
+    interface.map_or(KernelRoute::None, |index| KernelRoute::Via((index, next_hop)))
 }
 
 /// The MTU in the reply to a route look-up. 0 means none.
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn table_without_room_is_told_from_other_errors() {
+    fn full_neighbour_table_is_recognised_by_its_errno() {
         let error = |errno: Errno| {
             let mut message = rtnetlink::packet_core::ErrorMessage::default();
             message.code = std::num::NonZeroI32::new(-(errno as i32));
@@ -418,14 +418,14 @@ mod tests {
         let on_link = vec![RouteAttribute::Oif(2)];
         let via = vec![RouteAttribute::Oif(2), RouteAttribute::Gateway(RouteAddress::Inet(gateway.into()))];
         let via6 = vec![RouteAttribute::Oif(2), RouteAttribute::Via(RouteVia::Inet6(gateway6))];
-        assert_eq!(reply(RouteType::Unicast, on_link.clone()), Route::Via((2, destination)));
-        assert_eq!(reply(RouteType::Unicast, via), Route::Via((2, gateway.into())));
-        assert_eq!(reply(RouteType::Unicast, via6), Route::Via((2, gateway6.into())));
-        assert_eq!(reply(RouteType::Local, on_link.clone()), Route::Local);
+        assert_eq!(reply(RouteType::Unicast, on_link.clone()), KernelRoute::Via((2, destination)));
+        assert_eq!(reply(RouteType::Unicast, via), KernelRoute::Via((2, gateway.into())));
+        assert_eq!(reply(RouteType::Unicast, via6), KernelRoute::Via((2, gateway6.into())));
+        assert_eq!(reply(RouteType::Local, on_link.clone()), KernelRoute::Local);
         for kind in [RouteType::Multicast, RouteType::Broadcast, RouteType::Unreachable, RouteType::BlackHole]
         {
-            assert_eq!(reply(kind, on_link.clone()), Route::None);
+            assert_eq!(reply(kind, on_link.clone()), KernelRoute::None);
         }
-        assert_eq!(reply(RouteType::Unicast, vec![]), Route::None);
+        assert_eq!(reply(RouteType::Unicast, vec![]), KernelRoute::None);
     }
 }

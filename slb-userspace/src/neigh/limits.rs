@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 /// The neighbour table of an address family. All network namespaces of a machine share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
+enum AddressFamily {
     V4,
     V6,
 }
@@ -22,11 +22,11 @@ struct Thresholds {
 
 /// The last warning about each table.
 #[derive(Debug, Default)]
-pub(super) struct Limits {
+pub(super) struct TableLimits {
     said: [Option<String>; 2],
 }
 
-impl Limits {
+impl TableLimits {
     /// Warns if a table is too small for the watched neighbours, or has refused one. Logs changes only.
     pub(super) fn check(
         &mut self,
@@ -34,9 +34,9 @@ impl Limits {
         refused: impl Iterator<Item = IpAddr>,
     ) {
         let (mut counts, mut are_full) = ([0, 0], [false, false]);
-        watched.for_each(|address| counts[Family::of(address) as usize] += 1);
-        refused.for_each(|address| are_full[Family::of(address) as usize] = true);
-        for (family, said) in [Family::V4, Family::V6].into_iter().zip(&mut self.said) {
+        watched.for_each(|address| counts[AddressFamily::of(address) as usize] += 1);
+        refused.for_each(|address| are_full[AddressFamily::of(address) as usize] = true);
+        for (family, said) in [AddressFamily::V4, AddressFamily::V6].into_iter().zip(&mut self.said) {
             let (count, is_full) = (counts[family as usize], are_full[family as usize]);
             let complaint = family.complaint(count, is_full, family.thresholds());
             if complaint == *said {
@@ -51,7 +51,7 @@ impl Limits {
     }
 }
 
-impl Family {
+impl AddressFamily {
     fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
@@ -105,8 +105,8 @@ mod tests {
     const DEFAULT: Option<Thresholds> = Some(Thresholds { soft: 512, hard: 1024 });
 
     #[test]
-    fn table_that_is_too_small_is_named_with_what_to_set() {
-        let said = |watched, is_full, thresholds| Family::V4.complaint(watched, is_full, thresholds);
+    fn small_neighbour_table_is_reported_with_sysctls_to_set() {
+        let said = |watched, is_full, thresholds| AddressFamily::V4.complaint(watched, is_full, thresholds);
         assert_eq!(said(512, false, DEFAULT), None);
         assert_eq!(
             said(600, false, DEFAULT).unwrap(),
@@ -123,15 +123,15 @@ mod tests {
         assert!(said_of_others.ends_with("gc_thresh2=2048 and gc_thresh3=4096"), "{said_of_others}");
         assert_eq!(said(3000, false, None), None);
         assert_eq!(
-            Family::V6.complaint(3000, true, None).unwrap(),
+            AddressFamily::V6.complaint(3000, true, None).unwrap(),
             "the kernel's IPv6 neighbour table is full, and 3000 next hops need an entry: \
              set net.ipv6.neigh.default.gc_thresh2=8192 and gc_thresh3=16384 on the host"
         );
     }
 
     #[test]
-    fn nothing_is_said_twice() {
-        let mut limits = Limits::default();
+    fn neighbour_table_warning_is_logged_once() {
+        let mut limits = TableLimits::default();
         let address = IpAddr::from([192, 0, 2, 1]);
         let mut log = |refused: bool| {
             crate::telemetry::logged(|| {

@@ -25,9 +25,9 @@ const REFRESH: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkChange {
     /// A notification has arrived and more may follow: do only what is urgent.
-    Begun,
+    Started,
     /// No more notifications have arrived for a moment.
-    Settled,
+    Quiescent,
 }
 
 /// Announces changes of interfaces in the current network namespace until the receiver is dropped.
@@ -35,20 +35,20 @@ pub enum LinkChange {
 /// # Errors
 /// A netlink socket cannot be opened. After later failures, which are logged, it is reopened.
 pub fn follow() -> Result<watch::Receiver<LinkChange>> {
-    let notifications = Interfaces::open()?;
-    let (changed, changes) = watch::channel(LinkChange::Settled);
-    tokio::spawn(follow::run(Interfaces { changed, has_failed: false }, notifications));
+    let notifications = LinkFollower::open()?;
+    let (changed, changes) = watch::channel(LinkChange::Quiescent);
+    tokio::spawn(follow::run(LinkFollower { changed, has_failed: false }, notifications));
     Ok(changes)
 }
 
 /// The announcing task.
-struct Interfaces {
+struct LinkFollower {
     changed: watch::Sender<LinkChange>,
     /// Whether notifications may have been missed.
     has_failed: bool,
 }
 
-impl Follower for Interfaces {
+impl Follower for LinkFollower {
     const WHAT: &'static str = "interfaces";
     type Connections = Notifications;
 
@@ -58,7 +58,7 @@ impl Follower for Interfaces {
 
     async fn follow(&mut self, mut notifications: Notifications) -> Result<()> {
         if std::mem::replace(&mut self.has_failed, true) {
-            self.changed.send_replace(LinkChange::Settled);
+            self.changed.send_replace(LinkChange::Quiescent);
         }
         loop {
             tokio::select! {
@@ -66,13 +66,13 @@ impl Follower for Interfaces {
                 heard = timeout(REFRESH, notifications.next()) => {
                     if let Ok(heard) = heard {
                         heard.context("the netlink socket was closed")?;
-                        self.changed.send_replace(LinkChange::Begun);
+                        self.changed.send_replace(LinkChange::Started);
                         sleep(DEBOUNCE).await;
                         while let Ok(heard) = timeout(Duration::ZERO, notifications.next()).await {
                             heard.context("the netlink socket was closed")?;
                         }
                     }
-                    self.changed.send_replace(LinkChange::Settled);
+                    self.changed.send_replace(LinkChange::Quiescent);
                 }
             }
         }

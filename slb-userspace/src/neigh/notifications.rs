@@ -33,18 +33,18 @@ pub(super) const ROUTES: [MulticastGroup; 8] = [
 ];
 
 /// A notification of the kernel.
-pub(super) type Notification = NetlinkMessage<Content>;
+pub(super) type Notification = NetlinkMessage<NotificationBody>;
 
 /// Content of a notification.
 #[derive(Debug)]
-pub(super) enum Content {
+pub(super) enum NotificationBody {
     /// A message that the netlink library can parse.
     Known(RouteNetlinkMessage),
     /// Any other message: a nexthop object, or one of a later kernel.
     Unknown,
 }
 
-impl NetlinkDeserializable for Content {
+impl NetlinkDeserializable for NotificationBody {
     type Error = Infallible;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, Infallible> {
@@ -53,7 +53,7 @@ impl NetlinkDeserializable for Content {
 }
 
 /// A connection requires this. Nothing is sent over a connection for notifications.
-impl NetlinkSerializable for Content {
+impl NetlinkSerializable for NotificationBody {
     fn message_type(&self) -> u16 {
         match self {
             Self::Known(message) => message.message_type(),
@@ -91,7 +91,7 @@ impl Notifications {
     /// Outside of a Tokio runtime.
     pub(super) fn subscribe(groups: &[MulticastGroup]) -> Result<Self> {
         let connect = || {
-            let (mut monitor, _, stream) = new_connection::<Content>(NETLINK_ROUTE)?;
+            let (mut monitor, _, stream) = new_connection::<NotificationBody>(NETLINK_ROUTE)?;
             let socket = monitor.socket_mut().socket_mut();
             socket.bind(&SocketAddr::new(0, 0))?;
             for &group in groups {

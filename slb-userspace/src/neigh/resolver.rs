@@ -25,11 +25,11 @@ use super::{
     follow::{self, Follower},
     kernel::Kernel,
     notifications::{self, Notifications},
-    view::{Outdated, View},
+    view::{KernelView, Staleness},
 };
 
 /// Time in which notifications are merged before the tables are read. After a link regains carrier, packets are lost
-/// for this time, and for it again once its neighbours answer. [`View::rested_at`] bounds the work.
+/// for this time, and for it again once its neighbours answer. [`KernelView::next_pass_at`] bounds the work.
 const DEBOUNCE: Duration = Duration::from_millis(10);
 
 /// Longest time of one pass, after which the netlink sockets are reopened.
@@ -58,11 +58,14 @@ impl Resolver {
     ///
     /// Outside of a Tokio runtime. The namespace is that of the calling thread, which the runtime's threads must share.
     pub fn spawn() -> Result<(Self, watch::Receiver<Resolutions>)> {
-        let (watched, wanted) = watch::channel(BTreeSet::new());
+        let (watched, watched_set) = watch::channel(BTreeSet::new());
         let (published, resolutions) = watch::channel(Resolutions::default());
         let connections = Connections::open()?;
         let (doubts, doubted) = mpsc::channel(DOUBTS);
-        tokio::spawn(follow::run(Worker { wanted, doubted, published, view: View::default() }, connections));
+        tokio::spawn(follow::run(
+            ResolverWorker { watched_set, doubted, published, view: KernelView::default() },
+            connections,
+        ));
         Ok((Self { watched, doubts }, resolutions))
     }
 
@@ -95,14 +98,14 @@ impl Connections {
     }
 }
 
-struct Worker {
-    wanted: watch::Receiver<BTreeSet<IpAddr>>,
+struct ResolverWorker {
+    watched_set: watch::Receiver<BTreeSet<IpAddr>>,
     doubted: mpsc::Receiver<IpAddr>,
     published: watch::Sender<Resolutions>,
-    view: View,
+    view: KernelView,
 }
 
-impl Follower for Worker {
+impl Follower for ResolverWorker {
     const WHAT: &'static str = "next hops";
     type Connections = Connections;
 
@@ -112,20 +115,20 @@ impl Follower for Worker {
 
     /// Publishes until either half is dropped or a socket fails.
     async fn follow(&mut self, mut connections: Connections) -> Result<()> {
-        let mut outdated = Outdated::Everything;
+        let mut outdated = Staleness::Everything;
         let mut pass_at = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 () = self.published.closed() => return Ok(()),
-                changed = self.wanted.changed() => {
+                changed = self.watched_set.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    (outdated, pass_at) = (Outdated::Everything, Instant::now());
+                    (outdated, pass_at) = (Staleness::Everything, Instant::now());
                 }
                 () = sleep_until(pass_at) => {
-                    let destinations = self.wanted.borrow().clone();
+                    let destinations = self.watched_set.borrow().clone();
                     let everything = self.view.reads_everything(outdated, Instant::now());
                     timeout(PASS_TIMEOUT, self.view.read(&mut connections.kernel, &destinations, everything))
                         .await
@@ -139,7 +142,7 @@ impl Follower for Worker {
                         let resolutions = self.view.resolutions();
                         self.publish(resolutions);
                     }
-                    outdated = Outdated::Nothing;
+                    outdated = Staleness::Nothing;
                     pass_at = self.view.next_pass(Instant::now());
                 }
                 Some(destination) = self.doubted.recv() => {
@@ -149,9 +152,9 @@ impl Follower for Worker {
                 }
                 notification = connections.notifications.next() => {
                     let notification = notification.context("the netlink socket was closed")?;
-                    let newly = self.view.heed(&notification);
-                    if newly != Outdated::Nothing && outdated == Outdated::Nothing {
-                        pass_at = self.view.rested_at.max(Instant::now() + DEBOUNCE).min(pass_at);
+                    let newly = self.view.on_notification(&notification);
+                    if newly != Staleness::Nothing && outdated == Staleness::Nothing {
+                        pass_at = self.view.next_pass_at.max(Instant::now() + DEBOUNCE).min(pass_at);
                     }
                     outdated = outdated.max(newly);
                 }
@@ -160,11 +163,11 @@ impl Follower for Worker {
     }
 
     fn is_needed(&self) -> bool {
-        self.wanted.has_changed().is_ok() && !self.published.is_closed()
+        self.watched_set.has_changed().is_ok() && !self.published.is_closed()
     }
 }
 
-impl Worker {
+impl ResolverWorker {
     fn publish(&self, resolutions: BTreeMap<IpAddr, Resolution>) {
         self.published.send_if_modified(|published| {
             let changed = **published != resolutions;

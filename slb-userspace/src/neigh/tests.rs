@@ -29,7 +29,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{kernel::Kernel, *};
 
-mod blips;
+mod brief_outages;
 mod nexthop_objects;
 mod path_mtu;
 
@@ -179,7 +179,7 @@ const NO_ROUTE: Resolution = Resolution::Unresolved(Unresolved::NoRoute);
 const LOCAL: Resolution = Resolution::Unresolved(Unresolved::Local);
 
 #[test]
-fn resolves_by_asking_the_network() {
+fn resolver_solicits_unknown_neighbours() {
     in_namespace(|| async {
         let pair = Pair::create().await;
         let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4("198.51.100.0"), 24);
@@ -224,7 +224,7 @@ fn resolves_by_asking_the_network() {
 }
 
 #[test]
-fn follows_neighbours() {
+fn resolver_follows_neighbour_changes() {
     in_namespace(|| async {
         let pair = Pair::create().await;
         let (resolver, mut seen) = Resolver::spawn().unwrap();
@@ -248,7 +248,7 @@ fn follows_neighbours() {
 }
 
 #[test]
-fn leaves_permanent_entries_permanent() {
+fn resolver_keeps_permanent_entries_permanent() {
     in_namespace(|| async {
         let pair = Pair::create().await;
         let peer = "192.0.2.99";
@@ -265,7 +265,7 @@ fn leaves_permanent_entries_permanent() {
 }
 
 #[test]
-fn follows_routes_and_links() {
+fn resolver_follows_routes_and_links() {
     in_namespace(|| async {
         let pair = Pair::create().await;
         pair.add_permanent(ip("192.0.2.3"), OTHER_MAC).await;
@@ -307,7 +307,7 @@ fn follows_routes_and_links() {
 
 /// A route's MTU may be smaller than the interface's.
 #[test]
-fn the_mtu_is_the_routes() {
+fn next_hop_mtu_is_that_of_the_route() {
     in_namespace(|| async {
         let pair = Pair::create().await;
         let (resolver, mut seen) = Resolver::spawn().unwrap();
@@ -326,7 +326,7 @@ fn the_mtu_is_the_routes() {
 }
 
 #[test]
-fn ends_with_either_half() {
+fn resolver_ends_with_either_half() {
     in_namespace(|| async {
         let (resolver, mut seen) = Resolver::spawn().unwrap();
         drop(resolver);
@@ -336,7 +336,7 @@ fn ends_with_either_half() {
 }
 
 #[test]
-fn lists_links() {
+fn links_are_listed_with_their_attributes() {
     in_namespace(|| async {
         let pair = Pair::create().await;
         let links = links().await.unwrap();
@@ -361,12 +361,12 @@ fn lists_links() {
 }
 
 #[test]
-fn reasons_name_what_is_wrong() {
+fn unresolved_reasons_name_the_cause() {
     let reason =
         Unresolved::NoNeighbour { next_hop: ip("192.0.2.9"), interface: "eth0".to_owned(), has_failed: true };
     assert_eq!(reason.to_string(), "192.0.2.9 does not answer on eth0");
     assert_eq!(
-        Unresolved::NoRoom { next_hop: ip("192.0.2.9") }.to_string(),
+        Unresolved::NeighbourTableFull { next_hop: ip("192.0.2.9") }.to_string(),
         "the kernel's neighbour table is full, and has no room for 192.0.2.9: \
          raise net.ipv4.neigh.default.gc_thresh2 and gc_thresh3"
     );

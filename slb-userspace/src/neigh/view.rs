@@ -13,10 +13,10 @@ use tracing::{debug, warn};
 
 use super::{
     Link, Mac, NextHop, Resolution, Unresolved,
-    hold::Holds,
-    kernel::{self, Kernel, Neighbour, NeighbourKey, Route},
-    limits::Limits,
-    notifications::{Content, Notification},
+    kernel::{self, Kernel, KernelRoute, Neighbour, NeighbourKey},
+    limits::TableLimits,
+    next_hop_cache::NextHopCache,
+    notifications::{Notification, NotificationBody},
 };
 
 /// Longest interval at which neighbours are solicited and everything is read.
@@ -41,7 +41,7 @@ const MAX_SHARE_OF_TIME: u32 = 5;
 
 /// What a notification makes outdated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Outdated {
+pub(super) enum Staleness {
     /// Nothing.
     Nothing,
     /// Neighbour entries.
@@ -51,48 +51,48 @@ pub(super) enum Outdated {
 }
 
 /// The part of the kernel's tables that concerns the watched destinations.
-pub(super) struct View {
+pub(super) struct KernelView {
     links: HashMap<u32, Link>,
     /// The route to each destination.
-    routes: BTreeMap<IpAddr, Route>,
+    routes: BTreeMap<IpAddr, KernelRoute>,
     /// Route MTUs, of destinations whose route has one.
     mtus: BTreeMap<IpAddr, u32>,
     /// Entries of the next hops in `routes`; `None` if the kernel has none.
     neighbours: HashMap<NeighbourKey, Option<Neighbour>>,
     /// Next hops that stay in use while the tables lack them.
-    holds: Holds,
+    cache: NextHopCache,
     /// When each next hop was last solicited.
     solicited: HashMap<NeighbourKey, Instant>,
     /// Next hops for which the neighbour table was full.
-    no_room: HashSet<NeighbourKey>,
-    limits: Limits,
+    table_full: HashSet<NeighbourKey>,
+    limits: TableLimits,
     /// When each next hop was last verified because of a doubt.
     verified: HashMap<NeighbourKey, Instant>,
     /// The earliest time of the next pass.
-    pub(super) rested_at: Instant,
+    pub(super) next_pass_at: Instant,
     /// When everything is due to be read without a notification. Passes over neighbours alone do not postpone it.
     full_due: Instant,
 }
 
-impl Default for View {
+impl Default for KernelView {
     fn default() -> Self {
         Self {
             links: HashMap::new(),
             routes: BTreeMap::new(),
             mtus: BTreeMap::new(),
             neighbours: HashMap::new(),
-            holds: Holds::default(),
+            cache: NextHopCache::default(),
             solicited: HashMap::new(),
-            no_room: HashSet::new(),
-            limits: Limits::default(),
+            table_full: HashSet::new(),
+            limits: TableLimits::default(),
             verified: HashMap::new(),
-            rested_at: Instant::now(),
+            next_pass_at: Instant::now(),
             full_due: Instant::now(),
         }
     }
 }
 
-impl View {
+impl KernelView {
     /// Reads the kernel's tables: always neighbours, and with `everything` also routes and links.
     pub(super) async fn read(
         &mut self,
@@ -116,12 +116,12 @@ impl View {
             .routes
             .values()
             .filter_map(|route| match route {
-                Route::Via(key) => Some(*key),
-                Route::None | Route::Local => None,
+                KernelRoute::Via(key) => Some(*key),
+                KernelRoute::None | KernelRoute::Local => None,
             })
             .map(|key| (key, entries.get(&key).copied()))
             .collect();
-        self.holds.update(&self.neighbours, Instant::now());
+        self.cache.update(&self.neighbours, Instant::now());
         self.solicited.retain(|key, _| self.neighbours.contains_key(key));
         self.verified.retain(|key, _| self.neighbours.contains_key(key));
         self.note_pass(start, Instant::now(), everything);
@@ -131,7 +131,7 @@ impl View {
     /// Sets the earliest time of the next pass, and when everything is due to be read.
     fn note_pass(&mut self, start: Instant, end: Instant, everything: bool) {
         let took = end - start;
-        self.rested_at = end + took * (MAX_SHARE_OF_TIME - 1);
+        self.next_pass_at = end + took * (MAX_SHARE_OF_TIME - 1);
         if everything {
             self.full_due = end + (took * REREAD_SHARE_OF_TIME).clamp(REREAD, REFRESH);
         }
@@ -140,26 +140,26 @@ impl View {
     /// The next hop to use to each destination of the last pass over everything.
     pub(super) fn resolutions(&mut self) -> BTreeMap<IpAddr, Resolution> {
         let now = Instant::now();
-        self.holds.begin(|destination| self.routes.contains_key(destination));
+        self.cache.begin(|destination| self.routes.contains_key(destination));
         let mut resolutions = BTreeMap::new();
         for (&destination, route) in &self.routes {
             let neighbour = match route {
-                Route::Via(key) => Some(*key),
-                Route::None | Route::Local => None,
+                KernelRoute::Via(key) => Some(*key),
+                KernelRoute::None | KernelRoute::Local => None,
             };
             let found = self.found(&destination, route);
-            let used = self.holds.resolve(destination, found, neighbour, &self.links, now);
+            let used = self.cache.resolve(destination, found, neighbour, &self.links, now);
             resolutions.insert(destination, used);
         }
         resolutions
     }
 
     /// The resolution of a destination by the kernel's tables alone.
-    fn found(&self, destination: &IpAddr, route: &Route) -> Resolution {
+    fn found(&self, destination: &IpAddr, route: &KernelRoute) -> Resolution {
         let key = match route {
-            Route::Via(key) => key,
-            Route::Local => return Resolution::Unresolved(Unresolved::Local),
-            Route::None => return Resolution::Unresolved(Unresolved::NoRoute),
+            KernelRoute::Via(key) => key,
+            KernelRoute::Local => return Resolution::Unresolved(Unresolved::Local),
+            KernelRoute::None => return Resolution::Unresolved(Unresolved::NoRoute),
         };
         // The link appeared after links were read, or vanished before the route was read. A notification will follow.
         let Some(link) = self.links.get(&key.0) else { return Resolution::Unresolved(Unresolved::NoRoute) };
@@ -170,7 +170,7 @@ impl View {
         if !link.up {
             return Resolution::Unresolved(Unresolved::InterfaceDown { interface });
         }
-        match self.holds.mac(key) {
+        match self.cache.mac(key) {
             Some(destination_mac) => Resolution::Resolved(NextHop {
                 interface_index: link.index,
                 interface,
@@ -179,13 +179,13 @@ impl View {
                 mtu: self.mtus.get(destination).map_or(link.mtu, |mtu| link.mtu.min(*mtu)),
                 through_gateway: key.1 != *destination,
             }),
-            None if self.no_room.contains(key) => {
-                Resolution::Unresolved(Unresolved::NoRoom { next_hop: key.1 })
+            None if self.table_full.contains(key) => {
+                Resolution::Unresolved(Unresolved::NeighbourTableFull { next_hop: key.1 })
             }
             None => Resolution::Unresolved(Unresolved::NoNeighbour {
                 next_hop: key.1,
                 interface,
-                has_failed: self.holds.has_failed(key),
+                has_failed: self.cache.has_failed(key),
             }),
         }
     }
@@ -201,7 +201,7 @@ impl View {
         let now = Instant::now();
         let mut failed = 0_u32;
         let mut last_error = None;
-        let mut no_room = HashSet::new();
+        let mut table_full = HashSet::new();
         for (&key, neighbour) in &self.neighbours {
             let ethernet = self.links.get(&key.0).is_some_and(|link| link.up && link.mac.is_some());
             let pause = match neighbour {
@@ -217,7 +217,7 @@ impl View {
             self.solicited.insert(key, now);
             match kernel.solicit(key).await {
                 Ok(true) => {}
-                Ok(false) => drop(no_room.insert(key)),
+                Ok(false) => drop(table_full.insert(key)),
                 Err(error) => {
                     failed += 1;
                     last_error = Some(error);
@@ -227,15 +227,15 @@ impl View {
         if let Some(error) = last_error {
             warn!(failed, error = format!("{error:#}"), "neighbours not solicited");
         }
-        self.limits.check(self.neighbours.keys().map(|key| key.1), no_room.iter().map(|key| key.1));
-        let has_changed = no_room != self.no_room;
-        self.no_room = no_room;
+        self.limits.check(self.neighbours.keys().map(|key| key.1), table_full.iter().map(|key| key.1));
+        let has_changed = table_full != self.table_full;
+        self.table_full = table_full;
         has_changed
     }
 
     /// Verifies the next hop to a destination that does not answer.
     pub(super) async fn doubt(&mut self, kernel: &Kernel, destination: IpAddr) {
-        let Some(Route::Via(key)) = self.routes.get(&destination).copied() else { return };
+        let Some(KernelRoute::Via(key)) = self.routes.get(&destination).copied() else { return };
         let Some(Some(Neighbour { mac: Some(_), dynamic: true, .. })) = self.neighbours.get(&key) else {
             return;
         };
@@ -255,42 +255,42 @@ impl View {
         let is_complete = self.neighbours.keys().all(|key| self.mac(key).is_some());
         let neighbours = now + if is_complete { REFRESH } else { RETRY };
         let pass = neighbours.min(self.full_due);
-        self.holds.due().map_or(pass, |due| due.min(pass))
+        self.cache.due().map_or(pass, |due| due.min(pass))
     }
 
     /// Whether a pass reads routes and links too.
-    pub(super) fn reads_everything(&self, outdated: Outdated, now: Instant) -> bool {
+    pub(super) fn reads_everything(&self, outdated: Staleness, now: Instant) -> bool {
         // When a hold expires, the missing entry may have returned without a notification.
-        let ends_hold = || outdated == Outdated::Nothing && self.holds.due().is_some_and(|due| due <= now);
-        outdated == Outdated::Everything || now >= self.full_due || ends_hold()
+        let ends_hold = || outdated == Staleness::Nothing && self.cache.due().is_some_and(|due| due <= now);
+        outdated == Staleness::Everything || now >= self.full_due || ends_hold()
     }
 
     /// Records the kernel's verdicts. Returns what a notification makes outdated.
-    pub(super) fn heed(&mut self, notification: &Notification) -> Outdated {
+    pub(super) fn on_notification(&mut self, notification: &Notification) -> Staleness {
         let NetlinkPayload::InnerMessage(message) = &notification.payload else {
             // An overrun: notifications were lost.
-            return Outdated::Everything;
+            return Staleness::Everything;
         };
         let (message, is_deleted) = match message {
-            Content::Known(RouteNetlinkMessage::NewNeighbour(message)) => (message, false),
-            Content::Known(RouteNetlinkMessage::DelNeighbour(message)) => (message, true),
-            _ => return Outdated::Everything,
+            NotificationBody::Known(RouteNetlinkMessage::NewNeighbour(message)) => (message, false),
+            NotificationBody::Known(RouteNetlinkMessage::DelNeighbour(message)) => (message, true),
+            _ => return Staleness::Everything,
         };
-        let Some((key, neighbour)) = kernel::neighbour(message) else { return Outdated::Nothing };
+        let Some((key, neighbour)) = kernel::neighbour(message) else { return Staleness::Nothing };
         if !self.neighbours.contains_key(&key) {
-            return Outdated::Nothing;
+            return Staleness::Nothing;
         }
-        let had_failed = self.holds.has_failed(&key);
+        let had_failed = self.cache.has_failed(&key);
         if is_deleted {
-            self.holds.delete(key);
+            self.cache.delete(key);
         } else if neighbour.failed {
             // The kernel may solicit again, and change the entry, before it is read.
-            self.holds.fail(key);
+            self.cache.fail(key);
         }
         let mac = neighbour.mac.filter(|_| !is_deleted);
-        let is_verdict = neighbour.failed && !is_deleted && !had_failed;
+        let is_conclusive = neighbour.failed && !is_deleted && !had_failed;
         // Most notifications are of an entry that ages or was verified, which changes nothing here.
-        if is_verdict || self.mac(&key) != mac { Outdated::Neighbours } else { Outdated::Nothing }
+        if is_conclusive || self.mac(&key) != mac { Staleness::Neighbours } else { Staleness::Nothing }
     }
 }
 
@@ -319,20 +319,26 @@ mod tests {
     }
 
     fn notification(message: RouteNetlinkMessage) -> Notification {
-        Notification::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(Content::Known(message)))
+        Notification::new(
+            NetlinkHeader::default(),
+            NetlinkPayload::InnerMessage(NotificationBody::Known(message)),
+        )
     }
 
     fn new(state: NeighbourState, mac: Mac) -> Notification {
         notification(RouteNetlinkMessage::NewNeighbour(message(state, mac)))
     }
 
-    fn view(mac: Option<Mac>) -> View {
+    fn view(mac: Option<Mac>) -> KernelView {
         let neighbour = Neighbour { mac, dynamic: true, failed: false };
-        View { neighbours: HashMap::from([((7, ADDRESS.into()), Some(neighbour))]), ..View::default() }
+        KernelView {
+            neighbours: HashMap::from([((7, ADDRESS.into()), Some(neighbour))]),
+            ..KernelView::default()
+        }
     }
 
     #[test]
-    fn neighbours_alone_neither_hasten_nor_delay_the_reading_of_everything() {
+    fn neighbour_changes_do_not_shift_the_next_full_read() {
         let begin = Instant::now();
         let at = |milliseconds| begin + Duration::from_millis(milliseconds);
         for mac in [Some(MAC), None] {
@@ -343,42 +349,47 @@ mod tests {
                 let neighbours = at(took) + if mac.is_some() { REFRESH } else { RETRY };
                 assert_eq!(view.next_pass(at(took)), at(due).min(neighbours), "{took} ms");
                 for now in (took..due).step_by(100).map(at) {
-                    assert!(!view.reads_everything(Outdated::Nothing, now));
-                    assert!(!view.reads_everything(Outdated::Neighbours, now));
+                    assert!(!view.reads_everything(Staleness::Nothing, now));
+                    assert!(!view.reads_everything(Staleness::Neighbours, now));
                     view.note_pass(now, now, false);
                     assert!(view.next_pass(now) <= at(due));
                 }
-                assert!(view.reads_everything(Outdated::Neighbours, at(due)));
+                assert!(view.reads_everything(Staleness::Neighbours, at(due)));
             }
         }
     }
 
     #[test]
-    fn only_changes_of_a_next_hop_matter() {
+    fn only_changes_of_a_next_hop_outdate_neighbours() {
         let mut view = view(Some(MAC));
-        assert_eq!(view.heed(&new(NeighbourState::Stale, MAC)), Outdated::Nothing);
-        assert_eq!(view.heed(&new(NeighbourState::Reachable, [2; 6])), Outdated::Neighbours);
-        assert_eq!(view.heed(&new(NeighbourState::Failed, MAC)), Outdated::Neighbours);
+        assert_eq!(view.on_notification(&new(NeighbourState::Stale, MAC)), Staleness::Nothing);
+        assert_eq!(view.on_notification(&new(NeighbourState::Reachable, [2; 6])), Staleness::Neighbours);
+        assert_eq!(view.on_notification(&new(NeighbourState::Failed, MAC)), Staleness::Neighbours);
         let gone = RouteNetlinkMessage::DelNeighbour(message(NeighbourState::Reachable, MAC));
-        assert_eq!(view.heed(&notification(gone)), Outdated::Neighbours);
-        assert_eq!(View::default().heed(&new(NeighbourState::Failed, MAC)), Outdated::Nothing);
+        assert_eq!(view.on_notification(&notification(gone)), Staleness::Neighbours);
+        assert_eq!(
+            KernelView::default().on_notification(&new(NeighbourState::Failed, MAC)),
+            Staleness::Nothing
+        );
     }
 
     #[test]
-    fn an_unusable_entry_becoming_usable_matters() {
+    fn entry_that_becomes_usable_outdates_neighbours() {
         let mut view = view(None);
-        assert_eq!(view.heed(&new(NeighbourState::Incomplete, MAC)), Outdated::Nothing);
-        assert_eq!(view.heed(&new(NeighbourState::Reachable, MAC)), Outdated::Neighbours);
+        assert_eq!(view.on_notification(&new(NeighbourState::Incomplete, MAC)), Staleness::Nothing);
+        assert_eq!(view.on_notification(&new(NeighbourState::Reachable, MAC)), Staleness::Neighbours);
     }
 
     #[test]
     fn lost_notifications_outdate_everything() {
         let overrun = Notification::new(NetlinkHeader::default(), NetlinkPayload::Overrun(Vec::new()));
-        assert_eq!(view(Some(MAC)).heed(&overrun), Outdated::Everything);
-        let unknown =
-            Notification::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(Content::Unknown));
-        assert_eq!(view(Some(MAC)).heed(&unknown), Outdated::Everything);
+        assert_eq!(view(Some(MAC)).on_notification(&overrun), Staleness::Everything);
+        let unknown = Notification::new(
+            NetlinkHeader::default(),
+            NetlinkPayload::InnerMessage(NotificationBody::Unknown),
+        );
+        assert_eq!(view(Some(MAC)).on_notification(&unknown), Staleness::Everything);
         let link = RouteNetlinkMessage::NewLink(rtnetlink::packet_route::link::LinkMessage::default());
-        assert_eq!(view(Some(MAC)).heed(&notification(link)), Outdated::Everything);
+        assert_eq!(view(Some(MAC)).on_notification(&notification(link)), Staleness::Everything);
     }
 }

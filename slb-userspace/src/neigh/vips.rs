@@ -22,8 +22,8 @@ use super::{
     kernel::Kernel,
     notifications::{self, Notifications},
 };
-use answers::Host;
-use slb_control::inputs::Standing;
+use answers::HostAddresses;
+use slb_control::inputs::VipState;
 
 /// Time in which notifications are merged before the tables are read.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -35,29 +35,29 @@ const PASS_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_SHARE_OF_TIME: u32 = 5;
 
 /// State of every watched VIP.
-pub type Standings = Arc<BTreeMap<IpAddr, Standing>>;
+pub type VipStates = Arc<BTreeMap<IpAddr, VipState>>;
 
 /// Follows the state of VIPs until dropped.
 #[derive(Debug)]
-pub struct Vips {
+pub struct VipWatcher {
     watched: watch::Sender<BTreeSet<IpAddr>>,
 }
 
-impl Vips {
+impl VipWatcher {
     /// Reads the state of VIPs in the current network namespace, and follows it.
     ///
     /// The receiver gets a new map after each change. The task ends when either half is dropped.
     ///
     /// # Errors
     /// The kernel cannot be queried. After later failures, which are logged, the query is repeated.
-    pub async fn spawn(vips: BTreeSet<IpAddr>) -> Result<(Self, watch::Receiver<Standings>)> {
+    pub async fn spawn(vips: BTreeSet<IpAddr>) -> Result<(Self, watch::Receiver<VipStates>)> {
         // Subscribe before the first reading, so that later changes are noticed.
         let notifications = Notifications::subscribe(&notifications::ROUTES)?;
         let first = read(&vips).await?;
-        let (watched, wanted) = watch::channel(vips);
-        let (published, standings) = watch::channel(Arc::new(first));
-        tokio::spawn(follow::run(Worker { wanted, published }, notifications));
-        Ok((Self { watched }, standings))
+        let (watched, watched_set) = watch::channel(vips);
+        let (published, vip_states) = watch::channel(Arc::new(first));
+        tokio::spawn(follow::run(VipWorker { watched_set, published }, notifications));
+        Ok((Self { watched }, vip_states))
     }
 
     /// Replaces the watched VIPs.
@@ -74,26 +74,26 @@ impl Vips {
 ///
 /// # Errors
 /// The kernel cannot be queried, or does not answer in time.
-pub async fn read(vips: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Standing>> {
+pub async fn read(vips: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, VipState>> {
     let reading = async {
         let mut kernel = Kernel::connect()?;
-        let mut host = Host::read(&mut kernel).await?;
-        let mut standings = BTreeMap::new();
+        let mut host = HostAddresses::read(&mut kernel).await?;
+        let mut vip_states = BTreeMap::new();
         for &vip in vips {
-            let is_local = host.has(vip) || kernel.is_local(vip).await?;
-            standings.insert(vip, Standing { is_local, unanswered: host.unanswered(vip, is_local) });
+            let is_local = host.has_address(vip) || kernel.is_local(vip).await?;
+            vip_states.insert(vip, VipState { is_local, unanswered: host.unanswered(vip, is_local) });
         }
-        Ok(standings)
+        Ok(vip_states)
     };
     timeout(PASS_TIMEOUT, reading).await.context("the kernel did not answer in time")?
 }
 
-struct Worker {
-    wanted: watch::Receiver<BTreeSet<IpAddr>>,
-    published: watch::Sender<Standings>,
+struct VipWorker {
+    watched_set: watch::Receiver<BTreeSet<IpAddr>>,
+    published: watch::Sender<VipStates>,
 }
 
-impl Follower for Worker {
+impl Follower for VipWorker {
     const WHAT: &'static str = "VIPs";
     type Connections = Notifications;
 
@@ -104,12 +104,12 @@ impl Follower for Worker {
     /// Publishes until either half is dropped or a socket fails.
     async fn follow(&mut self, mut notifications: Notifications) -> Result<()> {
         let mut pass_at = Instant::now();
-        let mut rested_at = pass_at;
+        let mut next_pass_at = pass_at;
         loop {
             tokio::select! {
                 biased;
                 () = self.published.closed() => return Ok(()),
-                changed = self.wanted.changed() => {
+                changed = self.watched_set.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
@@ -117,13 +117,13 @@ impl Follower for Worker {
                 }
                 () = sleep_until(pass_at) => {
                     let begun = Instant::now();
-                    let vips = self.wanted.borrow().clone();
-                    let standings = read(&vips).await?;
-                    rested_at = Instant::now() + begun.elapsed() * (MAX_SHARE_OF_TIME - 1);
+                    let vips = self.watched_set.borrow().clone();
+                    let vip_states = read(&vips).await?;
+                    next_pass_at = Instant::now() + begun.elapsed() * (MAX_SHARE_OF_TIME - 1);
                     self.published.send_if_modified(|published| {
-                        let changed = **published != standings;
+                        let changed = **published != vip_states;
                         if changed {
-                            *published = Arc::new(standings);
+                            *published = Arc::new(vip_states);
                         }
                         changed
                     });
@@ -131,13 +131,13 @@ impl Follower for Worker {
                 }
                 notification = notifications.next() => {
                     notification.context("the netlink socket was closed")?;
-                    pass_at = pass_at.min(rested_at.max(Instant::now() + DEBOUNCE));
+                    pass_at = pass_at.min(next_pass_at.max(Instant::now() + DEBOUNCE));
                 }
             }
         }
     }
 
     fn is_needed(&self) -> bool {
-        self.wanted.has_changed().is_ok() && !self.published.is_closed()
+        self.watched_set.has_changed().is_ok() && !self.published.is_closed()
     }
 }

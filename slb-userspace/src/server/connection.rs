@@ -21,7 +21,7 @@ use tokio::{
 
 use super::socket::Socket;
 use crate::supervised;
-use slb_api::types::By;
+use slb_api::types::Requester;
 
 /// Time limit for the head of a request.
 const HEAD: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ const CONNECTION: Duration = Duration::from_secs(330);
 /// Maximum bytes of bodies in memory, over all connections.
 const BODIES: usize = 32 << 20;
 /// Maximum bytes of a body.
-const LARGEST_BODY: usize = 1 << 20;
+const MAX_BODY: usize = 1 << 20;
 /// Polling interval of the socket's file.
 const WATCH: Duration = Duration::from_secs(1);
 /// Pause after a failed accept.
@@ -42,22 +42,22 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Serves a socket until dropped: one request per connection, at most `most` concurrent connections.
 pub(super) async fn serve(mut socket: Socket, router: &Router, most: usize) {
     while supervised::attempt("API", answer(&mut socket, router, most)).await.is_none() {
-        sleep(supervised::PAUSE).await;
+        sleep(supervised::RESTART_PAUSE).await;
     }
 }
 
 async fn answer(socket: &mut Socket, router: &Router, most: usize) -> Infallible {
-    let places = Arc::new(Semaphore::new(most));
+    let permits = Arc::new(Semaphore::new(most));
     // Dropping this ends the connections.
     let mut connections = JoinSet::new();
     let mut watch = interval(WATCH);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accept = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, socket.listener.accept().await)
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (permit, socket.listener.accept().await)
         };
-        let (place, accepted) = tokio::select! {
+        let (permit, accepted) = tokio::select! {
             accepted = accept => accepted,
             _ = watch.tick() => {
                 while connections.try_join_next().is_some() {}
@@ -69,7 +69,7 @@ async fn answer(socket: &mut Socket, router: &Router, most: usize) -> Infallible
             Ok((stream, _)) => {
                 let router = router.clone();
                 connections.spawn(async move {
-                    let _place = place;
+                    let _place = permit;
                     // A caller that takes longer has gone or needs no answer.
                     let _ = timeout(CONNECTION, talk(stream, router)).await;
                 });
@@ -97,30 +97,30 @@ async fn talk(stream: UnixStream, router: Router) {
 }
 
 /// The peer process.
-fn by(stream: &UnixStream) -> By {
-    let Ok(peer) = stream.peer_cred() else { return By::default() };
-    By { uid: Some(peer.uid()), user: None, pid: peer.pid() }
+fn by(stream: &UnixStream) -> Requester {
+    let Ok(peer) = stream.peer_cred() else { return Requester::default() };
+    Requester { uid: Some(peer.uid()), user: None, pid: peer.pid() }
 }
 
 /// Adds the user's name. The look-up may block, for instance on a name service.
-pub(super) async fn named(by: By) -> By {
+pub(super) async fn named(by: Requester) -> Requester {
     let Some(uid) = by.uid else { return by };
     let found = spawn_blocking(move || User::from_uid(Uid::from_raw(uid))).await;
     let user = found.ok().and_then(Result::ok).flatten().map(|user| user.name);
-    By { user, ..by }
+    Requester { user, ..by }
 }
 
 /// Reads bodies within a common memory limit. A slow body delays no other, because only received bytes count.
 #[derive(Clone)]
-pub(super) struct Bodies(Arc<Semaphore>);
+pub(super) struct BodyLimit(Arc<Semaphore>);
 
-impl Default for Bodies {
+impl Default for BodyLimit {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(BODIES)))
     }
 }
 
-impl Bodies {
+impl BodyLimit {
     /// Reads a body and parses its document.
     pub(super) async fn read<T: DeserializeOwned>(&self, body: Body) -> Result<T, (StatusCode, String)> {
         let read = timeout(BODY, self.collect(body)).await.map_err(|_| {
@@ -144,7 +144,7 @@ impl Bodies {
             })?;
             // Trailers are ignored.
             let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > LARGEST_BODY {
+            if bytes.len() + data.len() > MAX_BODY {
                 let text = "the request is larger than 1 MiB: put a larger configuration into the daemon's file and run \
                             `slb reload`";
                 return Err((StatusCode::PAYLOAD_TOO_LARGE, text.to_owned()));

@@ -11,7 +11,7 @@ use slb_config as config;
 use slb_config::Config;
 
 /// A file, and its content when it was last read.
-pub(super) struct File {
+pub(super) struct ConfigFile {
     path: PathBuf,
     /// Seed for a configuration without `hash_seed`.
     seed: u64,
@@ -23,7 +23,7 @@ type Stamp = (u64, u64, i64, i64, u64, u32);
 /// A configuration, or why the file has none.
 type Content = Result<Arc<Config>, String>;
 
-impl File {
+impl ConfigFile {
     pub(super) fn new(path: PathBuf, seed: u64) -> Self {
         Self { path, seed, read: Mutex::default() }
     }

@@ -6,18 +6,18 @@ use anyhow::{Result, anyhow, bail};
 use ipnet::IpNet;
 use slb_api::flows::Flush;
 
-use slb_control::flush::{Endpoint, Filter};
+use slb_control::flush::{EndpointFilter, FlushFilter};
 
 /// Parses the filters.
 ///
 /// # Errors
 /// An address or prefix is invalid, or no filter is given. The text says what to write.
-pub fn filter(flush: &Flush) -> Result<Filter> {
+pub fn filter(flush: &Flush) -> Result<FlushFilter> {
     let Flush { client, vip, listener, server, not_assured, all, dry_run: _ } = flush;
-    let end = |what: &str, text: &Option<String>| -> Result<Option<Endpoint>> {
+    let end = |what: &str, text: &Option<String>| -> Result<Option<EndpointFilter>> {
         text.as_ref().map(|text| text.parse().map_err(|why| anyhow!("{what} {why}"))).transpose()
     };
-    let filter = Filter {
+    let filter = FlushFilter {
         client: client.as_deref().map(prefix).transpose()?,
         vip: end("VIP", vip)?,
         listener: listener.clone(),

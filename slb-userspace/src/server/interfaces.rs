@@ -6,9 +6,9 @@ use crate::devices::Hook;
 
 /// All interfaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct View {
+pub struct InterfaceView {
     /// Interfaces that run the program and forward, by index.
-    pub attached: BTreeMap<u32, Shown>,
+    pub attached: BTreeMap<u32, AttachedInterface>,
     /// Existing interfaces that do not forward, by configured name, with the reason.
     pub without: BTreeMap<String, String>,
     /// Names of all interfaces that the program was attached to, by index.
@@ -19,7 +19,7 @@ pub struct View {
 
 /// An interface that forwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
+pub struct AttachedInterface {
     /// Its name.
     pub name: String,
     /// Its XDP hook.

@@ -11,9 +11,9 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use super::requests::Refused;
+use super::requests::RequestError;
 use slb_config as config;
-use slb_config::Loaded;
+use slb_config::LoadedConfig;
 use slb_control::map_limits;
 
 /// Loads the daemon's file and configuration texts.
@@ -22,20 +22,20 @@ pub struct Loader {
     file: Arc<PathBuf>,
     /// Seed for configurations without `hash_seed`.
     seed: u64,
-    turn: Arc<Mutex<()>>,
+    permit: Arc<Mutex<()>>,
 }
 
 /// The right to load. It is kept until the loaded configuration is in the control loop's queue, so that later loads
 /// cannot overtake it.
 #[derive(Debug)]
-pub struct Turn {
+pub struct LoadPermit {
     _guard: OwnedMutexGuard<()>,
 }
 
 impl Loader {
     /// Creates a loader of `file` and of texts. Configurations without `hash_seed` get `seed`.
     pub fn new(file: PathBuf, seed: u64) -> Self {
-        Self { file: Arc::new(file), seed, turn: Arc::default() }
+        Self { file: Arc::new(file), seed, permit: Arc::default() }
     }
 
     /// Seed for configurations without `hash_seed`.
@@ -52,53 +52,58 @@ impl Loader {
     ///
     /// # Errors
     /// The file is invalid; the error says why.
-    pub async fn file(&self) -> Result<(Loaded, Turn), Refused> {
+    pub async fn file(&self) -> Result<(LoadedConfig, LoadPermit), RequestError> {
         let file = Arc::clone(&self.file);
-        self.off_the_loop(move || load(&file)).await
+        self.load_blocking(move || load(&file)).await
     }
 
     /// Loads a text. `name` stands for it in messages.
     ///
     /// # Errors
     /// The text is invalid; the error says why.
-    pub async fn text(&self, name: Option<String>, text: String) -> Result<(Loaded, Turn), Refused> {
+    pub async fn text(
+        &self,
+        name: Option<String>,
+        text: String,
+    ) -> Result<(LoadedConfig, LoadPermit), RequestError> {
         let name = name.unwrap_or_else(|| "configuration".to_owned());
-        let parse =
-            move || config::parse(&name, &text).map_err(|rejected| Refused::Unfit(rejected.to_string()));
-        self.off_the_loop(parse).await
+        let parse = move || {
+            config::parse(&name, &text).map_err(|rejected| RequestError::Invalid(rejected.to_string()))
+        };
+        self.load_blocking(parse).await
     }
 
     /// Also checks the map sizes here: with thousands of listeners that takes as long as parsing.
-    async fn off_the_loop(
+    async fn load_blocking(
         &self,
-        load: impl FnOnce() -> Result<Loaded, Refused> + Send + 'static,
-    ) -> Result<(Loaded, Turn), Refused> {
-        let guard = Arc::clone(&self.turn).lock_owned().await;
+        load: impl FnOnce() -> Result<LoadedConfig, RequestError> + Send + 'static,
+    ) -> Result<(LoadedConfig, LoadPermit), RequestError> {
+        let guard = Arc::clone(&self.permit).lock_owned().await;
         let seed = self.seed;
         // The blocking task owns the guard: a caller that disconnects does not let a second load begin.
         let loaded = spawn_blocking(move || {
             let mut loaded = load()?;
             loaded.config.daemon.hash_seed.get_or_insert(seed);
-            let fits =
-                map_limits::check(&loaded.config).map_err(|large| Refused::Unfit(format!("error: {large}")));
-            fits.map(|()| (loaded, Turn { _guard: guard }))
+            let fits = map_limits::check(&loaded.config)
+                .map_err(|large| RequestError::Invalid(format!("error: {large}")));
+            fits.map(|()| (loaded, LoadPermit { _guard: guard }))
         })
         .await;
         loaded.unwrap_or_else(|error| {
-            Err(Refused::Failed(format!("error: the configuration could not be parsed: {error}")))
+            Err(RequestError::Failed(format!("error: the configuration could not be parsed: {error}")))
         })
     }
 }
 
-fn load(file: &Path) -> Result<Loaded, Refused> {
+fn load(file: &Path) -> Result<LoadedConfig, RequestError> {
     // A pipe cannot be read twice, and opening it would block until another writer.
     if fs::metadata(file).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         let file = file.display();
-        return Err(Refused::Unfit(format!(
+        return Err(RequestError::Invalid(format!(
             "error: {file}: is not a regular file and cannot be read again: use `slb apply FILE`, or start slbd with a file"
         )));
     }
-    config::load(file).map_err(|rejected| Refused::Unfit(rejected.to_string()))
+    config::load(file).map_err(|rejected| RequestError::Invalid(rejected.to_string()))
 }
 
 #[cfg(test)]
@@ -120,18 +125,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn loads_wait_for_their_turn() {
+    async fn loads_are_serialized() {
         let loader = Loader::new("/nonexistent/slb.toml".into(), 7);
         let text = include_str!("../../../config/slb.toml").to_owned();
-        let (_, turn) = loader.text(None, text.clone()).await.unwrap();
+        let (_, permit) = loader.text(None, text.clone()).await.unwrap();
         let second = loader.text(None, text.clone());
         assert!(timeout(Duration::from_millis(50), second).await.is_err(), "two at a time");
-        drop(turn);
+        drop(permit);
         loader.text(None, text).await.unwrap();
     }
 
     #[tokio::test]
-    async fn what_the_maps_have_no_room_for_is_refused() {
+    async fn load_refuses_a_configuration_beyond_the_map_size() {
         let servers = |n: u32| format!("{{ address = \"10.0.{}.{}\", port = 80 }}", n >> 8, n & 255);
         let servers: Vec<_> = (1..=600).map(servers).collect();
         let text = format!(
@@ -147,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_loaded_is_refused_and_ends_its_turn() {
+    async fn failed_load_is_refused_and_lets_the_next_one_run() {
         let loader = Loader::new("/nonexistent/slb.toml".into(), 7);
         for _ in 0..2 {
             let refused = loader.file().await.unwrap_err();

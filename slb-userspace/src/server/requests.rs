@@ -6,64 +6,64 @@ use tokio::sync::oneshot;
 
 use slb_api::{
     flows::Flushed,
-    types::{By, Changed, Set},
+    types::{ChangeResult, Requester, Set},
 };
-use slb_config::{Config, Loaded, Report};
-use slb_control::{flush::Filter, overrides::Place};
+use slb_config::{Config, DiagnosticReport, LoadedConfig};
+use slb_control::{flush::FlushFilter, overrides::OverrideKey};
 
 /// A request and the channel for its answer.
 #[derive(Debug)]
 pub enum Request {
     /// A command.
-    Order {
+    ApiCommand {
         /// The command.
-        order: Order,
+        order: ApiCommand,
         /// Who sent it.
-        by: By,
+        by: Requester,
         /// Channel for the answer.
-        answer: oneshot::Sender<Result<Changed, Refused>>,
+        answer: oneshot::Sender<Result<ChangeResult, RequestError>>,
     },
     /// A flush of the flow table.
     Flush {
         /// Which entries.
-        filter: Filter,
+        filter: FlushFilter,
         /// Whether they are erased or only counted.
         erases: bool,
         /// Who sent it.
-        by: By,
+        by: Requester,
         /// Channel for the answer, which follows after the flush.
-        answer: oneshot::Sender<Result<Flushed, Refused>>,
+        answer: oneshot::Sender<Result<Flushed, RequestError>>,
     },
     /// Validates a configuration against the running state.
-    Examine {
+    Validate {
         /// The configuration.
         config: Arc<Config>,
         /// Channel for the answer.
-        answer: oneshot::Sender<Examined>,
+        answer: oneshot::Sender<ValidationResult>,
     },
 }
 
 /// Result of a validation.
 #[derive(Debug)]
-pub struct Examined {
+pub struct ValidationResult {
     /// The active configuration, for comparison.
     pub running: Arc<Config>,
     /// Warnings about missing resources, or why the configuration cannot become active.
-    pub outcome: Result<Vec<String>, Refused>,
+    pub outcome: Result<Vec<String>, RequestError>,
 }
 
 /// A command.
 #[derive(Debug)]
-pub enum Order {
+pub enum ApiCommand {
     /// Makes the file's configuration active.
     Reload {
         /// The configuration.
-        loaded: Box<Loaded>,
+        loaded: Box<LoadedConfig>,
     },
     /// Makes another configuration active.
     Apply {
         /// The configuration.
-        loaded: Box<Loaded>,
+        loaded: Box<LoadedConfig>,
         /// Time within which it must be confirmed; otherwise it is rolled back.
         confirm_within: Option<Duration>,
     },
@@ -72,7 +72,7 @@ pub enum Order {
     /// Sets or resets overrides of servers.
     Set {
         /// The servers.
-        places: Vec<Place>,
+        override_keys: Vec<OverrideKey>,
         /// The change.
         set: Set,
         /// Even if a listener is left without a server that receives new flows.
@@ -80,7 +80,7 @@ pub enum Order {
     },
 }
 
-impl Order {
+impl ApiCommand {
     /// The command's name, for the log.
     pub fn name(&self) -> &'static str {
         match self {
@@ -94,30 +94,30 @@ impl Order {
 
 /// Why a command changed nothing. The text says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refused {
+pub enum RequestError {
     /// The request is invalid.
-    Unfit(String),
+    Invalid(String),
     /// The current state does not allow it.
     Conflict(String),
     /// It was valid and failed.
     Failed(String),
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Unfit(text) | Self::Conflict(text) | Self::Failed(text)) = self;
+        let (Self::Invalid(text) | Self::Conflict(text) | Self::Failed(text)) = self;
         f.write_str(text)
     }
 }
 
 /// Logs a refused command with its sender.
-pub fn log_refused(what: &str, by: &By, refused: &Refused) {
-    let By { uid, user, pid } = by;
+pub fn log_refused(what: &str, by: &Requester, refused: &RequestError) {
+    let Requester { uid, user, pid } = by;
     tracing::warn!(what, uid, user, pid, "refused: {refused}");
 }
 
 /// Combines the warnings of a configuration with those about missing resources.
-pub fn told(warnings: &Report, absent: impl IntoIterator<Item = String>) -> String {
+pub fn all_warnings(warnings: &DiagnosticReport, absent: impl IntoIterator<Item = String>) -> String {
     let of_text = Some(warnings.to_string()).filter(|text| !text.is_empty());
     of_text.into_iter().chain(absent).collect::<Vec<_>>().join("\n\n")
 }

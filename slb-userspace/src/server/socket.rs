@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::stat::{Mode, umask};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::advice::{Tried, explained};
+use crate::advice::{Attempt, with_advice};
 use slb_config::model;
 
 /// Mode of the full socket.
@@ -30,7 +30,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Another daemon answers on a socket, or another file is in its place.
-    pub async fn bind(daemon: &model::Daemon) -> Result<Self> {
+    pub async fn bind(daemon: &model::DaemonConfig) -> Result<Self> {
         let full = Socket::bind(&daemon.socket, FULL, "socket").await?;
         let read_only = match &daemon.read_only_socket {
             Some(path) => Some(Socket::bind(path, READ_ONLY, "read_only_socket").await?),
@@ -110,7 +110,7 @@ impl Drop for Socket {
 /// Binds and listens on an unused path.
 fn listen(path: &Path, mode: u32) -> Result<(UnixListener, (u64, u64))> {
     if let Some(parent) = path.parent() {
-        let made = fs::create_dir_all(parent).map_err(|error| explained(error.into(), Tried::Write));
+        let made = fs::create_dir_all(parent).map_err(|error| with_advice(error.into(), Attempt::Write));
         made.with_context(|| format!("cannot make {}", parent.display()))?;
     }
     // Between bind and chmod only this user can connect. The umask applies to the whole process: files that other
@@ -119,7 +119,7 @@ fn listen(path: &Path, mode: u32) -> Result<(UnixListener, (u64, u64))> {
     let bound = UnixListener::bind(path);
     umask(before);
     let listener = bound
-        .map_err(|error| explained(error.into(), Tried::Bind))
+        .map_err(|error| with_advice(error.into(), Attempt::Bind))
         .with_context(|| format!("cannot bind {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     Ok((listener, identity(path)?))
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_file_that_is_not_a_socket_is_left_alone() {
+    async fn bind_refuses_to_replace_a_file_that_is_not_a_socket() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("precious.txt");
         fs::write(&path, "mine").unwrap();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_nobody_listens_on_is_replaced_and_a_living_one_is_not() {
+    async fn stale_socket_is_replaced_and_active_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("slbd.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_whose_file_is_removed_is_bound_again_and_another_file_is_left_alone() {
+    async fn removed_socket_file_is_bound_again_unless_another_file_is_there() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sub/slbd.sock");
         let mut socket = Socket::bind(&path, FULL, "socket").await.unwrap();
@@ -179,7 +179,7 @@ mod tests {
 
     /// Watches a path while sockets are bound there repeatedly.
     #[tokio::test]
-    async fn a_socket_is_never_wider_than_its_mode() {
+    async fn socket_permissions_never_exceed_its_mode() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("slbd.sock");
         let watched = path.clone();

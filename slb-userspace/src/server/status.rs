@@ -15,59 +15,60 @@ use slb_common::{
         stats::Counters as MapCounters,
         unpad_name,
     },
-    datapath::flow_gc::Fill,
+    datapath::flow_gc::FlowTableUsage,
     net::headers::protocol,
 };
 
-use super::interfaces::View;
+use super::interfaces::InterfaceView;
 use crate::{
     dataplane::bpf::{flows::CurrentFlows, maps::Maps},
     neigh,
 };
 use slb_api::types::{
-    self as api, AttachMode, Counters, Daemon, Draining, FlowTable, Health, Interface, Listener,
-    LoadBalancer, NextHop, Override, Reason, Role, Server, Status,
+    self as api, ApiCounters, ApiHealth, ApiInterfaceRole, ApiListener, ApiLoadBalancer, ApiNextHop,
+    ApiOverride, ApiServer, AttachMode, DaemonStatus, DrainStatus, FlowTableStatus, InterfaceStatus,
+    ReasonCount, Status,
 };
-use slb_config::model::{Config, Mode, Protocol, Target};
+use slb_config::model::{Config, ListenerTarget, Mode, Protocol};
 use slb_control::dataplane::{
-    digest::{self, Content, Digest},
-    state::{NO_TABLE, State, backend_address, mac, to_ip},
+    digest::{self, Digest, TableDigest},
+    state::{MapState, NO_TABLE, backend_address, mac, to_ip},
 };
 
 /// Explanations of servers, by table and address.
-pub type Details = BTreeMap<(u32, SocketAddr), String>;
+pub type ServerDetails = BTreeMap<(u32, SocketAddr), String>;
 
 /// Overrides of servers, by table and address.
-pub type Settings = BTreeMap<(u32, SocketAddr), Override>;
+pub type ServerOverrides = BTreeMap<(u32, SocketAddr), ApiOverride>;
 
 /// Outages, by load balancer and listener.
-pub type Outages = BTreeMap<(String, String), Vec<api::Outage>>;
+pub type ListenerOutages = BTreeMap<(String, String), Vec<api::ApiOutage>>;
 
 /// Information besides the maps.
-pub struct Context<'a> {
+pub struct StatusContext<'a> {
     /// The daemon, if one runs.
-    pub daemon: Option<Daemon>,
+    pub daemon: Option<DaemonStatus>,
     /// Its active configuration.
     pub config: Option<&'a Config>,
     /// Explanations of servers' health.
-    pub details: &'a Details,
+    pub details: &'a ServerDetails,
     /// Overrides of servers.
-    pub set: &'a Settings,
+    pub set: &'a ServerOverrides,
     /// Outages that the daemon knows.
-    pub outages: Option<&'a Outages>,
+    pub outages: Option<&'a ListenerOutages>,
     /// Time since the machine started (`CLOCK_BOOTTIME`).
     pub now: Duration,
     /// The interfaces of this network namespace.
     pub interfaces: &'a [neigh::Link],
     /// Interfaces as the daemon publishes them.
-    pub view: Option<&'a View>,
+    pub view: Option<&'a InterfaceView>,
 }
 
 /// Describes `state`, with the counters in `maps`.
-pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status> {
-    let mut balancers: BTreeMap<String, Vec<Listener>> = BTreeMap::new();
+pub fn status(state: &MapState, maps: &Maps, context: StatusContext<'_>) -> Result<Status> {
+    let mut balancers: BTreeMap<String, Vec<ApiListener>> = BTreeMap::new();
     // Services of a listener share a table, and several listeners may.
-    let mut tables: BTreeMap<u32, (Content, Vec<Server>)> = BTreeMap::new();
+    let mut tables: BTreeMap<u32, (TableDigest, Vec<ApiServer>)> = BTreeMap::new();
     let mut digests: BTreeMap<(String, String), Vec<(&Service, Digest)>> = BTreeMap::new();
     let mut shown = BTreeSet::new();
     let current = maps.current_flows(state.index.hz.max(1))?;
@@ -92,7 +93,7 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
         let (content, servers) = match tables.entry(service.lookup_table) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
-                let content = maps.content_of(service.lookup_table, &state.backends)?;
+                let content = maps.table_digest(service.lookup_table, &state.backends)?;
                 let of_table = tracked.contains(&service.lookup_table).then_some(&current);
                 let servers = servers(state, service.lookup_table, &content, maps, &context, of_table)?;
                 new.insert((content, servers))
@@ -132,13 +133,13 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
             .into_iter()
             .map(|(name, mut listeners)| {
                 listeners.sort_by(|a, b| a.name.cmp(&b.name));
-                LoadBalancer { name, listeners }
+                ApiLoadBalancer { name, listeners }
             })
             .collect(),
         reasons: maps
             .totals()?
             .into_iter()
-            .map(|(action, reason, packets)| Reason {
+            .map(|(action, reason, packets)| ReasonCount {
                 verdict: action.name().to_owned(),
                 reason: reason.name().to_owned(),
                 packets,
@@ -147,10 +148,10 @@ pub fn status(state: &State, maps: &Maps, context: Context<'_>) -> Result<Status
     })
 }
 
-fn empty_listener(service: &Service) -> Listener {
-    Listener {
+fn empty_listener(service: &Service) -> ApiListener {
+    ApiListener {
         name: name(&service.listener),
-        state: api::State::Running,
+        state: api::ApiRunState::Running,
         protocol: if service.protocol == protocol::TCP { "tcp" } else { "udp" }.to_owned(),
         port: u16::from_be(service.port),
         mode: match service.mode {
@@ -162,7 +163,7 @@ fn empty_listener(service: &Service) -> Listener {
         .to_owned(),
         addresses: Vec::new(),
         server_group: Some(name(&service.group)).filter(|group| !group.is_empty()),
-        counters: Counters::default(),
+        counters: ApiCounters::default(),
         current_flows: None,
         digest: None,
         outages: Vec::new(),
@@ -171,21 +172,21 @@ fn empty_listener(service: &Service) -> Listener {
 }
 
 /// Records a VIP with an empty table, which is all that the maps show of an outage.
-fn note_outage(listener: &mut Listener, vip: IpAddr) {
+fn note_outage(listener: &mut ApiListener, vip: IpAddr) {
     match listener.outages.first_mut() {
         Some(outage) => outage.addresses.push(vip),
-        None => listener.outages.push(api::Outage { addresses: vec![vip], why: None, seconds: None }),
+        None => listener.outages.push(api::ApiOutage { addresses: vec![vip], why: None, seconds: None }),
     }
 }
 
 /// Stopped listeners, each with its load balancer's name.
-fn stopped(config: &Config) -> impl Iterator<Item = (String, Listener)> {
+fn stopped(config: &Config) -> impl Iterator<Item = (String, ApiListener)> {
     let listeners = config.load_balancers.iter();
     let listeners = listeners.flat_map(|balancer| balancer.listeners.iter().map(move |l| (balancer, l)));
     listeners.filter(|(balancer, listener)| !balancer.runs(listener)).map(|(balancer, listener)| {
-        let stopped = Listener {
+        let stopped = ApiListener {
             name: listener.name.to_string(),
-            state: api::State::Stopped,
+            state: api::ApiRunState::Stopped,
             protocol: match listener.protocol {
                 Protocol::Tcp => "tcp",
                 Protocol::Udp => "udp",
@@ -200,12 +201,12 @@ fn stopped(config: &Config) -> impl Iterator<Item = (String, Listener)> {
             .to_owned(),
             addresses: balancer.addresses.clone(),
             server_group: match &listener.target {
-                Target::DefaultGroup { .. } => None,
-                Target::ServerGroup(name)
-                | Target::PrimarySecondaryGroup(name)
-                | Target::PrimarySecondary { primary: name, .. } => Some(name.to_string()),
+                ListenerTarget::DefaultGroup { .. } => None,
+                ListenerTarget::ServerGroup(name)
+                | ListenerTarget::PrimarySecondaryGroup(name)
+                | ListenerTarget::PrimarySecondary { primary: name, .. } => Some(name.to_string()),
             },
-            counters: Counters::default(),
+            counters: ApiCounters::default(),
             current_flows: None,
             digest: None,
             outages: Vec::new(),
@@ -216,13 +217,13 @@ fn stopped(config: &Config) -> impl Iterator<Item = (String, Listener)> {
 }
 
 fn servers(
-    state: &State,
+    state: &MapState,
     table: u32,
-    content: &Content,
+    content: &TableDigest,
     maps: &Maps,
-    context: &Context<'_>,
+    context: &StatusContext<'_>,
     current: Option<&CurrentFlows>,
-) -> Result<Vec<Server>> {
+) -> Result<Vec<ApiServer>> {
     state
         .backends
         .iter()
@@ -230,7 +231,7 @@ fn servers(
         // Removed servers without connections are not shown.
         .filter(|(_, backend)| backend.flags & GONE != GONE)
         .map(|(id, backend)| {
-            Ok(Server {
+            Ok(ApiServer {
                 address: backend_address(backend),
                 weight: backend.weight,
                 health: health(backend),
@@ -239,7 +240,7 @@ fn servers(
                 next_hop: state
                     .next_hops
                     .get(&backend.next_hop)
-                    .map(|hop| NextHop { interface: hop.ifindex, mac: mac(hop.macs.receiver()) }),
+                    .map(|hop| ApiNextHop { interface: hop.ifindex, mac: mac(hop.macs.receiver()) }),
                 slots: content.slots.get(id).copied().unwrap_or(0),
                 counters: counters(maps.backend_counters(*id)?),
                 current_flows: current.map(|all| all.by_server.get(&backend.handle).copied().unwrap_or(0)),
@@ -255,7 +256,7 @@ fn is_tracked(service: &Service) -> bool {
 }
 
 /// Tables whose flows are all tracked.
-fn tracked(state: &State) -> BTreeSet<u32> {
+fn tracked(state: &MapState) -> BTreeSet<u32> {
     let untracked = state.services.values().filter(|service| !is_tracked(service));
     let untracked: BTreeSet<u32> = untracked.map(|service| service.lookup_table).collect();
     state
@@ -267,21 +268,21 @@ fn tracked(state: &State) -> BTreeSet<u32> {
 }
 
 /// Whether an administrator drains a server.
-fn is_drained(context: &Context<'_>, table: u32, backend: &Backend) -> bool {
+fn is_drained(context: &StatusContext<'_>, table: u32, backend: &Backend) -> bool {
     let set = context.set.get(&(table, backend_address(backend)));
     set.is_some_and(|set| set.state == Some(api::AdminState::Draining))
 }
 
 /// The drain of a server; `None` if it is not draining.
-fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<Draining> {
+fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<DrainStatus> {
     let is_removed = backend.flags & Backend::REMOVED != 0;
     let left = u64::from(backend.deadline).saturating_sub(now.as_secs());
     let seconds_left = (backend.deadline != 0).then_some(left);
-    (is_removed || is_drained || seconds_left.is_some()).then_some(Draining { seconds_left, is_removed })
+    (is_removed || is_drained || seconds_left.is_some()).then_some(DrainStatus { seconds_left, is_removed })
 }
 
-fn flow_table(fill: Fill, [evicted, evicted_assured]: [u64; 2]) -> FlowTable {
-    FlowTable {
+fn flow_table(fill: FlowTableUsage, [evicted, evicted_assured]: [u64; 2]) -> FlowTableStatus {
+    FlowTableStatus {
         entries: fill.entries as u64,
         used: fill.used as u64,
         assured: fill.assured as u64,
@@ -290,13 +291,18 @@ fn flow_table(fill: Fill, [evicted, evicted_assured]: [u64; 2]) -> FlowTable {
     }
 }
 
-fn attached(state: &State, maps: &Maps, interfaces: &[neigh::Link], view: Option<&View>) -> Vec<Interface> {
+fn attached(
+    state: &MapState,
+    maps: &Maps,
+    interfaces: &[neigh::Link],
+    view: Option<&InterfaceView>,
+) -> Vec<InterfaceStatus> {
     let mut attached: Vec<_> = interfaces
         .iter()
         .filter(|interface| state.interfaces.contains(&interface.index))
         .filter(|interface| view.is_none_or(|view| view.attached.contains_key(&interface.index)))
         .filter_map(|interface| {
-            Some(Interface {
+            Some(InterfaceStatus {
                 name: interface.name.clone(),
                 index: interface.index,
                 mode: if interface.xdp?.native { AttachMode::Native } else { AttachMode::Generic },
@@ -311,11 +317,11 @@ fn attached(state: &State, maps: &Maps, interfaces: &[neigh::Link], view: Option
     attached
 }
 
-fn role(maps: &Maps, ifindex: u32) -> Role {
+fn role(maps: &Maps, ifindex: u32) -> ApiInterfaceRole {
     match maps.interface(ifindex).map(|interface| (interface.flags & CLIENT, interface.flags & SERVER)) {
-        Some((CLIENT, 0)) => Role::Client,
-        Some((0, SERVER)) => Role::Server,
-        _ => Role::Both,
+        Some((CLIENT, 0)) => ApiInterfaceRole::Client,
+        Some((0, SERVER)) => ApiInterfaceRole::Server,
+        _ => ApiInterfaceRole::Both,
     }
 }
 
@@ -326,18 +332,18 @@ fn name(padded: &[u8; slb_common::abi::NAME_LEN]) -> String {
 /// Flags of a removed server that stays in the maps only until the RSTs of its connections are delivered.
 const GONE: u8 = Backend::REMOVED | Backend::TERMINATING;
 
-fn health(backend: &Backend) -> Health {
+fn health(backend: &Backend) -> ApiHealth {
     match backend.health {
-        Backend::HEALTH_HEALTHY => Health::Healthy,
-        Backend::HEALTH_UNHEALTHY => Health::Unhealthy,
-        Backend::HEALTH_UNCHECKED => Health::Unchecked,
-        Backend::HEALTH_STANDBY => Health::Standby,
-        _ => Health::Unknown,
+        Backend::HEALTH_HEALTHY => ApiHealth::Healthy,
+        Backend::HEALTH_UNHEALTHY => ApiHealth::Unhealthy,
+        Backend::HEALTH_UNCHECKED => ApiHealth::Unchecked,
+        Backend::HEALTH_STANDBY => ApiHealth::Standby,
+        _ => ApiHealth::Unknown,
     }
 }
 
-fn counters(from: MapCounters) -> Counters {
-    Counters {
+fn counters(from: MapCounters) -> ApiCounters {
+    ApiCounters {
         packets_in: from.packets_in,
         bytes_in: from.bytes_in,
         packets_out: from.packets_out,
@@ -346,8 +352,8 @@ fn counters(from: MapCounters) -> Counters {
     }
 }
 
-fn add(a: Counters, b: Counters) -> Counters {
-    Counters {
+fn add(a: ApiCounters, b: ApiCounters) -> ApiCounters {
+    ApiCounters {
         packets_in: a.packets_in + b.packets_in,
         bytes_in: a.bytes_in + b.bytes_in,
         packets_out: a.packets_out + b.packets_out,
@@ -362,7 +368,7 @@ mod tests {
     use slb_config::samples::shop;
 
     #[test]
-    fn a_draining_server_keeps_its_health_and_shows_its_deadline() {
+    fn draining_server_keeps_its_health_and_shows_its_deadline() {
         let now = Duration::from_secs(1000);
         for health in [Backend::HEALTH_HEALTHY, Backend::HEALTH_UNHEALTHY, Backend::HEALTH_STANDBY] {
             let backend = Backend { health, ..Backend::default() };
@@ -370,7 +376,7 @@ mod tests {
             let removed = Backend { flags: Backend::ALIVE | Backend::REMOVED, ..leaving };
             assert_eq!(super::health(&leaving), super::health(&backend));
             assert_eq!(super::health(&removed), super::health(&backend));
-            let shown = |seconds_left, is_removed| Some(Draining { seconds_left, is_removed });
+            let shown = |seconds_left, is_removed| Some(DrainStatus { seconds_left, is_removed });
             assert_eq!(draining(&backend, false, now), None);
             assert_eq!(draining(&backend, true, now), shown(None, false), "no connection_drain");
             assert_eq!(draining(&leaving, true, now), shown(Some(30), false));
@@ -380,10 +386,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stopped_is_shown_with_its_configuration() {
+    fn stopped_listeners_are_shown_with_their_configuration() {
         let all = |config: &Config| -> Vec<_> {
-            let shown = |(balancer, listener): (String, Listener)| {
-                assert!(listener.state == api::State::Stopped && listener.servers.is_empty());
+            let shown = |(balancer, listener): (String, ApiListener)| {
+                assert!(listener.state == api::ApiRunState::Stopped && listener.servers.is_empty());
                 (balancer, listener.name, listener.protocol, listener.port, listener.server_group)
             };
             stopped(config).map(shown).collect()

@@ -27,32 +27,32 @@ thread_local! {
 
 /// Sender of log lines. Each write is one line.
 #[derive(Debug, Clone)]
-pub(super) struct Lossy {
-    messages: Sender<Message>,
-    counts: Arc<Counts>,
+pub(super) struct LossyWriter {
+    messages: Sender<WriterMessage>,
+    counts: Arc<LogCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct LogCounts {
     /// Lines in the queue.
     waiting: AtomicUsize,
     lost: AtomicU64,
     /// Whether a flush has timed out and its lines are still not written.
-    hangs: AtomicBool,
+    is_hanging: AtomicBool,
 }
 
 #[derive(Debug)]
-enum Message {
+enum WriterMessage {
     Line(Vec<u8>),
     /// Answered when everything before it has been written or lost.
     Flush(SyncSender<()>),
 }
 
-impl Lossy {
+impl LossyWriter {
     /// Starts the writing thread. Once lines are written again, `report` logs the total number of lost lines.
     pub(super) fn start(writer: impl Write + Send + 'static, report: fn(u64)) -> Self {
         let (messages, received) = channel();
-        let counts = Arc::new(Counts::default());
+        let counts = Arc::new(LogCounts::default());
         let counted = Arc::clone(&counts);
         // If the thread cannot start, its channel is closed: every line is lost and counted.
         let _ = thread::Builder::new()
@@ -67,10 +67,10 @@ impl Lossy {
     }
 
     /// Queues a line, or drops and counts it if the queue is full.
-    pub(super) fn say(&self, line: Vec<u8>) {
+    pub(super) fn enqueue(&self, line: Vec<u8>) {
         let room = if IS_URGENT.get() { LINES + URGENT_LINES } else { LINES };
         let waiting = self.counts.waiting.fetch_add(1, Ordering::Relaxed);
-        if waiting >= room || self.messages.send(Message::Line(line)).is_err() {
+        if waiting >= room || self.messages.send(WriterMessage::Line(line)).is_err() {
             self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -79,18 +79,20 @@ impl Lossy {
     /// Waits until everything has been written, for `limit` at most.
     pub(super) fn flush(&self, limit: Duration) {
         let (written, is_written) = sync_channel(1);
-        if self.messages.send(Message::Flush(written)).is_ok() && is_written.recv_timeout(limit).is_err() {
-            self.counts.hangs.store(true, Ordering::SeqCst);
+        if self.messages.send(WriterMessage::Flush(written)).is_ok()
+            && is_written.recv_timeout(limit).is_err()
+        {
+            self.counts.is_hanging.store(true, Ordering::SeqCst);
             // The writer was in time after all, and will not clear the flag again.
             if is_written.try_recv().is_ok() {
-                self.counts.hangs.store(false, Ordering::SeqCst);
+                self.counts.is_hanging.store(false, Ordering::SeqCst);
             }
         }
     }
 
     /// As [`Self::flush`], but returns at once while lines of an earlier timed-out flush are still not written.
     pub(super) fn flush_unless_hanging(&self, limit: Duration) {
-        if !self.counts.hangs.load(Ordering::SeqCst) {
+        if !self.counts.is_hanging.load(Ordering::SeqCst) {
             self.flush(limit);
         }
     }
@@ -103,9 +105,9 @@ pub(super) fn urgently(log: impl FnOnce()) {
     IS_URGENT.set(false);
 }
 
-impl Write for Lossy {
+impl Write for LossyWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.say(line.to_vec());
+        self.enqueue(line.to_vec());
         Ok(line.len())
     }
 
@@ -114,11 +116,16 @@ impl Write for Lossy {
     }
 }
 
-fn write_all(mut writer: impl Write, messages: &Receiver<Message>, counts: &Counts, report: fn(u64)) {
+fn write_all(
+    mut writer: impl Write,
+    messages: &Receiver<WriterMessage>,
+    counts: &LogCounts,
+    report: fn(u64),
+) {
     let mut reported = 0;
     for message in messages {
         match message {
-            Message::Line(line) => {
+            WriterMessage::Line(line) => {
                 let written = writer.write_all(&line).and_then(|()| writer.flush());
                 counts.waiting.fetch_sub(1, Ordering::Relaxed);
                 if written.is_err() {
@@ -131,10 +138,10 @@ fn write_all(mut writer: impl Write, messages: &Receiver<Message>, counts: &Coun
                     report(lost);
                 }
             }
-            Message::Flush(written) => {
+            WriterMessage::Flush(written) => {
                 // The waiting thread may have given up.
                 let _ = written.try_send(());
-                counts.hangs.store(false, Ordering::SeqCst);
+                counts.is_hanging.store(false, Ordering::SeqCst);
             }
         }
     }
@@ -153,10 +160,10 @@ mod tests {
     #[test]
     fn hanging_log_reader_delays_no_caller_and_lost_lines_are_counted() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        let log = Lossy::start(ours, quiet);
+        let log = LossyWriter::start(ours, quiet);
         let begun = Instant::now();
         for _ in 0..LINES * 3 {
-            log.say(vec![b'x'; 200]);
+            log.enqueue(vec![b'x'; 200]);
         }
         assert!(log.lost() >= LINES as u64, "{} lost", log.lost());
         log.flush(Duration::from_millis(10));
@@ -164,12 +171,12 @@ mod tests {
     }
 
     /// A writer that fails while `is_full` is set.
-    struct Full {
+    struct FullDisk {
         is_full: Arc<AtomicBool>,
         written: Sender<Vec<u8>>,
     }
 
-    impl Write for Full {
+    impl Write for FullDisk {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
             if self.is_full.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::StorageFull.into());
@@ -184,13 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_counted_and_later_ones_are_written_again() {
+    fn unwritable_log_lines_are_counted_and_logging_resumes() {
         static REPORTED: AtomicU64 = AtomicU64::new(0);
         let is_full = Arc::new(AtomicBool::new(true));
         let (written, lines) = channel();
-        let full = Full { is_full: Arc::clone(&is_full), written };
-        let log = Lossy::start(full, |lost| REPORTED.store(lost, Ordering::Relaxed));
-        (0..3).for_each(|_| log.say(b"lost".to_vec()));
+        let full = FullDisk { is_full: Arc::clone(&is_full), written };
+        let log = LossyWriter::start(full, |lost| REPORTED.store(lost, Ordering::Relaxed));
+        (0..3).for_each(|_| log.enqueue(b"lost".to_vec()));
         log.flush(GENEROUS);
         assert_eq!(log.lost(), 3);
         is_full.store(false, Ordering::Relaxed);

@@ -18,26 +18,26 @@ use slb_common::abi::{MacPair, backend::NextHop, lookup_table::LookupTable};
 use slb_config as config;
 use slb_config::model::Config;
 use slb_control::{
-    dataplane::state::{Member, Plan},
-    desired::{Known, Reached, desired},
-    ids::Surroundings,
+    dataplane::state::{TableMember, TableSpec},
+    desired::{ObservedInputs, ServerRoute, desired},
+    ids::MapLimits,
     reconcile::Reconciler,
     targets::destinations,
 };
 use slb_userspace::dataplane::bpf::{
-    loader::{self, Sizes},
+    loader::{self, MapSizes},
     maps::Maps,
 };
 
 use super::{generated::listeners, machine::Machine, stats::Summary};
 use crate::{
     packets::{kernel, world},
-    turn::Turn,
+    test_lock::TestLock,
 };
 
 /// Size of the configuration.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct ControlOptions {
     /// Number of listeners, each with its own server group.
     pub listeners: u32,
     /// Servers per group.
@@ -46,7 +46,7 @@ pub struct Options {
     pub changes: u32,
 }
 
-impl Default for Options {
+impl Default for ControlOptions {
     fn default() -> Self {
         Self { listeners: 1_000, servers: 100, changes: 20 }
     }
@@ -54,7 +54,7 @@ impl Default for Options {
 
 /// Figures of a run; times are in milliseconds.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct ControlReport {
     /// The machine.
     pub machine: Machine,
     /// Number of listeners, each with its own server group.
@@ -83,34 +83,34 @@ pub struct Report {
 ///
 /// # Errors
 /// The caller is not root, or the maps do not hold the desired state.
-pub fn run(options: &Options) -> Result<Report> {
-    let _turn = Turn::alone()?;
+pub fn run(options: &ControlOptions) -> Result<ControlReport> {
+    let _test_lock = TestLock::alone()?;
     let table = tables();
     kernel::in_namespace(|| measure(options, table))
 }
 
-fn measure(options: &Options, table: Summary) -> Result<Report> {
+fn measure(options: &ControlOptions, table: Summary) -> Result<ControlReport> {
     let pins = kernel::own_pins()?;
     let servers = options.listeners * options.servers;
-    let sizes = Sizes { flows: 1 << 16, backends: (2 * servers).max(1 << 14) };
+    let sizes = MapSizes { flows: 1 << 16, backends: (2 * servers).max(1 << 14) };
     let _program = loader::load(pins.pins(), sizes)?;
     let maps = Maps::open(pins.pins())?;
-    let surroundings =
-        Surroundings { interfaces: [world::LO].into(), hz: world::HZ, max_backends: maps.max_backends() };
-    let mut reconciler = Reconciler::new(maps, surroundings);
+    let limits =
+        MapLimits { interfaces: [world::LO].into(), hz: world::HZ, max_backends: maps.max_backends() };
+    let mut reconciler = Reconciler::new(maps, limits);
 
     let begun = Instant::now();
     let config = parse(&text(options, 100))?;
     let parse_time = milliseconds(begun.elapsed());
     let next_hops = next_hops(&config);
-    let known = Known { next_hops: Some(&next_hops), ..Known::default() };
+    let known = ObservedInputs { next_hops: Some(&next_hops), ..ObservedInputs::default() };
 
     let begun = Instant::now();
     let assigned = reconciler.reconcile(&desired(&config, known), Duration::ZERO)?;
     let start = milliseconds(begun.elapsed());
     ensure!(assigned.state.backends.len() == servers as usize, "not every server is in the maps");
     ensure!(assigned.tables.len() == options.listeners as usize, "not every listener has a table");
-    let empty = assigned.state.tables.values().filter(|table| table.plan.members.is_empty()).count();
+    let empty = assigned.state.tables.values().filter(|table| table.spec.members.is_empty()).count();
     ensure!(empty == 0, "{empty} tables are empty");
     drop(assigned);
 
@@ -124,7 +124,7 @@ fn measure(options: &Options, table: Summary) -> Result<Report> {
         ensure!(operations == 2, "change {change}: {operations} operations for one weight");
     }
     let bytes_per_table = size_of::<LookupTable>();
-    Ok(Report {
+    Ok(ControlReport {
         machine: Machine::new()?,
         listeners: options.listeners,
         servers: options.servers,
@@ -141,17 +141,21 @@ fn measure(options: &Options, table: Summary) -> Result<Report> {
 
 /// Builds server tables of 1,000 servers.
 fn tables() -> Summary {
-    let member = |n: u32| Member {
+    let member = |n: u32| TableMember {
         backend: n,
         address: SocketAddr::new(Ipv4Addr::from(0x0a00_0000 + n).into(), 80),
         weight: 1 + (n % 100) as u8,
     };
     let times: Vec<_> = (0..20)
         .map(|seed| {
-            let plan =
-                Plan { slots: 65_537, seed, members: (1..=1_000).map(member).collect(), ..Plan::default() };
+            let spec = TableSpec {
+                slots: 65_537,
+                seed,
+                members: (1..=1_000).map(member).collect(),
+                ..TableSpec::default()
+            };
             let begun = Instant::now();
-            std::hint::black_box(plan.build());
+            std::hint::black_box(spec.build());
             milliseconds(begun.elapsed())
         })
         .collect();
@@ -159,7 +163,7 @@ fn tables() -> Summary {
 }
 
 /// A configuration in which the first server of the first group has this weight.
-fn text(options: &Options, weight: u32) -> String {
+fn text(options: &ControlOptions, weight: u32) -> String {
     let mut text = "[daemon]\ninterfaces = [\"lo\"]\nmax_servers = 1048576\n".to_owned();
     text += &listeners("g", Ipv4Addr::new(198, 51, 100, 0), options.listeners);
     for group in 0..options.listeners {
@@ -181,10 +185,10 @@ fn parse(text: &str) -> Result<Config> {
         .map_err(|rejected| anyhow::anyhow!("{rejected}"))
 }
 
-fn next_hops(config: &Config) -> BTreeMap<IpAddr, Result<Reached, String>> {
+fn next_hops(config: &Config) -> BTreeMap<IpAddr, Result<ServerRoute, String>> {
     let macs = MacPair::new([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
     let hop = NextHop { ifindex: world::LO, mtu: world::MTU, macs };
-    destinations(config).into_iter().map(|ip| (ip, Ok(Reached { hop, through_gateway: false }))).collect()
+    destinations(config).into_iter().map(|ip| (ip, Ok(ServerRoute { hop, through_gateway: false }))).collect()
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -199,7 +203,7 @@ pub(super) fn memory(what: &str) -> Result<u64> {
     Ok(kilobytes * 1024)
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ControlReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
         let Machine { kernel, processor, cores, .. } = &self.machine;

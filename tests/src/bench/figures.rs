@@ -6,7 +6,7 @@ use super::stats::median;
 
 /// Worst, median and best slice.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Spread {
+pub struct FigureSpread {
     /// The worst.
     pub min: f64,
     /// Median slice.
@@ -15,7 +15,7 @@ pub struct Spread {
     pub best: f64,
 }
 
-impl Spread {
+impl FigureSpread {
     /// Summary of figures for which more is better; `None` if there are none.
     pub fn of(figures: &[f64]) -> Option<Self> {
         let mut sorted = figures.to_vec();
@@ -26,12 +26,18 @@ impl Spread {
 
 #[cfg(test)]
 mod tests {
-    use super::Spread;
+    use super::FigureSpread;
 
     #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(Spread::of(&[]), None);
-        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Some(Spread { min: 1.0, median: 2.0, best: 3.0 }));
-        assert_eq!(Spread::of(&[4.0, 1.0, 2.0, 3.0]), Some(Spread { min: 1.0, median: 2.5, best: 4.0 }));
+    fn spread_median_handles_odd_and_even_counts() {
+        assert_eq!(FigureSpread::of(&[]), None);
+        assert_eq!(
+            FigureSpread::of(&[3.0, 1.0, 2.0]),
+            Some(FigureSpread { min: 1.0, median: 2.0, best: 3.0 })
+        );
+        assert_eq!(
+            FigureSpread::of(&[4.0, 1.0, 2.0, 3.0]),
+            Some(FigureSpread { min: 1.0, median: 2.5, best: 4.0 })
+        );
     }
 }

@@ -22,7 +22,7 @@ use serde::Serialize;
 use slb_config::model::{CheckKind, HealthCheck};
 use slb_userspace::{
     descriptors,
-    health::{Event, Health, News, Paths, Supervisor, Target, Via},
+    health::{Health, ProbePaths, Supervisor, Target, TargetEvent, TargetUpdate, Via},
 };
 use tokio::{net::TcpListener, runtime, sync::mpsc, time::timeout};
 
@@ -30,7 +30,7 @@ use super::{control::memory, machine::Machine};
 use crate::{
     leftovers::RunId,
     net::{Namespace, run as command},
-    turn::Turn,
+    test_lock::TestLock,
 };
 
 const PORT: u16 = 8080;
@@ -41,7 +41,7 @@ const FEW: u32 = 100;
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
-pub struct Options {
+pub struct HealthOptions {
     /// Number of servers.
     #[arg(long, default_value_t = 10_000)]
     pub targets: u32,
@@ -53,7 +53,7 @@ pub struct Options {
 
 /// All figures of a run.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct HealthReport {
     /// The machine.
     pub machine: Machine,
     /// Number of servers.
@@ -85,8 +85,8 @@ pub struct Silence {
 ///
 /// # Errors
 /// The caller is not root, or a probe fails.
-pub fn run(options: &Options) -> Result<Report> {
-    let _turn = Turn::alone()?;
+pub fn run(options: &HealthOptions) -> Result<HealthReport> {
+    let _test_lock = TestLock::alone()?;
     descriptors::raise()?;
     ensure!(options.silent == 0 || options.silent + FEW <= options.targets, "too few targets to be silent");
     let namespace = Namespace::create(&format!("{}-health", RunId::next().prefix()))?;
@@ -98,7 +98,7 @@ pub fn run(options: &Options) -> Result<Report> {
     })
 }
 
-async fn measure(options: &Options, namespace: &Namespace) -> Result<Report> {
+async fn measure(options: &HealthOptions, namespace: &Namespace) -> Result<HealthReport> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
     let check = HealthCheck {
@@ -113,18 +113,18 @@ async fn measure(options: &Options, namespace: &Namespace) -> Result<Report> {
     let wanted = targets(options.targets, &check);
 
     let (events, mut verdicts) = mpsc::channel(1_024);
-    let mut supervisor = Supervisor::new(events, Paths::default());
+    let mut supervisor = Supervisor::new(events, ProbePaths::default());
     let (before, used) = (memory("VmHWM")?, processor_time()?);
     let begun = Instant::now();
     supervisor.set_targets(wanted);
     let mut healthy = BTreeSet::new();
     while healthy.len() < options.targets as usize {
         let next = timeout(ROUND, verdicts.recv()).await.context("a probe is not made")?;
-        let Event { target, news } = next.context("the supervisor has ended")?;
-        ensure!(news == News::Healthy, "{}: {news:?}", target.address);
+        let TargetEvent { target, news } = next.context("the supervisor has ended")?;
+        ensure!(news == TargetUpdate::Healthy, "{}: {news:?}", target.address);
         healthy.insert(target.address);
     }
-    let mut report = Report {
+    let mut report = HealthReport {
         machine: Machine::new()?,
         targets: options.targets,
         round: begun.elapsed().as_secs_f64(),
@@ -150,20 +150,20 @@ fn targets(count: u32, check: &HealthCheck) -> BTreeMap<Target, Option<Health>> 
 }
 
 /// Drops packets to some servers, and measures how long detection takes.
-async fn silence(options: &Options, check: HealthCheck, namespace: &Namespace) -> Result<Silence> {
+async fn silence(options: &HealthOptions, check: HealthCheck, namespace: &Namespace) -> Result<Silence> {
     const THRESHOLD: u8 = 3;
     let interval = Duration::from_secs(2);
     let check =
         HealthCheck { interval, healthy_threshold: THRESHOLD, unhealthy_threshold: THRESHOLD, ..check };
     let at_most = (check.timeout + interval) * u32::from(THRESHOLD);
     let (events, mut verdicts) = mpsc::channel(1_024);
-    let mut supervisor = Supervisor::new(events, Paths::default());
+    let mut supervisor = Supervisor::new(events, ProbePaths::default());
     supervisor.set_targets(targets(options.targets, &check));
     let mut wait_for = async |count: u32, health: Health| {
         let begun = Instant::now();
         for _ in 0..count {
             let next = timeout(at_most + ROUND, verdicts.recv()).await.context("not found out")?;
-            let Event { target, news } = next.context("the supervisor has ended")?;
+            let TargetEvent { target, news } = next.context("the supervisor has ended")?;
             ensure!(news.health() == Some(health), "{}: {news:?}", target.address);
         }
         anyhow::Ok(begun.elapsed().as_secs_f64())
@@ -192,7 +192,7 @@ fn processor_time() -> Result<f64> {
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for HealthReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { kernel, processor, cores, .. } = &self.machine;
         let (peak, before) = self.peak_bytes;

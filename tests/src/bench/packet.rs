@@ -30,11 +30,11 @@ use aya::programs::{ProgramFd, ProgramInfo};
 use nix::unistd::geteuid;
 use slb_common::bench::CHUNK;
 
-pub use self::report::Report;
+pub use self::report::PacketReport;
 use self::{
-    report::{Figures, WorkloadReport},
-    workload::{Expect, Step, Workload},
-    wrapper::{MAX_SLICE, Sent, Wrapper},
+    report::{ProgramFigures, WorkloadReport},
+    workload::{ExpectedResult, Workload, WorkloadStep},
+    wrapper::{MAX_SLICE, SendResult, Wrapper},
 };
 use super::{
     machine::{Machine, pin_to_core},
@@ -46,7 +46,7 @@ use crate::{
         host::Totals,
         kernel::{Kernel, action, in_namespace},
     },
-    turn::Turn,
+    test_lock::TestLock,
 };
 
 /// Name of SLB's program in the figures.
@@ -64,7 +64,7 @@ const WARM_UP: u64 = 1 << 16;
 
 /// Options of the benchmark.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct PacketOptions {
     /// Slices of each program per workload and load.
     pub rounds: u32,
     /// Number of loads of SLB's program per workload.
@@ -77,13 +77,13 @@ pub struct Options {
     pub pinned: Vec<(String, PathBuf)>,
 }
 
-impl Default for Options {
+impl Default for PacketOptions {
     fn default() -> Self {
         Self { rounds: 4, loads: 5, slice: 1 << 16, workloads: Vec::new(), pinned: Vec::new() }
     }
 }
 
-impl Options {
+impl PacketOptions {
     /// Whether the workload with this name is selected.
     fn wants(&self, name: &str) -> bool {
         let name = name.to_lowercase();
@@ -104,23 +104,23 @@ impl Options {
 ///
 /// # Errors
 /// A program cannot be loaded, or a packet did not go the way that its workload says.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &PacketOptions) -> Result<PacketReport> {
     options.check()?;
     ensure!(geteuid().is_root(), "loading XDP programs needs root");
     let workloads: Vec<_> = all().into_iter().filter(|workload| options.wants(&workload.name)).collect();
     ensure!(!workloads.is_empty(), "no workload has a name that contains any of {:?}", options.workloads);
     let machine = Machine::new()?;
-    let _turn = Turn::alone()?;
+    let _test_lock = TestLock::alone()?;
     in_namespace(|| {
         let core = pin_to_core()?;
-        let mut bench = Bench::new(options)?;
+        let mut bench = PacketBench::new(options)?;
         let mut measured = Vec::new();
         for workload in &workloads {
             eprintln!("{} …", workload.name);
             let report = bench.measure(workload).with_context(|| format!("workload `{}`", workload.name))?;
             measured.push(report);
         }
-        Ok(Report {
+        Ok(PacketReport {
             machine,
             core,
             packets_per_slice: options.slice,
@@ -141,18 +141,18 @@ pub fn all() -> Vec<Workload> {
 struct Subject {
     name: String,
     place: usize,
-    kind: Kind,
+    kind: SubjectKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum SubjectKind {
     Floor { grown: i64 },
     Slb,
     Other,
 }
 
-struct Bench<'o> {
-    options: &'o Options,
+struct PacketBench<'o> {
+    options: &'o PacketOptions,
     wrapper: Wrapper,
     subjects: Vec<Subject>,
     /// Index of SLB's program, which changes with the workload.
@@ -160,23 +160,23 @@ struct Bench<'o> {
     directory: PinDirectory,
 }
 
-impl<'o> Bench<'o> {
-    fn new(options: &'o Options) -> Result<Self> {
+impl<'o> PacketBench<'o> {
+    fn new(options: &'o PacketOptions) -> Result<Self> {
         leftovers::ensure_bpf_fs()?;
         leftovers::remove_dead()?;
         let mut wrapper = Wrapper::load()?;
         let mut subjects = Vec::new();
         for (name, program, grown) in FLOORS {
             let place = wrapper.add_own(program)?;
-            subjects.push(Subject { name: name.to_owned(), place, kind: Kind::Floor { grown } });
+            subjects.push(Subject { name: name.to_owned(), place, kind: SubjectKind::Floor { grown } });
         }
         let slb = wrapper.reserve()?;
-        subjects.push(Subject { name: SLB.to_owned(), place: slb, kind: Kind::Slb });
+        subjects.push(Subject { name: SLB.to_owned(), place: slb, kind: SubjectKind::Slb });
         for (name, path) in &options.pinned {
             ensure!(subjects.iter().all(|subject| subject.name != *name), "two programs are called {name}");
             let program = from_pin(path)?;
             let place = wrapper.add(&program).with_context(|| name.clone())?;
-            subjects.push(Subject { name: name.clone(), place, kind: Kind::Other });
+            subjects.push(Subject { name: name.clone(), place, kind: SubjectKind::Other });
         }
         Ok(Self { options, wrapper, subjects, slb, directory: PinDirectory::new()? })
     }
@@ -196,7 +196,7 @@ impl<'o> Bench<'o> {
             name: workload.name.clone(),
             flows: workload.measured.traffic.flows,
             frame_bytes: workload.measured.traffic.frame.len(),
-            programs: Figures::all(&summaries),
+            programs: ProgramFigures::all(&summaries),
         })
     }
 
@@ -216,7 +216,7 @@ impl<'o> Bench<'o> {
             }
         }
         // One packet more than in the chunks: the last time stamp belongs to the packet after them.
-        let slice = Step { packets: options.slice + 1, ..workload.measured.clone() };
+        let slice = WorkloadStep { packets: options.slice + 1, ..workload.measured.clone() };
         let mut chunks = vec![Vec::new(); subjects.len()];
         for _ in 0..options.rounds {
             for (subject, chunks) in subjects.iter().zip(&mut chunks) {
@@ -248,15 +248,15 @@ fn checked(
     subject: &Subject,
     kernel: &Kernel,
     workload: &Workload,
-    step: &Step,
-) -> Result<Sent> {
-    let before = Counted::of(kernel, workload)?;
+    step: &WorkloadStep,
+) -> Result<SendResult> {
+    let before = CounterSnapshot::of(kernel, workload)?;
     let sent = wrapper.send(subject.place, &step.traffic, step.packets)?;
     // Expected verdict, packets that SLB counts, and growth of the frame if known.
     let (verdict, packets, grown) = match subject.kind {
-        Kind::Floor { grown } => (action::TX, 0, Some(grown)),
-        Kind::Slb => (step.expect.verdict, step.packets, Some(step.expect.grown)),
-        Kind::Other => (step.expect.verdict, 0, None),
+        SubjectKind::Floor { grown } => (action::TX, 0, Some(grown)),
+        SubjectKind::Slb => (step.expect.verdict, step.packets, Some(step.expect.grown)),
+        SubjectKind::Other => (step.expect.verdict, 0, None),
     };
     ensure!(
         sent.verdict == verdict,
@@ -264,7 +264,7 @@ fn checked(
         subject.name,
         sent.verdict
     );
-    before.verify(&Counted::of(kernel, workload)?, &step.expect, packets)?;
+    before.verify(&CounterSnapshot::of(kernel, workload)?, &step.expect, packets)?;
     // The wrapper reports the growth of the packet before, so one packet alone shows none.
     if let Some(grown) = grown.filter(|_| step.packets > 1) {
         ensure!(
@@ -279,12 +279,12 @@ fn checked(
 
 /// SLB's counters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Counted {
+struct CounterSnapshot {
     totals: Totals,
     new_flows: u64,
 }
 
-impl Counted {
+impl CounterSnapshot {
     fn of(kernel: &Kernel, workload: &Workload) -> Result<Self> {
         let mut new_flows = 0;
         for id in workload.state.services.keys() {
@@ -294,7 +294,7 @@ impl Counted {
     }
 
     /// Checks that SLB has counted `packets` since then, all as expected.
-    fn verify(&self, after: &Self, expect: &Expect, packets: u64) -> Result<()> {
+    fn verify(&self, after: &Self, expect: &ExpectedResult, packets: u64) -> Result<()> {
         let mut wanted = self.clone();
         if packets > 0 {
             let (action, reason) = expect.counted;
@@ -342,28 +342,28 @@ mod tests {
 
     use super::*;
 
-    fn counted(packets: u64, new_flows: u64) -> Counted {
-        Counted {
+    fn counted(packets: u64, new_flows: u64) -> CounterSnapshot {
+        CounterSnapshot {
             totals: Totals::from([((Action::Forward as u8, Reason::ToServer as u32), packets)]),
             new_flows,
         }
     }
 
     #[test]
-    fn packets_that_went_another_way_are_noticed() {
+    fn verify_rejects_wrong_packet_and_flow_counts() {
         let before = counted(10, 2);
-        before.verify(&counted(15, 2), &Expect::TO_SERVER, 5).unwrap();
-        before.verify(&counted(15, 7), &Expect::TO_SERVER.beginning(), 5).unwrap();
-        before.verify(&counted(10, 2), &Expect::TO_SERVER.beginning(), 0).unwrap();
+        before.verify(&counted(15, 2), &ExpectedResult::TO_SERVER, 5).unwrap();
+        before.verify(&counted(15, 7), &ExpectedResult::TO_SERVER.beginning(), 5).unwrap();
+        before.verify(&counted(10, 2), &ExpectedResult::TO_SERVER.beginning(), 0).unwrap();
         // One packet too few, one new flow too many, one too few, another reason.
-        assert!(before.verify(&counted(14, 2), &Expect::TO_SERVER, 5).is_err());
-        assert!(before.verify(&counted(15, 3), &Expect::TO_SERVER, 5).is_err());
-        assert!(before.verify(&counted(15, 6), &Expect::TO_SERVER.beginning(), 5).is_err());
-        assert!(before.verify(&counted(15, 2), &Expect::TO_CLIENT, 5).is_err());
+        assert!(before.verify(&counted(14, 2), &ExpectedResult::TO_SERVER, 5).is_err());
+        assert!(before.verify(&counted(15, 3), &ExpectedResult::TO_SERVER, 5).is_err());
+        assert!(before.verify(&counted(15, 6), &ExpectedResult::TO_SERVER.beginning(), 5).is_err());
+        assert!(before.verify(&counted(15, 2), &ExpectedResult::TO_CLIENT, 5).is_err());
     }
 
     #[test]
-    fn workloads_have_names_of_their_own_and_sound_frames() {
+    fn workloads_have_unique_names_and_valid_frames() {
         let all = all();
         let mut names: Vec<_> = all.iter().map(|workload| &workload.name).collect();
         names.sort_unstable();
@@ -378,10 +378,10 @@ mod tests {
     }
 
     #[test]
-    fn filters_take_any_part_of_a_name_in_any_case() {
-        let options = |parts: &[&str]| Options {
+    fn workload_filters_match_substrings_ignoring_case() {
+        let options = |parts: &[&str]| PacketOptions {
             workloads: parts.iter().map(|&part| part.to_owned()).collect(),
-            ..Options::default()
+            ..PacketOptions::default()
         };
         assert!(options(&[]).wants("nat TCP4"));
         assert!(options(&["udp", "tcp4"]).wants("nat TCP4"));

@@ -20,16 +20,16 @@ mod systems;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use slb_userspace::dataplane::bpf::losses::Counted;
+use slb_userspace::dataplane::bpf::losses::LossCounters;
 
-use crate::turn::Turn;
+use crate::test_lock::TestLock;
 
-pub use contestant::Workload;
-pub use report::{Report, Row};
+pub use contestant::PpsWorkload;
+pub use report::{PpsReport, PpsRow};
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct PpsOptions {
     /// Number of rounds; each contestant gets a slice per round.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
@@ -51,7 +51,7 @@ pub struct Options {
     pub json: Option<PathBuf>,
 }
 
-impl Options {
+impl PpsOptions {
     fn slice(&self) -> Duration {
         Duration::from_millis(self.slice)
     }
@@ -61,9 +61,9 @@ impl Options {
 ///
 /// # Errors
 /// The caller is not root, or a contestant cannot be set up or does not forward as expected.
-pub fn run(options: &Options) -> Result<Report> {
-    let _turn = Turn::alone()?;
-    let _counted = options.losses.then(Counted::start).transpose()?;
+pub fn run(options: &PpsOptions) -> Result<PpsReport> {
+    let _test_lock = TestLock::alone()?;
+    let _counted = options.losses.then(LossCounters::start).transpose()?;
     let (mut contestants, missing) = systems::all(options.only.as_deref())?;
     measure::all(&mut contestants, missing, options)
 }

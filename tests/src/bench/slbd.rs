@@ -21,13 +21,13 @@ const FLOW_TABLE_ENTRIES: u32 = 1 << 20;
 
 /// A mode of SLB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum BenchMode {
     Nat,
     Dsr,
     Ipip,
 }
 
-impl Mode {
+impl BenchMode {
     pub(super) const ALL: [Self; 3] = [Self::Nat, Self::Dsr, Self::Ipip];
 
     /// Value of the setting `mode`.
@@ -42,11 +42,11 @@ impl Mode {
 
 /// Configuration of one TCP listener.
 #[derive(Debug)]
-pub(super) struct Listener<'a> {
+pub(super) struct BenchListener<'a> {
     pub(super) interfaces: &'a [&'a str],
     pub(super) vip: Ipv4Addr,
     pub(super) port: u16,
-    pub(super) mode: Mode,
+    pub(super) mode: BenchMode,
     /// Address of SLB, which is the outer source of tunnel packets.
     pub(super) slb: Ipv4Addr,
     pub(super) servers: &'a [Ipv4Addr],
@@ -66,7 +66,7 @@ impl Slbd {
         namespace: &Arc<Namespace>,
         id: RunId,
         directory: &Path,
-        listener: &Listener<'_>,
+        listener: &BenchListener<'_>,
     ) -> Result<Self> {
         let (pins, socket) = (id.pin_dir(), directory.join("slb.sock"));
         let config = directory.join("slb.toml");
@@ -93,12 +93,12 @@ impl Drop for Slbd {
     }
 }
 
-impl Listener<'_> {
+impl BenchListener<'_> {
     fn toml(&self, pins: &Path, socket: &Path) -> String {
         let Self { interfaces, vip, port, mode, slb, servers, server_port } = self;
         let tunnels = match mode {
-            Mode::Ipip => format!("tunnel_addresses = [\"{slb}\"]\n"),
-            Mode::Nat | Mode::Dsr => String::new(),
+            BenchMode::Ipip => format!("tunnel_addresses = [\"{slb}\"]\n"),
+            BenchMode::Nat | BenchMode::Dsr => String::new(),
         };
         let mut text = format!(
             "[daemon]\ninterfaces = {interfaces:?}\nxdp_mode = \"native\"\npin_dir = {pins:?}\nsocket = {socket:?}\n\
@@ -120,19 +120,19 @@ impl Listener<'_> {
 mod tests {
     use std::path::Path;
 
-    use super::{Listener, Mode};
+    use super::{BenchListener, BenchMode};
 
     #[test]
-    fn the_configuration_is_valid_and_without_warnings() {
-        for mode in Mode::ALL {
-            let listener = Listener {
+    fn bench_configuration_is_valid_without_warnings() {
+        for mode in BenchMode::ALL {
+            let listener = BenchListener {
                 interfaces: &["in0", "out0"],
                 vip: [198, 51, 100, 10].into(),
                 port: 80,
                 mode,
                 slb: [10, 80, 1, 1].into(),
                 servers: &[[10, 80, 1, 16].into(), [10, 80, 1, 17].into()],
-                server_port: if mode == Mode::Nat { 8080 } else { 80 },
+                server_port: if mode == BenchMode::Nat { 8080 } else { 80 },
             };
             let text = listener.toml(Path::new("/sys/fs/bpf/slbt-1-1"), Path::new("/run/slb.sock"));
             let parsed = slb_config::parse("slb.toml", &text);

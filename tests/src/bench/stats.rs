@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn distributions_are_summed_up_by_their_medians() {
+    fn summaries_combine_minima_ranges_and_medians() {
         let summary = |min| Summary { min, median: min + 10.0, samples: 2 };
         let all = Summaries::of(&[summary(5.0), summary(1.0), summary(2.0)]);
         assert_eq!(all, Some(Summaries { min: 2.0, range: [1.0, 5.0], median: 12.0, samples: 6 }));
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_is_found_among_odd_and_even_numbers() {
+    fn summary_median_handles_odd_and_even_counts() {
         let summary = |samples: &[f64]| Summary::of(samples).map(|s| (s.min, s.median, s.samples));
         assert_eq!(summary(&[9.0, 1.0, 4.0]), Some((1.0, 4.0, 3)));
         assert_eq!(summary(&[9.0, 1.0, 4.0, 5.0]), Some((1.0, 4.5, 4)));

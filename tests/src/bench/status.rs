@@ -11,14 +11,14 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use slb_api::{client, types::Health};
+use slb_api::{client, types::ApiHealth};
 
 use super::{generated::listeners, machine::Machine};
 use crate::{
     World,
     config::{CHECK_INTERVAL, UNHEALTHY_THRESHOLD},
     server::Service,
-    turn::Turn,
+    test_lock::TestLock,
     wait::wait_for,
 };
 
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
-pub struct Options {
+pub struct StatusOptions {
     /// Server tables in addition to those of the watched servers.
     #[arg(long, default_value_t = 1000)]
     pub tables: u32,
@@ -47,7 +47,7 @@ pub struct Options {
 
 /// All figures of a run. Times are in seconds.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct StatusReport {
     /// The machine.
     pub machine: Machine,
     /// Server tables in addition to the watched ones.
@@ -72,8 +72,8 @@ pub struct Report {
 ///
 /// # Errors
 /// The caller is not root, or the daemon does not start or does not report the dead server.
-pub fn run(options: &Options) -> Result<Report> {
-    let mut world = World::new(&[100, 100], Turn::alone()?)?;
+pub fn run(options: &StatusOptions) -> Result<StatusReport> {
+    let mut world = World::new(&[100, 100], TestLock::alone()?)?;
     world.plan.flow_table_entries = options.flow_table_entries;
     world.plan.append(&tables(options.tables));
     world.start()?;
@@ -109,7 +109,7 @@ pub fn run(options: &Options) -> Result<Report> {
         Ok((asked?, answered.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64()))
     })?;
     ensure!(options.callers == 0 || documents > 0.0, "no caller was answered");
-    Ok(Report {
+    Ok(StatusReport {
         machine: Machine::new()?,
         tables: options.tables,
         flow_table_entries: options.flow_table_entries,
@@ -136,7 +136,7 @@ fn detection(world: &mut World, tries: u8) -> Result<f64> {
         longest = longest.max(begun.elapsed().as_secs_f64());
         world.start_servers(VICTIM)?;
         for service in Service::ALL {
-            world.wait_for_health_of(service, VICTIM, Health::Healthy)?;
+            world.wait_for_health_of(service, VICTIM, ApiHealth::Healthy)?;
         }
     }
     Ok(longest)
@@ -155,7 +155,7 @@ fn tables(count: u32) -> String {
     text
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for StatusReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { kernel, processor, cores, .. } = &self.machine;
         writeln!(f, "Linux {kernel}, {processor}, {cores} cores")?;

@@ -16,14 +16,14 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 
-use crate::turn::Turn;
+use crate::test_lock::TestLock;
 
-pub use load::Workload;
-pub use report::{Report, Row};
+pub use load::TcpWorkload;
+pub use report::{TcpReport, TcpRow};
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub struct TcpOptions {
     /// Number of rounds; each contestant gets a slice per round.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
@@ -38,7 +38,7 @@ pub struct Options {
     pub json: Option<PathBuf>,
 }
 
-impl Options {
+impl TcpOptions {
     fn slice(&self) -> Duration {
         Duration::from_millis(self.slice)
     }
@@ -52,8 +52,8 @@ impl Options {
 ///
 /// # Errors
 /// The caller is not root, or a contestant cannot be set up or forwards no request.
-pub fn run(options: &Options) -> Result<Report> {
-    let _turn = Turn::alone()?;
+pub fn run(options: &TcpOptions) -> Result<TcpReport> {
+    let _test_lock = TestLock::alone()?;
     let (contestants, missing) = systems::all(options)?;
     measure::all(&contestants, missing, options)
 }

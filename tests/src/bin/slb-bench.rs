@@ -51,16 +51,16 @@ enum Bench {
     /// Cost of `slb status`: its duration, and how much many callers delay the detection of a dead server.
     Status(Status),
     /// Frames per second on one processor, beside MAC swap, kernel forwarding and nftables.
-    Pps(pps::Options),
+    Pps(pps::PpsOptions),
     /// Requests, connections and bytes per second through real TCP stacks, beside kernel forwarding, nftables and
     /// proxies.
-    Tcp(tcp::Options),
+    Tcp(tcp::TcpOptions),
 }
 
 #[derive(Debug, Args)]
 struct Flood {
     /// Seconds of each flood.
-    #[arg(long, default_value_t = flood::Options::default().seconds)]
+    #[arg(long, default_value_t = flood::FloodOptions::default().seconds)]
     seconds: u64,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
@@ -70,7 +70,7 @@ struct Flood {
 #[derive(Debug, Args)]
 struct Health {
     #[command(flatten)]
-    options: health::Options,
+    options: health::HealthOptions,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -79,7 +79,7 @@ struct Health {
 #[derive(Debug, Args)]
 struct Detection {
     #[command(flatten)]
-    options: detection::Options,
+    options: detection::DetectionOptions,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -88,7 +88,7 @@ struct Detection {
 #[derive(Debug, Args)]
 struct Status {
     #[command(flatten)]
-    options: status::Options,
+    options: status::StatusOptions,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -97,13 +97,13 @@ struct Status {
 #[derive(Debug, Args)]
 struct Control {
     /// Number of listeners, each with its own server group.
-    #[arg(long, default_value_t = control::Options::default().listeners)]
+    #[arg(long, default_value_t = control::ControlOptions::default().listeners)]
     listeners: u32,
     /// Servers per group.
-    #[arg(long, default_value_t = control::Options::default().servers)]
+    #[arg(long, default_value_t = control::ControlOptions::default().servers)]
     servers: u32,
     /// Number of weight changes.
-    #[arg(long, default_value_t = control::Options::default().changes)]
+    #[arg(long, default_value_t = control::ControlOptions::default().changes)]
     changes: u32,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
@@ -113,13 +113,13 @@ struct Control {
 #[derive(Debug, Args)]
 struct Packet {
     /// Slices of each program per workload and load.
-    #[arg(long, default_value_t = packet::Options::default().rounds)]
+    #[arg(long, default_value_t = packet::PacketOptions::default().rounds)]
     rounds: u32,
     /// Number of loads of SLB's program per workload; the median of the loads counts.
-    #[arg(long, default_value_t = packet::Options::default().loads)]
+    #[arg(long, default_value_t = packet::PacketOptions::default().loads)]
     loads: u32,
     /// Packets per slice, a multiple of 1024.
-    #[arg(long, value_name = "PACKETS", default_value_t = packet::Options::default().slice)]
+    #[arg(long, value_name = "PACKETS", default_value_t = packet::PacketOptions::default().slice)]
     slice: u64,
     /// Measure only workloads whose name contains this; may be given several times.
     #[arg(long = "workload", value_name = "FILTER")]
@@ -165,7 +165,7 @@ impl Bench {
             Self::Packet(packet) => packet.run()?,
             Self::Control(control) => control.run()?,
             Self::Flood(Flood { seconds, json }) => {
-                show(&flood::run(&flood::Options { seconds })?, json.as_deref())?;
+                show(&flood::run(&flood::FloodOptions { seconds })?, json.as_deref())?;
             }
             Self::Health(Health { options, json }) => show(&health::run(&options)?, json.as_deref())?,
             Self::Detection(Detection { options, json }) => {
@@ -185,7 +185,7 @@ impl Packet {
             packet::all().iter().for_each(|workload| println!("{}", workload.name));
             return Ok(());
         }
-        let options = packet::Options {
+        let options = packet::PacketOptions {
             rounds: self.rounds,
             loads: self.loads,
             slice: self.slice,
@@ -200,7 +200,7 @@ impl Packet {
 impl Control {
     fn run(self) -> Result<()> {
         let Self { listeners, servers, changes, json } = self;
-        show(&control::run(&control::Options { listeners, servers, changes })?, json.as_deref())
+        show(&control::run(&control::ControlOptions { listeners, servers, changes })?, json.as_deref())
     }
 }
 

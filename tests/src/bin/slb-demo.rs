@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use slb_tests::{
-    demo::{self, Options},
+    demo::{self, DemoOptions},
     supervise,
 };
 
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     let done = if let Some(run) = arguments.cleanup {
         supervise::clean_up(PROGRAM, run.as_deref()).map(|()| ExitCode::SUCCESS)
     } else if arguments.inner {
-        let options = Options {
+        let options = DemoOptions {
             sigkill_rounds: arguments.sigkill_rounds,
             exchanges: arguments.connections,
             keep: arguments.keep,

@@ -29,22 +29,22 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A flow in progress.
 #[derive(Debug)]
-pub struct Beat {
+pub struct Heartbeat {
     stop: oneshot::Sender<()>,
-    task: JoinHandle<Result<Beats>>,
+    task: JoinHandle<Result<HeartbeatResult>>,
     answered: Arc<AtomicUsize>,
 }
 
 /// Result of a flow.
 #[derive(Debug)]
-pub struct Beats {
+pub struct HeartbeatResult {
     /// Number of datagrams sent.
     pub sent: usize,
     /// Indexes of datagrams without an answer.
     pub lost: Vec<usize>,
 }
 
-impl Beat {
+impl Heartbeat {
     pub(super) fn start(namespace: &Namespace, source: IpAddr, target: SocketAddr) -> Self {
         let (stop, stopped) = oneshot::channel();
         let answered = Arc::<AtomicUsize>::default();
@@ -60,14 +60,14 @@ impl Beat {
     ///
     /// # Errors
     /// The socket fails.
-    pub fn stop(self, namespace: &Namespace) -> Result<Beats> {
+    pub fn stop(self, namespace: &Namespace) -> Result<HeartbeatResult> {
         let Self { stop, task, .. } = self;
         let _ = stop.send(());
         namespace.block_on(task).context("the task ended")?
     }
 }
 
-impl Beats {
+impl HeartbeatResult {
     /// Longest time in which all datagrams were lost.
     pub fn longest_gap(&self) -> Duration {
         let (mut longest, mut run, mut last) = (0, 0, None);
@@ -84,7 +84,7 @@ async fn beat(
     target: SocketAddr,
     mut stopped: oneshot::Receiver<()>,
     count: Arc<AtomicUsize>,
-) -> Result<Beats> {
+) -> Result<HeartbeatResult> {
     static FLOWS: AtomicUsize = AtomicUsize::new(0);
     let port = PORTS.start + FLOWS.fetch_add(1, Ordering::Relaxed) % PORTS.len();
     let socket = UdpSocket::bind((source, u16::try_from(port)?)).await?;
@@ -112,7 +112,7 @@ async fn beat(
         }
     })
     .await;
-    Ok(Beats { sent, lost: (0..sent).filter(|number| !answered.contains(number)).collect() })
+    Ok(HeartbeatResult { sent, lost: (0..sent).filter(|number| !answered.contains(number)).collect() })
 }
 
 /// Index of the next datagram that is answered.

@@ -26,14 +26,14 @@ pub struct Batch {
     /// Number of successful exchanges by server.
     pub tally: BTreeMap<String, u64>,
     /// Failed exchanges.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<ExchangeFailure>,
     /// Number of retransmitted datagrams.
     pub retries: u64,
 }
 
 /// An exchange that failed.
 #[derive(Debug, Clone)]
-pub struct Failure {
+pub struct ExchangeFailure {
     /// When the exchange began.
     pub started: Instant,
     /// When the exchange failed.
@@ -42,7 +42,7 @@ pub struct Failure {
     pub error: String,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ExchangeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} after {} ms", self.error, millis(self.started, self.failed))
     }
@@ -60,7 +60,7 @@ impl Batch {
     }
 
     /// Failures of exchanges that began at `time` or later.
-    pub fn failures_since(&self, time: Instant) -> impl Iterator<Item = &Failure> {
+    pub fn failures_since(&self, time: Instant) -> impl Iterator<Item = &ExchangeFailure> {
         self.failures.iter().filter(move |failure| failure.started >= time)
     }
 
@@ -80,7 +80,7 @@ impl Batch {
         self.expect_none(self.failures_since(time))
     }
 
-    fn expect_none<'a>(&self, mut failures: impl Iterator<Item = &'a Failure>) -> Result<()> {
+    fn expect_none<'a>(&self, mut failures: impl Iterator<Item = &'a ExchangeFailure>) -> Result<()> {
         let Some(first) = failures.next() else { return Ok(()) };
         let (failed, succeeded) = (failures.count() + 1, self.successes());
         Err(anyhow::anyhow!("{first}"))
@@ -162,7 +162,7 @@ impl Load {
     }
 
     /// Stops beginning new exchanges.
-    pub fn begin_no_more(&self) {
+    pub fn stop_new(&self) {
         self.shared.limit.store(0, Ordering::Relaxed);
     }
 }
@@ -198,7 +198,7 @@ async fn work(shared: Arc<Shared>) {
             Ok(Err(error)) => format!("{error:#}"),
             Err(_) => "no end".to_owned(),
         };
-        shared.batch().failures.push(Failure { started, failed: Instant::now(), error });
+        shared.batch().failures.push(ExchangeFailure { started, failed: Instant::now(), error });
         time::sleep(PAUSE_AFTER_FAILURE).await;
     }
 }

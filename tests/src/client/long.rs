@@ -27,11 +27,11 @@ const BEAT: Duration = Duration::from_millis(20);
 
 /// Behaviour of an open connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Habit {
+pub(super) enum ConnectionKind {
     /// Exchanges one line after the other.
-    Talks,
+    Active,
     /// Sends nothing, and waits for data.
-    IsSilent,
+    Idle,
 }
 
 /// Open connections. Dropping it closes them.
@@ -48,14 +48,14 @@ struct Connection {
     server: String,
     local: SocketAddr,
     exchanges: AtomicU64,
-    broken: Mutex<Option<Break>>,
+    broken: Mutex<Option<BrokenConnection>>,
     is_to_close: AtomicBool,
     is_closed: AtomicBool,
 }
 
 /// How a connection broke.
 #[derive(Debug, Clone)]
-pub struct Break {
+pub struct BrokenConnection {
     /// Its server.
     pub server: String,
     /// The client endpoint.
@@ -66,7 +66,7 @@ pub struct Break {
     pub error: String,
 }
 
-impl fmt::Display for Break {
+impl fmt::Display for BrokenConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} with {} broke at {} ms: {}", self.local, self.server, self.at_ms, self.error)
     }
@@ -78,7 +78,7 @@ impl LongLived {
         sources: &Arc<[IpAddr]>,
         target: SocketAddr,
         count: usize,
-        habit: Habit,
+        habit: ConnectionKind,
     ) -> Result<Self> {
         let opened = Instant::now();
         let sources = sources.clone();
@@ -102,7 +102,7 @@ impl LongLived {
                     is_closed: AtomicBool::new(false),
                 });
                 connections.push(connection.clone());
-                tasks.spawn(keep_going(stream, connection, opened, habit));
+                tasks.spawn(run_connection(stream, connection, opened, habit));
             }
             anyhow::Ok((connections, tasks))
         })?;
@@ -161,7 +161,7 @@ impl LongLived {
     }
 
     /// Broken connections, in the order in which they were opened.
-    pub fn breaks(&self) -> Vec<Break> {
+    pub fn breaks(&self) -> Vec<BrokenConnection> {
         self.connections.iter().filter_map(|connection| connection.broken()).collect()
     }
 
@@ -202,19 +202,19 @@ impl Connection {
         self.exchanges.load(Ordering::Relaxed)
     }
 
-    fn broken(&self) -> Option<Break> {
+    fn broken(&self) -> Option<BrokenConnection> {
         self.broken.lock().expect("nobody panics while holding it").clone()
     }
 }
 
-async fn keep_going(
+async fn run_connection(
     mut stream: BufStream<TcpStream>,
     connection: Arc<Connection>,
     opened: Instant,
-    habit: Habit,
+    habit: ConnectionKind,
 ) {
     let error = loop {
-        if habit == Habit::IsSilent {
+        if habit == ConnectionKind::Idle {
             break match stream.read_line(&mut String::new()).await {
                 Ok(length) => format!("{length} bytes came unasked"),
                 Err(error) => error.to_string(),
@@ -238,7 +238,8 @@ async fn keep_going(
         }
     };
     let at_ms = millis(opened, Instant::now());
-    let broken = Break { server: connection.server.clone(), local: connection.local, at_ms, error };
+    let broken =
+        BrokenConnection { server: connection.server.clone(), local: connection.local, at_ms, error };
     *connection.broken.lock().expect("nobody panics while holding it") = Some(broken);
 }
 

@@ -14,15 +14,15 @@ use super::{PATIENCE, exchange, long};
 use crate::{net::Namespace, server::Service};
 
 /// Workers with short flows, per listener.
-const BEGINNERS: usize = 4;
+const SHORT_FLOWS: usize = 4;
 /// Long flows, per listener.
-const KEPT: usize = 12;
+const LONG_FLOWS: usize = 12;
 /// Pause of a worker between two flows.
 const PAUSE: Duration = Duration::from_millis(30);
 /// Pause between two messages of a long flow.
 const BEAT: Duration = Duration::from_millis(100);
 /// Every second connection closes after this many lines, alternating between the two numbers, and is replaced.
-const LIVES: [u64; 2] = [100, 10];
+const LIFETIMES: [u64; 2] = [100, 10];
 /// How long to wait for the answer to a datagram. A late answer on a machine that stalls does not count as lost.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Time within which the answer normally arrives: later failures of servers do not excuse its loss.
@@ -32,7 +32,7 @@ const FIRST_PORT: u16 = 512;
 
 /// A listener as clients see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Door {
+pub struct ListenerView {
     /// Its service. Short flows use HTTP and UDP echo, long ones lines and UDP echo.
     pub service: Service,
     /// VIP and port.
@@ -40,12 +40,12 @@ pub struct Door {
     /// Whether answers bypass SLB.
     pub direct: bool,
     /// Its settings, as far as flows notice them.
-    pub terms: EjectionPolicy,
+    pub terms: ListenerTerms,
 }
 
 /// Settings that differ between listeners of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EjectionPolicy {
+pub struct ListenerTerms {
     /// Name of its server pool; listeners may share one.
     pub pool: &'static str,
     /// `connection_drain`; `None` if connections of a server without new flows go on forever.
@@ -54,7 +54,7 @@ pub struct EjectionPolicy {
     pub persists: bool,
 }
 
-impl EjectionPolicy {
+impl ListenerTerms {
     /// The settings of the plan's listeners: the pool of the service, no drain, no persistence.
     pub fn of(service: Service) -> Self {
         Self { pool: service.name(), drain: None, persists: false }
@@ -63,14 +63,14 @@ impl EjectionPolicy {
 
 /// A time span.
 #[derive(Debug, Clone, Copy)]
-pub struct During {
+pub struct Interval {
     /// Its start.
     pub from: Instant,
     /// Its end.
     pub to: Instant,
 }
 
-impl During {
+impl Interval {
     /// The part in which the answer to a packet sent at the start should arrive.
     #[must_use]
     pub fn prompt(self) -> Self {
@@ -80,20 +80,20 @@ impl During {
 
 /// A report about a flow.
 #[derive(Debug)]
-pub struct Told {
+pub struct FlowReport {
     /// The listener.
-    pub door: Door,
+    pub view: ListenerView,
     /// The client address, for short flows of one address that follow one another.
     pub source: Option<IpAddr>,
     /// The time since the flow began, or since its last answer.
-    pub during: During,
+    pub during: Interval,
     /// The event.
-    pub what: What,
+    pub what: FlowEvent,
 }
 
 /// An event of a flow.
 #[derive(Debug)]
-pub enum What {
+pub enum FlowEvent {
     /// A server has answered the new flow.
     Began {
         /// The server.
@@ -124,61 +124,66 @@ pub enum What {
 
 /// Flows in the background. Dropping it ends them.
 #[derive(Debug)]
-pub struct Steady {
-    told: mpsc::Receiver<Told>,
+pub struct SteadyFlows {
+    report: mpsc::Receiver<FlowReport>,
     // Aborts the tasks when dropped.
     _tasks: JoinSet<()>,
 }
 
-impl Steady {
-    pub(super) fn start(namespace: &Arc<Namespace>, doors: Vec<(Door, Arc<[IpAddr]>)>) -> Self {
-        let (tell, told) = mpsc::channel();
+impl SteadyFlows {
+    pub(super) fn start(namespace: &Arc<Namespace>, views: Vec<(ListenerView, Arc<[IpAddr]>)>) -> Self {
+        let (send_report, report) = mpsc::channel();
         let tasks = namespace.block_on(async move {
             let mut tasks = JoinSet::new();
-            for (door, sources) in doors {
-                let flow = |n: usize| Flow { door, sources: sources.clone(), n, tell: tell.clone() };
-                if matches!(door.service, Service::Http | Service::Echo) {
-                    (0..BEGINNERS).for_each(|n| drop(tasks.spawn(begin(flow(n)))));
+            for (view, sources) in views {
+                let flow = |n: usize| ClientFlow {
+                    view,
+                    sources: sources.clone(),
+                    n,
+                    send_report: send_report.clone(),
+                };
+                if matches!(view.service, Service::Http | Service::Echo) {
+                    (0..SHORT_FLOWS).for_each(|n| drop(tasks.spawn(begin(flow(n)))));
                 }
-                if door.service == Service::Lines {
-                    (0..KEPT).for_each(|n| drop(tasks.spawn(keep_connections(flow(n)))));
+                if view.service == Service::Lines {
+                    (0..LONG_FLOWS).for_each(|n| drop(tasks.spawn(keep_connections(flow(n)))));
                 }
-                if door.service == Service::Echo {
-                    (0..KEPT).for_each(|n| drop(tasks.spawn(keep_datagrams(flow(n)))));
+                if view.service == Service::Echo {
+                    (0..LONG_FLOWS).for_each(|n| drop(tasks.spawn(keep_datagrams(flow(n)))));
                 }
             }
             tasks
         });
-        Self { told, _tasks: tasks }
+        Self { report, _tasks: tasks }
     }
 
     /// Reports since the last call.
-    pub fn told(&self) -> impl Iterator<Item = Told> {
-        self.told.try_iter()
+    pub fn report(&self) -> impl Iterator<Item = FlowReport> {
+        self.report.try_iter()
     }
 }
 
 /// Parameters of a worker.
-struct Flow {
-    door: Door,
+struct ClientFlow {
+    view: ListenerView,
     sources: Arc<[IpAddr]>,
     /// Number of the worker at its listener.
     n: usize,
-    tell: mpsc::Sender<Told>,
+    send_report: mpsc::Sender<FlowReport>,
 }
 
-impl Flow {
+impl ClientFlow {
     /// Reports an event that took from `from` until now.
-    fn tell(&self, from: Instant, what: What) {
-        self.tell_of(During { from, to: Instant::now() }, what);
+    fn send_report(&self, from: Instant, what: FlowEvent) {
+        self.send_report_of(Interval { from, to: Instant::now() }, what);
     }
 
-    fn tell_of(&self, during: During, what: What) {
+    fn send_report_of(&self, during: Interval, what: FlowEvent) {
         // Each of these workers has a client address of its own.
-        let begins = self.door.service == Service::Http && BEGINNERS <= self.sources.len();
+        let begins = self.view.service == Service::Http && SHORT_FLOWS <= self.sources.len();
         let source = begins.then(|| self.source());
         // The receiver may have been dropped.
-        let _ = self.tell.send(Told { door: self.door, source, during, what });
+        let _ = self.send_report.send(FlowReport { view: self.view, source, during, what });
     }
 
     fn source(&self) -> IpAddr {
@@ -186,27 +191,27 @@ impl Flow {
     }
 
     /// Number of lines after which the connection closes; `None` for no limit.
-    fn life(&self) -> Option<u64> {
-        (self.n % 2 == 1).then(|| LIVES[self.n / 2 % 2])
+    fn lifetime(&self) -> Option<u64> {
+        (self.n % 2 == 1).then(|| LIFETIMES[self.n / 2 % 2])
     }
 }
 
 /// Begins short flows one after the other.
-async fn begin(flow: Flow) {
+async fn begin(flow: ClientFlow) {
     for ticket in 0.. {
         let from = Instant::now();
-        let outcome = match flow.door.service {
+        let outcome = match flow.view.service {
             Service::Echo => {
-                let attempt = exchange::udp(&flow.sources, flow.door.target, ticket);
+                let attempt = exchange::udp(&flow.sources, flow.view.target, ticket);
                 time::timeout(PATIENCE, attempt).await.context("no end").flatten()
             }
-            _ => http(flow.source(), flow.door.target).await,
+            _ => http(flow.source(), flow.view.target).await,
         };
-        flow.tell(
+        flow.send_report(
             from,
             match outcome {
-                Ok(exchange::Answer { server, retries }) => What::Began { server, retries },
-                Err(error) => What::Failed { error: format!("{error:#}") },
+                Ok(exchange::Answer { server, retries }) => FlowEvent::Began { server, retries },
+                Err(error) => FlowEvent::Failed { error: format!("{error:#}") },
             },
         );
         time::sleep(PAUSE).await;
@@ -223,44 +228,44 @@ async fn http(source: IpAddr, target: SocketAddr) -> Result<exchange::Answer> {
 }
 
 /// Keeps a connection open, and replaces it when it ends.
-async fn keep_connections(flow: Flow) {
+async fn keep_connections(flow: ClientFlow) {
     loop {
         let mut good = Instant::now();
         let opened = async {
-            let mut stream = BufStream::new(exchange::connect(flow.source(), flow.door.target).await?);
+            let mut stream = BufStream::new(exchange::connect(flow.source(), flow.view.target).await?);
             let server = long::beat(&mut stream, 0).await?;
             anyhow::Ok((stream, server))
         };
         match time::timeout(PATIENCE, opened).await.context("no end").flatten() {
             Ok((mut stream, server)) => {
-                flow.tell(good, What::Began { server: server.clone(), retries: 0 });
+                flow.send_report(good, FlowEvent::Began { server: server.clone(), retries: 0 });
                 good = Instant::now();
-                if let Err(what) = talk(&mut stream, &server, flow.life(), &mut good).await {
-                    flow.tell(good, what);
+                if let Err(what) = talk(&mut stream, &server, flow.lifetime(), &mut good).await {
+                    flow.send_report(good, what);
                 }
             }
-            Err(error) => flow.tell(good, What::Failed { error: format!("{error:#}") }),
+            Err(error) => flow.send_report(good, FlowEvent::Failed { error: format!("{error:#}") }),
         }
         time::sleep(PAUSE).await;
     }
 }
 
-/// Exchanges lines with a server, `life` of them or without limit; `good` is set to the time of the last answer.
+/// Exchanges lines with a server, `lifetime` of them or without limit; `good` is set to the time of the last answer.
 async fn talk(
     stream: &mut BufStream<TcpStream>,
     server: &str,
-    life: Option<u64>,
+    lifetime: Option<u64>,
     good: &mut Instant,
-) -> Result<(), What> {
-    let broke = |error| What::Broke { server: server.to_owned(), error };
+) -> Result<(), FlowEvent> {
+    let broke = |error| FlowEvent::Broke { server: server.to_owned(), error };
     for number in 1.. {
-        if life.is_some_and(|life| number >= life) {
+        if lifetime.is_some_and(|lifetime| number >= lifetime) {
             break;
         }
         time::sleep(BEAT).await;
         match time::timeout(PATIENCE, long::beat(stream, number)).await {
             Ok(Ok(answered)) if answered == server => *good = Instant::now(),
-            Ok(Ok(to)) => return Err(What::Moved { from: server.to_owned(), to }),
+            Ok(Ok(to)) => return Err(FlowEvent::Moved { from: server.to_owned(), to }),
             Ok(Err(error)) => return Err(broke(format!("{error:#}"))),
             Err(_) => return Err(broke(format!("no answer within {PATIENCE:?}"))),
         }
@@ -269,18 +274,20 @@ async fn talk(
 }
 
 /// Keeps one UDP flow, whatever happens to it.
-async fn keep_datagrams(flow: Flow) {
+async fn keep_datagrams(flow: ClientFlow) {
     let port = FIRST_PORT + u16::try_from(flow.n).expect("few workers");
     let mut good = Instant::now();
     let mut server: Option<String> = None;
     let socket = async {
         let socket = UdpSocket::bind((flow.source(), port)).await?;
-        socket.connect(flow.door.target).await?;
+        socket.connect(flow.view.target).await?;
         anyhow::Ok(socket)
     };
     let socket = match socket.await {
         Ok(socket) => socket,
-        Err(error) => return flow.tell(good, What::Failed { error: format!("{error:#}, port {port}") }),
+        Err(error) => {
+            return flow.send_report(good, FlowEvent::Failed { error: format!("{error:#}, port {port}") });
+        }
     };
     for number in 0.. {
         let sent = Instant::now();
@@ -289,9 +296,12 @@ async fn keep_datagrams(flow: Flow) {
                 match &server {
                     Some(server) if *server == answered => {}
                     Some(server) => {
-                        flow.tell(good, What::Moved { from: server.clone(), to: answered.clone() });
+                        flow.send_report(
+                            good,
+                            FlowEvent::Moved { from: server.clone(), to: answered.clone() },
+                        );
                     }
-                    None => flow.tell(sent, What::Began { server: answered.clone(), retries: 0 }),
+                    None => flow.send_report(sent, FlowEvent::Began { server: answered.clone(), retries: 0 }),
                 }
                 server = Some(answered);
                 good = Instant::now();
@@ -301,11 +311,11 @@ async fn keep_datagrams(flow: Flow) {
                     other.map_or_else(|_| format!("no answer within {ANSWER:?}"), |e| format!("{e:?}"));
                 // Only the time since this datagram was sent counts.
                 let what = match &server {
-                    Some(server) => What::Broke { server: server.clone(), error },
-                    None => What::Failed { error },
+                    Some(server) => FlowEvent::Broke { server: server.clone(), error },
+                    None => FlowEvent::Failed { error },
                 };
-                let during = During { from: sent, to: Instant::now() };
-                flow.tell_of(during.prompt(), what);
+                let during = Interval { from: sent, to: Instant::now() };
+                flow.send_report_of(during.prompt(), what);
             }
         }
         time::sleep(BEAT).await;

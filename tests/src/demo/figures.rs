@@ -9,7 +9,7 @@ pub(super) struct Figures {
     /// Expectations that were not met.
     pub(super) failures: Vec<String>,
     pub(super) seconds: f64,
-    pub(super) spread: Vec<Spread>,
+    pub(super) spread: Vec<TrafficSpread>,
     pub(super) killed_server: Option<KilledServer>,
     pub(super) weight_zero: Option<WeightZero>,
     pub(super) sigkill: Option<Sigkill>,
@@ -17,7 +17,7 @@ pub(super) struct Figures {
 
 /// How the exchanges of one kind spread over the servers.
 #[derive(Debug, Serialize)]
-pub(super) struct Spread {
+pub(super) struct TrafficSpread {
     /// Kind of the exchanges, such as `http IPv4`.
     pub(super) traffic: String,
     pub(super) exchanges: u64,

@@ -7,7 +7,7 @@ mod weight;
 
 use anyhow::Result;
 
-use super::{Options, WEIGHTS, figures::Figures, view::View};
+use super::{DemoOptions, WEIGHTS, figures::Figures, view::View};
 use crate::{
     World,
     net::{CLIENT_SOURCES, Family},
@@ -22,7 +22,7 @@ const AFTER_A_CHANGE: u64 = 500;
 /// Runs all phases.
 pub(super) fn all(
     world: &mut World,
-    options: &Options,
+    options: &DemoOptions,
     view: &mut View,
     figures: &mut Figures,
 ) -> Result<()> {

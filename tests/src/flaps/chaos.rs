@@ -14,18 +14,18 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use slb_api::{
     client,
-    types::{Health, Server},
+    types::{ApiHealth, ApiServer},
 };
 use tokio::runtime::{self, Runtime};
 
 use self::{
     more::{BOTH, SIDES},
-    state::{Set, State},
+    state::{ServerOverrides, ServerState},
 };
-use super::model::{Bounds, Model, Totals};
+use super::model::{Bounds, FlowTotals, Model};
 use crate::{
     World,
-    client::{Door, During, EjectionPolicy, PATIENCE, Steady},
+    client::{Interval, ListenerTerms, ListenerView, PATIENCE, SteadyFlows},
     config::{CHECK_INTERVAL, CHECK_TIMEOUT, Mode, PlannedServer, UNHEALTHY_THRESHOLD},
     daemon::servers,
     net::Family,
@@ -58,9 +58,9 @@ const SHOWN: usize = 60;
 pub struct ChaosDriver<'a> {
     world: &'a mut World,
     rng: Rng,
-    servers: Vec<State>,
-    doors: Vec<Door>,
-    flows: Steady,
+    servers: Vec<ServerState>,
+    views: Vec<ListenerView>,
+    flows: SteadyFlows,
     model: Model,
     runtime: Runtime,
     begun: Instant,
@@ -82,12 +82,12 @@ impl<'a> ChaosDriver<'a> {
     /// There are too few servers to fail one of a side.
     pub fn new(world: &'a mut World, seed: u64) -> Result<Self> {
         let now = Instant::now();
-        let state = |planned: &PlannedServer| State {
+        let state = |planned: &PlannedServer| ServerState {
             planned: planned.clone(),
             configured: true,
-            ill: None,
+            fault: None,
             // A daemon that is ready has check results of all servers.
-            well: now - BOUNDS.recovery,
+            healthy_since: now - BOUNDS.recovery,
             set: BTreeMap::new(),
         };
         let servers: Vec<_> = world.plan.servers.iter().map(state).collect();
@@ -95,28 +95,28 @@ impl<'a> ChaosDriver<'a> {
             let of_it = servers.iter().filter(|server| more::side(&server.planned.name) == side);
             ensure!(of_it.count() > 1, "no server of the {side} side may fail");
         }
-        let mut doors = Vec::new();
+        let mut views = Vec::new();
         for family in Family::ALL {
-            let door = |service, port, direct, terms| {
+            let view = |service, port, direct, terms| {
                 let target = (family.vip(), port).into();
-                Door { service, target, direct, terms }
+                ListenerView { service, target, direct, terms }
             };
             for service in SERVICES {
-                let terms = EjectionPolicy::of(service);
-                doors.push(door(service, world.plan.vip_port(service), false, terms));
+                let terms = ListenerTerms::of(service);
+                views.push(view(service, world.plan.vip_port(service), false, terms));
                 if service.protocol() == "tcp" {
-                    doors.push(door(service, Mode::Dsr.port(service), true, terms));
+                    views.push(view(service, Mode::Dsr.port(service), true, terms));
                 }
             }
-            doors.extend(more::LISTENERS.map(|(service, port, terms)| door(service, port, false, terms)));
+            views.extend(more::LISTENERS.map(|(service, port, terms)| view(service, port, false, terms)));
         }
         let mut model = Model::new(BOUNDS, servers.iter().map(|server| server.planned.name.as_str()));
-        model.has_sides(more::sides());
+        model.set_sides(more::sides());
         Ok(Self {
             rng: Rng::new(seed),
             model,
-            flows: world.client().steady(&doors),
-            doors,
+            flows: world.client().steady(&views),
+            views,
             runtime: runtime::Builder::new_current_thread().enable_all().build()?,
             world,
             servers,
@@ -130,15 +130,15 @@ impl<'a> ChaosDriver<'a> {
     ///
     /// # Errors
     /// A flow broke a rule of the model, no new flows begin, or a change was refused.
-    pub fn run(mut self, length: Duration) -> Result<(Totals, BTreeMap<&'static str, u64>)> {
-        let all = |wild: &mut Self| {
-            while wild.begun.elapsed() < length {
-                wild.change()?;
-                let pace = 1 + wild.rng.below(PACE);
-                wild.progress(pace)?;
+    pub fn run(mut self, length: Duration) -> Result<(FlowTotals, BTreeMap<&'static str, u64>)> {
+        let all = |driver: &mut Self| {
+            while driver.begun.elapsed() < length {
+                driver.change()?;
+                let pace = 1 + driver.rng.below(PACE);
+                driver.progress(pace)?;
             }
-            wild.mend()?;
-            wild.progress(PACE)
+            driver.repair_all()?;
+            driver.progress(PACE)
         };
         all(&mut self).with_context(|| {
             let first = self.done.len().saturating_sub(SHOWN);
@@ -162,7 +162,7 @@ impl<'a> ChaosDriver<'a> {
 
     /// Checks reports of flows and the counters of the data plane against the model.
     fn listen(&mut self) -> Result<()> {
-        self.flows.told().for_each(|told| self.model.judge(&told));
+        self.flows.report().for_each(|report| self.model.judge(&report));
         self.count()?;
         self.model.forget(Instant::now());
         if self.model.totals().wrong() == 0 {
@@ -180,16 +180,16 @@ impl<'a> ChaosDriver<'a> {
         let status = self.runtime.block_on(client::status(&self.world.plan.socket));
         // The daemon may be down.
         let Some(status) = status.ok().flatten() else { return Ok(()) };
-        let during = During { from, to: Instant::now() };
+        let during = Interval { from, to: Instant::now() };
         for listener in status.load_balancers.iter().flat_map(|balancer| &balancer.listeners) {
             // The counters include the flows of both families.
             let address = *listener.addresses.first().context("a listener without a VIP")?;
             let target = (address, listener.port).into();
-            let Some(door) = self
-                .doors
+            let Some(view) = self
+                .views
                 .iter()
                 .copied()
-                .find(|door| door.target == target && door.service.protocol() == listener.protocol)
+                .find(|view| view.target == target && view.service.protocol() == listener.protocol)
             else {
                 continue;
             };
@@ -200,7 +200,7 @@ impl<'a> ChaosDriver<'a> {
                     .filter(|entry| server.planned.addresses.contains(&entry.address.ip()));
                 let flows: Vec<_> = of_it.map(|entry| entry.counters.new_flows).collect();
                 if flows.len() == server.planned.addresses.len() {
-                    self.model.count(door, &server.planned.name, flows.iter().sum(), during);
+                    self.model.count(view, &server.planned.name, flows.iter().sum(), during);
                 }
             }
         }
@@ -216,17 +216,18 @@ impl<'a> ChaosDriver<'a> {
     }
 
     /// Repairs all servers, adds the removed ones, resets their overrides, and waits until all are healthy.
-    fn mend(&mut self) -> Result<()> {
+    fn repair_all(&mut self) -> Result<()> {
         for index in 0..self.servers.len() {
             self.heal(index)?;
             self.add(index)?;
             for (pool, _) in self.servers[index].set.clone() {
-                self.order(index, pool, &["reset"], Set::default())?;
+                self.order(index, pool, &["reset"], ServerOverrides::default())?;
             }
         }
         wait_for("every server to be found well", 3 * PATIENCE, || {
             let status = self.world.status()?;
-            let is_well = |server: &Server| matches!(server.health, Health::Healthy | Health::Standby);
+            let is_well =
+                |server: &ApiServer| matches!(server.health, ApiHealth::Healthy | ApiHealth::Standby);
             Ok(servers(&status).all(is_well).then_some(()))
         })
     }

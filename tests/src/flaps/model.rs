@@ -10,15 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::client::{Door, During, Told, What};
+use crate::client::{FlowEvent, FlowReport, Interval, ListenerView};
 
-mod leaving;
+mod draining;
 mod sides;
 
 pub use sides::Sides;
 
 /// Reports of flows arrive within this time; older records are removed.
-const MEMORY: Duration = Duration::from_secs(60);
+const RETENTION: Duration = Duration::from_secs(60);
 
 /// Upper bounds of health-check delays.
 #[derive(Debug, Clone, Copy)]
@@ -41,65 +41,65 @@ impl Span {
         Self { from, to: None }
     }
 
-    fn meets(self, during: During) -> bool {
+    fn meets(self, during: Interval) -> bool {
         self.from <= during.to && self.to.is_none_or(|to| to >= during.from)
     }
 
-    fn covers(self, during: During) -> bool {
+    fn covers(self, during: Interval) -> bool {
         self.from <= during.from && self.to.is_none_or(|to| to >= during.to)
     }
 
-    fn is_remembered(self, now: Instant) -> bool {
-        self.to.is_none_or(|to| to + MEMORY > now)
+    fn is_retained(self, now: Instant) -> bool {
+        self.to.is_none_or(|to| to + RETENTION > now)
     }
 }
 
 /// A time span in which a server does not answer.
 #[derive(Debug, Clone, Copy)]
-struct Failure {
+struct ServerFailure {
     span: Span,
     /// When the daemon must know of the failure; `None` while the daemon is down.
     known: Option<Instant>,
     /// When the daemon must know of the recovery; `None` before it, and while the daemon is down.
-    over: Option<Instant>,
+    recovery_known: Option<Instant>,
 }
 
-impl Failure {
+impl ServerFailure {
     /// The time in which flows may still go to the server.
-    fn unknown(self) -> Span {
+    fn undetected(self) -> Span {
         let ends = [self.span.to, self.known].into_iter().flatten().min();
         Span { from: self.span.from, to: ends }
     }
 
     /// The time in which the daemon may remove the server from its tables, even if the server has already recovered.
     /// Packets to it may then find no server.
-    fn is_being_found_out(&self) -> Span {
-        Span { from: self.span.from, to: self.known.or(self.over) }
+    fn detection_window(&self) -> Span {
+        Span { from: self.span.from, to: self.known.or(self.recovery_known) }
     }
 
     /// The time in which no new flow may go to the server; `None` while the daemon need not know.
-    fn found_out(self) -> Option<Span> {
+    fn detected(self) -> Option<Span> {
         self.known.map(|known| Span { from: known, to: self.span.to })
     }
 }
 
 /// Records of a server.
 #[derive(Debug, Default)]
-struct Server {
-    failures: Vec<Failure>,
+struct ServerHistory {
+    failures: Vec<ServerFailure>,
     /// When it was not configured, from the start of its removal to the end of its addition.
     removed: Vec<Span>,
     /// The reloads that removed it: requests in progress were lost then.
-    cuts: Vec<Span>,
+    lossy_reloads: Vec<Span>,
     /// Per pool, when it certainly takes no new flows.
     barred: BTreeMap<&'static str, Vec<Span>>,
     /// Per pool, when it possibly takes no new flows: also during the changes before and after.
-    aside: BTreeMap<&'static str, Vec<Span>>,
+    maybe_barred: BTreeMap<&'static str, Vec<Span>>,
 }
 
 /// Counts of flows and of broken rules.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Totals {
+pub struct FlowTotals {
     /// Flows that have begun.
     pub began: u64,
     /// Flows that began while every failure was known to the daemon.
@@ -125,7 +125,7 @@ pub struct Totals {
     pub unserved: u64,
 }
 
-impl Totals {
+impl FlowTotals {
     /// Sum of all broken rules.
     pub fn wrong(&self) -> u64 {
         self.moved
@@ -139,7 +139,7 @@ impl Totals {
     }
 }
 
-impl fmt::Display for Totals {
+impl fmt::Display for FlowTotals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             began,
@@ -169,18 +169,18 @@ impl fmt::Display for Totals {
 #[derive(Debug)]
 pub struct Model {
     bounds: Bounds,
-    servers: BTreeMap<String, Server>,
+    servers: BTreeMap<String, ServerHistory>,
     /// The pool with two sides.
     sides: Option<Sides>,
     /// Whether the daemon is down.
     down: bool,
     /// Last counts of new flows, and when they were requested.
-    counted: BTreeMap<(Door, String), (Instant, u64)>,
+    counted: BTreeMap<(ListenerView, String), (Instant, u64)>,
     /// Server of the last flow of each client address, and the start of that flow.
-    last: BTreeMap<(Door, IpAddr), (String, Instant)>,
+    last: BTreeMap<(ListenerView, IpAddr), (String, Instant)>,
     /// Last count of packets without a server, and when it was requested.
     unserved: Option<(Instant, u64)>,
-    totals: Totals,
+    totals: FlowTotals,
     wrong: Vec<String>,
 }
 
@@ -189,79 +189,86 @@ impl Model {
     pub fn new<'a>(bounds: Bounds, names: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
             bounds,
-            servers: names.into_iter().map(|name| (name.to_owned(), Server::default())).collect(),
+            servers: names.into_iter().map(|name| (name.to_owned(), ServerHistory::default())).collect(),
             sides: None,
             down: false,
             counted: BTreeMap::new(),
             last: BTreeMap::new(),
             unserved: None,
-            totals: Totals::default(),
+            totals: FlowTotals::default(),
             wrong: Vec::new(),
         }
     }
 
     /// Declares the pool with two sides.
-    pub fn has_sides(&mut self, sides: Sides) {
+    pub fn set_sides(&mut self, sides: Sides) {
         self.sides = Some(sides);
     }
 
     /// Records that a server fails now.
-    pub fn fails(&mut self, server: &str, now: Instant) {
+    pub fn on_failure(&mut self, server: &str, now: Instant) {
         let known = (!self.down).then(|| now + self.bounds.detection);
-        self.server(server).failures.push(Failure { span: Span::since(now), known, over: None });
+        self.server(server).failures.push(ServerFailure {
+            span: Span::since(now),
+            known,
+            recovery_known: None,
+        });
     }
 
     /// Records that a server recovers now.
-    pub fn is_well(&mut self, server: &str, now: Instant) {
-        let over = (!self.down).then(|| now + self.bounds.recovery);
+    pub fn on_recovery(&mut self, server: &str, now: Instant) {
+        let recovery_known = (!self.down).then(|| now + self.bounds.recovery);
         if let Some(failure) = self.server(server).failures.last_mut()
             && failure.span.to.is_none()
         {
             failure.span.to = Some(now);
-            failure.over = over;
+            failure.recovery_known = recovery_known;
         }
     }
 
     /// Records that the daemon is about to be killed.
-    pub fn goes_down(&mut self, now: Instant) {
+    pub fn on_daemon_down(&mut self, now: Instant) {
         self.down = true;
         for failure in self.open_failures().filter(|failure| failure.known.is_some_and(|known| known > now)) {
             failure.known = None;
         }
-        for failure in self.failures().filter(|failure| failure.over.is_some_and(|over| over > now)) {
-            failure.over = None;
+        for failure in self
+            .failures()
+            .filter(|failure| failure.recovery_known.is_some_and(|recovery_known| recovery_known > now))
+        {
+            failure.recovery_known = None;
         }
     }
 
     /// Records that the daemon is ready.
-    pub fn is_up(&mut self, now: Instant) {
+    pub fn on_daemon_up(&mut self, now: Instant) {
         self.down = false;
         let known = now + self.bounds.detection;
         for failure in self.open_failures().filter(|failure| failure.known.is_none()) {
             failure.known = Some(known);
         }
-        let over = now + self.bounds.recovery;
-        for failure in self.failures().filter(|f| f.span.to.is_some() && f.over.is_none()) {
-            failure.over = Some(over);
+        let recovery_known = now + self.bounds.recovery;
+        for failure in self.failures().filter(|f| f.span.to.is_some() && f.recovery_known.is_none()) {
+            failure.recovery_known = Some(recovery_known);
         }
     }
 
     /// Records that a reload has removed a server from the configuration.
-    pub fn is_removed(&mut self, server: &str, change: During) {
+    pub fn on_removed(&mut self, server: &str, change: Interval) {
         let record = self.server(server);
         record.removed.push(Span::since(change.from));
-        record.cuts.push(Span { from: change.from, to: Some(change.to) });
+        record.lossy_reloads.push(Span { from: change.from, to: Some(change.to) });
     }
 
     /// Records that a reload has added the server again.
-    pub fn is_back(&mut self, server: &str, now: Instant) {
+    pub fn on_added(&mut self, server: &str, now: Instant) {
         if let Some(span) = self.server(server).removed.last_mut() {
             span.to = Some(now);
         }
     }
 
     /// Records whether a server takes new flows in a pool; `change` is the time of the request that set it.
-    pub fn bar(&mut self, server: &str, pool: &'static str, barred: bool, change: During) {
+    pub fn bar(&mut self, server: &str, pool: &'static str, barred: bool, change: Interval) {
         let note = |spans: &mut Vec<Span>, from, to| match spans.last_mut().filter(|span| span.to.is_none()) {
             Some(open) if !barred => open.to = Some(to),
             None if barred => spans.push(Span::since(from)),
@@ -269,100 +276,102 @@ impl Model {
         };
         let record = self.server(server);
         note(record.barred.entry(pool).or_default(), change.to, change.from);
-        note(record.aside.entry(pool).or_default(), change.from, change.to);
+        note(record.maybe_barred.entry(pool).or_default(), change.from, change.to);
     }
 
     /// Removes records to which no report can refer any more.
     pub fn forget(&mut self, now: Instant) {
         for server in self.servers.values_mut() {
-            server.failures.retain(|failure| failure.span.is_remembered(now) || failure.over.is_none());
-            server.removed.retain(|span| span.is_remembered(now));
-            server.cuts.retain(|span| span.is_remembered(now));
-            let orders = server.barred.values_mut().chain(server.aside.values_mut());
-            orders.for_each(|spans| spans.retain(|span| span.is_remembered(now)));
+            server
+                .failures
+                .retain(|failure| failure.span.is_retained(now) || failure.recovery_known.is_none());
+            server.removed.retain(|span| span.is_retained(now));
+            server.lossy_reloads.retain(|span| span.is_retained(now));
+            let orders = server.barred.values_mut().chain(server.maybe_barred.values_mut());
+            orders.for_each(|spans| spans.retain(|span| span.is_retained(now)));
         }
     }
 
     /// Checks the report of a flow.
-    pub fn judge(&mut self, told: &Told) {
-        let Told { door, source, during, what } = told;
+    pub fn judge(&mut self, report: &FlowReport) {
+        let FlowReport { view, source, during, what } = report;
         match what {
-            What::Began { server, retries } => {
-                self.began(*door, *during, server, *retries);
-                if let Some(source) = source.filter(|_| door.terms.persists) {
-                    self.goes_on(*door, source, *during, server);
+            FlowEvent::Began { server, retries } => {
+                self.began(*view, *during, server, *retries);
+                if let Some(source) = source.filter(|_| view.terms.persists) {
+                    self.on_continued(*view, source, *during, server);
                 }
             }
-            What::Failed { error } => {
-                if self.some_is_unknown(*during) {
+            FlowEvent::Failed { error } => {
+                if self.any_undetected(*during) {
                     self.totals.excused += 1;
                 } else {
                     self.totals.failed += 1;
-                    self.is_wrong(told, &format!("failed: {error}"));
+                    self.record_violation(report, &format!("failed: {error}"));
                 }
             }
-            What::Broke { server, error } => {
-                if self.is_unwell(server, *during, *door) {
+            FlowEvent::Broke { server, error } => {
+                if self.is_unwell(server, *during, *view) {
                     self.totals.excused += 1;
                 } else {
                     self.totals.broken += 1;
-                    self.is_wrong(told, &format!("of {server} broke: {error}"));
+                    self.record_violation(report, &format!("of {server} broke: {error}"));
                 }
             }
-            What::Moved { from, to } => {
+            FlowEvent::Moved { from, to } => {
                 // A TCP connection belongs to one server, even if that server fails.
-                if door.service.protocol() == "udp" && self.is_unwell(from, *during, *door) {
+                if view.service.protocol() == "udp" && self.is_unwell(from, *during, *view) {
                     self.totals.excused += 1;
                 } else {
                     self.totals.moved += 1;
-                    self.is_wrong(told, &format!("moved from {from} to {to}"));
+                    self.record_violation(report, &format!("moved from {from} to {to}"));
                 }
             }
         }
     }
 
     /// Checks the data plane's count of new flows of a server; `during` is the time of the request.
-    pub fn count(&mut self, door: Door, server: &str, flows: u64, during: During) {
-        let before = self.counted.insert((door, server.to_owned()), (during.from, flows));
+    pub fn count(&mut self, view: ListenerView, server: &str, flows: u64, during: Interval) {
+        let before = self.counted.insert((view, server.to_owned()), (during.from, flows));
         let Some((asked, before)) = before.filter(|(_, before)| *before < flows) else { return };
-        let during = During { from: asked, to: during.to };
+        let during = Interval { from: asked, to: during.to };
         let record = self.server(server);
         let new = flows - before;
-        let barred = record.barred.get(door.terms.pool).into_iter().flatten();
+        let barred = record.barred.get(view.terms.pool).into_iter().flatten();
         if barred.into_iter().any(|span| span.covers(during)) {
             self.totals.to_barred += new;
             self.wrong.push(format!(
                 "{} {}: {new} new flows were sent to {server}, which was to get none",
-                door.service.name(),
-                door.target
+                view.service.name(),
+                view.target
             ));
         } else if record
             .failures
             .iter()
-            .filter_map(|failure| failure.found_out())
+            .filter_map(|failure| failure.detected())
             .any(|span| span.covers(during))
         {
             self.totals.to_failed += new;
             self.wrong.push(format!(
                 "{} {}: {new} new flows were sent to {server}, which was known to have failed",
-                door.service.name(),
-                door.target
+                view.service.name(),
+                view.target
             ));
         }
     }
 
     /// Checks the data plane's count of packets without a server; `during` is the time of the request.
-    pub fn count_unserved(&mut self, packets: u64, during: During) {
+    pub fn count_unserved(&mut self, packets: u64, during: Interval) {
         let (asked, before) = self.unserved.replace((during.from, packets)).unwrap_or((during.from, 0));
-        let during = During { from: asked, to: during.to };
-        if before < packets && !self.some_is_unknown(during) && !self.some_is_being_found_out(during) {
+        let during = Interval { from: asked, to: during.to };
+        if before < packets && !self.any_undetected(during) && !self.any_in_detection_window(during) {
             self.totals.unserved += packets - before;
             self.wrong.push(format!("{} packets found no server", packets - before));
         }
     }
 
     /// Counts so far.
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> FlowTotals {
         self.totals
     }
 
@@ -371,101 +380,101 @@ impl Model {
         &self.wrong
     }
 
-    fn began(&mut self, door: Door, during: During, server: &str, retries: u32) {
+    fn began(&mut self, view: ListenerView, during: Interval, server: &str, retries: u32) {
         self.totals.began += 1;
-        let undisturbed = !self.some_is_unknown(during);
+        let undisturbed = !self.any_undetected(during);
         self.totals.began_undisturbed += u64::from(undisturbed);
         let sent = during.prompt();
-        if retries > 0 && !self.some_is_unknown(sent) && !self.some_is_being_found_out(sent) {
+        if retries > 0 && !self.any_undetected(sent) && !self.any_in_detection_window(sent) {
             self.totals.failed += 1;
             self.wrong.push(format!(
                 "{} {}: {retries} datagrams to {server} were sent again",
-                door.service.name(),
-                door.target
+                view.service.name(),
+                view.target
             ));
         }
-        if self.is_other_side(server, door, during) {
+        if self.is_other_side(server, view, during) {
             self.totals.to_other_side += 1;
             self.wrong.push(format!(
                 "{} {}: a new flow was answered by {server}, whose side did not have the traffic",
-                door.service.name(),
-                door.target
+                view.service.name(),
+                view.target
             ));
         }
-        let barred = self.server(server).barred.get(door.terms.pool).into_iter().flatten();
+        let barred = self.server(server).barred.get(view.terms.pool).into_iter().flatten();
         if barred.into_iter().any(|span| span.covers(during)) {
             self.totals.to_barred += 1;
             self.wrong.push(format!(
                 "{} {}: a new flow was answered by {server}, which was to get none",
-                door.service.name(),
-                door.target
+                view.service.name(),
+                view.target
             ));
         }
     }
 
     /// Checks the server of a client's next flow, with session persistence.
-    fn goes_on(&mut self, door: Door, source: IpAddr, during: During, server: &str) {
-        let Some((before, since)) = self.last.insert((door, source), (server.to_owned(), during.from)) else {
+    fn on_continued(&mut self, view: ListenerView, source: IpAddr, during: Interval, server: &str) {
+        let Some((before, since)) = self.last.insert((view, source), (server.to_owned(), during.from)) else {
             return;
         };
-        if before != server && !self.is_leaving(&before, door, During { from: since, to: during.to }) {
+        if before != server && !self.is_draining(&before, view, Interval { from: since, to: during.to }) {
             self.totals.strayed += 1;
             self.wrong.push(format!(
                 "{} {}: a flow of {source}, which is kept to {before}, was answered by {server}",
-                door.service.name(),
-                door.target
+                view.service.name(),
+                view.target
             ));
         }
     }
 
-    fn is_wrong(&mut self, told: &Told, what: &str) {
-        let Told { door, during, .. } = told;
+    fn record_violation(&mut self, report: &FlowReport, what: &str) {
+        let FlowReport { view, during, .. } = report;
         let took = during.to.saturating_duration_since(during.from);
         self.wrong.push(format!(
             "{} {}: a flow {what} ({took:?} after it was well)",
-            door.service.name(),
-            door.target
+            view.service.name(),
+            view.target
         ));
     }
 
     /// Whether new flows may have met a server that had failed, or one that was being removed.
-    fn some_is_unknown(&self, during: During) -> bool {
+    fn any_undetected(&self, during: Interval) -> bool {
         self.servers.values().any(|server| {
-            server.failures.iter().any(|failure| failure.unknown().meets(during))
-                || server.cuts.iter().any(|span| span.meets(during))
+            server.failures.iter().any(|failure| failure.undetected().meets(during))
+                || server.lossy_reloads.iter().any(|span| span.meets(during))
         })
     }
 
     /// Whether packets may have met a table from which a server was being removed.
-    fn some_is_being_found_out(&self, during: During) -> bool {
+    fn any_in_detection_window(&self, during: Interval) -> bool {
         let mut failures = self.servers.values().flat_map(|server| &server.failures);
-        failures.any(|failure| failure.is_being_found_out().meets(during))
+        failures.any(|failure| failure.detection_window().meets(during))
     }
 
     /// Whether flows of a server may end.
-    fn is_unwell(&self, server: &str, during: During, door: Door) -> bool {
+    fn is_unwell(&self, server: &str, during: Interval, view: ListenerView) -> bool {
         let Some(record) = self.servers.get(server) else { return false };
         // Connections wait for their server; datagrams go to another one until it is known to be healthy again.
-        let more = if door.service.protocol() == "udp" { self.bounds.recovery } else { Duration::ZERO };
-        let failed = |failure: &Failure| {
+        let more = if view.service.protocol() == "udp" { self.bounds.recovery } else { Duration::ZERO };
+        let failed = |failure: &ServerFailure| {
             Span { to: failure.span.to.map(|to| to + more), ..failure.span }.meets(during)
         };
-        let is_over = match door.terms.drain {
-            Some(drain) => self.has_drained(server, door, during, drain),
+        let is_over = match view.terms.drain {
+            Some(drain) => self.has_drained(server, view, during, drain),
             None => record.removed.iter().any(|span| span.meets(during)),
         };
         record.failures.iter().any(failed) || is_over
     }
 
-    fn failures(&mut self) -> impl Iterator<Item = &mut Failure> {
+    fn failures(&mut self) -> impl Iterator<Item = &mut ServerFailure> {
         self.servers.values_mut().flat_map(|server| &mut server.failures)
     }
 
-    fn open_failures(&mut self) -> impl Iterator<Item = &mut Failure> {
+    fn open_failures(&mut self) -> impl Iterator<Item = &mut ServerFailure> {
         self.failures().filter(|failure| failure.span.to.is_none())
     }
 
-    fn server(&mut self, name: &str) -> &mut Server {
+    fn server(&mut self, name: &str) -> &mut ServerHistory {
         self.servers.entry(name.to_owned()).or_default()
     }
 }

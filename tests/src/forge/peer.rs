@@ -11,13 +11,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Flooded, Forger, Seen, Tap, Way};
+use super::{CapturedFrame, FloodStats, Forger, MacPair, Tap};
 use crate::packets::frames::flag;
 
 /// Initial sequence number of its connections.
 const FIRST: u32 = 0x1357_9bdf;
 /// Handshakes in progress at a time.
-const UNDER_WAY: usize = 64;
+const MAX_PENDING: usize = 64;
 /// How long the client waits for the last SYN-ACKs.
 const LAST_ANSWERS: Duration = Duration::from_millis(300);
 /// How long the client waits for one answer.
@@ -31,7 +31,7 @@ pub struct Peer<'a> {
     /// Captures the answers.
     pub tap: &'a Tap,
     /// MAC pair of its frames: its own address and SLB's.
-    pub way: Way,
+    pub mac_pair: MacPair,
 }
 
 impl Peer<'_> {
@@ -44,16 +44,16 @@ impl Peer<'_> {
         &self,
         from: impl IntoIterator<Item = SocketAddr>,
         to: SocketAddr,
-    ) -> Result<(usize, Flooded)> {
+    ) -> Result<(usize, FloodStats)> {
         let from: Vec<_> = from.into_iter().collect();
         let (begun, mut accepted) = (Instant::now(), BTreeSet::new());
-        for bundle in from.chunks(UNDER_WAY) {
+        for bundle in from.chunks(MAX_PENDING) {
             for own in bundle {
-                self.forger.send(&self.way.segment(*own, to, flag::SYN, [FIRST, 0]))?;
+                self.forger.send(&self.mac_pair.segment(*own, to, flag::SYN, [FIRST, 0]))?;
             }
             self.complete(to, &mut accepted)?;
         }
-        let sent = Flooded { frames: (from.len() + accepted.len()) as u64, time: begun.elapsed() };
+        let sent = FloodStats { frames: (from.len() + accepted.len()) as u64, time: begun.elapsed() };
         let begun = Instant::now();
         while accepted.len() < from.len() && begun.elapsed() < LAST_ANSWERS {
             self.complete(to, &mut accepted)?;
@@ -68,7 +68,7 @@ impl Peer<'_> {
             let Some((flags, sequence, _)) = seen.tcp.filter(|_| seen.from == to) else { continue };
             if flags & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK {
                 let numbers = [FIRST.wrapping_add(1), sequence.wrapping_add(1)];
-                self.forger.send(&self.way.segment(seen.to, to, flag::ACK, numbers))?;
+                self.forger.send(&self.mac_pair.segment(seen.to, to, flag::ACK, numbers))?;
                 accepted.insert(seen.to);
             }
         }
@@ -81,17 +81,17 @@ impl Peer<'_> {
     /// # Errors
     /// The server does not answer in time.
     pub fn open_simultaneously(&self, own: SocketAddr, to: SocketAddr, line: &str) -> Result<String> {
-        self.forger.send(&self.way.segment(own, to, flag::SYN, [FIRST, 0]))?;
-        let is_ours = |seen: &Seen| seen.from == to && seen.to == own;
+        self.forger.send(&self.mac_pair.segment(own, to, flag::SYN, [FIRST, 0]))?;
+        let is_ours = |seen: &CapturedFrame| seen.from == to && seen.to == own;
         let answer = self.tap.wait("an answer to a SYN", PATIENCE, |seen| {
             is_ours(seen) && seen.tcp.is_some_and(|(flags, ..)| flags & flag::SYN != 0)
         })?;
         let (_, sequence, _) = answer.tcp.context("no segment")?;
         let acknowledged = sequence.wrapping_add(1);
         // The server takes this SYN-ACK for the acknowledgement of its own, and retransmits nothing.
-        self.forger.send(&self.way.segment(own, to, flag::SYN | flag::ACK, [FIRST, acknowledged]))?;
+        self.forger.send(&self.mac_pair.segment(own, to, flag::SYN | flag::ACK, [FIRST, acknowledged]))?;
         let numbers = [FIRST.wrapping_add(1), acknowledged];
-        let said = self.way.carrying(own, to, flag::PSH | flag::ACK, numbers, line.as_bytes());
+        let said = self.mac_pair.carrying(own, to, flag::PSH | flag::ACK, numbers, line.as_bytes());
         self.forger.send(&said)?;
         let answer = self
             .tap

@@ -24,7 +24,7 @@ pub struct Tap(Socket);
 
 /// A captured IP packet.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct CapturedFrame {
     /// Destination MAC.
     pub receiver: [u8; 6],
     /// Source; port 0 if the packet has no ports.
@@ -57,7 +57,7 @@ impl Tap {
     ///
     /// # Errors
     /// The interface no longer exists.
-    pub fn seen(&self) -> Result<Vec<Seen>> {
+    pub fn seen(&self) -> Result<Vec<CapturedFrame>> {
         let mut all = Vec::new();
         while let Some(seen) = self.next()? {
             all.extend(seen);
@@ -69,7 +69,12 @@ impl Tap {
     ///
     /// # Errors
     /// No such packet arrives within `limit`.
-    pub fn wait(&self, what: &str, limit: Duration, mut is_it: impl FnMut(&Seen) -> bool) -> Result<Seen> {
+    pub fn wait(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut is_it: impl FnMut(&CapturedFrame) -> bool,
+    ) -> Result<CapturedFrame> {
         wait_for(what, limit, || {
             while let Some(seen) = self.next()? {
                 if let Some(seen) = seen.filter(&mut is_it) {
@@ -81,7 +86,7 @@ impl Tap {
     }
 
     /// The next frame: `None` if none waits, `Some(None)` for outgoing frames and frames that cannot be parsed.
-    fn next(&self) -> Result<Option<Option<Seen>>> {
+    fn next(&self) -> Result<Option<Option<CapturedFrame>>> {
         let mut buffer = [MaybeUninit::uninit(); 2048];
         match self.0.recv_from(&mut buffer) {
             Ok((length, from)) => {
@@ -90,7 +95,7 @@ impl Tap {
                 // SAFETY: addresses of packet sockets are `sockaddr_ll`.
                 let link = unsafe { &*from.as_ptr().cast::<libc::sockaddr_ll>() };
                 let arrives = link.sll_pkttype != libc::PACKET_OUTGOING;
-                Ok(Some(arrives.then(|| Seen::parse(bytes)).flatten()))
+                Ok(Some(arrives.then(|| CapturedFrame::parse(bytes)).flatten()))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error.into()),
@@ -98,7 +103,7 @@ impl Tap {
     }
 }
 
-impl Seen {
+impl CapturedFrame {
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let packet = SlicedPacket::from_ethernet(bytes).ok()?;
         let (from, to): (IpAddr, IpAddr) = match packet.net? {

@@ -3,7 +3,7 @@
 use std::{fs, net::IpAddr, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result};
-use slb_userspace::cli::decap::status::{Interface, Status};
+use slb_userspace::cli::decap::status::{DecapInterface, DecapStatus};
 
 use super::{Namespace, run};
 use crate::{daemon::program, leftovers::BPF_FS};
@@ -35,8 +35,8 @@ impl Decapsulator {
     }
 
     /// Status of the first interface that it is attached to.
-    pub(super) fn status(&self) -> Result<Interface> {
-        let status: Status = serde_json::from_str(&self.run(&["status", "--output", "json"])?)?;
+    pub(super) fn status(&self) -> Result<DecapInterface> {
+        let status: DecapStatus = serde_json::from_str(&self.run(&["status", "--output", "json"])?)?;
         status.interfaces.into_iter().next().context("no interface runs slb-decap")
     }
 

@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use slb_userspace::cli::decap::status::Interface;
+use slb_userspace::cli::decap::status::DecapInterface;
 
 pub use second::{SecondNode, second_address};
 pub use stacked::TEAM;
@@ -104,12 +104,12 @@ pub struct Backend {
     /// Its namespace.
     pub namespace: Arc<Namespace>,
     link: u8,
-    program: Arc<Mutex<Program>>,
+    program: Arc<Mutex<BackendProgram>>,
 }
 
 /// The XDP program of a backend's interface.
 #[derive(Debug)]
-enum Program {
+enum BackendProgram {
     /// Passes every frame while the link is open.
     Pass { _link: OwnedFd },
     /// Drops every frame while the link is open.
@@ -148,7 +148,8 @@ impl Topology {
                 let name = format!("b{link}");
                 let namespace = namespace(&name)?;
                 quiet(&namespace)?;
-                let pass = Program::Pass { _link: connect(&slb, &name, &namespace, link, &[BACKEND])? };
+                let pass =
+                    BackendProgram::Pass { _link: connect(&slb, &name, &namespace, link, &[BACKEND])? };
                 Ok(Backend { name, namespace, link, program: Arc::new(Mutex::new(pass)) })
             })
             .collect::<Result<_>>()?;
@@ -175,7 +176,7 @@ impl Topology {
     /// A command fails, or the link exists.
     pub fn plug(&self, index: usize) -> Result<()> {
         let Backend { name, namespace, link, program } = &self.backends[index];
-        let pass = Program::Pass { _link: connect(&self.slb, name, namespace, *link, &[BACKEND])? };
+        let pass = BackendProgram::Pass { _link: connect(&self.slb, name, namespace, *link, &[BACKEND])? };
         *program.lock().unwrap_or_else(PoisonError::into_inner) = pass;
         Ok(())
     }
@@ -188,7 +189,7 @@ impl Topology {
         let Backend { name, namespace, link, program } = &self.backends[index];
         // Under another name the daemon does not take it for the interface that was removed.
         let other = "spare0";
-        let pass = Program::Pass { _link: connect(&self.slb, other, namespace, *link, &[BACKEND])? };
+        let pass = BackendProgram::Pass { _link: connect(&self.slb, other, namespace, *link, &[BACKEND])? };
         *program.lock().unwrap_or_else(PoisonError::into_inner) = pass;
         let occupant = self.slb.on_thread(|| pass::attach(other))?;
         self.slb.ip(&format!("link set {other} down\nlink set {other} name {name}\nlink set {name} up"))?;
@@ -289,7 +290,7 @@ impl Backend {
     ///
     /// # Errors
     /// A command fails, or `lo` holds them already.
-    pub fn hold_vips(&self) -> Result<()> {
+    pub fn add_vips(&self) -> Result<()> {
         self.namespace.sysctl("net/ipv4/conf/all/arp_ignore", "1")?;
         self.namespace.sysctl("net/ipv4/conf/all/arp_announce", "2")?;
         self.namespace.ip(&format!(
@@ -303,7 +304,7 @@ impl Backend {
     ///
     /// # Errors
     /// A command fails, or `lo` does not hold them.
-    pub fn release_vips(&self) -> Result<()> {
+    pub fn remove_vips(&self) -> Result<()> {
         self.namespace.ip(&format!(
             "addr del {}/32 dev lo\naddr del {}/128 dev lo",
             Family::V4.vip(),
@@ -318,12 +319,12 @@ impl Backend {
     /// `slb-decap` fails.
     pub fn decapsulate(&self, from: &[IpAddr]) -> Result<()> {
         let mut program = self.program();
-        if !matches!(*program, Program::Decapsulator(_)) {
+        if !matches!(*program, BackendProgram::Decapsulator(_)) {
             // Detaches the current program: the interface must be free.
-            *program = Program::Decapsulator(Decapsulator::new(&self.namespace));
+            *program = BackendProgram::Decapsulator(Decapsulator::new(&self.namespace));
         }
         match &*program {
-            Program::Decapsulator(decapsulator) => decapsulator.allow(from),
+            BackendProgram::Decapsulator(decapsulator) => decapsulator.allow(from),
             _ => Ok(()),
         }
     }
@@ -334,7 +335,7 @@ impl Backend {
     /// It is not attached to `eth0`, or it fails.
     pub fn decapsulate_at(&self, interface: &str, from: &[IpAddr]) -> Result<()> {
         match &*self.program() {
-            Program::Decapsulator(decapsulator) => decapsulator.allow_at(interface, from),
+            BackendProgram::Decapsulator(decapsulator) => decapsulator.allow_at(interface, from),
             _ => bail!("{} runs no slb-decap", self.name),
         }
     }
@@ -343,14 +344,14 @@ impl Backend {
     ///
     /// # Errors
     /// The backend does not run it.
-    pub fn decapsulator(&self) -> Result<Interface> {
+    pub fn decapsulator(&self) -> Result<DecapInterface> {
         match &*self.program() {
-            Program::Decapsulator(decapsulator) => decapsulator.status(),
+            BackendProgram::Decapsulator(decapsulator) => decapsulator.status(),
             _ => bail!("{} runs no slb-decap", self.name),
         }
     }
 
-    fn program(&self) -> MutexGuard<'_, Program> {
+    fn program(&self) -> MutexGuard<'_, BackendProgram> {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -367,7 +368,7 @@ impl Backend {
     /// # Errors
     /// The backend runs `slb-decap`, or the program cannot be replaced.
     pub fn hang(&self) -> Result<()> {
-        self.replace(|| Ok(Program::Drop { _link: pass::attach_blocking("eth0")? }))
+        self.replace(|| Ok(BackendProgram::Drop { _link: pass::attach_blocking("eth0")? }))
     }
 
     /// Passes every frame again.
@@ -375,7 +376,7 @@ impl Backend {
     /// # Errors
     /// As [`Self::hang`].
     pub fn recover(&self) -> Result<()> {
-        self.replace(|| Ok(Program::Pass { _link: pass::attach("eth0")? }))
+        self.replace(|| Ok(BackendProgram::Pass { _link: pass::attach("eth0")? }))
     }
 
     /// Detaches the XDP program. Without one, veth does not deliver frames that native XDP sends.
@@ -383,16 +384,16 @@ impl Backend {
     /// # Errors
     /// The backend runs `slb-decap`.
     pub fn release(&self) -> Result<()> {
-        self.replace(|| Ok(Program::None))
+        self.replace(|| Ok(BackendProgram::None))
     }
 
-    fn replace(&self, attach: fn() -> Result<Program>) -> Result<()> {
+    fn replace(&self, attach: fn() -> Result<BackendProgram>) -> Result<()> {
         let mut program = self.program();
-        if let Program::Decapsulator(_) = *program {
+        if let BackendProgram::Decapsulator(_) = *program {
             bail!("{} runs slb-decap", self.name);
         }
         // An interface runs one program at a time: dropping the old one detaches it.
-        *program = Program::None;
+        *program = BackendProgram::None;
         *program = self.namespace.on_thread(attach)?;
         Ok(())
     }

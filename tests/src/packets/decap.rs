@@ -5,12 +5,12 @@ mod cases;
 
 use anyhow::{Context as _, Result, ensure};
 use slb_common::{
-    abi::decap::{Action, Policy, Reason},
+    abi::decap::{DecapAction, DecapPolicy, DecapReason},
     decap::process,
     net::frame::Frame,
 };
 use slb_userspace::dataplane::bpf::{
-    decap::{self, Pins},
+    decap::{self, DecapPins},
     xdp::Program,
 };
 
@@ -24,51 +24,51 @@ const INTERFACE: u32 = 1;
 
 /// A frame and the expected result.
 #[derive(Debug, Clone)]
-pub struct Case {
+pub struct DecapCase {
     /// What the case shows.
     pub name: String,
     /// The frame that arrives.
     pub frame: Vec<u8>,
     /// Expected reason, which implies the action.
-    pub reason: Reason,
+    pub reason: DecapReason,
     /// For stripped frames: the expected frame after decapsulation.
     pub out: Vec<u8>,
 }
 
-impl Case {
+impl DecapCase {
     /// Expected XDP action and frame.
     pub fn expected(&self) -> (u32, &[u8]) {
         match self.reason.action() {
-            Action::Strip => (action::PASS, &self.out),
-            Action::Pass => (action::PASS, &self.frame),
-            Action::Drop => (action::DROP, &self.frame),
+            DecapAction::Strip => (action::PASS, &self.out),
+            DecapAction::Pass => (action::PASS, &self.frame),
+            DecapAction::Drop => (action::DROP, &self.frame),
         }
     }
 }
 
 /// Runs the code on the host: returns the reason, the XDP action and the frame.
-pub fn on_host(policy: &Policy, frame: &[u8]) -> (Reason, u32, Vec<u8>) {
+pub fn on_host(policy: &DecapPolicy, frame: &[u8]) -> (DecapReason, u32, Vec<u8>) {
     let mut bytes = frame.to_vec();
     let outcome = process(&mut Frame::from_slice(&mut bytes), policy);
-    let action = if outcome.reason.action() == Action::Drop { action::DROP } else { action::PASS };
+    let action = if outcome.reason.action() == DecapAction::Drop { action::DROP } else { action::PASS };
     (outcome.reason, action, bytes.split_off(outcome.cut))
 }
 
 /// The program in the kernel with its own policy and counters. Dropping it removes its pins.
-pub struct Kernel {
+pub struct DecapKernel {
     program: Program,
-    pins: Pins,
+    pins: DecapPins,
 }
 
-impl Kernel {
+impl DecapKernel {
     /// Loads the program.
     ///
     /// # Errors
     /// The kernel refuses the program, or no BPF file system can be mounted.
-    pub fn load(policy: &Policy) -> Result<Self> {
+    pub fn load(policy: &DecapPolicy) -> Result<Self> {
         leftovers::ensure_bpf_fs()?;
         leftovers::remove_dead()?;
-        let pins = Pins::new(RunId::next().pin_dir());
+        let pins = DecapPins::new(RunId::next().pin_dir());
         pins.create()?;
         let program = decap::load(&pins, INTERFACE, policy)?;
         Ok(Self { program, pins })
@@ -86,7 +86,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The program cannot be run, or does not count the frame exactly once.
-    pub fn process(&mut self, frame: &[u8]) -> Result<(Reason, u32, Vec<u8>)> {
+    pub fn process(&mut self, frame: &[u8]) -> Result<(DecapReason, u32, Vec<u8>)> {
         let before = decap::tally(&mut self.program)?;
         let (action, out) =
             self.program.test_run(frame).with_context(|| format!("a frame of {} bytes", frame.len()))?;
@@ -100,7 +100,7 @@ impl Kernel {
     }
 }
 
-impl Drop for Kernel {
+impl Drop for DecapKernel {
     fn drop(&mut self) {
         if let Err(error) = self.pins.remove(INTERFACE) {
             eprintln!("pins stay behind: {error:#}");

@@ -10,23 +10,23 @@ use slb_common::{
         backend::{Backend, NextHop},
         flow::{ClientPath, FlowEntry, WORDS},
         interface::{self, Interface},
-        limit::Limit,
         lookup_table::LookupTable,
+        rate_limit::RateLimiter,
         service::{Service, ServiceIndex},
         shared_word::SharedWord,
-        stats::{Action, Counters, Limited, REASONS},
+        stats::{Action, Counters, GeneratedPacket, REASONS},
     },
     datapath::{
         Verdict,
-        flow_gc::{Clock, Fate, FlowGc, FlowTable},
-        icmp_error::{self, Message},
+        flow_gc::{Clock, FlowGc, FlowTable, GcAction},
+        icmp_error::{self, IcmpMessage},
+        map_access::{Direction, FrameCalls, Maps, Parsed},
         process, reset,
-        tables::{Direction, Head, Parsed, Tables},
     },
     net::{
         ethernet,
-        frame::{Frame, Growing},
-        parse::{NOTHING, Packet, parse},
+        frame::{Frame, FrameBuffer},
+        parse::{EMPTY_PACKET, Packet, parse},
     },
 };
 use slb_control::dataplane::state::{MAX_TABLES, Operation, PutBackend};
@@ -54,13 +54,13 @@ pub struct Host {
     /// By [`interface::slot`].
     interface_table: BTreeMap<u32, Interface>,
     own_macs: BTreeSet<u64>,
-    /// The kernel's route to every client: [`Tables::route_to_client`].
+    /// The kernel's route to every client: [`Maps::route_to_client`].
     pub route: Cell<ClientPath>,
     flows: Vec<[SharedWord; WORDS]>,
     /// Round-robin positions, by service id.
-    turns: Vec<SharedWord>,
+    round_robin: Vec<SharedWord>,
     /// Connection counts, by server id.
-    loads: Vec<SharedWord>,
+    connections: Vec<SharedWord>,
     /// The clock, in jiffies.
     pub now: Cell<u32>,
     /// Whether the flow table refuses new entries.
@@ -70,8 +70,8 @@ pub struct Host {
     totals: RefCell<Totals>,
     /// Evicted entries: not assured, and assured.
     pub evicted: [Cell<u64>; 2],
-    forgotten: Cell<u64>,
-    limits: [Cell<Limit>; Limited::COUNT],
+    evicted_migrating: Cell<u64>,
+    limits: [Cell<RateLimiter>; GeneratedPacket::COUNT],
     service_counters: RefCell<BTreeMap<u32, Counters>>,
     backend_counters: RefCell<BTreeMap<u32, Counters>>,
 }
@@ -96,14 +96,14 @@ impl Host {
             own_macs: BTreeSet::new(),
             route: Cell::default(),
             flows: (0..slots).map(|_| Default::default()).collect(),
-            turns: (0..IDS).map(|_| SharedWord::default()).collect(),
-            loads: (0..IDS).map(|_| SharedWord::default()).collect(),
+            round_robin: (0..IDS).map(|_| SharedWord::default()).collect(),
+            connections: (0..IDS).map(|_| SharedWord::default()).collect(),
             now: Cell::default(),
             full: Cell::default(),
             resizing: Cell::default(),
             totals: RefCell::default(),
             evicted: Default::default(),
-            forgotten: Cell::default(),
+            evicted_migrating: Cell::default(),
             limits: Default::default(),
             service_counters: RefCell::default(),
             backend_counters: RefCell::default(),
@@ -115,13 +115,14 @@ impl Host {
     /// Replaces the interface table.
     pub fn put_interfaces(&mut self, interfaces: &Interfaces) {
         let entries = interfaces.entries().iter();
-        self.interface_table = entries.map(|(slot, facts)| (*slot, Interface::new(facts))).collect();
+        self.interface_table =
+            entries.map(|(slot, properties)| (*slot, Interface::new(properties))).collect();
         self.own_macs.clone_from(interfaces.own_macs());
     }
 
-    fn take(&self, limit: &Cell<Limit>, hz: u32) -> bool {
+    fn allow(&self, limit: &Cell<RateLimiter>, hz: u32) -> bool {
         let mut taken = limit.get();
-        let may = taken.take(self.now(), hz);
+        let may = taken.allow(self.now(), hz);
         limit.set(taken);
         may
     }
@@ -134,9 +135,9 @@ impl Host {
     /// Runs a GC pass over the flow table.
     pub fn collect(&self) {
         let clock = Clock { now: self.now.get(), hz: HZ };
-        FlowGc::default().look(&self.flow_table(), clock, &mut |seen| {
-            let is_expired = seen.meta.silence(clock.now) > seen.meta.idle(clock.hz);
-            if is_expired { Fate::Ends } else { Fate::Goes }
+        FlowGc::default().gc_pass(&self.flow_table(), clock, &mut |seen| {
+            let is_expired = seen.sequence_word.silence(clock.now) > seen.sequence_word.idle(clock.hz);
+            if is_expired { GcAction::Terminate } else { GcAction::Keep }
         });
     }
 
@@ -160,7 +161,7 @@ struct Buffer {
 /// `XDP_PACKET_HEADROOM`.
 const HEADROOM: usize = 256;
 
-impl Growing for Buffer {
+impl FrameBuffer for Buffer {
     fn frame(&mut self) -> Frame<'_> {
         Frame::from_slice(&mut self.bytes[self.start..])
     }
@@ -180,17 +181,17 @@ impl Growing for Buffer {
         true
     }
 
-    fn cut(&mut self, bytes: usize) -> bool {
+    fn truncate(&mut self, bytes: usize) -> bool {
         self.bytes.truncate(self.start + bytes);
         true
     }
 }
 
-impl Head for Buffer {
+impl FrameCalls for Buffer {
     type Packet = Packet;
 
     fn parse(&mut self) -> Option<Parsed<Packet>> {
-        let mut packet = NOTHING;
+        let mut packet = EMPTY_PACKET;
         let outcome = parse(&self.frame(), &mut packet)
             .map_or_else(|reason| reason as u32, |()| Parsed::<Packet>::SOUND);
         Some(Parsed { outcome, packet })
@@ -200,12 +201,12 @@ impl Head for Buffer {
         ethernet::remove_priority_tags(self).is_some()
     }
 
-    fn answer_error(&mut self, network: usize, message: Message) -> bool {
+    fn rewrite_to_icmp_error(&mut self, network: usize, message: IcmpMessage) -> bool {
         icmp_error::answer(self, network, message).is_some()
     }
 
-    fn turn_into_reset(&mut self, network: usize, back: bool) -> bool {
-        reset::turn(self, network, back).is_some()
+    fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool {
+        reset::rewrite_to_rst(self, network, back).is_some()
     }
 }
 
@@ -222,15 +223,15 @@ impl Host {
     /// Applies one operation, as the maps in the kernel do.
     pub fn apply(&mut self, operation: &Operation) {
         match operation.clone() {
-            Operation::PutSettings(_) | Operation::Settle => {}
+            Operation::PutSettings(_) | Operation::GracePeriod => {}
             Operation::PutInterface(ifindex) => drop(self.interfaces.insert(ifindex)),
             Operation::RemoveInterface(ifindex) => drop(self.interfaces.remove(&ifindex)),
             Operation::PutNextHop(id, hop) => drop(self.next_hops.insert(id, hop)),
             Operation::ClearNextHop(id) => drop(self.next_hops.remove(&id)),
             Operation::PutBackends(backends) => {
-                for PutBackend { id, backend, fresh } in backends {
+                for PutBackend { id, backend, is_new } in backends {
                     self.backends.insert(id, backend);
-                    if fresh {
+                    if is_new {
                         self.backend_counters.borrow_mut().remove(&id);
                         self.put_load(id, 0);
                     }
@@ -247,11 +248,11 @@ impl Host {
                 }
             }
             Operation::ClearTable(id) => drop(self.lookup_tables.remove(&id)),
-            Operation::PutService { id, service, fresh } => {
+            Operation::PutService { id, service, is_new } => {
                 self.services.insert(id, *service);
-                if fresh {
+                if is_new {
                     self.service_counters.borrow_mut().remove(&id);
-                    self.turns[id as usize].store(0);
+                    self.round_robin[id as usize].store(0);
                 }
             }
             Operation::ClearService(id) => drop(self.services.remove(&id)),
@@ -263,7 +264,7 @@ impl Host {
 
     /// Sets the connection count of a server.
     pub fn put_load(&self, backend: u32, load: u64) {
-        self.loads[backend as usize].store(load);
+        self.connections[backend as usize].store(load);
     }
 
     /// Packets by action and reason.
@@ -272,8 +273,8 @@ impl Host {
     }
 
     /// Counts lost flow-table entries that may be older than the last change of their server table.
-    pub fn forgotten(&self) -> u64 {
-        self.forgotten.get()
+    pub fn evicted_migrating(&self) -> u64 {
+        self.evicted_migrating.get()
     }
 
     /// Traffic of a service.
@@ -287,7 +288,7 @@ impl Host {
     }
 }
 
-impl Tables for Host {
+impl Maps for Host {
     fn index(&self) -> Option<&ServiceIndex> {
         self.index.as_deref()
     }
@@ -329,12 +330,12 @@ impl Tables for Host {
         self.now.get()
     }
 
-    fn turn(&self, service: u32) -> Option<&SharedWord> {
-        self.turns.get(service as usize)
+    fn round_robin_position(&self, service: u32) -> Option<&SharedWord> {
+        self.round_robin.get(service as usize)
     }
 
-    fn load(&self, backend: u32) -> Option<&SharedWord> {
-        self.loads.get(backend as usize)
+    fn connection_count(&self, backend: u32) -> Option<&SharedWord> {
+        self.connections.get(backend as usize)
     }
 
     fn interface_at(&self, slot: u32) -> Option<&Interface> {
@@ -358,8 +359,8 @@ impl Tables for Host {
         *self.totals.borrow_mut().entry((action as u8, reason)).or_default() += 1;
     }
 
-    fn may_send(&self, what: Limited, hz: u32) -> bool {
-        self.take(&self.limits[what as usize], hz)
+    fn may_send(&self, what: GeneratedPacket, hz: u32) -> bool {
+        self.allow(&self.limits[what as usize], hz)
     }
 
     fn count_evicted(&self, is_assured: bool) {
@@ -367,8 +368,8 @@ impl Tables for Host {
         evicted.set(evicted.get() + 1);
     }
 
-    fn count_forgotten(&self) {
-        self.forgotten.set(self.forgotten.get() + 1);
+    fn count_evicted_migrating(&self) {
+        self.evicted_migrating.set(self.evicted_migrating.get() + 1);
     }
 
     fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool) {

@@ -7,7 +7,7 @@ use super::{
 
 /// Why a packet cannot be forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum IcmpCause {
     /// Its TTL or hop limit is used up.
     HopLimit,
     /// It is larger than this MTU, in bytes.
@@ -19,19 +19,19 @@ pub enum Cause {
 }
 
 /// The expected answer. `network` is the offset of the IP header in the frame that arrived.
-pub fn told(frame: &[u8], network: usize, cause: Cause) -> Vec<u8> {
+pub fn icmp_error(frame: &[u8], network: usize, cause: IcmpCause) -> Vec<u8> {
     let packet = &frame[network..];
     let v4 = packet[0] >> 4 == 4;
     let mut message = match (v4, cause) {
-        (true, Cause::HopLimit) => vec![11, 0, 0, 0, 0, 0, 0, 0],
-        (true, Cause::TooBig(mtu)) => [&[3, 4, 0, 0, 0, 0][..], &mtu.to_be_bytes()].concat(),
-        (true, Cause::NoPort) => vec![3, 3, 0, 0, 0, 0, 0, 0],
-        (true, Cause::NoProtocol) => vec![3, 2, 0, 0, 0, 0, 0, 0],
-        (false, Cause::NoPort) => vec![1, 4, 0, 0, 0, 0, 0, 0],
+        (true, IcmpCause::HopLimit) => vec![11, 0, 0, 0, 0, 0, 0, 0],
+        (true, IcmpCause::TooBig(mtu)) => [&[3, 4, 0, 0, 0, 0][..], &mtu.to_be_bytes()].concat(),
+        (true, IcmpCause::NoPort) => vec![3, 3, 0, 0, 0, 0, 0, 0],
+        (true, IcmpCause::NoProtocol) => vec![3, 2, 0, 0, 0, 0, 0, 0],
+        (false, IcmpCause::NoPort) => vec![1, 4, 0, 0, 0, 0, 0, 0],
         // Parameter problem; the pointer is 6, the offset of the next-header field.
-        (false, Cause::NoProtocol) => vec![4, 1, 0, 0, 0, 0, 0, 6],
-        (false, Cause::HopLimit) => vec![3, 0, 0, 0, 0, 0, 0, 0],
-        (false, Cause::TooBig(mtu)) => [&[2, 0, 0, 0, 0, 0][..], &mtu.to_be_bytes()].concat(),
+        (false, IcmpCause::NoProtocol) => vec![4, 1, 0, 0, 0, 0, 0, 6],
+        (false, IcmpCause::HopLimit) => vec![3, 0, 0, 0, 0, 0, 0, 0],
+        (false, IcmpCause::TooBig(mtu)) => [&[2, 0, 0, 0, 0, 0][..], &mtu.to_be_bytes()].concat(),
     };
     let len = if v4 {
         u16::from_be_bytes([packet[2], packet[3]])

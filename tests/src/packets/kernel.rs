@@ -12,14 +12,14 @@ use slb_common::abi::{DEFAULT_BACKENDS, flow::FlowWords, stats::Counters};
 use slb_control::{
     dataplane::{
         DataPlane as _,
-        state::{Operation, PutBackend, State},
+        state::{MapState, Operation, PutBackend},
     },
     diff::diff,
 };
 use slb_userspace::dataplane::{
     bpf::{
         interfaces::InterfaceTable,
-        loader::{self, Sizes},
+        loader::{self, MapSizes},
         maps::Maps,
         pins::Pins,
         xdp::Program,
@@ -93,7 +93,7 @@ pub struct Kernel {
     flows: Array<MapData, FlowWords>,
     resizing: Array<MapData, u64>,
     /// The state that the maps hold.
-    held: State,
+    held: MapState,
     /// Counters at the time of [`Self::begin`].
     before: Totals,
     pins: OwnPins,
@@ -108,14 +108,14 @@ impl Kernel {
     /// Loads the program with new maps, empty except [`world::interfaces`], and a flow table of this size.
     pub fn load_sized(flow_table_entries: u32) -> Result<Self> {
         let pins = own_pins()?;
-        let sizes = Sizes { flows: flow_table_entries, backends: DEFAULT_BACKENDS };
+        let sizes = MapSizes { flows: flow_table_entries, backends: DEFAULT_BACKENDS };
         let program = loader::load(&pins.0, sizes)?;
         let maps = Maps::open(&pins.0)?;
         let mut interfaces = InterfaceTable::open(&pins.0)?;
         interfaces.put(&world::interfaces())?;
         let flows = Map::from_map_data(MapData::from_pin(pins.0.map("FLOWS"))?)?.try_into()?;
         let resizing = Map::from_map_data(MapData::from_pin(pins.0.map("RESIZING"))?)?.try_into()?;
-        let (held, before) = (State::default(), Totals::new());
+        let (held, before) = (MapState::default(), Totals::new());
         Ok(Self { program, maps, interfaces, flows, resizing, held, before, pins })
     }
 
@@ -125,7 +125,7 @@ impl Kernel {
     }
 
     /// Sets the state, clears the flow table and resets the counters. Loading the program again would take much longer.
-    pub fn begin(&mut self, state: &State) -> Result<()> {
+    pub fn begin(&mut self, state: &MapState) -> Result<()> {
         self.become_state(state)?;
         self.set_resizing(false)?;
         for slot in 0..self.flows.len() {
@@ -133,9 +133,9 @@ impl Kernel {
         }
         for id in 0..IDS {
             let service = Box::new(state.services.get(&id).copied().unwrap_or_default());
-            self.maps.apply(&Operation::PutService { id, service, fresh: true })?;
+            self.maps.apply(&Operation::PutService { id, service, is_new: true })?;
             let backend = state.backends.get(&id).copied().unwrap_or_default();
-            self.maps.apply(&Operation::PutBackends(vec![PutBackend { id, backend, fresh: true }]))?;
+            self.maps.apply(&Operation::PutBackends(vec![PutBackend { id, backend, is_new: true }]))?;
         }
         self.before = self.counted()?;
         Ok(())
@@ -152,7 +152,7 @@ impl Kernel {
     }
 
     /// Changes the maps to another state.
-    pub fn become_state(&mut self, state: &State) -> Result<()> {
+    pub fn become_state(&mut self, state: &MapState) -> Result<()> {
         for operation in diff(&self.held, state) {
             self.maps.apply(&operation)?;
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::UdpSocket, os::fd::OwnedFd, process::Comma
 use anyhow::{Context as _, Result};
 use nix::net::if_::if_nametoindex;
 use slb_common::abi::losses::Losses;
-use slb_userspace::dataplane::bpf::losses::Counted;
+use slb_userspace::dataplane::bpf::losses::LossCounters;
 
 use super::world::LO;
 use crate::{
@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// # Errors
 /// The kernel refuses the counting programs, or no loss is counted in time.
 pub fn lose() -> Result<(Losses, Losses)> {
-    let counted = Counted::start()?;
+    let counted = LossCounters::start()?;
     let farther = if_nametoindex("farther")?;
     counted.watch(&BTreeSet::from([LO, farther]))?;
     let lines = "link set lo up\nlink set far up\nlink set farther up\naddr add 192.0.2.1/24 dev far\n\

@@ -33,7 +33,7 @@ enum Mutation {
     /// Truncates the frame.
     Cut(usize),
     /// Sets a 16-bit word of the IP header, as most length fields are.
-    SharedWord(usize, u16),
+    Word(usize, u16),
     /// Appends padding after the packet.
     Pad(usize),
 }
@@ -43,7 +43,7 @@ fn mutations() -> impl Strategy<Value = Vec<Mutation>> {
         (any::<usize>(), any::<u8>()).prop_map(|(at, byte)| Mutation::Byte(at, byte)),
         (any::<usize>(), 0..8_u8).prop_map(|(at, bit)| Mutation::Bit(at, bit)),
         any::<usize>().prop_map(Mutation::Cut),
-        (0..4_usize, 0..200_u16).prop_map(|(at, word)| Mutation::SharedWord(at, word)),
+        (0..4_usize, 0..200_u16).prop_map(|(at, word)| Mutation::Word(at, word)),
         (0..64_usize).prop_map(Mutation::Pad),
     ];
     proptest::prop_oneof![3 => Just(Vec::new()), 2 => vec(one, 1..4)]
@@ -58,7 +58,7 @@ fn mutate(mut frame: Frame, mutation: Mutation) -> Frame {
             let len = 14 + len % (frame.bytes.len() - 13);
             frame.bytes.truncate(len);
         }
-        Mutation::SharedWord(at, word) => {
+        Mutation::Word(at, word) => {
             let at = frame.network + 2 * at;
             if let Some(bytes) = frame.bytes.get_mut(at..at + 2) {
                 bytes.copy_from_slice(&word.to_be_bytes());

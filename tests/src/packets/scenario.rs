@@ -13,7 +13,7 @@ use slb_common::{
     datapath::Verdict,
 };
 use slb_control::{
-    dataplane::state::{Operation, State},
+    dataplane::state::{MapState, Operation},
     diff::diff,
 };
 use slb_userspace::dataplane::interfaces::Interfaces;
@@ -22,10 +22,10 @@ use super::{
     check::{self, Rewrite},
     frames::Frame,
     host::{Host, Totals},
-    icmp::{self, Cause},
+    icmp::{self, IcmpCause},
     kernel::{Kernel, action},
     reset, tunnel,
-    world::{self, Hop, IDS, LO, Listener, Server, World},
+    world::{self, Hop, IDS, LO, PacketListener, PacketServer, PacketWorld},
 };
 
 /// A packet case.
@@ -33,7 +33,7 @@ pub struct Scenario {
     /// What the case shows.
     pub name: String,
     /// The state at the beginning.
-    pub world: World,
+    pub world: PacketWorld,
     /// Frames and changes, in order.
     pub steps: Vec<Step>,
     /// Whether it runs on the host only. A kernel run cannot set the clock or the arrival interface, nor take
@@ -46,7 +46,7 @@ pub enum Step {
     /// A frame arrives on an interface.
     Frame(Box<Frame>, u32, Expect),
     /// The data plane changes to another state.
-    Become(Box<World>),
+    ChangeState(Box<PacketWorld>),
     /// Roles and MACs of the interfaces change.
     Interfaces(Box<Interfaces>),
     /// The host's clock is set, in jiffies.
@@ -58,28 +58,28 @@ pub enum Step {
     /// Copying of flows into a new flow table begins or ends.
     Resizing(bool),
     /// A GC pass over the host's flow table.
-    Collect,
+    GcPass,
 }
 
 /// Expected result of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// Forwarded to a server in the listener's mode.
-    ToServer(Listener, Server, Flow),
+    ToServer(PacketListener, PacketServer, FlowKind),
     /// Forwarded to the client by this hop.
-    ToClient(Listener, Server, Hop),
+    ToClient(PacketListener, PacketServer, Hop),
     /// Rewritten to a RST and forwarded to the server.
-    EndServer(Listener, Server, Flow),
+    EndServer(PacketListener, PacketServer, FlowKind),
     /// Rewritten to a RST and forwarded to the client.
-    EndClient(Listener, Server, Hop),
+    EndClient(PacketListener, PacketServer, Hop),
     /// Answered with a RST: the connection is terminated.
     End,
     /// Answered with a RST: unmatched.
     Refuse,
     /// Echo reply.
-    Answer(Listener),
+    Answer(PacketListener),
     /// Answered with an ICMP error.
-    Tell(Cause),
+    IcmpError(IcmpCause),
     /// Passed to the kernel unchanged.
     Pass(Reason),
     /// Dropped.
@@ -88,7 +88,7 @@ pub enum Expect {
 
 /// Whether a packet begins a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flow {
+pub enum FlowKind {
     /// The packet counts as a new flow.
     New,
     /// The packet does not count as a new flow.
@@ -101,12 +101,12 @@ pub const CLIENT: Hop = Hop { id: 0, out: LO, peer: world::CLIENT_MAC, own: worl
 impl Scenario {
     /// A case in the standard world.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), world: World::standard(), steps: Vec::new(), host_only: false }
+        Self { name: name.into(), world: PacketWorld::standard(), steps: Vec::new(), host_only: false }
     }
 
     /// A case in another world.
     #[must_use]
-    pub fn in_world(self, world: World) -> Self {
+    pub fn in_world(self, world: PacketWorld) -> Self {
         Self { world, ..self }
     }
 
@@ -131,8 +131,8 @@ impl Scenario {
 
     /// The data plane changes to another state.
     #[must_use]
-    pub fn change(mut self, world: World) -> Self {
-        self.steps.push(Step::Become(Box::new(world)));
+    pub fn change(mut self, world: PacketWorld) -> Self {
+        self.steps.push(Step::ChangeState(Box::new(world)));
         self
     }
 
@@ -174,7 +174,7 @@ impl Scenario {
     /// A GC pass finds expired connections and provokes their ends.
     #[must_use]
     pub fn collect(mut self) -> Self {
-        self.steps.push(Step::Collect);
+        self.steps.push(Step::GcPass);
         self
     }
 
@@ -183,12 +183,12 @@ impl Scenario {
     /// # Errors
     /// A result differs from the expected one, or host and kernel differ.
     pub fn run(&self, kernel: Option<&mut Kernel>) -> Result<()> {
-        let mut run = Run {
+        let mut run = CaseRun {
             host: Host::default(),
             kernel,
-            held: State::default(),
-            expected: Expected::default(),
-            labels: Labels::default(),
+            held: MapState::default(),
+            expected: ExpectedCounters::default(),
+            labels: FlowLabels::default(),
         };
         if let Some(kernel) = &mut run.kernel {
             kernel.begin(&self.world.state)?;
@@ -200,13 +200,13 @@ impl Scenario {
                 Step::Frame(frame, ifindex, expect) => run
                     .frame(frame, *ifindex, expect)
                     .with_context(|| format!("{}: step {number}: {expect:?}", self.name))?,
-                Step::Become(world) => run.become_world(world)?,
+                Step::ChangeState(world) => run.become_world(world)?,
                 Step::Interfaces(interfaces) => run.put_interfaces(interfaces)?,
                 Step::Clock(jiffies) => run.host.now.set(*jiffies),
                 Step::Route(route) => run.host.route.set(*route),
                 Step::Full => run.host.full.set(true),
                 Step::Resizing(resizing) => run.set_resizing(*resizing)?,
-                Step::Collect => run.host.collect(),
+                Step::GcPass => run.host.collect(),
             }
         }
         run.compare_counters().with_context(|| format!("{}: counters", self.name))
@@ -215,26 +215,26 @@ impl Scenario {
 
 /// Expected counters.
 #[derive(Default)]
-struct Expected {
+struct ExpectedCounters {
     totals: Totals,
     services: BTreeMap<u32, Counters>,
     backends: BTreeMap<u32, Counters>,
 }
 
-struct Run<'k> {
+struct CaseRun<'k> {
     host: Host,
     kernel: Option<&'k mut Kernel>,
-    held: State,
-    expected: Expected,
-    labels: Labels,
+    held: MapState,
+    expected: ExpectedCounters,
+    labels: FlowLabels,
 }
 
 /// Flow labels seen, by addresses, ports and protocol of the client's packets. A flow keeps its label, and different
 /// flows of a case have different ones.
 #[derive(Default)]
-struct Labels(BTreeMap<Vec<u8>, u32>);
+struct FlowLabels(BTreeMap<Vec<u8>, u32>);
 
-impl Labels {
+impl FlowLabels {
     fn note(&mut self, frame: &Frame, label: u32) -> Result<()> {
         let ip = &frame.bytes[frame.network..];
         let addresses = if ip[0] >> 4 == 4 { &ip[12..20] } else { &ip[8..40] };
@@ -249,11 +249,11 @@ impl Labels {
 }
 
 /// The mode of a listener, which determines how frames are rewritten.
-fn mode_of(state: &State, listener: &Listener) -> u8 {
+fn mode_of(state: &MapState, listener: &PacketListener) -> u8 {
     state.services.get(&listener.id).map_or(mode::NAT, |service| service.mode)
 }
 
-impl Run<'_> {
+impl CaseRun<'_> {
     fn set_resizing(&mut self, resizing: bool) -> Result<()> {
         self.host.resizing.set(resizing);
         self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.set_resizing(resizing))
@@ -264,14 +264,16 @@ impl Run<'_> {
         self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.put_interfaces(interfaces))
     }
 
-    fn become_world(&mut self, world: &World) -> Result<()> {
+    fn become_world(&mut self, world: &PacketWorld) -> Result<()> {
         for operation in diff(&self.held, &world.state) {
             self.host.apply(&operation);
             match operation {
-                Operation::PutService { id, fresh: true, .. } => drop(self.expected.services.remove(&id)),
-                Operation::PutBackends(backends) => backends.iter().filter(|put| put.fresh).for_each(|put| {
-                    self.expected.backends.remove(&put.id);
-                }),
+                Operation::PutService { id, is_new: true, .. } => drop(self.expected.services.remove(&id)),
+                Operation::PutBackends(backends) => {
+                    backends.iter().filter(|put| put.is_new).for_each(|put| {
+                        self.expected.backends.remove(&put.id);
+                    });
+                }
                 _ => {}
             }
         }
@@ -283,7 +285,7 @@ impl Run<'_> {
         let (verdict, mut bytes) = self.expected.note(frame, ifindex, expect, &self.held);
         let is_sent = matches!(verdict, Verdict::Transmit | Verdict::Redirect(_));
         // The checksum of an unknown transport protocol cannot be verified.
-        if is_sent && *expect != Expect::Tell(Cause::NoProtocol) {
+        if is_sent && *expect != Expect::IcmpError(IcmpCause::NoProtocol) {
             check::verify(&frame.bytes).map_err(anyhow::Error::msg).context("the frame that went in")?;
         }
 
@@ -326,7 +328,7 @@ impl Run<'_> {
     }
 
     fn compare_counters(&self) -> Result<()> {
-        let Expected { totals, services, backends } = &self.expected;
+        let ExpectedCounters { totals, services, backends } = &self.expected;
         for id in 0..IDS {
             let wanted = services.get(&id).copied().unwrap_or_default();
             ensure!(
@@ -346,9 +348,9 @@ impl Run<'_> {
     }
 }
 
-impl Expected {
+impl ExpectedCounters {
     /// Counts the frame; returns the expected verdict and frame.
-    fn note(&mut self, frame: &Frame, ifindex: u32, expect: &Expect, held: &State) -> (Verdict, Vec<u8>) {
+    fn note(&mut self, frame: &Frame, ifindex: u32, expect: &Expect, held: &MapState) -> (Verdict, Vec<u8>) {
         let (came, frame) = (frame, &frame.untagged());
         let len = came.bytes.len() as u64;
         let send = |hop: &Hop| {
@@ -362,7 +364,7 @@ impl Expected {
                 ] {
                     counters.packets_in += 1;
                     counters.bytes_in += len;
-                    counters.new_flows += u64::from(*flow == Flow::New);
+                    counters.new_flows += u64::from(*flow == FlowKind::New);
                 }
                 let hop = &server.hop;
                 let rewrite = match mode_of(held, listener) {
@@ -401,13 +403,13 @@ impl Expected {
                 let bytes = check::rewritten(frame, mac(6), mac(0), Rewrite::Reply);
                 (Action::Answer, Reason::Echo, Verdict::Transmit, bytes)
             }
-            Expect::Tell(cause) => {
+            Expect::IcmpError(cause) => {
                 let reason = match cause {
-                    Cause::HopLimit => Reason::HopLimit,
-                    Cause::TooBig(_) => Reason::TooBig,
-                    Cause::NoPort | Cause::NoProtocol => Reason::Unmatched,
+                    IcmpCause::HopLimit => Reason::HopLimit,
+                    IcmpCause::TooBig(_) => Reason::TooBig,
+                    IcmpCause::NoPort | IcmpCause::NoProtocol => Reason::Unmatched,
                 };
-                let bytes = icmp::told(&frame.bytes, frame.network, *cause);
+                let bytes = icmp::icmp_error(&frame.bytes, frame.network, *cause);
                 (Action::Answer, reason, Verdict::Transmit, bytes)
             }
             Expect::Pass(reason) => (Action::Pass, *reason, Verdict::Pass, came.bytes.clone()),

@@ -1,12 +1,13 @@
 //! The table of packet cases.
 
 mod flows;
-mod foreign;
 mod forged;
 mod forward;
 mod headers;
+mod icmp_errors;
 mod martians;
 mod modes;
+mod other_host;
 mod previous_backends;
 mod priority;
 mod reopened;
@@ -14,7 +15,6 @@ mod replies;
 mod resets;
 mod resizing;
 mod roles;
-mod rst_delivered;
 mod scheduling;
 mod truncations;
 mod unmatched;
@@ -35,12 +35,12 @@ pub fn all() -> Vec<Scenario> {
         priority::cases(),
         previous_backends::cases(),
         martians::cases(),
-        rst_delivered::cases(),
+        icmp_errors::cases(),
         resets::cases(),
         resizing::cases(),
         scheduling::cases(),
         unmatched::cases(),
-        foreign::cases(),
+        other_host::cases(),
         roles::cases(),
     ]
     .into_iter()

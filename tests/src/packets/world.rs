@@ -12,13 +12,15 @@ use slb_common::{
     abi::{
         Handle, MacPair,
         backend::{Backend, NextHop},
-        interface::{self, InterfaceFacts},
+        interface::{self, InterfaceProperties},
         service::{Service, ServiceIndex, Tunnel, policy},
     },
     datapath::ipip::outer_sum,
 };
 use slb_control::{
-    dataplane::state::{Member, NO_TABLE, Order, Plan, Settings, State, Table, to_address},
+    dataplane::state::{
+        ControlSettings, MapState, NO_TABLE, ServerTable, SlotOrder, TableMember, TableSpec, to_address,
+    },
     ids::entry,
     slot_migration::SlotMigration,
 };
@@ -90,7 +92,7 @@ pub const UNRESOLVED: Hop = Hop { id: 0, out: 0, peer: [0; 6], own: [0; 6] };
 
 /// A server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Server {
+pub struct PacketServer {
     /// Id of its entry in the maps.
     pub id: u32,
     /// Generation of the id.
@@ -103,7 +105,7 @@ pub struct Server {
 
 /// A service: a listener at one VIP, or echo of one VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Listener {
+pub struct PacketListener {
     /// Id of its entry in the maps.
     pub id: u32,
     /// VIP and port; port 0 for the echo entry of a VIP.
@@ -131,80 +133,80 @@ pub const VIP4: IpAddr = v4(198, 51, 100, 10, 0).ip();
 /// The IPv6 VIP.
 pub const VIP6: IpAddr = v6(0x10, 0x10, 0).ip();
 
-const fn server(id: u32, at: SocketAddr, hop: Hop) -> Server {
-    Server { id, generation: 1, at, hop }
+const fn server(id: u32, at: SocketAddr, hop: Hop) -> PacketServer {
+    PacketServer { id, generation: 1, at, hop }
 }
 
 /// Server of [`HTTP4`] and [`TWIN4`], with a port of its own.
-pub const WEB4: Server = server(1, v4(10, 0, 0, 1, 8080), LAN);
+pub const WEB4: PacketServer = server(1, v4(10, 0, 0, 1, 8080), LAN);
 /// Server of [`HTTP6`].
-pub const WEB6: Server = server(2, v6(0xa, 1, 8080), LAN);
+pub const WEB6: PacketServer = server(2, v6(0xa, 1, 8080), LAN);
 /// Server of [`DNS4`].
-pub const NAME4: Server = server(3, v4(10, 0, 0, 1, 5353), LAN);
+pub const NAME4: PacketServer = server(3, v4(10, 0, 0, 1, 5353), LAN);
 /// Server of [`DNS6`].
-pub const NAME6: Server = server(4, v6(0xa, 1, 5353), LAN);
+pub const NAME6: PacketServer = server(4, v6(0xa, 1, 5353), LAN);
 /// Server of [`SECOND4`].
-pub const OTHER4: Server = server(5, v4(10, 0, 0, 2, 8080), LAN);
+pub const OTHER4: PacketServer = server(5, v4(10, 0, 0, 2, 8080), LAN);
 /// In no table of the standard world.
-pub const OTHER6: Server = server(6, v6(0xa, 2, 8080), LAN);
+pub const OTHER6: PacketServer = server(6, v6(0xa, 2, 8080), LAN);
 /// Server of [`FAR4`].
-pub const DISTANT4: Server = server(7, v4(10, 1, 0, 3, 8080), ROUTER);
+pub const DISTANT4: PacketServer = server(7, v4(10, 1, 0, 3, 8080), ROUTER);
 /// Server of [`FAR6`].
-pub const DISTANT6: Server = server(8, v6(0xb, 3, 8080), ROUTER);
+pub const DISTANT6: PacketServer = server(8, v6(0xb, 3, 8080), ROUTER);
 /// Server of [`UNRESOLVED4`].
-pub const UNKNOWN4: Server = server(9, v4(10, 0, 0, 4, 8080), UNRESOLVED);
+pub const UNKNOWN4: PacketServer = server(9, v4(10, 0, 0, 4, 8080), UNRESOLVED);
 /// Server of [`FOURTH4`].
-pub const FOURTH: Server = server(10, v4(10, 0, 0, 5, 8080), LAN);
+pub const FOURTH: PacketServer = server(10, v4(10, 0, 0, 5, 8080), LAN);
 /// Server of [`FIFTH4`].
-pub const FIFTH: Server = server(11, v4(10, 0, 0, 6, 8080), LAN);
+pub const FIFTH: PacketServer = server(11, v4(10, 0, 0, 6, 8080), LAN);
 /// Server of [`STRAIGHT4`], with the listener's port.
-pub const STRAIGHT: Server = server(12, v4(10, 0, 0, 7, 443), LAN);
+pub const STRAIGHT: PacketServer = server(12, v4(10, 0, 0, 7, 443), LAN);
 /// Replaces [`NAME4`] in some cases.
-pub const NAME4B: Server = server(13, v4(10, 0, 0, 2, 5353), LAN);
+pub const NAME4B: PacketServer = server(13, v4(10, 0, 0, 2, 5353), LAN);
 
-const fn listener(id: u32, ip: IpAddr, port: u16, protocol: u8, table: u32) -> Listener {
-    Listener { id, at: SocketAddr::new(ip, port), protocol, table: Some(table) }
+const fn listener(id: u32, ip: IpAddr, port: u16, protocol: u8, table: u32) -> PacketListener {
+    PacketListener { id, at: SocketAddr::new(ip, port), protocol, table: Some(table) }
 }
 
 /// TCP over IPv4.
-pub const HTTP4: Listener = listener(0, VIP4, 80, number::TCP, 1);
+pub const HTTP4: PacketListener = listener(0, VIP4, 80, number::TCP, 1);
 /// TCP over IPv6.
-pub const HTTP6: Listener = listener(1, VIP6, 80, number::TCP, 2);
+pub const HTTP6: PacketListener = listener(1, VIP6, 80, number::TCP, 2);
 /// UDP over IPv4.
-pub const DNS4: Listener = listener(2, VIP4, 53, number::UDP, 3);
+pub const DNS4: PacketListener = listener(2, VIP4, 53, number::UDP, 3);
 /// UDP over IPv6.
-pub const DNS6: Listener = listener(3, VIP6, 53, number::UDP, 4);
+pub const DNS6: PacketListener = listener(3, VIP6, 53, number::UDP, 4);
 /// Echo over IPv4.
-pub const ECHO4: Listener =
-    Listener { id: 4, at: SocketAddr::new(VIP4, 0), protocol: number::ICMP, table: None };
+pub const ECHO4: PacketListener =
+    PacketListener { id: 4, at: SocketAddr::new(VIP4, 0), protocol: number::ICMP, table: None };
 /// Echo over IPv6.
-pub const ECHO6: Listener =
-    Listener { id: 5, at: SocketAddr::new(VIP6, 0), protocol: number::ICMPV6, table: None };
+pub const ECHO6: PacketListener =
+    PacketListener { id: 5, at: SocketAddr::new(VIP6, 0), protocol: number::ICMPV6, table: None };
 /// TCP over IPv4, with a server table of its own.
-pub const SECOND4: Listener = listener(6, VIP4, 81, number::TCP, 5);
+pub const SECOND4: PacketListener = listener(6, VIP4, 81, number::TCP, 5);
 /// TCP over IPv4; its server is behind the second interface.
-pub const FAR4: Listener = listener(7, VIP4, 82, number::TCP, 6);
+pub const FAR4: PacketListener = listener(7, VIP4, 82, number::TCP, 6);
 /// TCP over IPv6; its server is behind the second interface.
-pub const FAR6: Listener = listener(8, VIP6, 82, number::TCP, 7);
+pub const FAR6: PacketListener = listener(8, VIP6, 82, number::TCP, 7);
 /// TCP over IPv4 with an empty server table.
-pub const DESERTED4: Listener = listener(9, VIP4, 83, number::TCP, 8);
+pub const DESERTED4: PacketListener = listener(9, VIP4, 83, number::TCP, 8);
 /// TCP over IPv4; the next hop of its server is not resolved.
-pub const UNRESOLVED4: Listener = listener(10, VIP4, 84, number::TCP, 9);
+pub const UNRESOLVED4: PacketListener = listener(10, VIP4, 84, number::TCP, 9);
 /// TCP over IPv4 with a server table that does not exist.
-pub const UNFILLED4: Listener = listener(11, VIP4, 85, number::TCP, 99);
+pub const UNFILLED4: PacketListener = listener(11, VIP4, 85, number::TCP, 99);
 /// TCP over IPv4 with the server table of [`HTTP4`].
-pub const TWIN4: Listener = listener(12, VIP4, 86, number::TCP, 1);
+pub const TWIN4: PacketListener = listener(12, VIP4, 86, number::TCP, 1);
 /// TCP over IPv4, with a server table of its own.
-pub const FOURTH4: Listener = listener(13, VIP4, 87, number::TCP, 10);
+pub const FOURTH4: PacketListener = listener(13, VIP4, 87, number::TCP, 10);
 /// TCP over IPv4, with a server table of its own.
-pub const FIFTH4: Listener = listener(14, VIP4, 88, number::TCP, 11);
+pub const FIFTH4: PacketListener = listener(14, VIP4, 88, number::TCP, 11);
 /// TCP over IPv4; its server has the same port.
-pub const STRAIGHT4: Listener = listener(15, VIP4, 443, number::TCP, 12);
+pub const STRAIGHT4: PacketListener = listener(15, VIP4, 443, number::TCP, 12);
 /// UDP over IPv4 with the server table of [`DNS4`].
-pub const DNS4_TWIN: Listener = listener(16, VIP4, 54, number::UDP, 3);
+pub const DNS4_TWIN: PacketListener = listener(16, VIP4, 54, number::UDP, 3);
 
 /// All listeners.
-pub const LISTENERS: [Listener; 17] = [
+pub const LISTENERS: [PacketListener; 17] = [
     HTTP4,
     HTTP6,
     DNS4,
@@ -224,10 +226,10 @@ pub const LISTENERS: [Listener; 17] = [
     DNS4_TWIN,
 ];
 /// All servers.
-pub const SERVERS: [Server; 13] =
+pub const SERVERS: [PacketServer; 13] =
     [WEB4, WEB6, NAME4, NAME6, OTHER4, OTHER6, DISTANT4, DISTANT6, UNKNOWN4, FOURTH, FIFTH, STRAIGHT, NAME4B];
 /// Server tables: id, and the server in every slot.
-const TABLES: [(u32, Option<Server>); 12] = [
+const TABLES: [(u32, Option<PacketServer>); 12] = [
     (1, Some(WEB4)),
     (2, Some(WEB6)),
     (3, Some(NAME4)),
@@ -243,7 +245,7 @@ const TABLES: [(u32, Option<Server>); 12] = [
 ];
 
 /// The server in a listener's table, in the standard world.
-pub fn server_of(listener: &Listener) -> Option<Server> {
+pub fn server_of(listener: &PacketListener) -> Option<PacketServer> {
     TABLES.iter().find(|(id, _)| Some(*id) == listener.table)?.1
 }
 
@@ -260,8 +262,9 @@ pub fn interfaces() -> Interfaces {
 pub fn interfaces_in_roles(near: u16, far: u16) -> Interfaces {
     let mut interfaces = Interfaces::default();
     for (ifindex, mac, flags) in [(LO, OWN_MAC, near), (FAR, ROUTER.own, far)] {
-        let facts = InterfaceFacts { ifindex, group: ifindex, mac, flags, ..InterfaceFacts::default() };
-        interfaces.insert(facts, &BTreeSet::from(OWN_MACS)).expect("indexes differ in their low bits");
+        let properties =
+            InterfaceProperties { ifindex, group: ifindex, mac, flags, ..InterfaceProperties::default() };
+        interfaces.insert(properties, &BTreeSet::from(OWN_MACS)).expect("indexes differ in their low bits");
     }
     interfaces
 }
@@ -273,12 +276,12 @@ pub fn tunnel() -> Tunnel {
 
 /// A state of the data plane.
 #[derive(Debug, Clone, Default)]
-pub struct World {
+pub struct PacketWorld {
     /// The state.
-    pub state: State,
+    pub state: MapState,
 }
 
-impl World {
+impl PacketWorld {
     /// Empty maps.
     pub fn empty() -> Self {
         Self::default()
@@ -287,7 +290,7 @@ impl World {
     /// The standard world: all listeners and servers above.
     pub fn standard() -> Self {
         let mut world = Self::empty();
-        world.state.settings = Settings { seed: SEED, generation: 1 };
+        world.state.settings = ControlSettings { seed: SEED, generation: 1 };
         world.state.index.hz = HZ;
         world.state.index.tunnel = tunnel();
         world.state.interfaces.extend([LO, FAR]);
@@ -304,13 +307,13 @@ impl World {
 
     /// Adds a server that is alive and takes new flows.
     #[must_use]
-    pub fn server(mut self, server: Server) -> Self {
+    pub fn server(mut self, server: PacketServer) -> Self {
         let backend = Backend {
             address: to_address(server.at.ip()),
             port: server.at.port().to_be(),
-            flags: Backend::ALIVE | Backend::NEW,
+            flags: Backend::ALIVE | Backend::ACCEPTS_NEW,
             weight: 1,
-            share: 1,
+            effective_weight: 1,
             handle: Handle::new(server.id, server.generation.into()),
             next_hop: server.hop.id,
             endpoint: endpoint(server.at),
@@ -324,53 +327,60 @@ impl World {
 
     /// Sets the flags of a server.
     #[must_use]
-    pub fn flags(mut self, server: Server, flags: u8) -> Self {
+    pub fn flags(mut self, server: PacketServer, flags: u8) -> Self {
         self.state.backends.get_mut(&server.id).expect("the server is there").flags = flags;
         self
     }
 
     /// Marks the next hop of a server as unresolved. As in the daemon, the server is then not alive either.
     #[must_use]
-    pub fn unreached(mut self, server: Server) -> Self {
+    pub fn without_next_hop(mut self, server: PacketServer) -> Self {
         self.state.backends.get_mut(&server.id).expect("the server is there").next_hop = 0;
         self.flags(server, 0)
     }
 
     /// Removes a server.
     #[must_use]
-    pub fn without(mut self, server: Server) -> Self {
+    pub fn without(mut self, server: PacketServer) -> Self {
         self.state.backends.remove(&server.id);
         self
     }
 
     /// Fills a server table by Maglev hashing, with equal weights.
     #[must_use]
-    pub fn table(self, id: u32, servers: &[Server]) -> Self {
-        self.table_of(id, servers.iter().map(|server| (*server, 1)), Order::ByHash)
+    pub fn table(self, id: u32, servers: &[PacketServer]) -> Self {
+        self.table_of(id, servers.iter().map(|server| (*server, 1)), SlotOrder::Maglev)
     }
 
     /// Fills a server table for round robin.
     #[must_use]
-    pub fn turns(self, id: u32, servers: &[Server]) -> Self {
-        self.turns_by_weight(id, servers.iter().map(|server| (*server, 1)))
+    pub fn round_robin(self, id: u32, servers: &[PacketServer]) -> Self {
+        self.weighted_round_robin(id, servers.iter().map(|server| (*server, 1)))
     }
 
     /// Fills a server table for weighted round robin.
     #[must_use]
-    pub fn turns_by_weight(self, id: u32, servers: impl Iterator<Item = (Server, u8)> + Clone) -> Self {
-        self.table_of(id, servers, Order::ByTurn)
+    pub fn weighted_round_robin(
+        self,
+        id: u32,
+        servers: impl Iterator<Item = (PacketServer, u8)> + Clone,
+    ) -> Self {
+        self.table_of(id, servers, SlotOrder::RoundRobin)
     }
 
     fn table_of(
         mut self,
         id: u32,
-        servers: impl Iterator<Item = (Server, u8)> + Clone,
-        order: Order,
+        servers: impl Iterator<Item = (PacketServer, u8)> + Clone,
+        order: SlotOrder,
     ) -> Self {
-        let member =
-            |(server, weight): (Server, u8)| Member { backend: server.id, address: server.at, weight };
+        let member = |(server, weight): (PacketServer, u8)| TableMember {
+            backend: server.id,
+            address: server.at,
+            weight,
+        };
         let members = servers.clone().map(member).collect();
-        self.state.tables.insert(id, Table::new(Plan { slots: SLOTS, seed: 1, members, order }));
+        self.state.tables.insert(id, ServerTable::new(TableSpec { slots: SLOTS, seed: 1, members, order }));
         for (server, _) in servers {
             if let Some(backend) = self.state.backends.get_mut(&server.id) {
                 backend.lookup_table = id;
@@ -381,16 +391,16 @@ impl World {
 
     /// Makes every slot of a table a migrating slot whose previous backend is `previous_backend`.
     #[must_use]
-    pub fn kept_by(mut self, table: u32, previous_backend: Server) -> Self {
+    pub fn with_previous_backend(mut self, table: u32, previous_backend: PacketServer) -> Self {
         let table = self.state.tables.get_mut(&table).expect("the table is there");
         table.slot_migration =
-            SlotMigration::found((0..SLOTS).map(|slot| (slot, previous_backend.id)), Duration::ZERO);
+            SlotMigration::from_maps((0..SLOTS).map(|slot| (slot, previous_backend.id)), Duration::ZERO);
         self
     }
 
     /// Changes the map entry of a listener.
     #[must_use]
-    pub fn with(mut self, listener: Listener, change: impl FnOnce(&mut Service)) -> Self {
+    pub fn with(mut self, listener: PacketListener, change: impl FnOnce(&mut Service)) -> Self {
         let service = self.state.services.get_mut(&listener.id).expect("the listener is there");
         change(service);
         self.state.index.entries.insert(listener.id, entry(service, SEED));
@@ -399,7 +409,7 @@ impl World {
 
     /// Adds a listener.
     #[must_use]
-    pub fn listener(mut self, listener: Listener) -> Self {
+    pub fn listener(mut self, listener: PacketListener) -> Self {
         let service = Service {
             address: to_address(listener.at.ip()),
             port: listener.at.port().to_be(),
@@ -417,7 +427,7 @@ impl World {
 
     /// Removes a listener.
     #[must_use]
-    pub fn without_listener(mut self, listener: Listener) -> Self {
+    pub fn without_listener(mut self, listener: PacketListener) -> Self {
         self.state.services.remove(&listener.id);
         self.state.index.entries.remove(&listener.id);
         self

@@ -124,7 +124,7 @@ mod tests {
     use super::{CHUNK, Chunks, Digest, hex};
 
     #[test]
-    fn chunks_are_as_many_bytes_as_asked_for_and_depend_on_the_seed() {
+    fn chunks_have_requested_length_and_depend_on_seed() {
         let bytes = |seed| Chunks::new(seed, CHUNK as u64 + 3).flatten().collect::<Vec<_>>();
         assert_eq!(bytes(1).len(), CHUNK + 3);
         assert_eq!(bytes(1), bytes(1));
@@ -134,14 +134,14 @@ mod tests {
 
     /// First outputs of SplitMix64 for seed 1234567, from its author's reference code.
     #[test]
-    fn words_are_those_of_splitmix64() {
+    fn next_word_matches_splitmix64_reference() {
         let mut chunks = Chunks::new(1_234_567, 0);
         assert_eq!(chunks.next_word(), 6_457_827_717_110_365_317);
         assert_eq!(chunks.next_word(), 3_203_168_211_198_807_973);
     }
 
     #[tokio::test]
-    async fn both_ends_hash_alike_and_a_short_stream_is_an_error() {
+    async fn digest_matches_chunks_and_rejects_short_stream() {
         let chunks = Chunks::new(5, 100_000);
         let bytes: Vec<u8> = chunks.clone().flatten().collect();
         assert_eq!(Digest::of(&mut &bytes[..], 100_000).await.unwrap(), chunks.digest());

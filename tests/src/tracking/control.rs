@@ -9,12 +9,12 @@ use std::{
 use slb_common::abi::{
     MacPair,
     backend::NextHop,
-    interface::{CLIENT, InterfaceFacts, SERVER},
+    interface::{CLIENT, InterfaceProperties, SERVER},
 };
 use slb_config as config;
 use slb_control::{
-    desired::{Known, Reached, Verdict, desired},
-    ids::Surroundings,
+    desired::{HealthVerdict, ObservedInputs, ServerRoute, desired},
+    ids::MapLimits,
     reconcile::Reconciler,
     targets::{destinations, targets},
 };
@@ -22,7 +22,7 @@ use slb_userspace::dataplane::interfaces::Interfaces;
 
 use super::{
     plane::HostPlane,
-    servers::{SERVERS, Servers, Setting, address, station},
+    servers::{ModelServers, SERVERS, Setting, address, server_mac},
 };
 use crate::packets::world::OWN_MAC;
 
@@ -37,43 +37,43 @@ pub const FAR: u32 = 2;
 pub fn interfaces() -> Interfaces {
     let mut interfaces = Interfaces::default();
     for ifindex in [NEAR, FAR] {
-        let facts = InterfaceFacts {
+        let properties = InterfaceProperties {
             ifindex,
             group: ifindex,
             mac: OWN_MAC,
             flags: CLIENT | SERVER,
-            ..InterfaceFacts::default()
+            ..InterfaceProperties::default()
         };
-        interfaces.insert(facts, &BTreeSet::new()).expect("indexes differ in their low bits");
+        interfaces.insert(properties, &BTreeSet::new()).expect("indexes differ in their low bits");
     }
     interfaces
 }
 
 /// A daemon.
-pub struct Control {
+pub struct ControlPlane {
     reconciler: Reconciler<HostPlane>,
-    next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
+    next_hops: BTreeMap<IpAddr, Result<ServerRoute, String>>,
     /// When the next change is due without any new input.
     next: Option<Duration>,
 }
 
-impl Control {
+impl ControlPlane {
     /// A new daemon over the existing state.
     pub fn start(plane: &HostPlane) -> Self {
-        let surroundings = Surroundings { interfaces: BTreeSet::from([NEAR, FAR]), hz: HZ, max_backends: 64 };
+        let limits = MapLimits { interfaces: BTreeSet::from([NEAR, FAR]), hz: HZ, max_backends: 64 };
         let reached = |n| {
-            let macs = MacPair::new(station(n), [2, 0, 0, 0, 1, 0]);
-            Ok(Reached { hop: NextHop { ifindex: FAR, mtu: 1500, macs }, through_gateway: false })
+            let macs = MacPair::new(server_mac(n), [2, 0, 0, 0, 1, 0]);
+            Ok(ServerRoute { hop: NextHop { ifindex: FAR, mtu: 1500, macs }, through_gateway: false })
         };
         Self {
-            reconciler: Reconciler::new(plane.clone(), surroundings),
+            reconciler: Reconciler::new(plane.clone(), limits),
             next_hops: (0..SERVERS).map(|n| (address(n).ip(), reached(n))).collect(),
             next: None,
         }
     }
 
     /// Computes the changes. The plane carries them out later, operation by operation.
-    pub fn reconcile(&mut self, setting: &Setting, servers: &Servers, now: Duration) {
+    pub fn reconcile(&mut self, setting: &Setting, servers: &ModelServers, now: Duration) {
         let text = setting.text(servers);
         let config =
             config::parse("test.toml", &text).unwrap_or_else(|rejected| panic!("{rejected}\n{text}")).config;
@@ -81,19 +81,23 @@ impl Control {
         for target in targets(&config) {
             let n = (0..SERVERS).find(|n| address(*n).ip() == target.address.ip());
             if let Some(healthy) = servers[n.expect("a server of ours")].healthy {
-                health.insert(target, Verdict { healthy, detail: None });
+                health.insert(target, HealthVerdict { healthy, detail: None });
             }
         }
         debug_assert_eq!(destinations(&config).len(), servers.iter().filter(|server| server.exists).count());
-        let known = Known { health: Some(&health), next_hops: Some(&self.next_hops), ..Known::default() };
-        let in_force = self.reconciler.reconcile(&desired(&config, known), now);
-        self.next = in_force.expect("the maps have room").next;
+        let known = ObservedInputs {
+            health: Some(&health),
+            next_hops: Some(&self.next_hops),
+            ..ObservedInputs::default()
+        };
+        let active = self.reconciler.reconcile(&desired(&config, known), now);
+        self.next = active.expect("the maps have room").next;
     }
 
     /// Runs a GC pass over the flow table, as the daemon does, and ends slot migrations that no flow needs. Returns the
     /// number of slots that are still migrating.
     pub fn sweep(&mut self, now: Duration) -> usize {
-        self.reconciler.sweep(now, &BTreeSet::new()).expect("the tables can be read").moved
+        self.reconciler.run_gc(now, &BTreeSet::new()).expect("the tables can be read").moved
     }
 
     /// Whether a change is due without any new input.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     model_test::{Counts, ModelTest},
     servers::Setting,
-    wire::{self, Kind, Went},
+    wire::{self, Outcome, PacketKind},
 };
 use crate::packets::frames::flag;
 
@@ -19,43 +19,43 @@ const FLOOD: u32 = 3 * SLOTS;
 /// Floods the flow table before a change, after it, and once it has ended. Returns the counts of the model test, and
 /// the packets of the flood.
 pub fn run(setting: Setting, seed: u64) -> (Counts, u64) {
-    let mut play = ModelTest::new(setting, seed, SLOTS, 4);
+    let mut model = ModelTest::new(setting, seed, SLOTS, 4);
     let mut flooded = 0;
-    establish(&mut play, numbers(0));
-    let before = play.plane.flow_words();
-    flooded += flood(&mut play);
-    if setting.is_stateless() && before != play.plane.flow_words() {
-        play.fail("3: a flood was remembered in steady state");
+    establish(&mut model, numbers(0));
+    let before = model.plane.flow_words();
+    flooded += flood(&mut model);
+    if setting.is_stateless() && before != model.plane.flow_words() {
+        model.fail("3: a flood was remembered in steady state");
     }
-    play.all_go_on();
-    play.wanted[0].weight = 0;
-    play.wanted[1].healthy = Some(false);
-    play.put_in_force();
+    model.continue_all();
+    model.desired[0].weight = 0;
+    model.desired[1].healthy = Some(false);
+    model.activate();
     // Half of the flows send a packet before the flood, half do not.
     for number in numbers(0).step_by(2) {
-        play.go_on(number, flag::ACK);
+        model.continue_flow(number, flag::ACK);
     }
-    establish(&mut play, numbers(1));
-    flooded += flood(&mut play);
+    establish(&mut model, numbers(1));
+    flooded += flood(&mut model);
     for _ in 0..5 {
-        play.all_go_on();
-        play.pass(Duration::from_secs(250));
+        model.continue_all();
+        model.pass(Duration::from_secs(250));
     }
-    flooded += flood(&mut play);
-    play.all_go_on();
-    play.sweep();
-    flooded += flood(&mut play);
-    play.all_go_on();
-    flooded += feign(&mut play);
+    flooded += flood(&mut model);
+    model.continue_all();
+    model.sweep();
+    flooded += flood(&mut model);
+    model.continue_all();
+    flooded += feign(&mut model);
     for _ in 0..5 {
-        play.all_go_on();
-        play.pass(Duration::from_secs(250));
+        model.continue_all();
+        model.pass(Duration::from_secs(250));
     }
-    play.all_go_on();
-    if play.streams.len() as u32 != 2 * FLOWS {
-        play.fail("a flow was lost");
+    model.continue_all();
+    if model.streams.len() as u32 != 2 * FLOWS {
+        model.fail("a flow was lost");
     }
-    (play.counts, flooded)
+    (model.counts, flooded)
 }
 
 /// The even or the odd client endpoints; each client address has endpoints of both kinds.
@@ -63,35 +63,35 @@ fn numbers(first: u32) -> impl Iterator<Item = u32> {
     (first..2 * FLOWS).step_by(2)
 }
 
-fn establish(play: &mut ModelTest, numbers: impl Iterator<Item = u32>) {
+fn establish(model: &mut ModelTest, numbers: impl Iterator<Item = u32>) {
     for number in numbers {
-        play.open(number);
-        let server = play.streams[&number].server;
-        let is_seen = play.setting.mode == "nat";
-        if is_seen && !wire::to_client(&play.plane, server, number, Kind::Tcp(flag::SYN)) {
-            play.fail("a connection was not accepted");
+        model.open(number);
+        let server = model.streams[&number].server;
+        let is_seen = model.setting.mode == "nat";
+        if is_seen && !wire::to_client(&model.plane, server, number, PacketKind::Tcp(flag::SYN)) {
+            model.fail("a connection was not accepted");
         }
-        if let Some(flow) = play.streams.get_mut(&number) {
+        if let Some(flow) = model.streams.get_mut(&number) {
             flow.is_answered |= is_seen;
         }
-        play.go_on(number, flag::ACK);
+        model.continue_flow(number, flag::ACK);
     }
     // After the GC pass, a flood no longer decides which affinity entries remain.
-    play.sweep();
+    model.sweep();
 }
 
 /// A client endpoint that no other flow uses.
-fn forged(play: &mut ModelTest) -> u32 {
-    0x1_0000 + play.rng.below(1 << 20) as u32
+fn forged(model: &mut ModelTest) -> u32 {
+    0x1_0000 + model.rng.below(1 << 20) as u32
 }
 
-fn flood(play: &mut ModelTest) -> u64 {
-    let kinds = [Kind::Tcp(flag::SYN), Kind::Tcp(flag::ACK), Kind::Udp];
+fn flood(model: &mut ModelTest) -> u64 {
+    let kinds = [PacketKind::Tcp(flag::SYN), PacketKind::Tcp(flag::ACK), PacketKind::Udp];
     for kind in kinds {
         for _ in 0..FLOOD {
-            let number = forged(play);
-            if !matches!(wire::to_server(&play.plane, number, kind), Went::To(_)) {
-                play.fail("4: a packet of a flood was dropped");
+            let number = forged(model);
+            if !matches!(wire::to_server(&model.plane, number, kind), Outcome::Forwarded(_)) {
+                model.fail("4: a packet of a flood was dropped");
             }
         }
     }
@@ -100,12 +100,12 @@ fn flood(play: &mut ModelTest) -> u64 {
 
 /// Connections that send an ACK after the SYN. Where SLB sees no answers, they look established and may fill the flow
 /// table, and new ones are then dropped.
-fn feign(play: &mut ModelTest) -> u64 {
+fn feign(model: &mut ModelTest) -> u64 {
     for _ in 0..FLOOD {
-        let number = forged(play);
+        let number = forged(model);
         for flags in [flag::SYN, flag::ACK] {
-            if wire::to_server(&play.plane, number, Kind::Tcp(flags)) == Went::Ended {
-                play.fail("a packet of a flood was answered");
+            if wire::to_server(&model.plane, number, PacketKind::Tcp(flags)) == Outcome::Reset {
+                model.fail("a packet of a flood was answered");
             }
         }
     }

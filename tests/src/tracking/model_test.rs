@@ -1,12 +1,12 @@
 //! Random sequences of clients, servers and daemons, and the rules that every packet must follow.
 //!
 //! 1. A TCP flow of a configured server stays with it, whatever its health and weight. A UDP flow stays while its
-//!    server is alive, unless the listener has `unknown_datagrams = "follow"`. A flow ends after the idle timeout; in
+//!    server is alive, unless the listener has `unknown_datagrams = "follows_current"`. A flow ends after the idle timeout; in
 //!    mode `nat` sooner, until it is assured. Where servers drain, a TCP flow stays until the drain deadline, even if
 //!    its server is removed.
 //! 2. A SYN goes to a server that takes new flows. A SYN for an established connection goes to that connection's
 //!    server.
-//! 3. When nothing has changed for the idle timeout, no flow is tracked (see [`super::settle`]).
+//! 3. When nothing has changed for the idle timeout, no flow is tracked (see [`super::run_until_idle`]).
 //! 4. No packet is dropped while a server takes new flows.
 //!
 //! 5. In mode `nat`, a flow of a removed or terminating server goes to no other server. It is terminated, and its entry
@@ -26,11 +26,11 @@ use std::{
 };
 
 use super::{
-    control::Control,
+    control::ControlPlane,
     plane::HostPlane,
     rng::Rng,
-    servers::{SERVERS, Scheduling, Server, Servers, Setting, takes_new},
-    wire::{self, Kind, Went},
+    servers::{ModelServer, ModelServers, SERVERS, Scheduling, Setting, takes_new},
+    wire::{self, Outcome, PacketKind},
 };
 use crate::packets::frames::flag;
 
@@ -40,35 +40,35 @@ const UDP_IDLE: Duration = Duration::from_secs(90 - 2);
 /// Idle timeout of flows in mode `nat` that are not assured, less the same two seconds.
 const UNASSURED: Duration = Duration::from_secs(60 - 2);
 /// Time after which answered datagrams are assured, plus one second, the precision of the clock in the entry.
-const STREAM: Duration = Duration::from_secs(2 + 1);
+const ASSURED_AFTER: Duration = Duration::from_secs(2 + 1);
 /// Silence after which no state of a TCP client endpoint remains.
-const FORGOTTEN: Duration = Duration::from_secs(1000);
+const ENDPOINT_TIMEOUT: Duration = Duration::from_secs(1000);
 /// Number of TCP client endpoints; few, so that they are reused.
 const STREAMS: u64 = 200;
 const DATAGRAMS: u64 = 100;
 /// Live TCP flows at a time.
-const LIVE: usize = 120;
+const MAX_LIVE: usize = 120;
 /// Slots of the flow table; enough that no entry is evicted.
 const SLOTS: u32 = 2048;
 /// Time for which a terminated flow keeps its entry, less two seconds.
-const TOLD: Duration = Duration::from_secs(240 - 2);
+const RESET_ENTRY_TIMEOUT: Duration = Duration::from_secs(240 - 2);
 /// Tolerance for deadlines, which are in whole seconds.
 const SLACK: Duration = Duration::from_secs(2);
 /// Lines of the log that a failure shows.
 const SHOWN: usize = 60;
 
 /// For each server, since when it takes no new flows.
-type Leaving = [Option<Duration>; SERVERS];
+type DrainStarts = [Option<Duration>; SERVERS];
 
 /// The model's record of a flow.
 #[derive(Debug, Clone, Copy)]
-pub struct Flow {
+pub struct ModelFlow {
     /// Number of its server.
     pub server: usize,
-    life: u32,
+    incarnation: u32,
     last: Duration,
     /// Whether the flow was tracked in steady state at its last packet.
-    is_remembered: bool,
+    is_tracked: bool,
     begun: Duration,
     /// Whether its server has answered.
     pub is_answered: bool,
@@ -110,26 +110,26 @@ pub struct ModelTest {
     /// How much has happened.
     pub counts: Counts,
     /// TCP flows, by number of the client endpoint.
-    pub streams: BTreeMap<u32, Flow>,
-    datagrams: BTreeMap<u32, Flow>,
+    pub streams: BTreeMap<u32, ModelFlow>,
+    datagrams: BTreeMap<u32, ModelFlow>,
     /// Server of the last TCP flow of each client address, with session persistence.
-    kept: BTreeMap<IpAddr, Flow>,
+    kept: BTreeMap<IpAddr, ModelFlow>,
     /// Last packet of each TCP client endpoint.
-    heard: BTreeMap<u32, Duration>,
+    last_packets: BTreeMap<u32, Duration>,
     /// Active scheduling of TCP flows and of datagrams.
     scheduling: [Scheduling; 2],
     /// Whether scheduling changes at random.
     reschedules: bool,
     /// Desired state of the servers.
-    pub wanted: Servers,
-    in_force: Servers,
+    pub desired: ModelServers,
+    active: ModelServers,
     /// Since when servers take no new flows: in the active state, and in the desired one.
-    leaving: [Leaving; 2],
+    drain_starts: [DrainStarts; 2],
     /// When each server last came back after its drain deadline. Its earlier flows are terminated, although no RST may
     /// have been delivered.
     cut: [Duration; SERVERS],
     is_changing: bool,
-    control: Control,
+    control: ControlPlane,
     now: Duration,
     log: VecDeque<String>,
 }
@@ -138,72 +138,72 @@ impl ModelTest {
     /// A model test with `slots` slots in the flow table and `servers` servers.
     pub fn new(setting: Setting, seed: u64, slots: u32, servers: usize) -> Self {
         let plane = HostPlane::new(slots);
-        let none = Server { exists: false, life: 0, weight: 100, healthy: Some(true) };
-        let mut wanted = [none; SERVERS];
-        wanted[..servers].iter_mut().for_each(|server| server.exists = true);
-        let mut play = Self {
+        let none = ModelServer { exists: false, incarnation: 0, weight: 100, healthy: Some(true) };
+        let mut desired = [none; SERVERS];
+        desired[..servers].iter_mut().for_each(|server| server.exists = true);
+        let mut model = Self {
             setting,
             rng: Rng::new(seed),
-            control: Control::start(&plane),
+            control: ControlPlane::start(&plane),
             plane,
             counts: Counts::default(),
             streams: BTreeMap::new(),
             datagrams: BTreeMap::new(),
             kept: BTreeMap::new(),
-            heard: BTreeMap::new(),
+            last_packets: BTreeMap::new(),
             scheduling: [setting.scheduling, setting.datagrams],
             reschedules: false,
-            wanted,
-            in_force: [none; SERVERS],
-            leaving: [[None; SERVERS]; 2],
+            desired,
+            active: [none; SERVERS],
+            drain_starts: [[None; SERVERS]; 2],
             cut: [Duration::ZERO; SERVERS],
             is_changing: false,
             now: Duration::from_secs(1000),
             log: VecDeque::from([format!("seed {seed}, {setting:?}")]),
         };
-        play.pass(Duration::ZERO);
-        play.put_in_force();
-        play
+        model.pass(Duration::ZERO);
+        model.activate();
+        model
     }
 
     /// The active state, and the one that is being carried out.
-    fn views(&self) -> [&Servers; 2] {
-        [&self.in_force, if self.is_changing { &self.wanted } else { &self.in_force }]
+    fn views(&self) -> [&ModelServers; 2] {
+        [&self.active, if self.is_changing { &self.desired } else { &self.active }]
     }
 
-    fn is_there(&self, flow: &Flow) -> bool {
-        let is_there = |server: &Server| server.exists && server.life == flow.life;
-        self.views().iter().all(|servers| is_there(&servers[flow.server]))
+    fn is_present(&self, flow: &ModelFlow) -> bool {
+        let is_present = |server: &ModelServer| server.exists && server.incarnation == flow.incarnation;
+        self.views().iter().all(|servers| is_present(&servers[flow.server]))
     }
 
     /// Whether a flow must keep its server, unless it is idle.
-    fn must_stay(&self, flow: &Flow) -> bool {
+    fn must_stay(&self, flow: &ModelFlow) -> bool {
         let views = self.views();
-        let leaving = [&self.leaving[0], &self.leaving[usize::from(self.is_changing)]];
-        views.iter().zip(leaving).all(|(servers, leaving)| {
+        let drain_starts = [&self.drain_starts[0], &self.drain_starts[usize::from(self.is_changing)]];
+        views.iter().zip(drain_starts).all(|(servers, drain_starts)| {
             let server = &servers[flow.server];
-            let has_time = match (self.setting.drain, leaving[flow.server]) {
+            let has_time = match (self.setting.drain, drain_starts[flow.server]) {
                 (Some(drain), Some(since)) => self.now < since + Duration::from_secs(drain) - SLACK,
                 _ => server.exists,
             };
-            server.life == flow.life && has_time && flow.last >= self.cut[flow.server]
+            server.incarnation == flow.incarnation && has_time && flow.last >= self.cut[flow.server]
         })
     }
 
     fn may_drop(&self) -> bool {
-        self.is_changing || !(0..SERVERS).any(|n| takes_new(&self.in_force, n))
+        self.is_changing || !(0..SERVERS).any(|n| takes_new(&self.active, n))
     }
 
     /// The record of a flow whose packet has gone to `server`.
-    fn flow(&self, server: usize) -> Flow {
+    fn flow(&self, server: usize) -> ModelFlow {
         let [scheduling, datagrams] = self.scheduling;
-        let in_force = Setting { scheduling, datagrams, ..self.setting };
-        let is_remembered = ![in_force, self.setting].iter().any(Setting::forgets_datagrams);
-        Flow {
+        let active = Setting { scheduling, datagrams, ..self.setting };
+        let is_tracked = ![active, self.setting].iter().any(Setting::forgets_datagrams);
+        ModelFlow {
             server,
-            life: self.wanted[server].life,
+            incarnation: self.desired[server].incarnation,
             last: self.now,
-            is_remembered,
+            is_tracked,
             begun: self.now,
             is_answered: false,
             is_assured: false,
@@ -211,41 +211,44 @@ impl ModelTest {
     }
 
     /// The record of a flow after another packet to its server.
-    fn gone_on(&self, was: &Flow, is_assured: bool) -> Flow {
-        let Flow { begun, is_answered, .. } = *was;
-        Flow { begun, is_answered, is_assured: was.is_assured || is_assured, ..self.flow(was.server) }
+    fn continued(&self, was: &ModelFlow, is_assured: bool) -> ModelFlow {
+        let ModelFlow { begun, is_answered, .. } = *was;
+        ModelFlow { begun, is_answered, is_assured: was.is_assured || is_assured, ..self.flow(was.server) }
     }
 
     /// Idle timeout of a flow. `idle` applies to assured flows and outside mode `nat`.
-    fn idle(&self, flow: &Flow, idle: Duration) -> Duration {
+    fn idle(&self, flow: &ModelFlow, idle: Duration) -> Duration {
         if self.setting.mode == "nat" && !flow.is_assured { UNASSURED } else { idle }
     }
 
     /// A client sends a SYN.
     pub fn open(&mut self, number: u32) {
         // The SYN of a reused endpoint may be taken for a retransmission of a tracked flow's.
-        let is_fresh = self.heard.get(&number).is_none_or(|heard| self.now - *heard > FORGOTTEN);
+        let is_fresh = self
+            .last_packets
+            .get(&number)
+            .is_none_or(|last_packets| self.now - *last_packets > ENDPOINT_TIMEOUT);
         let kept = self.affinity_server(number).filter(|_| is_fresh);
-        let to = self.send(number, Kind::Tcp(flag::SYN));
+        let to = self.send(number, PacketKind::Tcp(flag::SYN));
         let was = self.streams.remove(&number);
         match to {
-            Went::To(server)
+            Outcome::Forwarded(server)
                 if let Some(was) = was
                     && was.server == server
                     && (was.is_assured || self.setting.mode != "nat")
                     && !self.views().iter().any(|servers| takes_new(servers, server)) =>
             {
                 // The server answers that the connection still exists.
-                let flow = self.gone_on(&was, false);
+                let flow = self.continued(&was, false);
                 self.streams.insert(number, flow);
             }
-            Went::To(server) if kept.is_some_and(|kept| kept != server) => {
+            Outcome::Forwarded(server) if kept.is_some_and(|kept| kept != server) => {
                 self.fail(&format!("6: the client is kept to {kept:?}"));
             }
-            Went::Nowhere if self.may_drop() => {}
-            Went::Nowhere => self.fail("4: a SYN was dropped"),
-            Went::Ended => self.fail("a SYN was answered"),
-            Went::To(server) if self.views().iter().any(|servers| takes_new(servers, server)) => {
+            Outcome::Dropped if self.may_drop() => {}
+            Outcome::Dropped => self.fail("4: a SYN was dropped"),
+            Outcome::Reset => self.fail("a SYN was answered"),
+            Outcome::Forwarded(server) if self.views().iter().any(|servers| takes_new(servers, server)) => {
                 self.counts.flows += 1;
                 let mut flow = self.flow(server);
                 let address = wire::client(number).ip();
@@ -255,61 +258,61 @@ impl ModelTest {
                 } else {
                     self.kept.remove(&address);
                 }
-                flow.is_answered = self.answer(number, &flow, Kind::Tcp(flag::SYN));
+                flow.is_answered = self.answer(number, &flow, PacketKind::Tcp(flag::SYN));
                 self.streams.insert(number, flow);
             }
             // An earlier flow of this endpoint may have ended silently.
-            Went::To(_) if !is_fresh => {}
-            Went::To(_) => self.fail("2: a SYN went to a server that takes no new flows"),
+            Outcome::Forwarded(_) if !is_fresh => {}
+            Outcome::Forwarded(_) => self.fail("2: a SYN went to a server that takes no new flows"),
         }
     }
 
     /// The server of a client's affinity entry.
     fn affinity_server(&self, number: u32) -> Option<usize> {
         let kept = self.kept.get(&wire::client(number).ip())?;
-        let server = &self.in_force[kept.server];
+        let server = &self.active[kept.server];
         let has_time = (self.now - kept.last).as_secs() + 2 < self.scheduling[0].persistence;
         let is_kept = has_time
             && !self.is_changing
-            && server.life == kept.life
-            && takes_new(&self.in_force, kept.server);
+            && server.incarnation == kept.incarnation
+            && takes_new(&self.active, kept.server);
         is_kept.then_some(kept.server)
     }
 
     /// A client sends a segment of its TCP flow; `flags` says which.
-    pub fn go_on(&mut self, number: u32, flags: u8) {
+    pub fn continue_flow(&mut self, number: u32, flags: u8) {
         let Some(flow) = self.streams.get(&number).copied() else { return };
-        let to = self.send(number, Kind::Tcp(flags));
-        let goes_on = self.now - flow.last < self.idle(&flow, TCP_IDLE);
-        if self.must_stay(&flow) && goes_on {
-            if to == Went::Nowhere && self.is_changing {
+        let to = self.send(number, PacketKind::Tcp(flags));
+        let is_live = self.now - flow.last < self.idle(&flow, TCP_IDLE);
+        if self.must_stay(&flow) && is_live {
+            if to == Outcome::Dropped && self.is_changing {
                 self.counts.lost += 1;
                 return;
             }
             self.counts.bound += 1;
-            if to != Went::To(flow.server) {
+            if to != Outcome::Forwarded(flow.server) {
                 self.fail(&format!("1: the flow was with {}", flow.server));
             }
-            let flow = self.gone_on(&flow, flow.is_answered && flags & flag::RST == 0);
+            let flow = self.continued(&flow, flow.is_answered && flags & flag::RST == 0);
             self.streams.insert(number, flow);
             if flags == flag::ACK {
-                self.answer(number, &flow, Kind::Tcp(flag::ACK));
+                self.answer(number, &flow, PacketKind::Tcp(flag::ACK));
             }
             return;
         }
         match to {
             // No end is left that needs a RST.
-            Went::Nowhere if self.setting.mode == "nat" && flags & flag::RST != 0 => {}
-            Went::Nowhere if !self.may_drop() => self.fail("4: a packet of an old flow was dropped"),
-            Went::To(server)
-                if self.now - flow.last < TOLD
+            Outcome::Dropped if self.setting.mode == "nat" && flags & flag::RST != 0 => {}
+            Outcome::Dropped if !self.may_drop() => self.fail("4: a packet of an old flow was dropped"),
+            Outcome::Forwarded(server)
+                if self.now - flow.last < RESET_ENTRY_TIMEOUT
                     && flow.is_assured
                     && self.setting.mode == "nat"
                     && server != flow.server =>
             {
                 self.fail(&format!("5: the flow was with {}", flow.server));
             }
-            Went::Ended => self.counts.ended += 1,
+            Outcome::Reset => self.counts.ended += 1,
             _ => {}
         }
         self.streams.remove(&number);
@@ -317,33 +320,35 @@ impl ModelTest {
 
     fn datagram(&mut self, number: u32) {
         let was = self.datagrams.get(&number).copied();
-        let to = self.send(number, Kind::Udp);
+        let to = self.send(number, PacketKind::Udp);
         if let Some(flow) = was
-            && (flow.is_remembered || !self.setting.follow)
-            && self.is_there(&flow)
+            && (flow.is_tracked || !self.setting.follows_current)
+            && self.is_present(&flow)
             && self.must_stay(&flow)
             && self.views().iter().all(|servers| servers[flow.server].is_alive())
             && self.now - flow.last < self.idle(&flow, UDP_IDLE)
         {
             self.counts.bound += 1;
-            if to != Went::To(flow.server) && !(to == Went::Nowhere && self.is_changing) {
+            if to != Outcome::Forwarded(flow.server) && !(to == Outcome::Dropped && self.is_changing) {
                 self.fail(&format!("1: the datagrams went to {}", flow.server));
             }
         } else {
             self.counts.flows += 1;
         }
         match to {
-            Went::Nowhere if self.may_drop() => drop(self.datagrams.remove(&number)),
-            Went::Nowhere => self.fail("4: a datagram was dropped"),
-            Went::Ended => self.fail("a datagram was answered"),
-            Went::To(server) => {
+            Outcome::Dropped if self.may_drop() => drop(self.datagrams.remove(&number)),
+            Outcome::Dropped => self.fail("4: a datagram was dropped"),
+            Outcome::Reset => self.fail("a datagram was answered"),
+            Outcome::Forwarded(server) => {
                 let same =
                     was.filter(|was| was.server == server && self.now - was.last < self.idle(was, UDP_IDLE));
                 let mut flow = match same {
-                    Some(was) => self.gone_on(&was, was.is_answered && self.now - was.begun > STREAM),
+                    Some(was) => {
+                        self.continued(&was, was.is_answered && self.now - was.begun > ASSURED_AFTER)
+                    }
                     None => self.flow(server),
                 };
-                flow.is_answered |= self.answer(number, &flow, Kind::Udp);
+                flow.is_answered |= self.answer(number, &flow, PacketKind::Udp);
                 self.datagrams.insert(number, flow);
             }
         }
@@ -360,10 +365,10 @@ impl ModelTest {
         self.datagrams.clear();
     }
 
-    fn send(&mut self, number: u32, kind: Kind) -> Went {
+    fn send(&mut self, number: u32, kind: PacketKind) -> Outcome {
         self.counts.packets += 1;
-        if kind != Kind::Udp {
-            self.heard.insert(number, self.now);
+        if kind != PacketKind::Udp {
+            self.last_packets.insert(number, self.now);
         }
         let to = wire::to_server(&self.plane, number, kind);
         self.note(format!("{number} {kind:?} -> {to:?}"));
@@ -371,7 +376,7 @@ impl ModelTest {
     }
 
     /// In mode `nat` the server answers in most cases; returns whether it did.
-    fn answer(&mut self, number: u32, flow: &Flow, kind: Kind) -> bool {
+    fn answer(&mut self, number: u32, flow: &ModelFlow, kind: PacketKind) -> bool {
         if self.setting.mode != "nat" || !self.must_stay(flow) || self.rng.once_in(4) {
             return false;
         }

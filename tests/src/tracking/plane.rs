@@ -12,14 +12,14 @@ use anyhow::{Context as _, Result, ensure};
 use slb_common::{
     abi::lookup_table::{LookupTable, MIGRATING, NO_BACKEND, current_backend},
     datapath::{
-        flow_gc::{Clock, Fate, FlowGc, Flushed, Look},
-        tables::Tables as _,
+        flow_gc::{Clock, FlowGc, FlushResult, GcAction, GcPass},
+        map_access::Maps as _,
     },
 };
 use slb_control::dataplane::{
-    Contents, DataPlane, NewPath, Takes,
-    rehome::{self, Rehomed},
-    state::{FlowRecord, Operation, State, Table, backend_address, to_address},
+    DataPlane, FlushPredicate, NewPath, TableContents,
+    rehome::{self, RehomeMap},
+    state::{FlowRecord, MapState, Operation, ServerTable, backend_address, to_address},
 };
 
 use super::control;
@@ -33,7 +33,7 @@ pub struct HostPlane(Rc<RefCell<Inner>>);
 struct Inner {
     host: Host,
     /// State of the maps, as a daemon reads it after a restart.
-    state: State,
+    state: MapState,
     waiting: VecDeque<Operation>,
     flow_gc: FlowGc,
 }
@@ -45,7 +45,7 @@ impl HostPlane {
         host.put_interfaces(&control::interfaces());
         Self(Rc::new(RefCell::new(Inner {
             host,
-            state: State::default(),
+            state: MapState::default(),
             waiting: VecDeque::new(),
             flow_gc: FlowGc::default(),
         })))
@@ -62,7 +62,7 @@ impl HostPlane {
     }
 
     /// State of the maps, without the contents of server tables.
-    pub fn state(&self) -> Ref<'_, State> {
+    pub fn state(&self) -> Ref<'_, MapState> {
         Ref::map(self.0.borrow(), |inner| &inner.state)
     }
 
@@ -95,9 +95,14 @@ impl HostPlane {
         let host = self.host();
         let words = |slot| {
             let entry = host.flow(slot).expect("the table is not full");
-            let (client, meta) = (entry.client().words(), entry.meta());
-            let meta = [meta.last_seen().into(), meta.state().into(), entry.backend().0, entry.hop_bitmap()];
-            [client.as_slice(), &meta].concat()
+            let (client, sequence_word) = (entry.client().words(), entry.sequence_word());
+            let sequence_word = [
+                sequence_word.last_seen().into(),
+                sequence_word.state().into(),
+                entry.backend().0,
+                entry.hop_bitmap(),
+            ];
+            [client.as_slice(), &sequence_word].concat()
         };
         (0..host.flow_slots()).flat_map(words).collect()
     }
@@ -127,19 +132,19 @@ impl Inner {
             }
             Operation::ClearBackend(id) => drop(state.backends.remove(&id)),
             Operation::PutTables(tables) => {
-                state.tables.extend(tables.into_keys().map(|id| (id, Table::default())));
+                state.tables.extend(tables.into_keys().map(|id| (id, ServerTable::default())));
             }
             Operation::ClearTable(id) => drop(state.tables.remove(&id)),
             Operation::PutService { id, service, .. } => drop(state.services.insert(id, *service)),
             Operation::ClearService(id) => drop(state.services.remove(&id)),
             Operation::PutIndex(index) => state.index = index,
-            Operation::Settle => {}
+            Operation::GracePeriod => {}
         }
     }
 }
 
 impl DataPlane for HostPlane {
-    fn observe(&self) -> Result<State> {
+    fn observe(&self) -> Result<MapState> {
         let mut state = self.state().clone();
         let host = self.host();
         // As in the kernel, an empty server table looks like none.
@@ -149,7 +154,7 @@ impl DataPlane for HostPlane {
         Ok(state)
     }
 
-    fn table(&self, id: u32) -> Result<Contents> {
+    fn table(&self, id: u32) -> Result<TableContents> {
         let host = self.host();
         let lookup_table = host.lookup_table(id).context("no such table")?;
         let current_backends = lookup_table.in_use().iter().map(|slot| current_backend(*slot)).collect();
@@ -159,43 +164,49 @@ impl DataPlane for HostPlane {
         Ok((current_backends, moved.map(|(slot, _)| (slot, previous_backend(slot))).collect()))
     }
 
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> Result<Look> {
+    fn run_gc(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> Result<GcPass> {
         let Inner { host, flow_gc, .. } = &mut *self.0.borrow_mut();
         let clock = Clock { now: host.now(), hz };
         let table = host.flow_table();
-        let look = flow_gc.look(&table, clock, &mut |seen| visit(FlowRecord::new(seen, clock)));
+        let gc_pass = flow_gc.gc_pass(&table, clock, &mut |seen| visit(FlowRecord::new(seen, clock)));
         ensure!(table.is_sound(), "homes do not name their entries");
-        Ok(look)
+        Ok(gc_pass)
     }
 
     fn flow_slots(&self) -> u32 {
         self.host().flow_slots()
     }
 
-    fn flush(&mut self, slots: Range<u32>, erases: bool, hz: u32, takes: &mut Takes<'_>) -> Result<Flushed> {
+    fn flush(
+        &mut self,
+        slots: Range<u32>,
+        erases: bool,
+        hz: u32,
+        matches: &mut FlushPredicate<'_>,
+    ) -> Result<FlushResult> {
         let host = self.host();
         let (table, clock) = (host.flow_table(), Clock { now: host.now(), hz });
-        let flushed = table.flush(slots, erases, &mut |seen| takes(&FlowRecord::new(seen, clock)));
+        let flushed = table.flush(slots, erases, &mut |seen| matches(&FlowRecord::new(seen, clock)));
         ensure!(table.is_sound(), "homes do not name their entries");
         Ok(flushed)
     }
 
-    fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
+    fn put_connection_counts(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
         loads.iter().for_each(|(id, load)| self.host().put_load(*id, *load));
         Ok(())
     }
 
-    fn move_flows(&mut self, moves: &Rehomed) -> Result<()> {
-        rehome::carry_out(self.host().slots(), moves);
+    fn rehome_flows(&mut self, moves: &RehomeMap) -> Result<()> {
+        rehome::rehome_flows(self.host().slots(), moves);
         Ok(())
     }
 
-    fn move_clients(&mut self, to: &NewPath<'_>) -> Result<usize> {
-        Ok(rehome::carry_out_clients(self.host().slots(), to))
+    fn update_client_paths(&mut self, to: &NewPath<'_>) -> Result<usize> {
+        Ok(rehome::update_client_paths(self.host().slots(), to))
     }
 
-    fn forgotten(&self) -> Result<u64> {
-        Ok(self.host().forgotten())
+    fn evictions(&self) -> Result<u64> {
+        Ok(self.host().evicted_migrating())
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {

@@ -9,24 +9,24 @@ pub const PORT: u16 = 80;
 
 /// A server, configured or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Server {
+pub struct ModelServer {
     /// Whether it is configured.
     pub exists: bool,
     /// How often it has been configured: a server that is removed and added again is a new one.
-    pub life: u32,
+    pub incarnation: u32,
     /// Weight.
     pub weight: u8,
     /// Result of its health check; `None` without a result.
     pub healthy: Option<bool>,
 }
 
-impl Server {
+impl ModelServer {
     fn could_take_new(&self) -> bool {
         self.exists && self.weight > 0 && self.healthy != Some(false)
     }
 
     /// Whether it takes no new flows until its configuration or health changes.
-    pub fn is_leaving(&self) -> bool {
+    pub fn is_draining(&self) -> bool {
         !self.exists || self.weight == 0 || self.healthy == Some(false)
     }
 
@@ -37,12 +37,12 @@ impl Server {
 }
 
 /// All of them.
-pub type Servers = [Server; SERVERS];
+pub type ModelServers = [ModelServer; SERVERS];
 
 /// Whether new flows may go to server `n`. A server without a check result receives them while no server is known to be
 /// healthy.
-pub fn takes_new(servers: &Servers, n: usize) -> bool {
-    let is_healthy = |server: &Server| server.could_take_new() && server.healthy == Some(true);
+pub fn takes_new(servers: &ModelServers, n: usize) -> bool {
+    let is_healthy = |server: &ModelServer| server.could_take_new() && server.healthy == Some(true);
     is_healthy(&servers[n]) || (servers[n].could_take_new() && !servers.iter().any(is_healthy))
 }
 
@@ -51,10 +51,10 @@ pub fn takes_new(servers: &Servers, n: usize) -> bool {
 pub struct Setting {
     /// Value of the setting `mode`.
     pub mode: &'static str,
-    /// Whether every flow is tracked (`tracking = "always"`).
-    pub always: bool,
-    /// Whether untracked datagrams go to the current backend (`unknown_datagrams = "follow"`).
-    pub follow: bool,
+    /// Whether every flow is tracked (`tracking = "always_tracked"`).
+    pub always_tracked: bool,
+    /// Whether untracked datagrams go to the current backend (`unknown_datagrams = "follows_current"`).
+    pub follows_current: bool,
     /// Whether the TCP and the UDP listener share a server table.
     pub shared: bool,
     /// `connection_drain` in seconds; `None` is off.
@@ -105,7 +105,10 @@ impl Scheduling {
 impl Setting {
     /// Whether no flow is tracked in steady state.
     pub fn is_stateless(&self) -> bool {
-        self.mode != "nat" && !self.always && self.scheduling.is_stateless() && self.datagrams.is_stateless()
+        self.mode != "nat"
+            && !self.always_tracked
+            && self.scheduling.is_stateless()
+            && self.datagrams.is_stateless()
     }
 
     /// Whether no UDP flow is tracked in steady state.
@@ -114,12 +117,12 @@ impl Setting {
     }
 
     /// The configuration file.
-    pub fn text(&self, servers: &Servers) -> String {
-        let Self { mode, always, follow, shared, drain, scheduling, datagrams } = self;
+    pub fn text(&self, servers: &ModelServers) -> String {
+        let Self { mode, always_tracked, follows_current, shared, drain, scheduling, datagrams } = self;
         let [scheduling, datagrams] = [scheduling, datagrams].map(Scheduling::text);
         let drain = drain.map_or("off".to_owned(), |seconds| format!("{seconds}s"));
-        let tracking = if *always { "always" } else { "auto" };
-        let unknown = match (*mode, follow) {
+        let tracking = if *always_tracked { "always" } else { "auto" };
+        let unknown = match (*mode, follows_current) {
             ("nat", _) => "",
             (_, true) => "unknown_datagrams = \"follow\"",
             (_, false) => "unknown_datagrams = \"keep\"",
@@ -179,13 +182,13 @@ pub fn address(n: usize) -> SocketAddr {
 }
 
 /// Hardware address of the n-th server.
-pub fn station(n: usize) -> [u8; 6] {
+pub fn server_mac(n: usize) -> [u8; 6] {
     [2, 0, 0, 0, 0x51, n as u8]
 }
 
 /// The server with this hardware address.
-pub fn at_station(station: [u8; 6]) -> Option<usize> {
-    match station {
+pub fn server_of_mac(server_mac: [u8; 6]) -> Option<usize> {
+    match server_mac {
         [2, 0, 0, 0, 0x51, n] if usize::from(n) < SERVERS => Some(n.into()),
         _ => None,
     }

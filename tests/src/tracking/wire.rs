@@ -7,13 +7,13 @@ use slb_common::datapath::Verdict;
 use super::{
     control::{FAR, NEAR},
     plane::HostPlane,
-    servers::{PORT, address, at_station},
+    servers::{PORT, address, server_of_mac},
 };
 use crate::packets::frames::{self, Builder, flag};
 
 /// Kind of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum PacketKind {
     /// A TCP segment with these flags.
     Tcp(u8),
     /// A datagram.
@@ -22,13 +22,13 @@ pub enum Kind {
 
 /// Result of a client's packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Went {
+pub enum Outcome {
     /// Forwarded to this server.
-    To(usize),
+    Forwarded(usize),
     /// Rewritten to a RST, in either direction.
-    Ended,
+    Reset,
     /// Dropped.
-    Nowhere,
+    Dropped,
 }
 
 /// Client endpoint with this number.
@@ -43,35 +43,35 @@ fn vip() -> SocketAddr {
     SocketAddr::from(([198, 51, 100, 10], PORT))
 }
 
-fn between(from: SocketAddr, to: SocketAddr, kind: Kind) -> Builder {
+fn between(from: SocketAddr, to: SocketAddr, kind: PacketKind) -> Builder {
     match kind {
-        Kind::Tcp(flags) => frames::tcp(from, to, flags),
-        Kind::Udp => frames::udp(from, to, b"datagram"),
+        PacketKind::Tcp(flags) => frames::tcp(from, to, flags),
+        PacketKind::Udp => frames::udp(from, to, b"datagram"),
     }
 }
 
 /// Sends a client's packet.
-pub fn to_server(plane: &HostPlane, number: u32, kind: Kind) -> Went {
+pub fn to_server(plane: &HostPlane, number: u32, kind: PacketKind) -> Outcome {
     let mut bytes = between(client(number), vip(), kind).build().bytes;
     let len = bytes.len();
     match plane.host_mut().process(&mut bytes, NEAR) {
-        Verdict::Drop => Went::Nowhere,
+        Verdict::Drop => Outcome::Dropped,
         // Nothing else makes packets shorter, or sends them back.
-        Verdict::Redirect(FAR) if bytes.len() < len => Went::Ended,
-        Verdict::Transmit if bytes.len() < len => Went::Ended,
+        Verdict::Redirect(FAR) if bytes.len() < len => Outcome::Reset,
+        Verdict::Transmit if bytes.len() < len => Outcome::Reset,
         Verdict::Redirect(FAR) => {
             let receiver = bytes[..6].try_into().expect("six bytes");
-            Went::To(at_station(receiver).unwrap_or_else(|| panic!("sent to {receiver:02x?}")))
+            Outcome::Forwarded(server_of_mac(receiver).unwrap_or_else(|| panic!("sent to {receiver:02x?}")))
         }
         other => panic!("a client's packet: {other:?}"),
     }
 }
 
 /// Sends a server's answer through SLB. Returns whether it reaches the client with the VIP as source.
-pub fn to_client(plane: &HostPlane, server: usize, number: u32, kind: Kind) -> bool {
+pub fn to_client(plane: &HostPlane, server: usize, number: u32, kind: PacketKind) -> bool {
     let kind = match kind {
-        Kind::Tcp(flags) => Kind::Tcp(flags | flag::ACK),
-        Kind::Udp => Kind::Udp,
+        PacketKind::Tcp(flags) => PacketKind::Tcp(flags | flag::ACK),
+        PacketKind::Udp => PacketKind::Udp,
     };
     let frame = between(address(server), client(number), kind).build();
     let (mut bytes, source) = (frame.bytes, frame.network + 12);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
-use slb_api::types::{AdminState, Health, Listener};
+use slb_api::types::{AdminState, ApiHealth, ApiListener};
 use slb_common::abi::ABI_VERSION;
 use slb_tests::{
     World, config::Names, net::Family, scenario, server::Service, traffic::Traffic, traffic::spreads,
@@ -14,8 +14,8 @@ const EXCHANGES: u64 = 400;
 const LONG_LIVED: usize = 16;
 
 #[test]
-fn servers_are_disabled_weighted_and_reset_and_a_restart_keeps_it() {
-    scenario("servers_are_disabled_weighted_and_reset_and_a_restart_keeps_it", &WEIGHTS, |world| {
+fn overrides_survive_restarts_until_reset() {
+    scenario("overrides_survive_restarts_until_reset", &WEIGHTS, |world| {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let b1 = entries(world, 0);
@@ -42,11 +42,11 @@ fn servers_are_disabled_weighted_and_reset_and_a_restart_keeps_it() {
         only(world, "b3")?;
         ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
         let http = listener(world, "http")?;
-        let disabled = |server: &&slb_api::types::Server| {
+        let disabled = |server: &&slb_api::types::ApiServer| {
             server.set.as_ref().is_some_and(|set| set.state == Some(AdminState::Disabled))
         };
         ensure!(http.servers.iter().filter(disabled).count() == 2, "{http:?}");
-        ensure!(http.servers.iter().all(|server| server.health == Health::Healthy), "{http:?}");
+        ensure!(http.servers.iter().all(|server| server.health == ApiHealth::Healthy), "{http:?}");
         // Enabling resets the admin state, not the weight.
         world.slb(&arguments(&["enable", "http"], &entries(world, 1)))?;
         ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
@@ -88,8 +88,8 @@ fn a_draining_server_keeps_its_connections() {
 
 /// `slb` has its own exit status for a missing daemon. Where one listens elsewhere, its message names the socket.
 #[test]
-fn no_daemon_has_an_exit_code_and_the_pins_say_where_one_listens() {
-    scenario("no_daemon_has_an_exit_code_and_the_pins_say_where_one_listens", &WEIGHTS, |world| {
+fn missing_daemon_has_own_exit_status_and_pins_name_its_socket() {
+    scenario("missing_daemon_has_own_exit_status_and_pins_name_its_socket", &WEIGHTS, |world| {
         let pins = world.plan.pin_dir.display().to_string();
         let socket = world.plan.socket.display().to_string();
         for arguments in
@@ -122,15 +122,15 @@ fn no_daemon_has_an_exit_code_and_the_pins_say_where_one_listens() {
 
 /// The connections left in a drain are counted, and `--wait` waits for them.
 #[test]
-fn a_drain_shows_what_is_left_and_waits_for_it() {
-    scenario("a_drain_shows_what_is_left_and_waits_for_it", &WEIGHTS, |world| {
+fn drain_reports_connections_left_and_wait_option_waits_for_them() {
+    scenario("drain_reports_connections_left_and_wait_option_waits_for_them", &WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         world.start()?;
         let traffic = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
         let with = |name: &str| traffic.alive_with(name);
         ensure!(with("b1") > 0 && with("b2") > 0, "{:?}", traffic.alive());
         let address = |index: usize| world.plan.servers[index].addresses[0].to_string();
-        let of = |index: usize| -> Result<slb_api::types::Server> {
+        let of = |index: usize| -> Result<slb_api::types::ApiServer> {
             let servers = listener(world, "lines")?.servers;
             let found = servers.into_iter().find(|s| s.address.ip().to_string() == address(index));
             found.context("no such server")
@@ -151,7 +151,7 @@ fn a_drain_shows_what_is_left_and_waits_for_it() {
             "{said}"
         );
         let b1 = of(0)?;
-        ensure!(b1.health == Health::Healthy, "health is a field of its own: {b1:?}");
+        ensure!(b1.health == ApiHealth::Healthy, "health is a field of its own: {b1:?}");
         ensure!(
             b1.current_flows == Some(left as u64) && b1.draining.is_some_and(|d| d.seconds_left.is_some()),
             "{b1:?}"
@@ -177,8 +177,8 @@ fn a_drain_shows_what_is_left_and_waits_for_it() {
 /// Only `--force` removes the last server of a listener. The outage and its end are events in the log and in the
 /// status.
 #[test]
-fn the_last_server_of_a_listener_is_taken_by_force_only() {
-    scenario("the_last_server_of_a_listener_is_taken_by_force_only", &[60, 40], |world| {
+fn last_server_of_listener_is_taken_out_only_with_force() {
+    scenario("last_server_of_listener_is_taken_out_only_with_force", &[60, 40], |world| {
         world.start()?;
         let (b1, b2) = (entries(world, 0), entries(world, 1));
         world.slb(&arguments(&["drain", "http"], &b1))?;
@@ -220,7 +220,7 @@ fn the_last_server_of_a_listener_is_taken_by_force_only() {
 
         // Health has the same effect as an override. Without a daemon, empty tables show the outage.
         world.kill_servers(1);
-        world.wait_for_health(1, Health::Unhealthy)?;
+        world.wait_for_health(1, ApiHealth::Unhealthy)?;
         world.wait_for_log("no server receives new connections of this listener", 3)?;
         world.kill()?;
         let pins = world.status_from_pins()?;
@@ -232,8 +232,8 @@ fn the_last_server_of_a_listener_is_taken_by_force_only() {
 }
 
 #[test]
-fn a_batch_is_done_whole_or_not_at_all() {
-    scenario("a_batch_is_done_whole_or_not_at_all", &WEIGHTS, |world| {
+fn invalid_batch_of_overrides_changes_nothing() {
+    scenario("invalid_batch_of_overrides_changes_nothing", &WEIGHTS, |world| {
         world.start()?;
         let b1 = &entries(world, 0)[0];
         for (arguments, words) in [
@@ -265,8 +265,8 @@ fn a_batch_is_done_whole_or_not_at_all() {
 
 /// An override ends with its server entry, and not before.
 #[test]
-fn what_is_set_ends_with_its_entry() {
-    scenario("what_is_set_ends_with_its_entry", &WEIGHTS, |world| {
+fn override_ends_with_its_server_entry() {
+    scenario("override_ends_with_its_server_entry", &WEIGHTS, |world| {
         world.start()?;
         world.slb(&arguments(&["disable", "http"], &entries(world, 0)))?;
         let b1 = world.plan.servers.remove(0);
@@ -295,8 +295,8 @@ fn what_is_set_ends_with_its_entry() {
 
 /// An override follows a renamed group or load balancer, also before `slb confirm`.
 #[test]
-fn what_is_set_goes_with_a_new_name() {
-    scenario("what_is_set_goes_with_a_new_name", &WEIGHTS, |world| {
+fn override_follows_renamed_group_and_load_balancer() {
+    scenario("override_follows_renamed_group_and_load_balancer", &WEIGHTS, |world| {
         world.start()?;
         let b1 = entries(world, 0);
         let b2: Vec<_> = world.plan.servers[1].addresses.iter().map(ToString::to_string).collect();
@@ -345,8 +345,8 @@ fn what_is_set_goes_with_a_new_name() {
 
 /// `slb apply` may rename groups; the next start returns to the file and its names.
 #[test]
-fn what_is_set_goes_back_to_the_name_in_the_file() {
-    scenario("what_is_set_goes_back_to_the_name_in_the_file", &WEIGHTS, |world| {
+fn override_returns_to_name_in_file_after_restart() {
+    scenario("override_returns_to_name_in_file_after_restart", &WEIGHTS, |world| {
         world.start()?;
         let b1 = entries(world, 0);
         world.slb(&arguments(&["disable", "http"], &b1))?;
@@ -369,8 +369,8 @@ fn what_is_set_goes_back_to_the_name_in_the_file() {
 }
 
 #[test]
-fn a_torn_file_is_left_alone_and_forwarding_goes_on() {
-    scenario("a_torn_file_is_left_alone_and_forwarding_goes_on", &WEIGHTS, |world| {
+fn truncated_overrides_file_is_kept_and_forwarding_continues() {
+    scenario("truncated_overrides_file_is_kept_and_forwarding_continues", &WEIGHTS, |world| {
         world.start()?;
         world.slb(&arguments(&["disable", "http"], &entries(world, 0)))?;
         world.terminate()?;
@@ -423,7 +423,7 @@ fn only_without(world: &World, server: &str) -> Result<()> {
     Ok(())
 }
 
-fn listener(world: &World, name: &str) -> Result<Listener> {
+fn listener(world: &World, name: &str) -> Result<ApiListener> {
     let listeners = world.status()?.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
     listeners.into_iter().find(|listener| listener.name == name).context("no such listener")
 }

@@ -22,8 +22,8 @@ const GROWTH: u64 = 64 << 10;
 const PROGRESS: u64 = 50;
 
 #[test]
-fn callers_that_do_not_behave_are_bounded() {
-    scenario("callers_that_do_not_behave_are_bounded", &[50, 50], |world| {
+fn misbehaving_api_clients_are_bounded() {
+    scenario("misbehaving_api_clients_are_bounded", &[50, 50], |world| {
         world.start()?;
         let mode = fs::metadata(&world.plan.socket)?.permissions().mode() & 0o777;
         ensure!(mode == 0o660, "mode {mode:o}");

@@ -1,7 +1,7 @@
 //! `slb apply`: configurations other than the daemon's file, with and without commit-confirmed.
 
 use anyhow::{Context as _, Result, ensure};
-use slb_api::types::Configuration;
+use slb_api::types::ConfigurationStatus;
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -18,8 +18,8 @@ const LONG_LIVED: usize = 8;
 const PROGRESS: u64 = 50;
 
 #[test]
-fn what_is_not_confirmed_falls_back() {
-    scenario::alone("what_is_not_confirmed_falls_back", &WEIGHTS, |world| {
+fn unconfirmed_apply_rolls_back() {
+    scenario::alone("unconfirmed_apply_rolls_back", &WEIGHTS, |world| {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let other = without_b1(world)?;
@@ -53,8 +53,8 @@ fn what_is_not_confirmed_falls_back() {
 }
 
 #[test]
-fn what_is_confirmed_stays_until_the_next_start() {
-    scenario("what_is_confirmed_stays_until_the_next_start", &WEIGHTS, |world| {
+fn confirmed_apply_stays_until_next_start() {
+    scenario("confirmed_apply_stays_until_next_start", &WEIGHTS, |world| {
         world.start()?;
         let other = without_b1(world)?;
         world.slb(&["apply", &other, "--confirm-within", "60s"])?;
@@ -77,8 +77,8 @@ fn what_is_confirmed_stays_until_the_next_start() {
 
 /// A daemon that ends before `slb confirm` starts with its file.
 #[test]
-fn a_daemon_that_dies_on_trial_comes_back_with_its_file() {
-    scenario("a_daemon_that_dies_on_trial_comes_back_with_its_file", &WEIGHTS, |world| {
+fn daemon_restarted_before_confirm_uses_its_file() {
+    scenario("daemon_restarted_before_confirm_uses_its_file", &WEIGHTS, |world| {
         for end in [World::terminate as fn(&mut World) -> Result<()>, World::kill] {
             world.start()?;
             let other = without_b1(world)?;
@@ -93,8 +93,8 @@ fn a_daemon_that_dies_on_trial_comes_back_with_its_file() {
 }
 
 #[test]
-fn apply_without_a_limit_keeps_and_reload_goes_back_to_the_file() {
-    scenario("apply_without_a_limit_keeps_and_reload_goes_back_to_the_file", &WEIGHTS, |world| {
+fn apply_without_confirm_limit_stays_until_reload() {
+    scenario("apply_without_confirm_limit_stays_until_reload", &WEIGHTS, |world| {
         world.start()?;
         let other = without_b1(world)?;
         let said = world.slb(&["diff", &other])?;
@@ -129,6 +129,6 @@ fn without_b1(world: &World) -> Result<String> {
     world.write_other(&plan.toml())
 }
 
-fn configuration(world: &World) -> Result<Configuration> {
+fn configuration(world: &World) -> Result<ConfigurationStatus> {
     Ok(world.status()?.daemon.context("no daemon answers")?.configuration)
 }

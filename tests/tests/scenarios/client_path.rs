@@ -78,8 +78,8 @@ fn behind_the_client(world: &World) -> Result<()> {
 /// A router or a client's interface is replaced, and the kernel learns the new MAC from its announcement. Then the
 /// route moves to another router, through which the client never sent packets.
 #[test]
-fn answers_to_silent_clients_follow_their_routers() {
-    scenario("answers_to_silent_clients_follow_their_routers", &[100, 100], |world| {
+fn answers_to_idle_clients_follow_router_changes() {
+    scenario("answers_to_idle_clients_follow_router_changes", &[100, 100], |world| {
         world.start()?;
         behind_the_client(world)?;
         (0..2).for_each(|server| world.behaviour(server).set_repeats(true));

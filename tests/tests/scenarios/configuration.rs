@@ -35,8 +35,8 @@ fn a_bad_configuration_is_refused_and_changes_nothing() {
 /// A daemon that cannot use what its configuration names reports it and changes nothing, whether or not another one
 /// runs.
 #[test]
-fn a_start_that_cannot_succeed_changes_nothing() {
-    scenario("a_start_that_cannot_succeed_changes_nothing", &[50, 50], |world| {
+fn failed_start_changes_nothing() {
+    scenario("failed_start_changes_nothing", &[50, 50], |world| {
         let good = world.plan.toml();
         let interfaces = format!("interfaces = {:?}", world.plan.interfaces);
         ensure!(good.contains(&interfaces), "{good}");

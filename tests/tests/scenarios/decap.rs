@@ -21,10 +21,10 @@ use slb_tests::{
     net::{Backend, Family, Namespace, run},
     scenario,
     server::Service,
-    tunnel::{self, Listener},
+    tunnel::{self, RawListener},
     wait::wait_for,
 };
-use slb_userspace::cli::decap::status::Status;
+use slb_userspace::cli::decap::status::DecapStatus;
 use tokio::task::JoinHandle;
 
 /// A port of the VIPs on which no other server listens.
@@ -41,8 +41,8 @@ const TUNNELS: [(Family, Family); 4] =
     [(Family::V4, Family::V4), (Family::V4, Family::V6), (Family::V6, Family::V4), (Family::V6, Family::V6)];
 
 #[test]
-fn decap_lets_servers_answer_what_was_in_the_tunnel() {
-    scenario("decap_lets_servers_answer_what_was_in_the_tunnel", &[1], |world| {
+fn decap_lets_servers_answer_inner_packets() {
+    scenario("decap_lets_servers_answer_inner_packets", &[1], |world| {
         let backend = prepare(world)?;
         for (outer, inner) in TUNNELS {
             datagrams(world, &backend, outer, inner).with_context(|| format!("UDP/{inner} in {outer}"))?;
@@ -57,9 +57,9 @@ fn decap_lets_servers_answer_what_was_in_the_tunnel() {
 
 /// The program and its accepted sources are replaced repeatedly during an exchange of datagrams, without loss.
 #[test]
-fn decap_is_replaced_without_missing_a_packet() {
+fn decap_replacement_loses_no_packet() {
     const REPLACEMENTS: u8 = 10;
-    scenario("decap_is_replaced_without_missing_a_packet", &[1], |world| {
+    scenario("decap_replacement_loses_no_packet", &[1], |world| {
         let backend = prepare(world)?;
         let (family, client) = (Family::V4, &world.net.client);
         let server = echo(&backend.namespace, family)?;
@@ -98,8 +98,8 @@ fn decap_is_replaced_without_missing_a_packet() {
 
 /// A refused attach leaves nothing behind, and neither does a detach.
 #[test]
-fn decap_says_what_is_wrong_and_leaves_nothing() {
-    scenario("decap_says_what_is_wrong_and_leaves_nothing", &[1], |world| {
+fn refused_decap_attach_names_reason_and_leaves_nothing() {
+    scenario("refused_decap_attach_names_reason_and_leaves_nothing", &[1], |world| {
         let backend = &world.net.backends[0];
         let pins = Path::new(BPF_FS).join(backend.namespace.name());
         let command = |arguments: &str| -> Result<Command> {
@@ -131,7 +131,7 @@ fn decap_says_what_is_wrong_and_leaves_nothing() {
         )?;
 
         run(&mut command("attach --interface lo --from 192.0.2.1 --vip 198.51.100.10 2001:db8::1")?, "")?;
-        let status: Status = serde_json::from_str(&run(&mut command("status --output json")?, "")?)?;
+        let status: DecapStatus = serde_json::from_str(&run(&mut command("status --output json")?, "")?)?;
         let [lo] = &status.interfaces[..] else { bail!("{status:?}") };
         ensure!(lo.name.as_deref() == Some("lo") && lo.mode == Some(AttachMode::Generic), "{lo:?}");
         ensure!(lo.sources.len() == 1 && lo.vips.len() == 2, "{lo:?}");
@@ -153,7 +153,7 @@ fn decap_says_what_is_wrong_and_leaves_nothing() {
 fn prepare(world: &World) -> Result<Backend> {
     let backend = world.net.backends[0].clone();
     world.net.route_answers()?;
-    backend.hold_vips()?;
+    backend.add_vips()?;
     backend.decapsulate(&Family::ALL.map(|family| world.net.sources(family)[ALLOWED]))?;
     Ok(backend)
 }
@@ -177,7 +177,7 @@ fn connections(world: &World, backend: &Backend, outer: Family, inner: Family) -
     let port = CLIENT_PORT + 1 + u16::from(outer == Family::V6);
     let from = SocketAddr::new(world.net.sources(inner)[CLIENT], port);
     let server = Service::Http.backend_port();
-    let mut listener = Listener::new(&world.net.client, from.ip(), PATIENCE)?;
+    let mut listener = RawListener::new(&world.net.client, from.ip(), PATIENCE)?;
     let packet = |sequence| tunnel::syn(from, (inner.vip(), server).into(), sequence);
     send_both(world, backend, outer, [&packet(SEQUENCES[0])?, &packet(SEQUENCES[1])?])?;
     let acknowledged = listener.acknowledged(server, port)?;
@@ -207,7 +207,7 @@ fn counted(backend: &Backend, reason: &str) -> Result<u64> {
 }
 
 /// A server on the VIP that echoes datagrams until it is dropped.
-fn echo(namespace: &Arc<Namespace>, family: Family) -> Result<Server> {
+fn echo(namespace: &Arc<Namespace>, family: Family) -> Result<EchoServer> {
     let socket = bind(namespace, (family.vip(), PORT).into())?;
     socket.set_nonblocking(true)?;
     let task = namespace.block_on(async move {
@@ -220,15 +220,15 @@ fn echo(namespace: &Arc<Namespace>, family: Family) -> Result<Server> {
             }
         }))
     })?;
-    Ok(Server { namespace: namespace.clone(), task: Some(task) })
+    Ok(EchoServer { namespace: namespace.clone(), task: Some(task) })
 }
 
-struct Server {
+struct EchoServer {
     namespace: Arc<Namespace>,
     task: Option<JoinHandle<()>>,
 }
 
-impl Drop for Server {
+impl Drop for EchoServer {
     fn drop(&mut self) {
         let Some(task) = self.task.take() else { return };
         task.abort();

@@ -6,7 +6,7 @@ mod merging;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use slb_api::types::{AttachMode, Health, Status};
+use slb_api::types::{ApiHealth, AttachMode, Status};
 use slb_tests::{
     World, client::PATIENCE, daemon::servers, net::Family, scenario, server::Service, wait::wait_for,
 };
@@ -16,12 +16,12 @@ const EXCHANGES: u64 = 50;
 /// The backend behind the unusual interface.
 const GUEST: usize = 1;
 /// Time within which an interface that stops delivering gets no more packets.
-const NOTICED: Duration = Duration::from_secs(5);
+const DETECTION_LIMIT: Duration = Duration::from_secs(5);
 
 /// A native program cannot redirect to a bridge: the kernel drops the frames.
 #[test]
-fn servers_behind_a_bridge_are_served_by_the_generic_hook() {
-    scenario("servers_behind_a_bridge_are_served_by_the_generic_hook", &WEIGHTS, |world| {
+fn servers_behind_bridge_are_served_by_generic_xdp() {
+    scenario("servers_behind_bridge_are_served_by_generic_xdp", &WEIGHTS, |world| {
         automatic(world);
         behind_a_bridge(world)?;
         let status = world.start()?;
@@ -36,7 +36,7 @@ fn servers_behind_a_bridge_are_served_by_the_generic_hook() {
         world.restart()?;
         world.net.unplug(0)?;
         world.net.plug(0)?;
-        world.wait_for_health(0, Health::Healthy)?;
+        world.wait_for_health(0, ApiHealth::Healthy)?;
         let back = wait_for("the program on the interface", PATIENCE, || {
             let status = world.status()?;
             Ok((status.interfaces.len() == 3).then_some(status))
@@ -48,8 +48,8 @@ fn servers_behind_a_bridge_are_served_by_the_generic_hook() {
 
 /// A veth delivers frames of native XDP only if its peer runs a program.
 #[test]
-fn a_veth_with_a_plain_peer_is_served_by_the_generic_hook() {
-    scenario("a_veth_with_a_plain_peer_is_served_by_the_generic_hook", &WEIGHTS, |world| {
+fn veth_with_plain_peer_is_served_by_generic_xdp() {
+    scenario("veth_with_plain_peer_is_served_by_generic_xdp", &WEIGHTS, |world| {
         automatic(world);
         world.net.backends[GUEST].release()?;
         expect_modes(&world.start()?, AttachMode::Generic)?;
@@ -60,8 +60,8 @@ fn a_veth_with_a_plain_peer_is_served_by_the_generic_hook() {
 }
 
 #[test]
-fn native_hooks_are_refused_where_they_lose_packets() {
-    scenario("native_hooks_are_refused_where_they_lose_packets", &WEIGHTS, |world| {
+fn native_xdp_is_refused_where_packets_would_be_lost() {
+    scenario("native_xdp_is_refused_where_packets_would_be_lost", &WEIGHTS, |world| {
         world.net.backends[GUEST].release()?;
         let refused = |world: &World, words: &[&str]| -> Result<()> {
             let output = world.slbd("run", &world.plan.toml())?;
@@ -100,21 +100,21 @@ fn native_hooks_are_refused_where_they_lose_packets() {
 
 /// Frames that the kernel loses are counted and reported, and an unreachable server gets no more traffic.
 #[test]
-fn an_interface_that_stops_to_deliver_gets_no_more_packets() {
-    scenario("an_interface_that_stops_to_deliver_gets_no_more_packets", &WEIGHTS, |world| {
+fn interface_losing_frames_gets_no_more_packets() {
+    scenario("interface_losing_frames_gets_no_more_packets", &WEIGHTS, |world| {
         world.start()?;
         works(world)?;
         world.net.backends[GUEST].release()?;
         // Connections of this time may be lost; the loss is counted.
         world.client().exchanges(Service::Http, world.vip(Family::V4, Service::Http), EXCHANGES, 8);
-        wait_for("a server without a next hop", NOTICED, || Ok((!reached(world)?).then_some(())))?;
+        wait_for("a server without a next hop", DETECTION_LIMIT, || Ok((!reached(world)?).then_some(())))?;
         let said = world.slb(&["status"])?;
         let why = "does not forward: b2 is a veth whose peer runs no native XDP program";
         ensure!(said.contains(&format!("interface b2: {why}")), "{said}");
         ensure!(said.contains("lost") && world.log().contains("packets are lost"), "{said}");
         works(world)?;
         world.net.backends[GUEST].recover()?;
-        wait_for("a server with a next hop", NOTICED, || {
+        wait_for("a server with a next hop", DETECTION_LIMIT, || {
             reached(world).map(|reached| reached.then_some(()))
         })?;
         let said = world.slb(&["status"])?;

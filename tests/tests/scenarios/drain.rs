@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use slb_api::types::Health;
+use slb_api::types::ApiHealth;
 use slb_tests::{
     World,
-    client::{Break, LongLived},
+    client::{BrokenConnection, LongLived},
     config::PlannedServer,
     net::Family,
     scenario,
@@ -18,21 +18,21 @@ const WEIGHTS: [u8; 3] = [50, 30, 20];
 /// Connections per family, idle and active ones each.
 const CONNECTIONS: usize = 24;
 /// The server that drains.
-const LEAVES: &str = "b1";
+const DRAINED: &str = "b1";
 /// Drain time; deadlines are in whole seconds.
 const DRAIN: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
 /// How long it may take after the deadline until both ends have received a RST.
-const TOLD: Duration = Duration::from_secs(20);
+const RST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Fields of a log line about a server of the long-lived connections' listener.
 const OF_LINES: [&str; 3] = ["load_balancer=\"shop\"", "listener=\"lines\"", "check=\"http\""];
 
 #[test]
-fn without_drain_a_removed_servers_connections_end_at_once() {
-    scenario("without_drain_a_removed_servers_connections_end_at_once", &WEIGHTS, |world| {
+fn removal_without_drain_resets_connections_at_both_ends() {
+    scenario("removal_without_drain_resets_connections_at_both_ends", &WEIGHTS, |world| {
         world.start()?;
-        let watched = Watched::open(world, true)?;
+        let watched = DrainedConnections::open(world, true)?;
         world.plan.servers.remove(0);
         world.restart()?;
         watched.end_at_both_ends(world, 0)
@@ -40,8 +40,8 @@ fn without_drain_a_removed_servers_connections_end_at_once() {
 }
 
 #[test]
-fn a_removed_server_drains_and_both_ends_are_told() {
-    scenario("a_removed_server_drains_and_both_ends_are_told", &WEIGHTS, |world| {
+fn drain_of_removed_server_resets_both_ends_at_deadline() {
+    scenario("drain_of_removed_server_resets_both_ends_at_deadline", &WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         drains(world, true, |world| {
             world.plan.servers.remove(0);
@@ -51,8 +51,8 @@ fn a_removed_server_drains_and_both_ends_are_told() {
 }
 
 #[test]
-fn a_server_of_weight_0_drains_and_both_ends_are_told() {
-    scenario("a_server_of_weight_0_drains_and_both_ends_are_told", &WEIGHTS, |world| {
+fn drain_of_weight_zero_server_resets_both_ends_at_deadline() {
+    scenario("drain_of_weight_zero_server_resets_both_ends_at_deadline", &WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         drains(world, true, |world| {
             world.plan.servers[0].weight = 0;
@@ -62,8 +62,8 @@ fn a_server_of_weight_0_drains_and_both_ends_are_told() {
 }
 
 #[test]
-fn a_disabled_server_drains_and_both_ends_are_told() {
-    scenario("a_disabled_server_drains_and_both_ends_are_told", &WEIGHTS, |world| {
+fn drain_of_disabled_server_resets_both_ends_at_deadline() {
+    scenario("drain_of_disabled_server_resets_both_ends_at_deadline", &WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         drains(world, true, |world| {
             let addresses = world.plan.servers[0].addresses.iter().map(ToString::to_string);
@@ -77,13 +77,13 @@ fn a_disabled_server_drains_and_both_ends_are_told() {
 
 /// The server fails its check, and its connections go on until the deadline.
 #[test]
-fn an_unhealthy_server_drains_and_both_ends_are_told() {
-    scenario("an_unhealthy_server_drains_and_both_ends_are_told", &WEIGHTS, |world| {
+fn drain_of_unhealthy_server_resets_both_ends_at_deadline() {
+    scenario("drain_of_unhealthy_server_resets_both_ends_at_deadline", &WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         world.plan.checks.insert(Service::Lines, "kind = \"http\", port = 8080, path = \"/healthz\"");
         drains(world, true, |world| {
             world.behaviour(0).set_status(503);
-            world.wait_for_health_of(Service::Lines, 0, Health::Unhealthy)?;
+            world.wait_for_health_of(Service::Lines, 0, ApiHealth::Unhealthy)?;
             world.wait_for_line(
                 &[&["drain: the server receives no new connections", "left=10s"], &OF_LINES[..]].concat(),
             )
@@ -94,11 +94,11 @@ fn an_unhealthy_server_drains_and_both_ends_are_told() {
 }
 
 #[test]
-fn a_server_that_takes_new_flows_again_in_time_keeps_its_connections() {
-    scenario("a_server_that_takes_new_flows_again_in_time_keeps_its_connections", &WEIGHTS, |world| {
+fn drain_ended_before_deadline_keeps_connections() {
+    scenario("drain_ended_before_deadline_keeps_connections", &WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         world.start()?;
-        let watched = Watched::open(world, true)?;
+        let watched = DrainedConnections::open(world, true)?;
         let begun = watched.talking[0].age();
         world.plan.servers[0].weight = 0;
         world.restart()?;
@@ -140,12 +140,12 @@ fn move_listener(world: &mut World, listener: &str, without: usize) {
 
 /// Two listeners share a server table. One gets another group, and thereby its own table; its connections move with it.
 #[test]
-fn connections_drain_with_the_group_their_listener_has_come_to() {
-    scenario("connections_drain_with_the_group_their_listener_has_come_to", &WEIGHTS, |world| {
+fn connections_drain_with_new_group_after_table_split() {
+    scenario("connections_drain_with_new_group_after_table_split", &WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         let [_, lines] = add_twin(world)?;
         world.start()?;
-        let watched = Watched::open(world, true)?;
+        let watched = DrainedConnections::open(world, true)?;
         move_listener(world, &lines, 0);
         world.reload()?;
         watched.talking.iter().try_for_each(|talking| talking.progress(5))?;
@@ -160,17 +160,17 @@ fn connections_drain_with_the_group_their_listener_has_come_to() {
 /// The first of two listeners with a shared table gets a group without one of the servers, and no drain. It keeps the
 /// table, and that server's connections through the other listener go on.
 #[test]
-fn a_listener_that_loses_a_server_cuts_no_connection_of_another_one() {
-    scenario("a_listener_that_loses_a_server_cuts_no_connection_of_another_one", &WEIGHTS, |world| {
+fn removing_server_from_listener_keeps_connections_of_others() {
+    scenario("removing_server_from_listener_keeps_connections_of_others", &WEIGHTS, |world| {
         let [twin, _] = add_twin(world)?;
         world.start()?;
-        let watched = Watched::open(world, true)?;
+        let watched = DrainedConnections::open(world, true)?;
         move_listener(world, &twin, 1);
         let said = world.reload()?;
         ensure!(said.contains("twin"), "{said}");
         let begun = watched.talking[0].age();
-        wait_for("the time after which nobody is told any more", 3 * DRAIN + TOLD, || {
-            Ok((watched.talking[0].age() > begun + DRAIN + TOLD).then_some(()))
+        wait_for("the time after which nobody is told any more", 3 * DRAIN + RST_TIMEOUT, || {
+            Ok((watched.talking[0].age() > begun + DRAIN + RST_TIMEOUT).then_some(()))
         })?;
         watched.talking.iter().try_for_each(|talking| talking.progress(5))?;
         watched.all().try_for_each(|connections| connections.expect_unbroken(None))
@@ -178,19 +178,19 @@ fn a_listener_that_loses_a_server_cuts_no_connection_of_another_one() {
 }
 
 #[test]
-fn silent_connections_end_at_both_ends() {
-    scenario("silent_connections_end_at_both_ends", &WEIGHTS, |world| {
+fn idle_timeout_resets_connections_at_both_ends() {
+    scenario("idle_timeout_resets_connections_at_both_ends", &WEIGHTS, |world| {
         world.plan.established_timeout = Some("10s");
         world.start()?;
-        let watched = Watched::open(world, true)?;
-        wait_for("the end of silent connections", DRAIN + TOLD, || {
+        let watched = DrainedConnections::open(world, true)?;
+        wait_for("the end of silent connections", DRAIN + RST_TIMEOUT, || {
             Ok(watched.silent.iter().all(|silent| silent.alive().is_empty()).then_some(()))
         })?;
         for silent in &watched.silent {
             silent.breaks().iter().try_for_each(|broken| is_reset(broken, DRAIN))?;
         }
         let silent = 2 * CONNECTIONS;
-        wait_for("the servers' end of silent connections", TOLD, || {
+        wait_for("the servers' end of silent connections", RST_TIMEOUT, || {
             Ok(((0..WEIGHTS.len()).map(|server| world.resets(server)).sum::<usize>() == silent).then_some(()))
         })?;
         watched.talking.iter().try_for_each(|talking| talking.expect_unbroken(None))
@@ -200,7 +200,7 @@ fn silent_connections_end_at_both_ends() {
 /// Another daemon takes over during the drain. `silent`: whether idle connections must receive RSTs too.
 pub(super) fn drains(world: &mut World, silent: bool, leave: fn(&mut World) -> Result<()>) -> Result<()> {
     world.start()?;
-    let watched = Watched::open(world, silent)?;
+    let watched = DrainedConnections::open(world, silent)?;
     let begun: Vec<_> = watched.all().map(LongLived::age).collect();
     leave(world)?;
     world.restart()?;
@@ -215,19 +215,19 @@ pub(super) fn drains(world: &mut World, silent: bool, leave: fn(&mut World) -> R
 }
 
 /// A broken connection was reset, and not before this age.
-fn is_reset(broken: &Break, not_before: Duration) -> Result<()> {
+fn is_reset(broken: &BrokenConnection, not_before: Duration) -> Result<()> {
     ensure!(broken.error.contains("reset by peer"), "{broken}");
     ensure!(broken.at_ms >= not_before.as_millis(), "{broken}, and not after {not_before:?}");
     Ok(())
 }
 
 /// Connections of both families.
-struct Watched {
+struct DrainedConnections {
     talking: Vec<LongLived>,
     silent: Vec<LongLived>,
 }
 
-impl Watched {
+impl DrainedConnections {
     fn open(world: &World, silent: bool) -> Result<Self> {
         let open = |silent: bool| {
             let open = |family| {
@@ -243,7 +243,7 @@ impl Watched {
         };
         let watched = Self { talking: open(false)?, silent: if silent { open(true)? } else { Vec::new() } };
         ensure!(
-            watched.all().all(|connections| connections.alive_with(LEAVES) > 0),
+            watched.all().all(|connections| connections.alive_with(DRAINED) > 0),
             "no connection to watch"
         );
         Ok(watched)
@@ -255,15 +255,15 @@ impl Watched {
 
     /// Checks that all connections of server `index` are reset at both ends, and no others.
     fn end_at_both_ends(&self, world: &World, index: usize) -> Result<()> {
-        wait_for("the end of its connections", DRAIN + TOLD, || {
-            Ok(self.all().all(|connections| connections.alive_with(LEAVES) == 0).then_some(()))
+        wait_for("the end of its connections", DRAIN + RST_TIMEOUT, || {
+            Ok(self.all().all(|connections| connections.alive_with(DRAINED) == 0).then_some(()))
         })?;
         for connections in self.all() {
-            connections.expect_unbroken(Some(LEAVES))?;
+            connections.expect_unbroken(Some(DRAINED))?;
             connections.breaks().iter().try_for_each(|broken| is_reset(broken, Duration::ZERO))?;
         }
         let broken: usize = self.all().map(|connections| connections.breaks().len()).sum();
-        wait_for("the server's end of its connections", TOLD, || {
+        wait_for("the server's end of its connections", RST_TIMEOUT, || {
             Ok((world.resets(index) == broken).then_some(()))
         })
     }

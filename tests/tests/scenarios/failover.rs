@@ -1,7 +1,7 @@
 //! Failover between primary and secondary, pools without a healthy server, and stopped listeners.
 
 use anyhow::{Result, ensure};
-use slb_api::types::{Health, Server, State};
+use slb_api::types::{ApiHealth, ApiRunState, ApiServer};
 use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
 
 const TARGET: &str = "server_group = \"http\"";
@@ -31,7 +31,7 @@ fn serve(world: &World, names: &[&str]) -> Result<()> {
 }
 
 /// A server of the HTTP listener in the daemon's status.
-fn reported(world: &World, index: usize) -> Result<Server> {
+fn reported(world: &World, index: usize) -> Result<ApiServer> {
     let address = world.net.backends[index].address(Family::V4);
     let status = world.status()?;
     let listeners = status.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
@@ -41,8 +41,8 @@ fn reported(world: &World, index: usize) -> Result<Server> {
 }
 
 #[test]
-fn a_secondary_takes_over_and_gives_back() {
-    scenario("a_secondary_takes_over_and_gives_back", &[100, 100], |world| {
+fn secondary_takes_over_and_primary_returns() {
+    scenario("secondary_takes_over_and_primary_returns", &[100, 100], |world| {
         let (primary, secondary) = (server(world, 0), server(world, 1));
         world.plan.change(TARGET, "primary_secondary_group = \"pair\"");
         world.plan.append(&format!(
@@ -51,13 +51,14 @@ fn a_secondary_takes_over_and_gives_back() {
         world.start()?;
         serve(world, &["b1"])?;
         ensure!(
-            reported(world, 0)?.health == Health::Healthy && reported(world, 1)?.health == Health::Standby
+            reported(world, 0)?.health == ApiHealth::Healthy
+                && reported(world, 1)?.health == ApiHealth::Standby
         );
         world.kill_servers(0);
         serves(world, "b2")?;
         serve(world, &["b2"])?;
-        ensure!(reported(world, 0)?.health == Health::Unhealthy);
-        ensure!(reported(world, 1)?.health == Health::Unchecked, "the secondary is not checked");
+        ensure!(reported(world, 0)?.health == ApiHealth::Unhealthy);
+        ensure!(reported(world, 1)?.health == ApiHealth::Unchecked, "the secondary is not checked");
         let users = [
             "load_balancer=\"shop\"",
             "listener=\"http\"",
@@ -90,10 +91,10 @@ fn a_primary_group_fails_over_at_its_threshold() {
         ));
         world.start()?;
         serve(world, &["b1", "b2"])?;
-        ensure!(reported(world, 2)?.health == Health::Standby);
+        ensure!(reported(world, 2)?.health == ApiHealth::Standby);
         world.kill_servers(0);
         wait_for("b1 to be left out", PATIENCE, || {
-            Ok((reported(world, 0)?.health == Health::Unhealthy).then_some(()))
+            Ok((reported(world, 0)?.health == ApiHealth::Unhealthy).then_some(()))
         })?;
         serve(world, &["b2"])?;
         world.kill_servers(1);
@@ -120,7 +121,8 @@ fn without_healthy_servers(world: &mut World, on_no_healthy: &str) -> Result<()>
     world.plan.change(format!("{before}{after}"), format!("{before}{broken}"));
     world.start()?;
     wait_for("nobody to be healthy", PATIENCE, || {
-        let unhealthy = |index| Ok::<_, anyhow::Error>(reported(world, index)?.health == Health::Unhealthy);
+        let unhealthy =
+            |index| Ok::<_, anyhow::Error>(reported(world, index)?.health == ApiHealth::Unhealthy);
         Ok((unhealthy(0)? && unhealthy(1)?).then_some(()))
     })
 }
@@ -149,13 +151,13 @@ fn no_server_serves_when_none_is_healthy_and_fail_closed() {
 fn stopped(world: &World) -> Result<Vec<String>> {
     let listeners = world.status()?.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
     let stopped =
-        listeners.filter(|listener| listener.state == State::Stopped && listener.servers.is_empty());
+        listeners.filter(|listener| listener.state == ApiRunState::Stopped && listener.servers.is_empty());
     Ok(stopped.map(|listener| listener.name).collect())
 }
 
 #[test]
-fn what_is_stopped_is_not_forwarded() {
-    scenario("what_is_stopped_is_not_forwarded", &[100], |world| {
+fn stopped_listeners_and_load_balancers_forward_nothing() {
+    scenario("stopped_listeners_and_load_balancers_forward_nothing", &[100], |world| {
         world.plan.change(TARGET, format!("{TARGET}\nstate = \"stopped\""));
         world.start()?;
         let (web, dns) = (world.vip(Family::V4, Service::Http), world.vip(Family::V4, Service::Echo));

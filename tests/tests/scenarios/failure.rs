@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use slb_api::types::Health;
+use slb_api::types::ApiHealth;
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -25,14 +25,14 @@ const LONG_LIVED: usize = 48;
 
 /// The server's processes die: connections to them are refused.
 #[test]
-fn a_killed_server_is_left_out_and_taken_back() {
-    scenario("a_killed_server_is_left_out_and_taken_back", &WEIGHTS, killed);
+fn killed_server_loses_new_flows_until_it_recovers() {
+    scenario("killed_server_loses_new_flows_until_it_recovers", &WEIGHTS, killed);
 }
 
 /// A machine that hangs does not answer at all.
 #[test]
-fn a_silent_server_is_left_out_and_taken_back() {
-    scenario("a_silent_server_is_left_out_and_taken_back", &WEIGHTS, |world| {
+fn silent_server_loses_new_flows_until_it_recovers() {
+    scenario("silent_server_loses_new_flows_until_it_recovers", &WEIGHTS, |world| {
         let traffic = start(world)?;
         world.net.backends[VICTIM].go_silent()?;
         left_out(world, &traffic)?;
@@ -43,21 +43,21 @@ fn a_silent_server_is_left_out_and_taken_back() {
 
 /// With all servers down nothing is forwarded to them, and the first to recover serves at once.
 #[test]
-fn with_no_healthy_server_nothing_is_served_until_one_returns() {
-    scenario("with_no_healthy_server_nothing_is_served_until_one_returns", &[50, 50], |world| {
+fn packets_are_dropped_while_no_server_is_healthy() {
+    scenario("packets_are_dropped_while_no_server_is_healthy", &[50, 50], |world| {
         world.start()?;
         for index in [0, 1] {
             world.kill_servers(index);
         }
         for index in [0, 1] {
-            world.wait_for_health(index, Health::Unhealthy)?;
+            world.wait_for_health(index, ApiHealth::Unhealthy)?;
         }
         let target = world.vip(Family::V4, Service::Echo);
         let refused = world.packets("drop", Some("no_server"))?;
         ensure!(world.client().exchange(Service::Echo, target).is_err(), "a dead server answered");
         ensure!(world.packets("drop", Some("no_server"))? > refused, "{:?}", world.status()?.reasons);
         world.start_servers(1)?;
-        world.wait_for_health(1, Health::Healthy)?;
+        world.wait_for_health(1, ApiHealth::Healthy)?;
         for service in [Service::Http, Service::Echo] {
             for family in Family::ALL {
                 let batch = world.client().exchanges(service, world.vip(family, service), 50, 4);
@@ -94,7 +94,7 @@ fn start(world: &mut World) -> Result<Traffic> {
 
 /// The victim is detected under traffic. After that no exchange fails, and connections of the others never break.
 fn left_out(world: &World, traffic: &Traffic) -> Result<()> {
-    world.wait_for_health(VICTIM, Health::Unhealthy)?;
+    world.wait_for_health(VICTIM, ApiHealth::Unhealthy)?;
     let detected = Instant::now();
     let mut remaining = world.plan.weights();
     remaining.remove(VICTIM);
@@ -105,7 +105,7 @@ fn left_out(world: &World, traffic: &Traffic) -> Result<()> {
 
 /// The victim gets new flows again, without disturbing others.
 fn taken_back(world: &World, traffic: Traffic) -> Result<()> {
-    world.wait_for_health(VICTIM, Health::Healthy)?;
+    world.wait_for_health(VICTIM, ApiHealth::Healthy)?;
     let returned = Instant::now();
     spreads(world, &world.plan.weights(), EXCHANGES)?;
     traffic.expect_unbroken(Some(VICTIM_NAME))?;

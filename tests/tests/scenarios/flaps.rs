@@ -25,7 +25,7 @@ const FLOWS: u32 = 1 << 20;
 /// Established flows of working servers stay, and new ones go to servers that can serve them. Tested in mode `nat` with
 /// TCP and UDP, and in mode `dsr` with TCP; with two sides, session persistence, and connection drain.
 #[test]
-fn servers_flap_and_administrators_are_busy() {
+fn random_failures_and_commands_disturb_no_flow() {
     let number = |variable: &str, default: u64| {
         env::var(variable)
             .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{variable}: a number")))
@@ -37,9 +37,9 @@ fn servers_flap_and_administrators_are_busy() {
     // `println` output appears only at the end, which a user who interrupts the test does not see.
     let repeat = format!("{SECONDS_VARIABLE}={} {SEED_VARIABLE}={seed}", length.as_secs());
     writeln!(io::stderr(), "to repeat the flaps: {repeat}").expect("somewhere to write to");
-    scenario::alone("servers_flap_and_administrators_are_busy", &WEIGHTS, |world| {
+    scenario::alone("random_failures_and_commands_disturb_no_flow", &WEIGHTS, |world| {
         world.net.route_answers()?;
-        world.net.backends.iter().try_for_each(Backend::hold_vips)?;
+        world.net.backends.iter().try_for_each(Backend::add_vips)?;
         ChaosDriver::prepare(world);
         world.plan.flow_table_entries = FLOWS;
         world.start()?;

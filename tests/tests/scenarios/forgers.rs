@@ -5,15 +5,15 @@
 //! `SLB` may name other programs than this build's, to compare their results.
 
 mod blind;
-mod diverted;
+mod diverted_answers;
+mod draining;
 mod errors;
 mod fill;
 mod floods;
 mod flush;
-mod foreign;
-mod leaving;
+mod legitimate;
 mod nodes;
-mod noticed;
+mod other_host;
 mod share;
 mod sides;
 mod sources;
@@ -25,7 +25,7 @@ use std::fmt::Display;
 use anyhow::Result;
 use slb_tests::{
     World,
-    forge::{Flooded, Forger, Way},
+    forge::{FloodStats, Forger, MacPair},
     net::Namespace,
 };
 
@@ -36,8 +36,8 @@ const WEIGHTS: [u8; 2] = [50, 50];
 const MANY: u64 = 1_000;
 
 /// Prints the result of an attack.
-fn report(attack: impl Display, sent: Flooded, achieved: impl Display) {
-    let Flooded { frames, time } = sent;
+fn report(attack: impl Display, sent: FloodStats, achieved: impl Display) {
+    let FloodStats { frames, time } = sent;
     let pace = if frames < MANY {
         "at once".to_owned()
     } else {
@@ -47,14 +47,14 @@ fn report(attack: impl Display, sent: Flooded, achieved: impl Display) {
 }
 
 /// An attacker in this namespace, to which an interface of `slb` leads: its socket, and the MAC pair of its frames.
-fn at(world: &World, namespace: &Namespace, interface: &str) -> Result<(Forger, Way)> {
+fn at(world: &World, namespace: &Namespace, interface: &str) -> Result<(Forger, MacPair)> {
     let forger = Forger::at(namespace, "eth0")?;
-    let way = Way { sender: forger.mac, receiver: world.net.slb.mac(interface)? };
-    Ok((forger, way))
+    let mac_pair = MacPair { sender: forger.mac, receiver: world.net.slb.mac(interface)? };
+    Ok((forger, mac_pair))
 }
 
 /// An attacker on the clients' link, with the client's MAC.
-fn on_clients_side(world: &World) -> Result<(Forger, Way)> {
+fn on_clients_side(world: &World) -> Result<(Forger, MacPair)> {
     at(world, &world.net.client, "client0")
 }
 

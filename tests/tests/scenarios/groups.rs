@@ -15,8 +15,8 @@ const SECOND: u16 = 8181;
 const SECOND_NAME: &str = "b1 again";
 
 #[test]
-fn servers_stand_in_many_groups_and_with_several_ports() {
-    scenario("servers_stand_in_many_groups_and_with_several_ports", &WEIGHTS, |world| {
+fn server_serves_in_several_groups_and_on_several_ports() {
+    scenario("server_serves_in_several_groups_and_on_several_ports", &WEIGHTS, |world| {
         world.serve_also(0, SECOND_NAME, SECOND)?;
         let [b1, b2] = [0, 1].map(|index| world.net.backends[index].address(Family::V4));
         let http = Service::Http.backend_port();

@@ -4,7 +4,7 @@
 use std::{fs, os::fd::OwnedFd, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use slb_api::types::{AttachMode, Health, Status};
+use slb_api::types::{ApiHealth, AttachMode, Status};
 use slb_tests::{
     World,
     config::Mode,
@@ -37,8 +37,8 @@ fn with_devices(name: &str, kinds: &[&'static str], body: impl FnOnce(&mut World
 }
 
 #[test]
-fn interfaces_that_reach_no_server_are_refused_with_the_way_that_works() {
-    let name = "interfaces_that_reach_no_server_are_refused_with_the_way_that_works";
+fn unusable_bond_vlan_and_vrf_interfaces_are_refused_with_advice() {
+    let name = "unusable_bond_vlan_and_vrf_interfaces_are_refused_with_advice";
     with_devices(name, &["bond", "vlan", "vrf"], |world| {
         let _program = world.net.bond_backend(0, "bond1", "balance-xor")?;
         let upper = world.net.vlan(1)?;
@@ -65,9 +65,9 @@ fn refused(world: &mut World, interfaces: &[&str], why: &str) -> Result<()> {
 
 /// The bonding driver runs the program on its members: answers leave by the member on which the request arrived.
 #[test]
-fn all_modes_through_bonds_in_the_driver() {
+fn all_modes_work_through_bonds_with_native_xdp() {
     let kinds = ["bond", "ipip", "sit", "ip6tnl"];
-    with_devices("all_modes_through_bonds_in_the_driver", &kinds, |world| {
+    with_devices("all_modes_work_through_bonds_with_native_xdp", &kinds, |world| {
         let _programs = bonded(world, ["balance-xor", "balance-rr", "active-backup"])?;
         expect_native(&world.start()?)?;
         all_modes_work(world)?;
@@ -79,9 +79,9 @@ fn all_modes_through_bonds_in_the_driver() {
 
 /// Both ends of each link speak LACP, whose frames the program passes to the kernel.
 #[test]
-fn all_modes_through_lacp_bonds_in_the_driver() {
+fn all_modes_work_through_lacp_bonds_with_native_xdp() {
     let kinds = ["bond", "ipip", "sit", "ip6tnl"];
-    with_devices("all_modes_through_lacp_bonds_in_the_driver", &kinds, |world| {
+    with_devices("all_modes_work_through_lacp_bonds_with_native_xdp", &kinds, |world| {
         let _programs = bonded(world, ["802.3ad"; 3])?;
         expect_native(&world.start()?)?;
         all_modes_work(world)?;
@@ -98,9 +98,9 @@ fn all_modes_through_lacp_bonds_in_the_driver() {
 /// The team driver does not support native XDP: `auto` uses the generic hook and reports it. A start takes the guest
 /// half a minute.
 #[test]
-fn all_modes_through_teams_by_the_generic_hook() {
+fn all_modes_work_through_teams_with_generic_xdp() {
     let kinds = ["team", "ipip", "sit", "ip6tnl"];
-    with_devices("all_modes_through_teams_by_the_generic_hook", &kinds, |world| {
+    with_devices("all_modes_work_through_teams_with_generic_xdp", &kinds, |world| {
         let _programs = bonded(world, [TEAM; 3])?;
         let interfaces = world.plan.interfaces.clone();
         refused(world, &["bond0", "b1", "bond2"], "b1 belongs to the team bond1: name bond1")?;
@@ -152,15 +152,15 @@ fn all_modes_work(world: &World) -> Result<()> {
 /// A server behind a VLAN device of an attached interface gets nothing, and `slb status` names the interface to
 /// configure. A reload that adds the VLAN device is refused; one that replaces the interface by it works.
 #[test]
-fn a_vlan_device_and_a_bond_by_the_generic_hook() {
-    with_devices("a_vlan_device_and_a_bond_by_the_generic_hook", &["bond", "vlan"], |world| {
+fn vlan_device_and_bond_forward_with_generic_xdp() {
+    with_devices("vlan_device_and_bond_forward_with_generic_xdp", &["bond", "vlan"], |world| {
         let _program = world.net.bond_client("bond0", "balance-xor")?;
         let upper = world.net.vlan(0)?;
         use_generic(world);
         world.plan.interfaces = ["bond0", "b1", "b2"].map(str::to_owned).into();
         world.start_without_waiting()?;
         world.wait_for_log(" running ", 0)?;
-        world.wait_for_health(1, Health::Healthy)?;
+        world.wait_for_health(1, ApiHealth::Healthy)?;
         let advice = format!("name {upper} in [daemon] interfaces in place of b1");
         // A busy emulated machine may fail the request; the loop repeats it.
         wait_for(&format!("{advice:?} in `slb status`"), LIMIT, || {
@@ -177,22 +177,22 @@ fn a_vlan_device_and_a_bond_by_the_generic_hook() {
 
         world.plan.interfaces = ["bond0".to_owned(), upper, "b2".to_owned()].into();
         world.reload()?;
-        world.wait_for_health(0, Health::Healthy)?;
+        world.wait_for_health(0, ApiHealth::Healthy)?;
         works(world)
     });
 }
 
 /// The kernel's devices `ipip` and `sit` decapsulate tunnel packets over IPv4, `ip6tnl` those over IPv6.
 #[test]
-fn tunnels_end_in_the_kernels_own_devices() {
-    with_devices("tunnels_end_in_the_kernels_own_devices", &["ipip", "sit", "ip6tnl"], |world| {
+fn tunnels_are_decapsulated_by_kernel_devices() {
+    with_devices("tunnels_are_decapsulated_by_kernel_devices", &["ipip", "sit", "ip6tnl"], |world| {
         world.net.route_answers()?;
         world.plan.mode = Mode::Ipip;
         world.plan.unknown_datagrams = Some("follow");
         world.plan.tunnel_addresses = Family::ALL.map(|family| world.net.slb_address(family)).into();
         for (index, outer) in Family::ALL.into_iter().enumerate() {
             let backend = &world.net.backends[index];
-            backend.hold_vips()?;
+            backend.add_vips()?;
             backend.end_tunnels(outer)?;
             let addresses = &mut world.plan.servers[index].addresses;
             addresses.retain(|address| address.is_ipv4() == (outer == Family::V4));
@@ -209,8 +209,8 @@ fn tunnels_end_in_the_kernels_own_devices() {
 
 /// Clients are behind the network card of a virtual machine.
 #[test]
-fn nat_in_the_driver_of_virtio_net() {
-    scenario("nat_in_the_driver_of_virtio_net", &WEIGHTS, |world| {
+fn nat_works_with_native_xdp_of_virtio_net() {
+    scenario("nat_works_with_native_xdp_of_virtio_net", &WEIGHTS, |world| {
         if !world.net.cable_client()? {
             println!("skipped: this machine has not the guest's network cards: cargo xtask vm has");
             return Ok(());

@@ -4,12 +4,12 @@
 mod passive;
 mod settings;
 mod tls;
-mod ways;
+mod vip_path;
 
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use slb_api::types::Health;
+use slb_api::types::ApiHealth;
 use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
 
 const WEIGHTS: [u8; 2] = [50, 50];
@@ -20,7 +20,7 @@ const VICTIM_NAME: &str = "b1";
 const EXCHANGES: u64 = 100;
 
 /// A way for a server to fail, and the expected detail of the check.
-struct Case {
+struct CheckCase {
     /// The service whose check fails.
     service: Service,
     check: &'static str,
@@ -31,8 +31,8 @@ struct Case {
 }
 
 #[test]
-fn another_status_is_found() {
-    let case = Case {
+fn http_check_detects_unexpected_status() {
+    let case = CheckCase {
         service: Service::Http,
         check: "kind = \"http\", path = \"/healthz\"",
         breaks: |world| {
@@ -45,12 +45,12 @@ fn another_status_is_found() {
             Ok(())
         },
     };
-    case.run("another_status_is_found");
+    case.run("http_check_detects_unexpected_status");
 }
 
 #[test]
-fn a_status_that_is_expected_is_good() {
-    let case = Case {
+fn http_check_accepts_only_configured_statuses() {
+    let case = CheckCase {
         service: Service::Http,
         check: "kind = \"http\", method = \"GET\", path = \"/healthz\", host = \"shop.example\", expect = [200, \"4xx\"]",
         breaks: |world| {
@@ -63,24 +63,24 @@ fn a_status_that_is_expected_is_good() {
             Ok(())
         },
     };
-    case.run("a_status_that_is_expected_is_good");
+    case.run("http_check_accepts_only_configured_statuses");
 }
 
 #[test]
-fn a_closed_port_is_found_by_http() {
-    let case = Case {
+fn http_check_detects_closed_port() {
+    let case = CheckCase {
         service: Service::Http,
         check: "kind = \"http\", path = \"/healthz\"",
         breaks: kill,
         details: &["connection refused"],
         mends: revive,
     };
-    case.run("a_closed_port_is_found_by_http");
+    case.run("http_check_detects_closed_port");
 }
 
 #[test]
-fn a_wrong_answer_is_found_by_udp() {
-    let case = Case {
+fn udp_check_detects_wrong_answer() {
+    let case = CheckCase {
         service: Service::Echo,
         check: "kind = \"udp\", request = \"hex:70696e67\", expect = \"ping\"",
         breaks: |world| {
@@ -93,37 +93,37 @@ fn a_wrong_answer_is_found_by_udp() {
             Ok(())
         },
     };
-    case.run("a_wrong_answer_is_found_by_udp");
+    case.run("udp_check_detects_wrong_answer");
 }
 
 #[test]
-fn a_closed_port_is_found_by_udp() {
-    let case = Case {
+fn udp_check_detects_closed_port() {
+    let case = CheckCase {
         service: Service::Echo,
         check: "kind = \"udp\"",
         breaks: kill,
         details: &["port unreachable"],
         mends: revive,
     };
-    case.run("a_closed_port_is_found_by_udp");
+    case.run("udp_check_detects_closed_port");
 }
 
 #[test]
-fn a_host_that_is_gone_is_found_by_icmp() {
-    let case = Case {
+fn icmp_check_detects_unreachable_host() {
+    let case = CheckCase {
         service: Service::Echo,
         check: "kind = \"icmp\"",
         breaks: |world| world.net.backends[VICTIM].go_silent(),
         details: &["no answer within 1s", "host unreachable"],
         mends: |world| world.net.backends[VICTIM].speak_again(),
     };
-    case.run("a_host_that_is_gone_is_found_by_icmp");
+    case.run("icmp_check_detects_unreachable_host");
 }
 
 /// A UDP check without an expected answer accepts silence, but not from a host that is down.
 #[test]
-fn a_host_that_is_gone_is_found_by_udp() {
-    let case = Case {
+fn udp_check_detects_unreachable_host() {
+    let case = CheckCase {
         service: Service::Echo,
         check: "kind = \"udp\"",
         breaks: |world| world.net.backends[VICTIM].go_silent(),
@@ -134,18 +134,18 @@ fn a_host_that_is_gone_is_found_by_udp() {
         ],
         mends: |world| world.net.backends[VICTIM].speak_again(),
     };
-    case.run("a_host_that_is_gone_is_found_by_udp");
+    case.run("udp_check_detects_unreachable_host");
 }
 
 /// The check does not depend on services: the host answers pings while its services are down.
 #[test]
-fn icmp_does_not_look_at_services() {
-    scenario("icmp_does_not_look_at_services", &WEIGHTS, |world| {
+fn icmp_check_ignores_state_of_services() {
+    scenario("icmp_check_ignores_state_of_services", &WEIGHTS, |world| {
         world.plan.checks.insert(Service::Bulk, "kind = \"icmp\"");
         world.start()?;
         world.kill_servers(VICTIM);
-        world.wait_for_health_of(Service::Http, VICTIM, Health::Unhealthy)?;
-        world.wait_for_health_of(Service::Bulk, VICTIM, Health::Healthy).map(drop)
+        world.wait_for_health_of(Service::Http, VICTIM, ApiHealth::Unhealthy)?;
+        world.wait_for_health_of(Service::Bulk, VICTIM, ApiHealth::Healthy).map(drop)
     });
 }
 
@@ -154,12 +154,12 @@ fn icmp_does_not_look_at_services() {
 fn a_server_of_weight_0_is_checked_and_shown() {
     scenario("a_server_of_weight_0_is_checked_and_shown", &[0, 50], |world| {
         world.start()?;
-        world.wait_for_health(VICTIM, Health::Healthy)?;
+        world.wait_for_health(VICTIM, ApiHealth::Healthy)?;
         used(world, Service::Http, false)?;
         world.kill_servers(VICTIM);
-        world.wait_for_health(VICTIM, Health::Unhealthy)?;
+        world.wait_for_health(VICTIM, ApiHealth::Unhealthy)?;
         world.start_servers(VICTIM)?;
-        let servers = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+        let servers = world.wait_for_health_of(Service::Http, VICTIM, ApiHealth::Healthy)?;
         ensure!(servers.iter().all(|server| server.weight == 0 && server.slots == 0), "{servers:?}");
         Ok(())
     });
@@ -174,20 +174,20 @@ fn revive(world: &mut World) -> Result<()> {
     world.start_servers(VICTIM)
 }
 
-impl Case {
+impl CheckCase {
     fn run(&self, name: &str) {
         scenario(name, &WEIGHTS, |world| {
             world.plan.checks.insert(self.service, self.check);
             world.start()?;
-            self.play(world)
+            self.run_in_world(world)
         });
     }
 
     /// The server gets flows, loses them while it fails, and gets them again.
-    fn play(&self, world: &mut World) -> Result<()> {
+    fn run_in_world(&self, world: &mut World) -> Result<()> {
         used(world, self.service, true)?;
         (self.breaks)(world)?;
-        for server in world.wait_for_health_of(self.service, VICTIM, Health::Unhealthy)? {
+        for server in world.wait_for_health_of(self.service, VICTIM, ApiHealth::Unhealthy)? {
             let detail = server.detail.unwrap_or_default();
             ensure!(self.details.contains(&detail.as_str()), "{detail:?}, not one of {:?}", self.details);
         }
@@ -199,7 +199,7 @@ impl Case {
     }
 }
 
-impl Case {
+impl CheckCase {
     /// The log line names the failure, the server, the listener, and how long the server was healthy.
     fn expect_line(&self, world: &World) -> Result<()> {
         let (service, check) = (self.service.name(), self.check.split('"').nth(1).unwrap_or_default());
@@ -225,7 +225,7 @@ impl Case {
 /// Waits until the victim is healthy and its next hop is resolved; either may come first.
 fn able_again(world: &World, service: Service) -> Result<()> {
     wait_for("a way to a healthy server", PATIENCE, || {
-        let servers = world.wait_for_health_of(service, VICTIM, Health::Healthy)?;
+        let servers = world.wait_for_health_of(service, VICTIM, ApiHealth::Healthy)?;
         Ok(servers.iter().all(|server| server.next_hop.is_some()).then_some(()))
     })
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use slb_api::types::Health;
+use slb_api::types::ApiHealth;
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -26,8 +26,8 @@ const BACK: Duration = Duration::from_secs(1);
 
 /// A renamed interface keeps index, program and addresses in the kernel. The configuration may use an alternative name.
 #[test]
-fn a_renamed_interface_forwards_on_and_alternative_names_are_names() {
-    scenario("a_renamed_interface_forwards_on_and_alternative_names_are_names", &[50, 50], |world| {
+fn renamed_interface_keeps_forwarding_and_altnames_are_accepted() {
+    scenario("renamed_interface_keeps_forwarding_and_altnames_are_accepted", &[50, 50], |world| {
         world.start()?;
         let slb = world.net.slb.clone();
         for (from, to) in [("client0", "uplink"), ("b1", "srv1")] {
@@ -120,8 +120,8 @@ fn interfaces_are_added_and_removed_by_a_reload() {
 }
 
 #[test]
-fn an_interface_that_comes_back_is_attached_again() {
-    scenario::alone("an_interface_that_comes_back_is_attached_again", &WEIGHTS, |world| {
+fn recreated_interface_is_attached_again() {
+    scenario::alone("recreated_interface_is_attached_again", &WEIGHTS, |world| {
         let guest = world.plan.servers.remove(GUEST);
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
@@ -156,8 +156,8 @@ fn an_interface_that_comes_back_is_attached_again() {
 }
 
 #[test]
-fn an_interface_that_comes_back_occupied_is_taken_once_it_is_free() {
-    scenario("an_interface_that_comes_back_occupied_is_taken_once_it_is_free", &WEIGHTS, |world| {
+fn recreated_interface_is_attached_once_other_program_leaves() {
+    scenario("recreated_interface_is_attached_once_other_program_leaves", &WEIGHTS, |world| {
         world.start()?;
         gone(world)?;
         let occupant = world.net.plug_occupied(GUEST)?;
@@ -175,8 +175,8 @@ fn an_interface_that_comes_back_occupied_is_taken_once_it_is_free() {
 }
 
 #[test]
-fn an_interface_that_is_occupied_meanwhile_does_not_keep_a_trial_in_force() {
-    scenario("an_interface_that_is_occupied_meanwhile_does_not_keep_a_trial_in_force", &WEIGHTS, |world| {
+fn interface_with_another_program_does_not_block_rollback() {
+    scenario("interface_with_another_program_does_not_block_rollback", &WEIGHTS, |world| {
         world.start()?;
         let mut without = world.plan.clone();
         without.interfaces.retain(|name| name != "b3");
@@ -197,14 +197,14 @@ fn an_interface_that_is_occupied_meanwhile_does_not_keep_a_trial_in_force() {
 
 /// Interfaces may appear after the daemon has started.
 #[test]
-fn an_interface_that_is_missing_at_the_start_is_attached_when_it_comes() {
-    scenario("an_interface_that_is_missing_at_the_start_is_attached_when_it_comes", &WEIGHTS, |world| {
+fn interface_missing_at_start_is_attached_when_it_appears() {
+    scenario("interface_missing_at_start_is_attached_when_it_appears", &WEIGHTS, |world| {
         world.net.unplug(GUEST)?;
         world.start_without_waiting()?;
         world.wait_for_log("there is no such interface yet: attached when it comes", 0)?;
         for index in 0..GUEST {
             wait_for("a daemon", PATIENCE, || Ok(world.status().is_ok().then_some(())))?;
-            world.wait_for_health(index, Health::Healthy)?;
+            world.wait_for_health(index, ApiHealth::Healthy)?;
         }
         let status = world.slb(&["status"])?;
         ensure!(status.contains("interface b3: missing; attached when it comes"), "{status}");
@@ -223,8 +223,8 @@ fn an_interface_that_is_missing_at_the_start_is_attached_when_it_comes() {
 
 /// A reload too may name an interface that does not exist yet.
 #[test]
-fn an_interface_that_is_missing_at_a_reload_is_attached_when_it_comes() {
-    scenario("an_interface_that_is_missing_at_a_reload_is_attached_when_it_comes", &WEIGHTS, |world| {
+fn interface_missing_at_reload_is_attached_when_it_appears() {
+    scenario("interface_missing_at_reload_is_attached_when_it_appears", &WEIGHTS, |world| {
         let guest = world.plan.servers.remove(GUEST);
         let interface = world.plan.interfaces.pop().expect("there are interfaces");
         world.start()?;
@@ -257,8 +257,8 @@ fn an_interface_that_is_missing_at_a_reload_is_attached_when_it_comes() {
 /// While all interfaces are missing, other settings may change. The interfaces may not be replaced by other missing
 /// ones.
 #[test]
-fn a_reload_needs_an_interface_only_where_they_change() {
-    scenario("a_reload_needs_an_interface_only_where_they_change", &WEIGHTS, |world| {
+fn reload_requires_an_interface_only_if_interfaces_change() {
+    scenario("reload_requires_an_interface_only_if_interfaces_change", &WEIGHTS, |world| {
         let all = world.plan.interfaces.clone();
         let interface = all.last().expect("there are interfaces").clone();
         world.plan.interfaces = vec![interface.clone()];
@@ -304,7 +304,7 @@ fn attached(world: &World, interface: &str) -> Result<()> {
 
 /// Waits until the guest serves its share again.
 fn serves(world: &World) -> Result<()> {
-    world.wait_for_health(GUEST, Health::Healthy)?;
+    world.wait_for_health(GUEST, ApiHealth::Healthy)?;
     let guest = &world.plan.servers[GUEST];
     wait_for("a next hop for each server", PATIENCE, || {
         let status = world.status()?;

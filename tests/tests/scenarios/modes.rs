@@ -13,7 +13,7 @@ const EXCHANGES: u64 = 1_500;
 
 /// A mode, and the servers' addresses in it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Way {
+pub(super) enum DirectMode {
     /// Half of the entries by IPv4 address, half by IPv6 address; the family matters for the next hop only.
     Dsr,
     /// Tunnel packets of one outer family, with inner packets of both.
@@ -21,7 +21,7 @@ pub(super) enum Way {
 }
 
 /// Runs a scenario in each of these ways.
-macro_rules! in_each_way {
+macro_rules! in_each_mode {
     ($body:ident) => {
         mod $body {
             use super::*;
@@ -29,7 +29,7 @@ macro_rules! in_each_way {
             #[test]
             fn dsr() {
                 scenario(concat!(stringify!($body), "::dsr"), &WEIGHTS, |world| {
-                    prepare(world, Way::Dsr)?;
+                    prepare(world, DirectMode::Dsr)?;
                     super::$body(world)
                 });
             }
@@ -37,7 +37,7 @@ macro_rules! in_each_way {
             #[test]
             fn ipip_over_ipv4() {
                 scenario(concat!(stringify!($body), "::ipip_over_ipv4"), &WEIGHTS, |world| {
-                    prepare(world, Way::Ipip(Family::V4))?;
+                    prepare(world, DirectMode::Ipip(Family::V4))?;
                     super::$body(world)
                 });
             }
@@ -45,35 +45,35 @@ macro_rules! in_each_way {
             #[test]
             fn ipip_over_ipv6() {
                 scenario(concat!(stringify!($body), "::ipip_over_ipv6"), &WEIGHTS, |world| {
-                    prepare(world, Way::Ipip(Family::V6))?;
+                    prepare(world, DirectMode::Ipip(Family::V6))?;
                     super::$body(world)
                 });
             }
         }
     };
 }
-use in_each_way;
+use in_each_mode;
 
-in_each_way!(flows_spread_by_weight_and_answers_go_past_slb);
-in_each_way!(a_killed_server_is_left_out_and_taken_back_directly);
-in_each_way!(a_server_drains_and_both_ends_are_told);
+in_each_mode!(flows_spread_by_weight_and_answers_bypass_slb);
+in_each_mode!(killed_server_loses_new_flows_in_dsr_and_ipip);
+in_each_mode!(drain_resets_active_connections_at_both_ends);
 
 /// Servers hold the VIPs and decapsulate if needed, and their answers reach the client.
-pub(super) fn prepare(world: &mut World, way: Way) -> Result<()> {
+pub(super) fn prepare(world: &mut World, direct_mode: DirectMode) -> Result<()> {
     world.net.route_answers()?;
     let own = Family::ALL.map(|family| world.net.slb_address(family));
     for backend in &world.net.backends {
-        backend.hold_vips()?;
-        if let Way::Ipip(_) = way {
+        backend.add_vips()?;
+        if let DirectMode::Ipip(_) = direct_mode {
             backend.decapsulate(&own)?;
         }
     }
     // Servers become ready one by one. By default, untracked datagrams would go to the previous backends of each change
     // until the idle timeout.
     world.plan.unknown_datagrams = Some("follow");
-    match way {
-        Way::Dsr => world.plan.mode = Mode::Dsr,
-        Way::Ipip(outer) => {
+    match direct_mode {
+        DirectMode::Dsr => world.plan.mode = Mode::Dsr,
+        DirectMode::Ipip(outer) => {
             world.plan.mode = Mode::Ipip;
             world.plan.tunnel_addresses = own.into();
             for server in &mut world.plan.servers {
@@ -84,7 +84,7 @@ pub(super) fn prepare(world: &mut World, way: Way) -> Result<()> {
     Ok(())
 }
 
-fn flows_spread_by_weight_and_answers_go_past_slb(world: &mut World) -> Result<()> {
+fn flows_spread_by_weight_and_answers_bypass_slb(world: &mut World) -> Result<()> {
     world.start()?;
     spreads(world, &world.plan.weights(), EXCHANGES)?;
     let status = world.status()?;
@@ -126,7 +126,7 @@ fn came_through_tunnels(world: &World) -> Result<()> {
 }
 
 /// Only active connections are terminated: idle ones are untracked.
-fn a_server_drains_and_both_ends_are_told(world: &mut World) -> Result<()> {
+fn drain_resets_active_connections_at_both_ends(world: &mut World) -> Result<()> {
     world.plan.connection_drain = Some("10s");
     drain::drains(world, false, |world| {
         world.plan.servers[0].weight = 0;
@@ -134,7 +134,7 @@ fn a_server_drains_and_both_ends_are_told(world: &mut World) -> Result<()> {
     })
 }
 
-fn a_killed_server_is_left_out_and_taken_back_directly(world: &mut World) -> Result<()> {
+fn killed_server_loses_new_flows_in_dsr_and_ipip(world: &mut World) -> Result<()> {
     failure::killed(world)?;
     ensure!(world.packets("forward", Some("to_client"))? == 0, "{:?}", world.status()?.reasons);
     Ok(())

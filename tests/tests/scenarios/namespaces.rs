@@ -74,8 +74,8 @@ fn pins_of_another_network_namespace_are_refused() {
 }
 
 #[test]
-fn a_decapsulator_of_another_network_namespace_is_left_alone() {
-    scenario("a_decapsulator_of_another_network_namespace_is_left_alone", &WEIGHTS, |world| {
+fn decapsulator_of_another_network_namespace_is_not_detached() {
+    scenario("decapsulator_of_another_network_namespace_is_not_detached", &WEIGHTS, |world| {
         let from = [world.net.slb_address(Family::V4)];
         let [one, other] = [&world.net.backends[0], &world.net.backends[1]];
         one.decapsulate(&from)?;

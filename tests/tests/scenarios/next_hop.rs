@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use slb_api::types::Health;
+use slb_api::types::ApiHealth;
 use slb_tests::{
     World,
-    client::{Beats, PATIENCE},
+    client::{HeartbeatResult, PATIENCE},
     daemon::servers,
     net::Family,
     scenario,
@@ -15,7 +15,7 @@ use slb_tests::{
     wait::wait_for,
 };
 
-use super::modes::{Way, prepare};
+use super::modes::{DirectMode, prepare};
 
 const EXCHANGES: u64 = 400;
 /// A locally administered MAC, as the interface's own is.
@@ -24,8 +24,8 @@ const NEW_ADDRESS: &str = "02:00:5e:10:00:01";
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
-fn a_new_hardware_address_of_a_server_is_followed() {
-    scenario("a_new_hardware_address_of_a_server_is_followed", &[50, 50], |world| {
+fn changed_server_mac_updates_next_hop() {
+    scenario("changed_server_mac_updates_next_hop", &[50, 50], |world| {
         world.start()?;
         world.net.backends[0].namespace.ip(&format!("link set dev eth0 address {NEW_ADDRESS}"))?;
         let addresses = &world.plan.servers[0].addresses;
@@ -34,7 +34,7 @@ fn a_new_hardware_address_of_a_server_is_followed() {
             let followed =
                 servers(&status).filter(|server| addresses.contains(&server.address.ip())).all(|server| {
                     let mac = server.next_hop.as_ref().map(|next_hop| next_hop.mac.as_str());
-                    mac == Some(NEW_ADDRESS) && server.health == Health::Healthy
+                    mac == Some(NEW_ADDRESS) && server.health == ApiHealth::Healthy
                 });
             Ok(followed.then_some(()))
         })?;
@@ -49,7 +49,7 @@ const OWN_ADDRESS: &str = "02:00:5e:10:00:02";
 const SHORT: Duration = Duration::from_millis(600);
 
 /// Sends datagrams to both VIPs during a disruption, until the kernel has resolved the neighbours again.
-fn under_load(world: &World, blip: impl FnOnce() -> Result<()>) -> Result<Vec<Beats>> {
+fn under_load(world: &World, blip: impl FnOnce() -> Result<()>) -> Result<Vec<HeartbeatResult>> {
     let client = world.client();
     let beats = Family::ALL.map(|family| client.beat(world.vip(family, Service::Echo)));
     // Waits until the update rate limiter is idle, so that a withdrawn next hop would show at once.
@@ -75,8 +75,8 @@ fn under_load(world: &World, blip: impl FnOnce() -> Result<()>) -> Result<Vec<Be
 /// The kernel loses no packet in such a disruption, and no check notices it. With a single server, no other could take
 /// over; the secondary side must not get connections.
 #[test]
-fn blips_of_the_network_are_no_outage() {
-    scenario("blips_of_the_network_are_no_outage", &[100, 100], |world| {
+fn brief_next_hop_loss_causes_no_outage() {
+    scenario("brief_next_hop_loss_causes_no_outage", &[100, 100], |world| {
         let server = |index: usize, service: Service| {
             let address = world.net.backends[index].address(Family::V4);
             format!("{{ address = \"{address}\", port = {} }}", service.backend_port())
@@ -132,7 +132,7 @@ fn own_link(world: &World) -> String {
 }
 
 /// Datagrams go on with the other server, also those of existing flows. No check reports the first one as down.
-fn datagrams_leave_a_server_that_is_not_reached(world: &mut World) -> Result<()> {
+fn datagrams_leave_server_without_next_hop(world: &mut World) -> Result<()> {
     world.plan.checks.insert(Service::Echo, "kind = \"none\"");
     world.start()?;
     let client = world.client();
@@ -165,18 +165,18 @@ fn datagrams_leave_a_server_that_is_not_reached(world: &mut World) -> Result<()>
 
 macro_rules! in_each_mode {
     ($($name:ident: $way:expr,)*) => {
-        mod datagrams_leave_a_server_that_is_not_reached {
+        mod datagrams_leave_server_without_next_hop {
             use super::*;
 
             $(#[test]
             fn $name() {
                 let name = concat!("datagrams_leave_a_server_that_is_not_reached::", stringify!($name));
                 scenario(name, &[100, 100], |world| {
-                    let way: Option<Way> = $way;
+                    let way: Option<DirectMode> = $way;
                     way.map_or(Ok(()), |way| prepare(world, way))?;
                     // The default, `keep`: they stay with a slot's previous backend, if it has one.
                     world.plan.unknown_datagrams = None;
-                    super::datagrams_leave_a_server_that_is_not_reached(world)
+                    super::datagrams_leave_server_without_next_hop(world)
                 });
             })*
         }
@@ -185,6 +185,6 @@ macro_rules! in_each_mode {
 
 in_each_mode! {
     nat: None,
-    dsr: Some(Way::Dsr),
-    ipip: Some(Way::Ipip(Family::V4)),
+    dsr: Some(DirectMode::Dsr),
+    ipip: Some(DirectMode::Ipip(Family::V4)),
 }

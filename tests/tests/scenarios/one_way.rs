@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use slb_api::types::Health;
+use slb_api::types::ApiHealth;
 use slb_tests::{World, config::health_check, net::Family, scenario, server::Service, wait::wait_for};
 
 const VICTIM: usize = 0;
@@ -12,14 +12,14 @@ const TRIES: usize = 8;
 /// Connections count for 30 s, and a GC pass runs every ten.
 const LIMIT: Duration = Duration::from_secs(60);
 
-const SAID: &str = "the server passes its check, and its answers do not come back through SLB";
+const WARNING: &str = "the server passes its check, and its answers do not come back through SLB";
 
 /// Log message about a server without a check.
 const UNCHECKED: &str = "no answer to new connections of the server passes through SLB";
 
 #[test]
-fn a_server_that_does_not_route_back_is_named() {
-    scenario("a_server_that_does_not_route_back_is_named", &[50, 50], |world| {
+fn server_without_return_route_is_reported() {
+    scenario("server_without_return_route_is_reported", &[50, 50], |world| {
         let namespace = |world: &World, lines: &str| world.net.backends[VICTIM].namespace.ip(lines);
         let gateway = namespace_gateway(world);
         namespace(world, "route del default")?;
@@ -31,7 +31,7 @@ fn a_server_that_does_not_route_back_is_named() {
         wait_for("the server to be named", LIMIT, || {
             world.try_connections(Service::Http, 2 * TRIES)?;
             world.try_connections(Service::Lines, 2 * TRIES)?;
-            Ok((world.log().contains(SAID) && world.log().contains(UNCHECKED)).then_some(()))
+            Ok((world.log().contains(WARNING) && world.log().contains(UNCHECKED)).then_some(()))
         })?;
         let unchecked = format!(
             "server={}:{}",
@@ -44,12 +44,12 @@ fn a_server_that_does_not_route_back_is_named() {
         let victim = format!("server={}", world.net.backends[VICTIM].address(Family::V4));
         let users = ["load_balancer=\"shop\"", "listener=\"http\"", "server_group=\"http\"", "check=\"tcp\""];
         world.wait_for_line(
-            &[&[SAID, "WARN", &victim, "default route", "unanswered="], &users[..]].concat(),
+            &[&[WARNING, "WARN", &victim, "default route", "unanswered="], &users[..]].concat(),
         )?;
-        expect_only(world, SAID, &victim)?;
+        expect_only(world, WARNING, &victim)?;
         let status = world.slb(&["status"])?;
         ensure!(status.contains("answers do not come back through SLB"), "{status}");
-        let healthy = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+        let healthy = world.wait_for_health_of(Service::Http, VICTIM, ApiHealth::Healthy)?;
         // The routes of the other family lead back.
         ensure!(healthy.iter().filter(|server| server.detail.is_some()).count() == 1, "{healthy:?}");
 
@@ -60,7 +60,7 @@ fn a_server_that_does_not_route_back_is_named() {
             Ok((world.log().matches("the server's answers come back through SLB").count() >= 2).then_some(()))
         })?;
         wait_for("the detail to go", LIMIT, || {
-            let servers = world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+            let servers = world.wait_for_health_of(Service::Http, VICTIM, ApiHealth::Healthy)?;
             Ok(servers.iter().all(|server| server.detail.is_none()).then_some(()))
         })
     });

@@ -28,8 +28,8 @@ const GUEST: usize = 1;
 
 /// Answers of the API to requests that `slb` never sends.
 #[test]
-fn the_api_says_what_it_expects() {
-    scenario("the_api_says_what_it_expects", &WEIGHTS, |world| {
+fn api_errors_name_what_is_expected() {
+    scenario("api_errors_name_what_is_expected", &WEIGHTS, |world| {
         world.start()?;
         let before = world.slb(&["server", "list"])?;
         let huge = format!("\"{}\"", "x".repeat(1 << 20));
@@ -104,8 +104,8 @@ fn the_api_says_what_it_expects() {
 }
 
 #[test]
-fn commands_say_what_they_need() {
-    scenario("commands_say_what_they_need", &WEIGHTS, |world| {
+fn command_errors_name_what_is_missing() {
+    scenario("command_errors_name_what_is_missing", &WEIGHTS, |world| {
         for arguments in [&["reload"][..], &["server", "list"], &["confirm"], &["diff"]] {
             let said = world.slb_refused(arguments)?;
             ensure!(
@@ -126,8 +126,8 @@ fn commands_say_what_they_need() {
 
 /// A configuration file that has become a pipe does not block the daemon.
 #[test]
-fn a_file_that_cannot_be_read_again_is_told() {
-    scenario("a_file_that_cannot_be_read_again_is_told", &WEIGHTS, |world| {
+fn configuration_file_replaced_by_pipe_is_refused() {
+    scenario("configuration_file_replaced_by_pipe_is_refused", &WEIGHTS, |world| {
         world.start()?;
         let file = world.directory().join("slb.toml");
         fs::remove_file(&file)?;
@@ -148,8 +148,8 @@ fn a_file_that_cannot_be_read_again_is_told() {
 }
 
 #[test]
-fn an_interface_with_another_program_is_left_alone() {
-    scenario("an_interface_with_another_program_is_left_alone", &WEIGHTS, |world| {
+fn interface_with_another_xdp_program_is_refused() {
+    scenario("interface_with_another_xdp_program_is_refused", &WEIGHTS, |world| {
         world.net.unplug(GUEST)?;
         let occupant = world.net.plug_occupied(GUEST)?;
         let words = [
@@ -187,8 +187,8 @@ fn an_interface_with_another_program_is_left_alone() {
 
 /// A packet for native XDP must fit into a page: the kernel refuses the program on interfaces with a larger MTU.
 #[test]
-fn an_mtu_that_is_too_large_for_native_xdp_is_named() {
-    scenario("an_mtu_that_is_too_large_for_native_xdp_is_named", &WEIGHTS, |world| {
+fn mtu_too_large_for_native_xdp_is_refused() {
+    scenario("mtu_too_large_for_native_xdp_is_refused", &WEIGHTS, |world| {
         // For a veth, the MTU of the peer matters.
         world.net.backends[0].namespace.ip("link set eth0 mtu 9000")?;
         let refused = world.slbd("run", &world.plan.toml())?;
@@ -207,8 +207,8 @@ fn an_mtu_that_is_too_large_for_native_xdp_is_named() {
 
 /// Pins of other programs are neither used nor removed.
 #[test]
-fn pins_of_others_are_left_alone() {
-    scenario("pins_of_others_are_left_alone", &WEIGHTS, |world| {
+fn foreign_pins_are_neither_used_nor_removed() {
+    scenario("foreign_pins_are_neither_used_nor_removed", &WEIGHTS, |world| {
         let pins = world.plan.pin_dir.clone();
         for (name, words) in [
             ("v1", "holds pins of another version (v1; this program uses v"),
@@ -249,8 +249,8 @@ fn pins_of_others_are_left_alone() {
 
 /// The daemon stores nothing in a world-writable directory; everything else works.
 #[test]
-fn a_state_directory_of_everyone_is_not_used() {
-    scenario("a_state_directory_of_everyone_is_not_used", &WEIGHTS, |world| {
+fn world_writable_state_directory_is_not_used() {
+    scenario("world_writable_state_directory_is_not_used", &WEIGHTS, |world| {
         let directory = world.plan.state_dir.clone();
         fs::create_dir(&directory)?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o777))?;

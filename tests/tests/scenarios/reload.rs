@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, env};
 
 use anyhow::{Context as _, Result, ensure};
-use slb_api::types::{Health, Server, Status};
+use slb_api::types::{ApiHealth, ApiServer, Status};
 use slb_tests::{
     World,
     client::LongLived,
@@ -39,7 +39,7 @@ fn servers_are_added_weighted_and_removed_under_traffic() {
     scenario("servers_are_added_weighted_and_removed_under_traffic", &WEIGHTS, |world| {
         let guest = world.plan.servers.remove(GUEST);
         world.start()?;
-        let watched = Watched::start(world)?;
+        let watched = ReloadTraffic::start(world)?;
 
         world.plan.servers.push(guest.clone());
         let said = world.reload()?;
@@ -76,8 +76,8 @@ fn servers_are_added_weighted_and_removed_under_traffic() {
 
 /// A reload replaces all servers of a group at once by others that are just as able to serve.
 #[test]
-fn a_group_whose_servers_are_all_replaced_is_never_empty() {
-    scenario("a_group_whose_servers_are_all_replaced_is_never_empty", &[50, 50], |world| {
+fn replacing_all_servers_never_empties_a_group() {
+    scenario("replacing_all_servers_never_empties_a_group", &[50, 50], |world| {
         let second = world.plan.servers.remove(1);
         world.start()?;
         let first = std::mem::replace(&mut world.plan.servers[0], second);
@@ -94,17 +94,17 @@ fn a_group_whose_servers_are_all_replaced_is_never_empty() {
 
 /// A new health check without a result yet empties no group.
 #[test]
-fn another_check_keeps_the_verdict_until_it_has_one() {
-    scenario("another_check_keeps_the_verdict_until_it_has_one", &[50, 50], |world| {
+fn changed_check_keeps_health_until_first_result() {
+    scenario("changed_check_keeps_health_until_first_result", &[50, 50], |world| {
         world.start()?;
-        let watched = Watched::start(world)?;
+        let watched = ReloadTraffic::start(world)?;
         for interval in ["30s", "40s"] {
             let text = world.plan.toml().replace("interval = \"1s\"", &format!("interval = \"{interval}\""));
             world.write(&text)?;
             let said = world.slb(&["reload"])?;
             ensure!(said.contains("health check: interval"), "{said}");
             ensure!(
-                servers(&world.status()?).all(|server| server.health == Health::Healthy),
+                servers(&world.status()?).all(|server| server.health == ApiHealth::Healthy),
                 "{:?}",
                 world.status()?
             );
@@ -115,10 +115,10 @@ fn another_check_keeps_the_verdict_until_it_has_one() {
 }
 
 #[test]
-fn new_names_keep_flows_and_counters() {
-    scenario("new_names_keep_flows_and_counters", &WEIGHTS, |world| {
+fn renames_keep_flows_and_counters() {
+    scenario("renames_keep_flows_and_counters", &WEIGHTS, |world| {
         world.start()?;
-        let watched = Watched::start(world)?;
+        let watched = ReloadTraffic::start(world)?;
         let before = flows(&world.status()?);
         world.plan.names =
             Names { load_balancer: "store".to_owned(), listeners: "-l".to_owned(), groups: "-g".to_owned() };
@@ -139,8 +139,8 @@ fn new_names_keep_flows_and_counters() {
 }
 
 #[test]
-fn sighup_reads_the_file_again() {
-    scenario("sighup_reads_the_file_again", &[50, 50], |world| {
+fn sighup_reloads_the_file() {
+    scenario("sighup_reloads_the_file", &[50, 50], |world| {
         world.start()?;
         world.plan.servers[0].weight = 0;
         world.write(&world.plan.toml())?;
@@ -160,7 +160,7 @@ fn sighup_reads_the_file_again() {
 fn a_refused_file_changes_nothing_and_says_why() {
     scenario("a_refused_file_changes_nothing_and_says_why", &[50, 50], |world| {
         world.start()?;
-        let watched = Watched::start(world)?;
+        let watched = ReloadTraffic::start(world)?;
         let good = world.plan.toml();
         let before = unmoved(world)?;
         let interfaces = format!("interfaces = {:?}", world.plan.interfaces);
@@ -214,16 +214,16 @@ fn a_refused_file_changes_nothing_and_says_why() {
 /// Many reloads under traffic of both protocols and families; each adds, removes, weighs or renames. A server that is
 /// in neither the old nor the new configuration gets no packet.
 #[test]
-fn reloads_under_traffic() {
+fn reloads_under_traffic_disturb_no_flow() {
     let reloads =
         env::var(RELOADS_VARIABLE).map_or(RELOADS, |reloads| reloads.parse().expect("a number of reloads"));
-    scenario("reloads_under_traffic", &WITH_STRANGER, |world| {
+    scenario("reloads_under_traffic_disturb_no_flow", &WITH_STRANGER, |world| {
         world.plan.servers.truncate(WEIGHTS.len());
         let guest = world.plan.servers.remove(GUEST);
         world.plan.flow_table_entries = FLOWS;
         let stranger = world.net.backends[WEIGHTS.len()].clone();
         world.start()?;
-        let watched = Watched::start(world)?;
+        let watched = ReloadTraffic::start(world)?;
         let (mut outside, of_stranger) = (0, stranger.received()?);
         // Packets that the guest had received when its removal was complete.
         let mut gone = None;
@@ -357,7 +357,7 @@ fn unmoved(world: &World) -> Result<String> {
     status.flow_table = Default::default();
     for listener in status.load_balancers.iter_mut().flat_map(|balancer| &mut balancer.listeners) {
         (listener.counters, listener.current_flows) = Default::default();
-        let counters = |server: &mut Server| (server.counters, server.current_flows) = Default::default();
+        let counters = |server: &mut ApiServer| (server.counters, server.current_flows) = Default::default();
         listener.servers.iter_mut().for_each(counters);
     }
     Ok(format!("{} {status:?} {:?}", daemon.pid, world.programs()?))
@@ -381,14 +381,14 @@ fn too_many(good: &str) -> String {
 }
 
 /// Traffic that reloads must not affect.
-struct Watched {
+struct ReloadTraffic {
     traffic: Traffic,
     placed: Vec<BTreeMap<String, usize>>,
     /// Packets dropped before the traffic began.
     dropped: u64,
 }
 
-impl Watched {
+impl ReloadTraffic {
     fn start(world: &World) -> Result<Self> {
         let traffic = Traffic::start(world, LONG_LIVED)?;
         traffic.progress(PROGRESS)?;

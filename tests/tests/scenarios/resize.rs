@@ -44,8 +44,8 @@ const LOST_OF_A_FLOW: u64 = 16;
 /// Connections and UDP flows of all modes stay with their servers. Slots have migrated twice: a flow without its entry
 /// would go to the first server or to the third. Starts are killed at each step, and one is refused in between.
 #[test]
-fn a_flow_table_of_another_size_keeps_every_flow() {
-    scenario("a_flow_table_of_another_size_keeps_every_flow", &WEIGHTS, |world| {
+fn flow_table_resize_keeps_every_flow() {
+    scenario("flow_table_resize_keeps_every_flow", &WEIGHTS, |world| {
         prepare(world)?;
         for backend in &world.net.backends {
             backend.decapsulate(&world.plan.tunnel_addresses)?;

@@ -16,21 +16,21 @@ const ROUNDS: u32 = 5;
 const ROUNDS_VARIABLE: &str = "SLB_SIGKILL_ROUNDS";
 
 #[test]
-fn sigterm_and_restart_go_unnoticed() {
-    scenario("sigterm_and_restart_go_unnoticed", &WEIGHTS, |world| unnoticed(world, 1, World::terminate));
+fn sigterm_and_restart_disturb_no_flow() {
+    scenario("sigterm_and_restart_disturb_no_flow", &WEIGHTS, |world| unnoticed(world, 1, World::terminate));
 }
 
 #[test]
-fn sigkill_and_restart_go_unnoticed() {
+fn sigkill_and_restart_disturb_no_flow() {
     let rounds =
         env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    scenario("sigkill_and_restart_go_unnoticed", &WEIGHTS, |world| unnoticed(world, rounds, World::kill));
+    scenario("sigkill_and_restart_disturb_no_flow", &WEIGHTS, |world| unnoticed(world, rounds, World::kill));
 }
 
 /// A daemon killed at any point of a start leaves forwarding active, and the next start completes.
 #[test]
-fn sigkill_during_the_start_goes_unnoticed() {
-    scenario("sigkill_during_the_start_goes_unnoticed", &WEIGHTS, |world| {
+fn sigkill_during_start_disturbs_no_flow() {
+    scenario("sigkill_during_start_disturbs_no_flow", &WEIGHTS, |world| {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let dropped = world.packets("drop", None)?;
@@ -46,8 +46,8 @@ fn sigkill_during_the_start_goes_unnoticed() {
 
 /// A daemon killed at any point of its first start leaves nothing that prevents the next one.
 #[test]
-fn sigkill_during_the_first_start_is_mended_by_the_next() {
-    scenario("sigkill_during_the_first_start_is_mended_by_the_next", &WEIGHTS, |world| {
+fn sigkill_during_first_start_is_repaired_by_the_next() {
+    scenario("sigkill_during_first_start_is_repaired_by_the_next", &WEIGHTS, |world| {
         world.kill_on_its_way_up()?;
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
@@ -101,8 +101,8 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
 /// Without `hash_seed` the first start chooses one. It survives the loss of the state directory while it is in the
 /// maps.
 #[test]
-fn hash_seed_is_made_once_and_kept() {
-    scenario("hash_seed_is_made_once_and_kept", &[1], |world| {
+fn hash_seed_is_generated_once_and_kept() {
+    scenario("hash_seed_is_generated_once_and_kept", &[1], |world| {
         let configured = world.plan.toml();
         world.plan.change("hash_seed = 1\n", "");
         let first = world.start()?;

@@ -21,8 +21,8 @@ fn wrong(world: &World, sent: impl FnOnce() -> Result<()>) -> Result<u64> {
 }
 
 #[test]
-fn packets_for_vips_come_in_by_interfaces_of_clients_only() {
-    scenario("packets_for_vips_come_in_by_interfaces_of_clients_only", &[100], |world| {
+fn vip_packets_are_accepted_on_client_interfaces_only() {
+    scenario("vip_packets_are_accepted_on_client_interfaces_only", &[100], |world| {
         world.plan.changes = vec![with_roles("client", "server")];
         world.start()?;
         spreads(world, &world.plan.weights(), EXCHANGES)?;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use slb_api::types::Health;
+use slb_api::types::ApiHealth;
 use slb_tests::{
     World,
     client::{LongLived, PATIENCE},
@@ -25,14 +25,14 @@ const EXCHANGES: u64 = 400;
 const LONG_LIVED: usize = 16;
 
 #[test]
-fn a_server_that_recovers_gets_a_rising_share() {
-    scenario("a_server_that_recovers_gets_a_rising_share", &WEIGHTS, |world| {
+fn recovered_server_gets_rising_share() {
+    scenario("recovered_server_gets_rising_share", &WEIGHTS, |world| {
         slowly(world);
         world.start()?;
         // The first servers of a group start with their full weight.
         spreads(world, &world.plan.weights(), EXCHANGES)?;
         world.kill_servers(BEGINS);
-        world.wait_for_health(BEGINS, Health::Unhealthy)?;
+        world.wait_for_health(BEGINS, ApiHealth::Unhealthy)?;
         let others = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
         world.start_servers(BEGINS)?;
         rises(world, &others, |_| Ok(()))
@@ -40,28 +40,24 @@ fn a_server_that_recovers_gets_a_rising_share() {
 }
 
 #[test]
-fn a_server_that_is_added_gets_a_rising_share_whatever_becomes_of_the_daemon() {
-    scenario(
-        "a_server_that_is_added_gets_a_rising_share_whatever_becomes_of_the_daemon",
-        &WEIGHTS,
-        |world| {
-            slowly(world);
-            let added = world.plan.servers.remove(BEGINS);
-            world.start()?;
-            let others = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
-            world.plan.servers.insert(BEGINS, added);
-            world.reload()?;
-            rises(world, &others, |world| {
-                world.kill()?;
-                world.start().map(drop)
-            })
-        },
-    );
+fn added_server_gets_rising_share_across_daemon_restart() {
+    scenario("added_server_gets_rising_share_across_daemon_restart", &WEIGHTS, |world| {
+        slowly(world);
+        let added = world.plan.servers.remove(BEGINS);
+        world.start()?;
+        let others = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
+        world.plan.servers.insert(BEGINS, added);
+        world.reload()?;
+        rises(world, &others, |world| {
+            world.kill()?;
+            world.start().map(drop)
+        })
+    });
 }
 
 #[test]
-fn a_server_that_is_enabled_again_gets_a_rising_share() {
-    scenario("a_server_that_is_enabled_again_gets_a_rising_share", &WEIGHTS, |world| {
+fn reenabled_server_gets_rising_share() {
+    scenario("reenabled_server_gets_rising_share", &WEIGHTS, |world| {
         slowly(world);
         world.start()?;
         let port = Service::Http.backend_port();

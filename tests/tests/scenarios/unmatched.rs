@@ -18,24 +18,24 @@ const SILENCE: Duration = Duration::from_millis(300);
 
 /// Result of a request.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+enum ReplyOutcome {
     Answered,
     Refused,
     Silence,
 }
 
 #[test]
-fn unmatched_packets_do_not_circle_and_the_hosts_own_works() {
-    scenario("unmatched_packets_do_not_circle_and_the_hosts_own_works", &[50], |world| {
+fn unmatched_packets_do_not_loop_and_host_services_work() {
+    scenario("unmatched_packets_do_not_loop_and_host_services_work", &[50], |world| {
         // As on a gateway: VIPs are routed to this host, whose kernel would route the packets back.
         world.net.route_vips()?;
         world.net.kernel_forwarding(true)?;
         world.start()?;
         let forwarded = forwarded(world)?;
         for family in Family::ALL {
-            ensure!(tcp(world, family.vip(), PORT)? == Outcome::Refused, "{family}: TCP");
-            ensure!(udp(world, family.vip(), 100)? == Outcome::Refused, "{family}: UDP");
-            ensure!(udp(world, family.vip(), LARGE)? == Outcome::Silence, "{family}: fragments");
+            ensure!(tcp(world, family.vip(), PORT)? == ReplyOutcome::Refused, "{family}: TCP");
+            ensure!(udp(world, family.vip(), 100)? == ReplyOutcome::Refused, "{family}: UDP");
+            ensure!(udp(world, family.vip(), LARGE)? == ReplyOutcome::Silence, "{family}: fragments");
             ensure!(world.client().ping(family.vip(), PATIENCE)?.is_some(), "{family}: ping");
         }
 
@@ -46,13 +46,13 @@ fn unmatched_packets_do_not_circle_and_the_hosts_own_works() {
         let forwarded = self::forwarded(world)?;
         world.plan.change("addresses = [\"198", "unmatched = \"drop\"\naddresses = [\"198");
         world.reload()?;
-        ensure!(tcp(world, Family::V4.vip(), PORT)? == Outcome::Silence, "dropped");
+        ensure!(tcp(world, Family::V4.vip(), PORT)? == ReplyOutcome::Silence, "dropped");
 
         world.plan.change("unmatched = \"drop\"", "state = \"stopped\"");
         world.reload()?;
         for family in Family::ALL {
             let port = world.plan.vip_port(Service::Http);
-            ensure!(tcp(world, family.vip(), port)? == Outcome::Refused, "{family}: a stopped listener");
+            ensure!(tcp(world, family.vip(), port)? == ReplyOutcome::Refused, "{family}: a stopped listener");
             ensure!(world.client().ping(family.vip(), SILENCE)?.is_none(), "{family}: stopped, and answers");
         }
         let now = self::forwarded(world)?;
@@ -67,31 +67,31 @@ fn added_and_removed(world: &World) -> Result<()> {
     world.net.slb.ip(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo"))?;
     for family in Family::ALL {
         wait_for("the host's own datagrams", PATIENCE, || {
-            Ok((udp(world, family.vip(), LARGE)? == Outcome::Answered).then_some(()))
+            Ok((udp(world, family.vip(), LARGE)? == ReplyOutcome::Answered).then_some(()))
         })?;
-        ensure!(tcp(world, family.vip(), PORT)? == Outcome::Refused, "{family}: the kernel's answer");
+        ensure!(tcp(world, family.vip(), PORT)? == ReplyOutcome::Refused, "{family}: the kernel's answer");
     }
     world.net.slb.ip(&format!("addr del {v4}/32 dev lo\naddr del {v6}/128 dev lo"))?;
     for family in Family::ALL {
         wait_for("SLB's answer", PATIENCE, || {
             let before = world.packets("answer", Some("unmatched"))?;
             // Until SLB takes these packets, the kernel routes them back.
-            let is_refused = tcp(world, family.vip(), PORT)? == Outcome::Refused;
+            let is_refused = tcp(world, family.vip(), PORT)? == ReplyOutcome::Refused;
             Ok((is_refused && world.packets("answer", Some("unmatched"))? > before).then_some(()))
         })?;
     }
     Ok(())
 }
 
-fn tcp(world: &World, vip: IpAddr, port: u16) -> Result<Outcome> {
+fn tcp(world: &World, vip: IpAddr, port: u16) -> Result<ReplyOutcome> {
     world.net.client.on_thread(|| match TcpStream::connect_timeout(&SocketAddr::new(vip, port), SILENCE) {
-        Ok(_) => Ok(Outcome::Answered),
+        Ok(_) => Ok(ReplyOutcome::Answered),
         Err(error) => outcome(error),
     })
 }
 
 /// Sends a datagram to a socket of the host itself.
-fn udp(world: &World, vip: IpAddr, len: usize) -> Result<Outcome> {
+fn udp(world: &World, vip: IpAddr, len: usize) -> Result<ReplyOutcome> {
     let any = |port| SocketAddr::new(if vip.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, port);
     let server = world.net.slb.on_thread(|| Ok(UdpSocket::bind(any(PORT))?))?;
     server.set_nonblocking(true)?;
@@ -103,8 +103,8 @@ fn udp(world: &World, vip: IpAddr, len: usize) -> Result<Outcome> {
         match socket.recv(&mut [0; 1]) {
             Ok(_) => bail!("nobody answers datagrams"),
             Err(error) => match outcome(error)? {
-                Outcome::Silence if server.recv(&mut vec![0; LARGE]).is_ok_and(|got| got == len) => {
-                    Ok(Outcome::Answered)
+                ReplyOutcome::Silence if server.recv(&mut vec![0; LARGE]).is_ok_and(|got| got == len) => {
+                    Ok(ReplyOutcome::Answered)
                 }
                 silent_or_refused => Ok(silent_or_refused),
             },
@@ -112,10 +112,10 @@ fn udp(world: &World, vip: IpAddr, len: usize) -> Result<Outcome> {
     })
 }
 
-fn outcome(error: std::io::Error) -> Result<Outcome> {
+fn outcome(error: std::io::Error) -> Result<ReplyOutcome> {
     match error.kind() {
-        ErrorKind::ConnectionRefused => Ok(Outcome::Refused),
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => Ok(Outcome::Silence),
+        ErrorKind::ConnectionRefused => Ok(ReplyOutcome::Refused),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Ok(ReplyOutcome::Silence),
         _ => Err(error.into()),
     }
 }

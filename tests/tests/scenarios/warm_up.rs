@@ -4,7 +4,7 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use slb_api::types::{Health, Pending};
+use slb_api::types::{ApiHealth, ApiPendingChange};
 use slb_tests::{
     World,
     client::{Load, PATIENCE},
@@ -25,8 +25,8 @@ const CONCURRENCY: usize = 2;
 const PROGRESS: u64 = 50;
 
 #[test]
-fn servers_serve_until_those_that_replace_them_have_a_result() {
-    scenario("servers_serve_until_those_that_replace_them_have_a_result", &[50, 50], |world| {
+fn replaced_servers_serve_until_new_servers_are_checked() {
+    scenario("replaced_servers_serve_until_new_servers_are_checked", &[50, 50], |world| {
         prepare(world);
         let second = world.plan.servers.remove(1);
         first_start(world)?;
@@ -66,7 +66,7 @@ fn servers_serve_until_those_that_replace_them_have_a_result() {
         progress(&loads)?;
         ensure!(world.packets("drop", None)? == dropped, "restart: {:?}", world.status()?.reasons);
         for load in loads {
-            load.begin_no_more();
+            load.stop_new();
             load.finish().expect_no_failure()?;
         }
         Ok(())
@@ -95,8 +95,11 @@ fn first_start(world: &mut World) -> Result<()> {
         world.client().exchange(Service::Http, world.vip(family, Service::Http))?;
     }
     let status = world.status()?;
-    ensure!(servers(&status).any(|server| server.health == Health::Unknown), "served too late: {status:?}");
-    world.wait_for_health_of(Service::Http, 0, Health::Healthy)?;
+    ensure!(
+        servers(&status).any(|server| server.health == ApiHealth::Unknown),
+        "served too late: {status:?}"
+    );
+    world.wait_for_health_of(Service::Http, 0, ApiHealth::Healthy)?;
     set_delay(world, SLOW);
     Ok(())
 }
@@ -105,10 +108,11 @@ fn first_start(world: &mut World) -> Result<()> {
 fn replaced(world: &World) -> Result<()> {
     thread::scope(|scope| {
         let reloads = [(); 2].map(|()| scope.spawn(|| world.slb(&["reload"])));
-        let Pending { change, at_most_seconds, .. } = wait_for("a reload that waits", PATIENCE, || {
-            // In the first second the reload waits for everything that is new.
-            Ok(pending(world)?.filter(|pending| only_http(&pending.waits_for)))
-        })?;
+        let ApiPendingChange { change, at_most_seconds, .. } =
+            wait_for("a reload that waits", PATIENCE, || {
+                // In the first second the reload waits for everything that is new.
+                Ok(pending(world)?.filter(|pending| only_http(&pending.waits_for)))
+            })?;
         ensure!(change == "reload" && (1..=9).contains(&at_most_seconds), "{change} {at_most_seconds}");
         let said = world.slb(&["diff"])?;
         ensure!(said.contains("removed"), "{said}");
@@ -137,11 +141,11 @@ fn waits_at_start(world: &mut World) -> Result<()> {
     let pending = status.daemon.as_ref().and_then(|daemon| daemon.configuration.pending.as_ref());
     let pending = pending.context("the start waits for nothing")?;
     ensure!(pending.change == "start" && !pending.waits_for.is_empty(), "{pending:?}");
-    ensure!(servers(&status).all(|server| server.health == Health::Healthy), "{status:?}");
+    ensure!(servers(&status).all(|server| server.health == ApiHealth::Healthy), "{status:?}");
     Ok(())
 }
 
-fn pending(world: &World) -> Result<Option<Pending>> {
+fn pending(world: &World) -> Result<Option<ApiPendingChange>> {
     Ok(world.status()?.daemon.context("no daemon")?.configuration.pending)
 }
 

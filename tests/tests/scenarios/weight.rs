@@ -9,8 +9,8 @@ const EXCHANGES: u64 = 1_000;
 const LONG_LIVED: usize = 24;
 
 #[test]
-fn weight_zero_takes_nothing_new_and_keeps_what_it_has() {
-    scenario("weight_zero_takes_nothing_new_and_keeps_what_it_has", &WEIGHTS, |world| {
+fn server_of_weight_zero_keeps_flows_and_gets_no_new_ones() {
+    scenario("server_of_weight_zero_keeps_flows_and_gets_no_new_ones", &WEIGHTS, |world| {
         world.start()?;
         let connections = Family::ALL
             .into_iter()
@@ -33,8 +33,8 @@ fn weight_zero_takes_nothing_new_and_keeps_what_it_has() {
 
 /// Removing a server disturbs no flow of another.
 #[test]
-fn a_removed_server_disturbs_no_other() {
-    scenario("a_removed_server_disturbs_no_other", &WEIGHTS, |world| {
+fn removed_server_disturbs_no_flow_of_others() {
+    scenario("removed_server_disturbs_no_flow_of_others", &WEIGHTS, |world| {
         world.start()?;
         let target = world.vip(Family::V4, Service::Lines);
         let connections = world.client().long_lived(target, LONG_LIVED)?;

@@ -2,11 +2,11 @@
 
 use super::*;
 
-struct Places {
+struct FakeSystem {
     root: tempfile::TempDir,
 }
 
-impl Places {
+impl FakeSystem {
     fn new() -> Self {
         Self { root: tempfile::tempdir().unwrap() }
     }
@@ -44,8 +44,8 @@ impl Places {
 }
 
 #[test]
-fn a_nightly_without_sources_is_passed_over() {
-    let places = Places::new();
+fn nightly_without_sources_is_skipped() {
+    let places = FakeSystem::new();
     places.compiler("rustup/toolchains/nightly-x86_64-unknown-linux-gnu", "1.97.0-nightly", "22.1.4", false);
     places.compiler("usr", "1.96.0", "22.1.8", true);
     let linker = places.linker("tools/bpf-linker-0.13.0-llvm22/bin");
@@ -55,8 +55,8 @@ fn a_nightly_without_sources_is_passed_over() {
 }
 
 #[test]
-fn the_undated_nightly_comes_before_dated_ones_and_the_system() {
-    let places = Places::new();
+fn undated_nightly_is_preferred_to_dated_ones_and_the_system() {
+    let places = FakeSystem::new();
     for name in
         ["nightly-2026-01-01-a", "nightly-x86_64-unknown-linux-gnu", "nightly-2026-02-01-a", "stable-a"]
     {
@@ -73,8 +73,8 @@ fn the_undated_nightly_comes_before_dated_ones_and_the_system() {
 }
 
 #[test]
-fn a_linker_of_another_llvm_is_not_taken() {
-    let places = Places::new();
+fn linker_for_another_llvm_is_not_used() {
+    let places = FakeSystem::new();
     places.compiler("usr", "1.99.0", "23.0.0", true);
     places.linker("tools/bpf-linker-0.13.0-llvm22/bin");
     let message = places.search().toolchain().unwrap_err().to_string();
@@ -84,8 +84,8 @@ fn a_linker_of_another_llvm_is_not_taken() {
 }
 
 #[test]
-fn an_old_compiler_is_passed_over() {
-    let places = Places::new();
+fn too_old_compiler_is_skipped() {
+    let places = FakeSystem::new();
     places.compiler("usr", "1.94.1", "21.0.0", true);
     places.linker("path");
     let message = places.search().toolchain().unwrap_err().to_string();

@@ -156,7 +156,7 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
 ";
 
     #[test]
-    fn outcomes_are_counted_once_each() {
+    fn test_outcomes_are_counted_once_each() {
         let (totals, shown) = read(MIXED, false);
         assert_eq!(totals, Totals { passed: 1, failed: 1, skipped: 2 });
         assert_eq!(totals.to_string(), "1 passed, 1 failed, 2 skipped");
@@ -166,20 +166,20 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn runs_add_up() {
+    fn totals_of_several_runs_add_up() {
         let twice = MIXED.repeat(2);
         assert_eq!(read(&twice, false).0, Totals { passed: 2, failed: 2, skipped: 4 });
     }
 
     #[test]
-    fn a_program_that_dies_is_a_failure() {
+    fn test_program_that_dies_is_a_failure() {
         assert_eq!(read("running 3 tests\n", false).0, Totals { passed: 0, failed: 1, skipped: 0 });
         let died_late = "test result: ok. 3 passed; 0 failed; 0 ignored\n";
         assert_eq!(read(died_late, false).0, Totals { passed: 3, failed: 1, skipped: 0 });
     }
 
     #[test]
-    fn a_program_without_libtest_is_one_test() {
+    fn test_program_without_libtest_is_one_test() {
         assert_eq!(read("whatever\n", true).0, Totals { passed: 1, failed: 0, skipped: 0 });
     }
 }

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_its_list_of_builtin_modules_is_not_whole() {
+    fn kernel_without_its_list_of_builtin_modules_is_incomplete() {
         let root = target_dir().unwrap().join(format!("kernel-{}", std::process::id()));
         let modules = root.join("usr/lib/modules/7.3.4");
         fs::create_dir_all(&modules).unwrap();

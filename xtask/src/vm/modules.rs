@@ -47,14 +47,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_module_needs_comes_before_it() {
+    fn module_dependencies_are_loaded_first() {
         let dependencies = "k/fou6.ko.xz: k/fou.ko.xz k/udp_tunnel.ko.xz\nk/fou.ko.xz: k/udp_tunnel.ko.xz\nk/udp_tunnel.ko.xz:\n";
         let order = order(dependencies, "k/virtio_pci.ko\n", &["fou", "virtio_pci", "fou6"]).unwrap();
         assert_eq!(order, ["k/udp_tunnel.ko.xz", "k/fou.ko.xz", "k/fou6.ko.xz"]);
     }
 
     #[test]
-    fn a_module_that_is_not_there_is_named() {
+    fn missing_kernel_module_is_named() {
         let error = order("k/fou.ko:\n", "", &["fo"]).unwrap_err().to_string();
         assert_eq!(error, "the kernel has no module fo");
     }

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_dies_fails_each_program_without_a_result() {
+    fn kernel_panic_fails_each_program_without_a_result() {
         let mut console = console(&["packets", "decap"]);
         for line in ["vm: begin packets", "Kernel panic"] {
             console.line(line);

@@ -1,7 +1,7 @@
 //! Ages of flows, as GC passes have seen them. An entry holds when its flow was last seen, not when it began.
 
 use super::{Clock, FlowTable};
-use crate::abi::flow::Meta;
+use crate::abi::flow::SequenceWord;
 
 /// Greatest age that is reported, in seconds.
 const LONGEST: u32 = 600;
@@ -30,7 +30,7 @@ impl Ages {
     /// Begins a pass: entries that were inserted since the last one are new.
     pub(super) fn begin(&mut self, table: &FlowTable<'_>, Clock { now, hz }: Clock) {
         if self.births.len() != table.len() as usize {
-            let birth = |slot| Birth { version: table.at(slot).meta().version(), second: OLD };
+            let birth = |slot| Birth { version: table.at(slot).sequence_word().version(), second: OLD };
             self.births = (0..table.len()).map(birth).collect();
             self.at = now;
             return;
@@ -45,11 +45,11 @@ impl Ages {
     }
 
     /// Seconds since a pass first saw the flow in a slot; `None` if that is longer ago than [`LONGEST`], or unknown.
-    pub(super) fn age(&mut self, slot: u32, meta: Meta) -> Option<u32> {
+    pub(super) fn age(&mut self, slot: u32, sequence_word: SequenceWord) -> Option<u32> {
         let now = self.second;
         let birth = self.births.get_mut(slot as usize)?;
-        if birth.version != meta.version() {
-            *birth = Birth { version: meta.version(), second: now + 1 };
+        if birth.version != sequence_word.version() {
+            *birth = Birth { version: sequence_word.version(), second: now + 1 };
         }
         if birth.second == OLD {
             return None;

@@ -2,25 +2,25 @@
 
 use super::Request;
 use crate::{
-    abi::flow::{Numbers, state},
+    abi::flow::{SequenceNumbers, state},
     datapath::{
-        flows::{Flows, Found},
-        numbers::{Segment, after_client},
-        tables::Tables,
+        flows::{EntrySnapshot, Flows},
+        map_access::Maps,
+        sequence_numbers::{Segment, after_client},
     },
 };
 
 /// Age in seconds from which an answered UDP flow is a stream and no single request (`nf_conntrack_udp`: 2).
 const STREAM: u32 = 2;
 
-impl<'t, T: Tables> Request<'t, '_, T> {
+impl<'t, T: Maps> Request<'t, '_, T> {
     /// The state of a flow after this packet, as bits of [`state`].
     #[inline(always)]
-    pub(super) fn bits_after(
+    pub(super) fn state_after(
         &self,
         was: u32,
         segment: &Segment,
-        found: &Found<'_>,
+        found: &EntrySnapshot<'_>,
         flows: &Flows<'t, T>,
     ) -> u32 {
         let flags = self.packet.flags;
@@ -28,11 +28,11 @@ impl<'t, T: Tables> Request<'t, '_, T> {
             return was | if self.assures_datagrams(found, flows) { state::ASSURED } else { 0 };
         }
         let next = found.flow.numbers.client;
-        if flags.asks() {
+        if flags.is_syn() {
             let is_assured = was & state::ASSURED != 0;
             // Where replies are not seen, the next segment can belong to another connection only if this one seems
             // finished.
-            let reopens = if self.answers_return() {
+            let reopens = if self.sees_replies() {
                 is_assured || segment.end != next
             } else {
                 is_assured && was & (state::RESET | state::CLIENT_FIN) != 0
@@ -55,20 +55,20 @@ impl<'t, T: Tables> Request<'t, '_, T> {
     /// connection continues. Where replies are not seen, the SYN may have begun another connection. Then the next
     /// segment continues one of the two, and decides.
     #[inline(always)]
-    pub(super) fn without_doubt(
+    pub(super) fn resolve_doubt(
         &self,
         was: u32,
         segment: &Segment,
-        found: &Found<'_>,
+        found: &EntrySnapshot<'_>,
         flows: &Flows<'t, T>,
     ) -> u32 {
-        if !self.goes_on() || self.packet.flags.rst() || was & state::ASSURED == 0 {
+        if !self.is_mid_stream() || self.packet.flags.rst() || was & state::ASSURED == 0 {
             return was;
         }
-        if !self.answers_return() && was & state::REOPENED != 0 {
+        if !self.sees_replies() && was & state::REOPENED != 0 {
             return was & !(state::REOPENED | state::ENDS);
         }
-        let Numbers { client, server } = found.flow.numbers;
+        let SequenceNumbers { client, server } = found.flow.numbers;
         if !segment.is_plausible(client, server) {
             return was;
         }
@@ -81,26 +81,26 @@ impl<'t, T: Tables> Request<'t, '_, T> {
     /// flow that began with a SYN is assured by its next segment. One picked up mid-stream must continue a second or
     /// more later: if it is evicted before that, it is picked up again.
     #[inline(always)]
-    fn assures(&self, segment: &Segment, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
-        let was = found.meta.state();
+    fn assures(&self, segment: &Segment, found: &EntrySnapshot<'_>, flows: &Flows<'t, T>) -> bool {
+        let was = found.sequence_word.state();
         let numbers = found.flow.numbers;
         let comes_next = segment.finishes(numbers.client);
-        if self.answers_return() {
+        if self.sees_replies() {
             return comes_next & (was & state::ANSWERED != 0) & segment.acknowledges(numbers.server);
         }
-        comes_next & ((was & state::PICKED_UP == 0) | (flows.silence(found.meta) >= self.index.hz))
+        comes_next & ((was & state::PICKED_UP == 0) | (flows.silence(found.sequence_word) >= self.index.hz))
     }
 
     /// Whether a datagram makes the flow assured. In mode `nat` the server has answered and the flow is 2 s old, as in
     /// nf_conntrack.
     #[inline(always)]
-    fn assures_datagrams(&self, found: &Found<'_>, flows: &Flows<'t, T>) -> bool {
-        let was = found.meta.state();
-        if self.answers_return() {
+    fn assures_datagrams(&self, found: &EntrySnapshot<'_>, flows: &Flows<'t, T>) -> bool {
+        let was = found.sequence_word.state();
+        if self.sees_replies() {
             let age = flows.now().wrapping_sub(found.flow.numbers.client);
             return (was & state::ANSWERED != 0) & (age >= STREAM * self.index.hz);
         }
-        (was & state::PICKED_UP == 0) | (flows.silence(found.meta) >= self.index.hz)
+        (was & state::PICKED_UP == 0) | (flows.silence(found.sequence_word) >= self.index.hz)
     }
 
     /// Updates the flow's sequence numbers from a segment. In mode `nat` the server's number stays until the client has
@@ -109,23 +109,23 @@ impl<'t, T: Tables> Request<'t, '_, T> {
     pub(super) fn advance(
         &self,
         segment: &Segment,
-        found: &Found<'_>,
+        found: &EntrySnapshot<'_>,
         is_assured_now: bool,
         is_another: bool,
     ) {
         let numbers = found.flow.numbers;
-        let is_assured = found.meta.state() & state::ASSURED != 0;
-        if self.packet.flags.asks() {
+        let is_assured = found.sequence_word.state() & state::ASSURED != 0;
+        if self.packet.flags.is_syn() {
             // Where replies are seen, the server's SYN-ACK shows which SYN it has accepted.
-            if !is_assured && !self.answers_return() {
-                found.advance(Numbers { client: segment.end, server: 0 });
+            if !is_assured && !self.sees_replies() {
+                found.advance(SequenceNumbers { client: segment.end, server: 0 });
             }
         } else if is_another && !segment.is_plausible(numbers.client, numbers.server) {
-            found.advance(Numbers { client: segment.end, server: segment.acknowledges });
-        } else if is_assured_now && !self.answers_return() {
+            found.advance(SequenceNumbers { client: segment.end, server: segment.acknowledges });
+        } else if is_assured_now && !self.sees_replies() {
             // Nothing else shows the server's number.
-            found.advance(Numbers { server: segment.acknowledges, ..numbers });
-        } else if (is_assured || !self.answers_return())
+            found.advance(SequenceNumbers { server: segment.acknowledges, ..numbers });
+        } else if (is_assured || !self.sees_replies())
             && let Some(next) = after_client(numbers, segment)
         {
             found.advance(next);

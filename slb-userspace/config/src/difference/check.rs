@@ -3,7 +3,7 @@
 use humantime::format_duration;
 
 use super::{debug, listed};
-use crate::model::{CheckKind, HealthCheck, HttpCheck, Passive, Tls, TlsCheck, UdpCheck};
+use crate::model::{CertificateCheck, CheckKind, HealthCheck, HttpCheck, PassiveCheck, TlsCheck, UdpCheck};
 
 /// Summary of a check that is added.
 pub(super) fn in_words(check: &HealthCheck) -> String {
@@ -50,16 +50,18 @@ pub(super) fn kind(kind: &CheckKind) -> String {
     }
 }
 
-fn certificate(tls: Tls) -> &'static str {
+fn certificate(tls: CertificateCheck) -> &'static str {
     match tls {
-        Tls::Any => "certificate not verified",
-        Tls::Verified => "certificate verified",
+        CertificateCheck::Any => "certificate not verified",
+        CertificateCheck::Verified => "certificate verified",
     }
 }
 
-pub(super) fn passive(passive: &Option<Passive>) -> String {
-    passive
-        .map_or_else(|| "off".to_owned(), |Passive { failures, within }| format!("{failures} in {within:?}"))
+pub(super) fn passive(passive: &Option<PassiveCheck>) -> String {
+    passive.map_or_else(
+        || "off".to_owned(),
+        |PassiveCheck { failures, within }| format!("{failures} in {within:?}"),
+    )
 }
 
 pub(super) fn port(port: &Option<u16>) -> String {

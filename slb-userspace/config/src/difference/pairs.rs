@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_told_apart_is_paired_in_its_order() {
+    fn entries_with_equal_keys_are_paired_in_order() {
         let (old, new) = (["a", "b", "long"], ["c", "longer", "d"]);
         let (both, removed, added) = paired(old.iter(), new.iter(), |name| name.len());
         assert_eq!(both, [(&"a", &"c"), (&"b", &"d")]);

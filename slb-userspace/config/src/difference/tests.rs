@@ -12,13 +12,13 @@ fn changed(replaced: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn the_same_does_not_differ() {
+fn equal_configurations_have_no_difference() {
     assert_eq!(changed(&[]), [""; 0]);
     assert_eq!(changed(&[("port = 53\n", "port = 53 # comment\n")]), [""; 0]);
 }
 
 #[test]
-fn servers() {
+fn changed_servers_are_described() {
     assert_eq!(
         changed(&[("port = 8080 }", "port = 8080, weight = 5 }")]),
         ["server group web: server 10.0.0.11:8080 weight 100 -> 5"]
@@ -37,7 +37,7 @@ fn servers() {
 }
 
 #[test]
-fn listeners() {
+fn changed_listeners_are_described() {
     assert_eq!(changed(&[("port = 80\n", "port = 81\n")]), ["listener shop/web: port 80 -> 81"]);
     assert_eq!(changed(&[("name = \"dns\"", "name = \"names\"")]), ["listener shop/dns: renamed to names"]);
     assert_eq!(
@@ -64,7 +64,7 @@ fn listeners() {
 }
 
 #[test]
-fn health_checks() {
+fn changed_health_checks_are_described() {
     let with = |check: &str| {
         changed(&[("server_group = \"web\"", &format!("server_group = \"web\"\nhealth_check = {check}"))])
     };
@@ -91,7 +91,7 @@ fn health_checks() {
 
 /// As in the file. Different values have different texts.
 #[test]
-fn kinds_of_checks() {
+fn changed_check_kinds_are_described() {
     let udp = |settings: &str| {
         let check = format!("backend_port = 5353\nhealth_check = {{ kind = \"udp\"{settings} }}");
         shop(&[("backend_port = 5353", &check)])
@@ -141,7 +141,7 @@ fn kinds_of_checks() {
 }
 
 #[test]
-fn silence_of_connections() {
+fn changed_idle_timeouts_are_described() {
     let timeout = "protocol = \"tcp\"\nestablished_timeout = \"60s\"";
     assert_eq!(
         changed(&[("protocol = \"tcp\"", timeout)]),
@@ -153,7 +153,7 @@ fn silence_of_connections() {
 }
 
 #[test]
-fn names_of_groups_and_load_balancers() {
+fn renamed_groups_and_load_balancers_are_described() {
     assert_eq!(
         changed(&[
             ("server_group = \"web\"", "server_group = \"w\""),
@@ -176,7 +176,7 @@ fn names_of_groups_and_load_balancers() {
 }
 
 #[test]
-fn the_daemon() {
+fn changed_daemon_settings_are_described() {
     assert_eq!(
         changed(&[("[\"eth0\"]", "[\"eth1\"]")]),
         ["daemon: interface eth0 removed", "daemon: interface eth1 added"]
@@ -192,7 +192,7 @@ fn the_daemon() {
 }
 
 #[test]
-fn order_is_no_change_of_anything_else() {
+fn reordered_entries_are_described_as_reordered_only() {
     let (first, second) =
         ("{ address = \"10.0.0.11\", port = 8080 }", "{ address = \"10.0.0.12\", port = 8081 }");
     let text = SHOP.replace(first, "FIRST").replace(second, first).replace("FIRST", second);

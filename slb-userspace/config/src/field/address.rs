@@ -13,7 +13,7 @@ impl Checker {
             let message = format!("{} is not an IP address", quoted(text));
             let label = "expected an address such as \"192.0.2.10\" or \"2001:db8::10\"";
             let problem = Diagnostic::error(value.span(), message, label);
-            return self.refuse(match misread(text) {
+            return self.refuse(match address_hint(text) {
                 Some(help) => problem.help(help),
                 None => problem,
             });
@@ -29,7 +29,7 @@ impl Checker {
 }
 
 /// Guesses what was meant by text that is not an IP address.
-fn misread(text: &str) -> Option<String> {
+fn address_hint(text: &str) -> Option<String> {
     if let Ok(socket) = text.parse::<SocketAddr>() {
         return Some(format!("write \"{}\": ports have a field of their own", socket.ip()));
     }

@@ -18,7 +18,7 @@ pub struct HealthCheck {
     /// Consecutive failures after which a server is unhealthy. 1 to 10.
     pub unhealthy_threshold: u8,
     /// Passive checks, if configured. Only for TCP in mode `nat`.
-    pub passive: Option<Passive>,
+    pub passive: Option<PassiveCheck>,
 }
 
 /// The [window](HealthCheck::window) of a check with default settings.
@@ -38,7 +38,7 @@ impl HealthCheck {
 
 /// When failed connections of clients eject a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Passive {
+pub struct PassiveCheck {
     /// Minimum number of failed connections while none succeeds. 2 to 1,000.
     pub failures: u32,
     /// Time window in which they are opened. 5 s to 60 s.
@@ -78,15 +78,15 @@ impl CheckKind {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HttpCheck {
     /// Method.
-    pub method: Method,
+    pub method: HttpMethod,
     /// Request target. 1 to 1,024 visible ASCII characters, the first of them `/`.
     pub path: String,
     /// `Host` header and TLS server name; `None` for the probed address. ASCII.
     pub host: Option<String>,
     /// Accepted status codes. Not empty.
-    pub expect: Vec<Status>,
+    pub expect: Vec<ExpectedStatus>,
     /// TLS settings; `None` for plain HTTP.
-    pub tls: Option<Tls>,
+    pub tls: Option<CertificateCheck>,
 }
 
 /// A TLS handshake, after which the connection is reset.
@@ -95,19 +95,19 @@ pub struct TlsCheck {
     /// TLS server name, perhaps with a port; `None` for no name. ASCII.
     pub host: Option<String>,
     /// How the server's certificate is verified.
-    pub verify: Tls,
+    pub verify: CertificateCheck,
 }
 
 /// HTTP method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Method {
+pub enum HttpMethod {
     /// Requests the head of the answer only.
     Head,
     /// Requests the body too, which is not read.
     Get,
 }
 
-impl Method {
+impl HttpMethod {
     /// The method's name in a request.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -119,7 +119,7 @@ impl Method {
 
 /// How the server's certificate is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Tls {
+pub enum CertificateCheck {
     /// Not at all: the check shows whether the server answers, not who it is.
     Any,
     /// By this machine's root certificates, including its name.
@@ -128,14 +128,14 @@ pub enum Tls {
 
 /// A status code, or a class of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
+pub enum ExpectedStatus {
     /// All codes with this first digit. 2 to 5.
     Class(u8),
     /// One code. 200 to 599.
     Code(u16),
 }
 
-impl Status {
+impl ExpectedStatus {
     /// Whether `code` is included.
     pub fn matches(self, code: u16) -> bool {
         match self {
@@ -145,7 +145,7 @@ impl Status {
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for ExpectedStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Class(class) => write!(f, "{class}xx"),

@@ -15,7 +15,7 @@ use self::interfaces::EXAMPLE;
 use crate::{
     diagnostic::Diagnostic,
     field::Checker,
-    model::{Daemon, XdpMode},
+    model::{DaemonConfig, XdpMode},
     raw::{self, List, Value},
 };
 
@@ -31,7 +31,10 @@ const FLOW_TABLE_ENTRIES: u32 = 262_144;
 const XDP_MODES: [(&str, XdpMode); 3] =
     [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
 
-pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon>>) -> Option<Daemon> {
+pub(super) fn build(
+    checker: &mut Checker,
+    table: Option<&raw::RawTable<raw::RawDaemon>>,
+) -> Option<DaemonConfig> {
     let Some(table) = table else {
         return checker.refuse(
             Diagnostic::error(0..0, "`[daemon]` is missing", "the interfaces to attach to must be named")
@@ -62,7 +65,7 @@ pub(super) fn build(checker: &mut Checker, table: Option<&raw::Table<raw::Daemon
         .map_or(Some(None), |value| checker.integer("probe_mark", value, 1..=u32::MAX).map(Some));
     let hash_seed = hash_seed(checker, raw.hash_seed.as_ref());
     let (interfaces, roles) = interfaces?;
-    Some(Daemon {
+    Some(DaemonConfig {
         interfaces,
         roles,
         xdp_mode: xdp_mode?,
@@ -113,15 +116,15 @@ fn pin_dir(checker: &mut Checker, value: Option<&Value>) -> Option<PathBuf> {
 
 fn socket_path(checker: &mut Checker, key: &str, value: Option<&Value>, default: &str) -> Option<PathBuf> {
     /// The kernel's `sun_path` without the terminating zero, unix(7).
-    const LONGEST: usize = 107;
+    const MAX_BYTES: usize = 107;
     let path = checker.absolute_path(key, value, default)?;
     let bytes = path.as_os_str().len();
     match value {
-        Some(value) if bytes > LONGEST => checker.refuse(
+        Some(value) if bytes > MAX_BYTES => checker.refuse(
             Diagnostic::error(
                 value.span(),
                 format!("`{key}` is {bytes} bytes long"),
-                format!("the path of a unix socket has at most {LONGEST} bytes"),
+                format!("the path of a unix socket has at most {MAX_BYTES} bytes"),
             )
             .help(format!("the default is `{key} = \"{default}\"`")),
         ),

@@ -9,27 +9,27 @@ use super::{families::Families, vips::Vips};
 use crate::{
     diagnostic::{Diagnostic, Span},
     field::Checker,
-    model::{Server, ServerGroup, TableSize},
+    model::{ConfigServer, ServerGroup, TableSize},
     raw::{self, Scalar, Value},
     suggest::quoted,
 };
 
 /// Maximum number of servers of a group.
-const MOST_SERVERS: usize = 1_024;
+const MAX_GROUP_SERVERS: usize = 1_024;
 
 /// The groups of one kind, by name.
 #[derive(Debug)]
-pub(super) struct Index<'a> {
+pub(super) struct GroupIndex<'a> {
     kind: &'static str,
     /// The setting of a listener that refers to such a group.
     key: &'static str,
-    groups: HashMap<&'a str, Entry>,
+    groups: HashMap<&'a str, IndexedGroup>,
     /// In file order, so that messages do not depend on hashes.
     names: Vec<&'a str>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct IndexedGroup {
     span: Span,
     families: Families,
     all_families: Families,
@@ -39,19 +39,19 @@ struct Entry {
 }
 
 /// A group as written in the file.
-pub(super) struct Listed<'a> {
+pub(super) struct GroupEntry<'a> {
     /// Its name, if present.
     pub(super) name: Option<&'a Value>,
     /// Address, port and weight of its servers.
-    pub(super) servers: Vec<ListedServer<'a>>,
+    pub(super) servers: Vec<GroupServer<'a>>,
 }
 
 /// Address, port and weight of a server, if present.
-pub(super) type ListedServer<'a> = (Option<&'a Value>, Option<&'a Value>, Option<&'a Value>);
+pub(super) type GroupServer<'a> = (Option<&'a Value>, Option<&'a Value>, Option<&'a Value>);
 
 /// What a listener needs to know of a group.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Found<'i, 'a> {
+pub(super) struct FoundGroup<'i, 'a> {
     pub(super) name: &'a str,
     /// Address families of the servers that receive new flows.
     pub(super) families: Families,
@@ -63,25 +63,27 @@ pub(super) struct Found<'i, 'a> {
     pub(super) servers: usize,
 }
 
-impl<'a> Index<'a> {
+impl<'a> GroupIndex<'a> {
     /// Collects the groups. Reports duplicate names, also across kinds (`seen`), because `slb server` finds servers by
     /// the name of their group. A group with an invalid name can be found too.
     pub(super) fn collect(
         checker: &mut Checker,
         kind: &'static str,
         key: &'static str,
-        groups: impl Iterator<Item = Listed<'a>>,
+        groups: impl Iterator<Item = GroupEntry<'a>>,
         seen: &mut HashMap<&'a str, Span>,
     ) -> Self {
         let mut index = Self { kind, key, groups: HashMap::new(), names: Vec::new() };
-        for Listed { name, servers } in groups {
+        for GroupEntry { name, servers } in groups {
             let Some(value) = name else { continue };
             let Scalar::Text(name) = value.as_ref() else { continue };
             checker.unique(seen, name.as_str(), value.span(), &format!("{kind} {}", quoted(name)));
-            let families = serving(servers.iter().map(|(address, _, weight)| (*address, *weight)));
-            let all_families = of_all(servers.iter().map(|(address, ..)| *address));
+            let families =
+                families_of_serving(servers.iter().map(|(address, _, weight)| (*address, *weight)));
+            let all_families = families_of_all(servers.iter().map(|(address, ..)| *address));
             let ports = servers.iter().filter_map(|(_, value, _)| port(*value)).collect();
-            let entry = Entry { span: value.span(), families, all_families, ports, servers: servers.len() };
+            let entry =
+                IndexedGroup { span: value.span(), families, all_families, ports, servers: servers.len() };
             index.groups.insert(name, entry);
             index.names.push(name);
         }
@@ -89,11 +91,11 @@ impl<'a> Index<'a> {
     }
 
     /// Finds the group that a listener refers to.
-    pub(super) fn find(&self, checker: &mut Checker, name: &str, span: Span) -> Option<Found<'_, 'a>> {
+    pub(super) fn find(&self, checker: &mut Checker, name: &str, span: Span) -> Option<FoundGroup<'_, 'a>> {
         if let Some((name, entry)) = self.groups.get_key_value(name) {
-            let Entry { families, all_families, ports, servers, .. } = entry;
+            let IndexedGroup { families, all_families, ports, servers, .. } = entry;
             let (families, all_families) = (*families, *all_families);
-            return Some(Found { name, families, all_families, ports, servers: *servers });
+            return Some(FoundGroup { name, families, all_families, ports, servers: *servers });
         }
         checker.unknown(self.kind, name, span, &self.names);
         None
@@ -112,13 +114,13 @@ impl<'a> Index<'a> {
 }
 
 /// The server groups as written in the file.
-pub(super) fn listed(tables: &[raw::Table<raw::ServerGroup>]) -> impl Iterator<Item = Listed<'_>> {
+pub(super) fn listed(tables: &[raw::RawTable<raw::RawServerGroup>]) -> impl Iterator<Item = GroupEntry<'_>> {
     tables.iter().map(|table| {
-        let raw::ServerGroup { name, servers, .. } = &table.as_ref().0;
+        let raw::RawServerGroup { name, servers, .. } = &table.as_ref().0;
         let servers = servers.0.iter().map(|server| &server.as_ref().0);
         let servers =
             servers.map(|server| (server.address.as_ref(), server.port.as_ref(), server.weight.as_ref()));
-        Listed { name: name.as_ref(), servers: servers.collect() }
+        GroupEntry { name: name.as_ref(), servers: servers.collect() }
     })
 }
 
@@ -132,7 +134,7 @@ fn port(value: Option<&Value>) -> Option<(u16, Span)> {
 
 pub(super) fn build(
     checker: &mut Checker,
-    table: &raw::Table<raw::ServerGroup>,
+    table: &raw::RawTable<raw::RawServerGroup>,
     vips: &Vips,
 ) -> Option<ServerGroup> {
     let raw = &table.as_ref().0;
@@ -154,8 +156,10 @@ pub(super) fn build(
 }
 
 /// Address families of the servers that receive new flows, if they could be read.
-pub(super) fn serving<'a>(servers: impl Iterator<Item = (Option<&'a Value>, Option<&'a Value>)>) -> Families {
-    of_all(
+pub(super) fn families_of_serving<'a>(
+    servers: impl Iterator<Item = (Option<&'a Value>, Option<&'a Value>)>,
+) -> Families {
+    families_of_all(
         servers
             .filter(|(_, weight)| weight.is_none_or(|weight| *weight.as_ref() != Scalar::Integer(0)))
             .map(|(address, _)| address),
@@ -163,7 +167,7 @@ pub(super) fn serving<'a>(servers: impl Iterator<Item = (Option<&'a Value>, Opti
 }
 
 /// Address families of the servers, if they could be read.
-pub(super) fn of_all<'a>(servers: impl Iterator<Item = Option<&'a Value>>) -> Families {
+pub(super) fn families_of_all<'a>(servers: impl Iterator<Item = Option<&'a Value>>) -> Families {
     let addresses: Vec<_> = servers
         .filter_map(|address| match address?.as_ref() {
             Scalar::Text(text) => text.parse().ok(),
@@ -180,12 +184,12 @@ pub(super) fn check_count(
     size: Option<TableSize>,
     size_value: Option<&Value>,
 ) {
-    if let Some(first_too_many) = servers.get(MOST_SERVERS) {
+    if let Some(first_too_many) = servers.get(MAX_GROUP_SERVERS) {
         checker.note(
             Diagnostic::error(
                 first_too_many.clone(),
                 format!("a group cannot have {} servers", servers.len()),
-                format!("allowed: {MOST_SERVERS}; this is the first one too many"),
+                format!("allowed: {MAX_GROUP_SERVERS}; this is the first one too many"),
             )
             .help("divide the servers among several groups"),
         );
@@ -205,10 +209,10 @@ pub(super) fn check_count(
 
 fn build_server(
     checker: &mut Checker,
-    table: &raw::Table<raw::Server>,
+    table: &raw::RawTable<raw::RawServer>,
     vips: &Vips,
     seen: &mut HashMap<SocketAddr, Span>,
-) -> Option<Server> {
+) -> Option<ConfigServer> {
     let raw = &table.as_ref().0;
     let span = table.span();
     let endpoint = endpoint(checker, &span, raw.address.as_ref(), raw.port.as_ref(), vips);
@@ -216,7 +220,7 @@ fn build_server(
     let endpoint = endpoint?;
     let at = raw.address.as_ref().map_or(span, toml::Spanned::span);
     checker.unique(seen, endpoint, at, &format!("server `{endpoint}`"));
-    Some(Server { address: endpoint.ip(), port: endpoint.port(), weight: weight? })
+    Some(ConfigServer { address: endpoint.ip(), port: endpoint.port(), weight: weight? })
 }
 
 /// Checks a server's address and port.

@@ -7,7 +7,7 @@ mod udp;
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use kind::Kind;
+use kind::KindWord;
 
 use crate::{
     diagnostic::Diagnostic,
@@ -27,7 +27,7 @@ const THRESHOLD_DEFAULT: u8 = 3;
 /// Returns `None` after an error, and `Some(None)` for no check.
 pub(super) fn build(
     checker: &mut Checker,
-    table: Option<&raw::Table<raw::HealthCheck>>,
+    table: Option<&raw::RawTable<raw::RawHealthCheck>>,
     protocol: Option<Protocol>,
 ) -> Option<Option<HealthCheck>> {
     let Some(table) = table else {
@@ -35,8 +35,8 @@ pub(super) fn build(
     };
     let raw = &table.as_ref().0;
     let kind = checker.required(raw.kind.as_ref(), "kind", &table.span(), "kind = \"tcp\"");
-    let kind = kind.and_then(|value| checker.choice("kind", value, &Kind::WORDS));
-    let (interval, timeout) = kind.map_or_else(|| Kind::Tcp.timing(), Kind::timing);
+    let kind = kind.and_then(|value| checker.choice("kind", value, &KindWord::WORDS));
+    let (interval, timeout) = kind.map_or_else(|| KindWord::Tcp.timing(), KindWord::timing);
     let port = raw.port.as_ref().map_or(Some(None), |value| checker.port("port", value).map(Some));
     let interval = duration(checker, "interval", raw.interval.as_ref(), INTERVAL, interval);
     let timeout = duration(checker, "timeout", raw.timeout.as_ref(), TIMEOUT, timeout);
@@ -46,19 +46,19 @@ pub(super) fn build(
     let kind = kind?;
     let fits = kind.refuse_others(checker, raw);
     let kind = match kind {
-        Kind::None => {
+        KindWord::None => {
             if let Some(table) = &raw.passive {
                 return passive::refuse_alone(checker, table);
             }
             warn_of_settings(checker, raw);
             return Some(None);
         }
-        Kind::Tcp => Some(CheckKind::Tcp),
-        Kind::Icmp => Some(CheckKind::Icmp),
-        Kind::Udp => udp::build(checker, raw).map(CheckKind::Udp),
-        Kind::Tls => http::tls(checker, raw).map(CheckKind::Tls),
-        Kind::Http => http::build(checker, raw, false).map(CheckKind::Http),
-        Kind::Https => http::build(checker, raw, true).map(CheckKind::Http),
+        KindWord::Tcp => Some(CheckKind::Tcp),
+        KindWord::Icmp => Some(CheckKind::Icmp),
+        KindWord::Udp => udp::build(checker, raw).map(CheckKind::Udp),
+        KindWord::Tls => http::tls(checker, raw).map(CheckKind::Tls),
+        KindWord::Http => http::build(checker, raw, false).map(CheckKind::Http),
+        KindWord::Https => http::build(checker, raw, true).map(CheckKind::Http),
     };
     fits?;
     Some(Some(HealthCheck {
@@ -74,7 +74,7 @@ pub(super) fn build(
 
 /// The check of a TCP listener without `health_check`.
 fn default() -> HealthCheck {
-    let (interval, timeout) = Kind::Tcp.timing();
+    let (interval, timeout) = KindWord::Tcp.timing();
     HealthCheck {
         kind: CheckKind::Tcp,
         port: None,
@@ -86,7 +86,7 @@ fn default() -> HealthCheck {
     }
 }
 
-fn warn_of_settings(checker: &mut Checker, raw: &raw::HealthCheck) {
+fn warn_of_settings(checker: &mut Checker, raw: &raw::RawHealthCheck) {
     let settings = [&raw.port, &raw.interval, &raw.timeout, &raw.healthy_threshold, &raw.unhealthy_threshold];
     if let Some(setting) = settings.into_iter().flatten().next() {
         checker.note(

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{balancer::Scope, ending, families::Families, health_check, mode, scheduling, target};
+use super::{
+    families::Families, health_check, load_balancer::BalancerScope, mode, scheduling, target, timeouts,
+};
 use crate::{
     diagnostic::Span,
     field::Checker,
@@ -15,7 +17,7 @@ const ON_NO_HEALTHY: [(&str, OnNoHealthy); 2] = [("drop", OnNoHealthy::Drop), ("
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
 /// Properties of the load balancer that a listener needs.
-pub(super) struct Surroundings {
+pub(super) struct BalancerContext {
     /// Address families of its VIPs.
     pub(super) vips: Families,
     /// Address families of its default servers that receive new flows; `None` without default servers.
@@ -26,16 +28,16 @@ pub(super) struct Surroundings {
 
 /// Names and ports that listeners of a load balancer use so far.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(super) struct UsedNames {
     names: HashMap<String, Span>,
     ports: HashMap<(Protocol, u16), Span>,
 }
 
 pub(super) fn build(
-    scope: &mut Scope<'_, '_>,
-    table: &raw::Table<raw::Listener>,
-    surroundings: &Surroundings,
-    seen: &mut Seen,
+    scope: &mut BalancerScope<'_, '_>,
+    table: &raw::RawTable<raw::RawListener>,
+    context: &BalancerContext,
+    seen: &mut UsedNames,
 ) -> Option<Listener> {
     let raw = &table.as_ref().0;
     let span = table.span();
@@ -55,7 +57,7 @@ pub(super) fn build(
         checker.unique(&mut seen.ports, (protocol, port), value.span(), &format!("{word} port {port}"));
     }
     let health_check = health_check::build(checker, raw.health_check.as_ref(), protocol);
-    let ending = ending::build(checker, raw, protocol);
+    let ending = timeouts::build(checker, raw, protocol);
     let state = state(checker, raw.state.as_ref());
     let on_no_healthy = raw.on_no_healthy.as_ref();
     let on_no_healthy = on_no_healthy
@@ -65,7 +67,7 @@ pub(super) fn build(
     let mode = forwarding.map(|forwarding| forwarding.mode);
     health_check::passive::check(scope.checker, raw.health_check.as_ref(), protocol, mode);
     let at = port.zip(port_value.map(toml::Spanned::span));
-    let target = target::build(scope, raw, &span, surroundings, mode, at);
+    let target = target::build(scope, raw, &span, context, mode, at);
     if let (Some(target), Some(None)) = (&target, &health_check) {
         target::warn_of_no_check(scope.checker, raw, target);
     }

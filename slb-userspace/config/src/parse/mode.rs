@@ -1,6 +1,6 @@
 //! What a listener's mode requires of its servers and of the daemon.
 
-use super::{balancer::Scope, families::Families, group::Found};
+use super::{families::Families, group::FoundGroup, load_balancer::BalancerScope};
 use crate::{
     diagnostic::{Diagnostic, Span},
     model::{Mode, Protocol, Tracking, UnknownDatagrams},
@@ -14,7 +14,7 @@ const UNKNOWN_DATAGRAMS: [(&str, UnknownDatagrams); 2] =
 
 /// How a listener's packets reach their server, and which flows are tracked.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Forwarding {
+pub(super) struct ModeSettings {
     pub(super) mode: Mode,
     pub(super) tracking: Tracking,
     pub(super) unknown_datagrams: UnknownDatagrams,
@@ -22,10 +22,10 @@ pub(super) struct Forwarding {
 
 /// Checks mode, tracking and `unknown_datagrams`.
 pub(super) fn build(
-    scope: &mut Scope<'_, '_>,
-    raw: &raw::Listener,
+    scope: &mut BalancerScope<'_, '_>,
+    raw: &raw::RawListener,
     protocol: Option<Protocol>,
-) -> Option<Forwarding> {
+) -> Option<ModeSettings> {
     let checker = &mut *scope.checker;
     let mode = raw.mode.as_ref().map_or(Some(Mode::Nat), |value| checker.choice("mode", value, &MODES));
     let tracking = raw
@@ -47,11 +47,16 @@ pub(super) fn build(
             .help("remove it"),
         );
     }
-    Some(Forwarding { mode: mode?, tracking: tracking?, unknown_datagrams: unknown_datagrams? })
+    Some(ModeSettings { mode: mode?, tracking: tracking?, unknown_datagrams: unknown_datagrams? })
 }
 
 /// Checks that packets arrive at a port that the server listens on. Without NAT that is the listener's own port.
-pub(super) fn check_port(scope: &mut Scope<'_, '_>, mode: Mode, listener: (u16, Span), server: (u16, Span)) {
+pub(super) fn check_port(
+    scope: &mut BalancerScope<'_, '_>,
+    mode: Mode,
+    listener: (u16, Span),
+    server: (u16, Span),
+) {
     if mode == Mode::Nat || listener.0 == server.0 {
         return;
     }
@@ -68,10 +73,10 @@ pub(super) fn check_port(scope: &mut Scope<'_, '_>, mode: Mode, listener: (u16, 
 
 /// [`check_port`] for all servers of a group. Reports the first that differs.
 pub(super) fn check_ports(
-    scope: &mut Scope<'_, '_>,
+    scope: &mut BalancerScope<'_, '_>,
     mode: Mode,
     listener: (u16, Span),
-    group: &Found<'_, '_>,
+    group: &FoundGroup<'_, '_>,
 ) {
     if let Some(server) = group.ports.iter().find(|(port, _)| *port != listener.0) {
         check_port(scope, mode, listener, server.clone());
@@ -79,7 +84,7 @@ pub(super) fn check_ports(
 }
 
 /// Checks that a tunnel source address exists for these servers' address families.
-pub(super) fn check_tunnels(scope: &mut Scope<'_, '_>, mode: &Value, servers: Families) {
+pub(super) fn check_tunnels(scope: &mut BalancerScope<'_, '_>, mode: &Value, servers: Families) {
     let Some(tunnels) = scope.tunnels else { return };
     let missing = servers.without(tunnels);
     if !missing.is_empty() {

@@ -3,37 +3,39 @@
 use std::net::SocketAddr;
 
 use super::{
-    group::{Listed, endpoint},
+    group::{GroupEntry, endpoint},
     target::failback_after,
     vips::Vips,
 };
 use crate::{diagnostic::Diagnostic, field::Checker, model::PrimarySecondaryGroup, raw};
 
 /// The groups as written in the file.
-pub(super) fn listed(tables: &[raw::Table<raw::PrimarySecondaryGroup>]) -> impl Iterator<Item = Listed<'_>> {
+pub(super) fn listed(
+    tables: &[raw::RawTable<raw::RawPrimarySecondaryGroup>],
+) -> impl Iterator<Item = GroupEntry<'_>> {
     tables.iter().map(|table| {
-        let raw::PrimarySecondaryGroup { name, primary, secondary, .. } = &table.as_ref().0;
+        let raw::RawPrimarySecondaryGroup { name, primary, secondary, .. } = &table.as_ref().0;
         let servers = [primary, secondary].into_iter().flatten().map(|server| {
-            let raw::Endpoint { address, port } = &server.as_ref().0;
+            let raw::RawEndpoint { address, port } = &server.as_ref().0;
             (address.as_ref(), port.as_ref(), None)
         });
-        Listed { name: name.as_ref(), servers: servers.collect() }
+        GroupEntry { name: name.as_ref(), servers: servers.collect() }
     })
 }
 
 pub(super) fn build(
     checker: &mut Checker,
-    table: &raw::Table<raw::PrimarySecondaryGroup>,
+    table: &raw::RawTable<raw::RawPrimarySecondaryGroup>,
     vips: &Vips,
 ) -> Option<PrimarySecondaryGroup> {
     let raw = &table.as_ref().0;
     let span = table.span();
     let name = checker.required(raw.name.as_ref(), "name", &span, "name = \"db\"");
     let name = name.and_then(|value| checker.name(value));
-    let mut server = |key: &str, value: &Option<raw::Table<raw::Endpoint>>| -> Option<SocketAddr> {
+    let mut server = |key: &str, value: &Option<raw::RawTable<raw::RawEndpoint>>| -> Option<SocketAddr> {
         let example = format!("{key} = {{ address = \"10.0.0.31\", port = 5432 }}");
         let value = checker.required(value.as_ref(), key, &span, &example)?;
-        let raw::Endpoint { address, port } = &value.as_ref().0;
+        let raw::RawEndpoint { address, port } = &value.as_ref().0;
         endpoint(checker, &value.span(), address.as_ref(), port.as_ref(), vips)
     };
     let (primary, secondary) = (server("primary", &raw.primary), server("secondary", &raw.secondary));

@@ -19,22 +19,22 @@ const PERSISTENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration:
 
 /// Scheduler and session persistence.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Scheduling {
+pub(super) struct SchedulerSettings {
     pub(super) scheduler: Scheduler,
     pub(super) session_persistence: Option<Duration>,
 }
 
-pub(super) fn build(checker: &mut Checker, raw: &raw::Listener) -> Option<Scheduling> {
+pub(super) fn build(checker: &mut Checker, raw: &raw::RawListener) -> Option<SchedulerSettings> {
     let scheduler = raw.scheduler.as_ref();
     let scheduler =
         scheduler.map_or(Some(Scheduler::Maglev), |value| checker.choice("scheduler", value, &SCHEDULERS));
     let session_persistence =
         checker.duration_or_none("session_persistence", raw.session_persistence.as_ref(), PERSISTENCE);
-    Some(Scheduling { scheduler: scheduler?, session_persistence: session_persistence? })
+    Some(SchedulerSettings { scheduler: scheduler?, session_persistence: session_persistence? })
 }
 
 /// Whether a scheduler, as written, ignores weights.
-pub(super) fn takes_turns_evenly(value: &Value) -> bool {
+pub(super) fn ignores_weights(value: &Value) -> bool {
     let Scalar::Text(text) = value.as_ref() else { return false };
     SCHEDULERS.iter().any(|(word, scheduler)| word == text && *scheduler == Scheduler::RoundRobin)
 }

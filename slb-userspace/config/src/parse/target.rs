@@ -2,11 +2,13 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::{balancer::Scope, families::Families, group::Found, listener::Surroundings, mode};
+use super::{
+    families::Families, group::FoundGroup, listener::BalancerContext, load_balancer::BalancerScope, mode,
+};
 use crate::{
     diagnostic::{Diagnostic, Span},
     field::Checker,
-    model::{Mode, Name, Target},
+    model::{ListenerTarget, Mode, Name},
     raw::{self, Value},
     suggest::quoted,
 };
@@ -21,13 +23,13 @@ pub(super) fn failback_after(checker: &mut Checker, value: Option<&Value>) -> Op
 
 /// Checks that a listener has exactly one set of servers, and that these can serve its VIPs.
 pub(super) fn build(
-    scope: &mut Scope<'_, '_>,
-    raw: &raw::Listener,
+    scope: &mut BalancerScope<'_, '_>,
+    raw: &raw::RawListener,
     span: &Span,
-    surroundings: &Surroundings,
+    context: &BalancerContext,
     mode: Option<Mode>,
     port: Option<(u16, Span)>,
-) -> Option<Target> {
+) -> Option<ListenerTarget> {
     let ways = [
         ("server_group", raw.server_group.as_ref()),
         ("primary_secondary_group", raw.primary_secondary_group.as_ref()),
@@ -36,7 +38,7 @@ pub(super) fn build(
     ];
     let named: Vec<_> = ways.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
     let [(key, value)] = named[..] else { return refuse(scope.checker, span, &named) };
-    let mut servers = Servers { scope, vips: surroundings.vips, mode, mode_value: raw.mode.as_ref(), port };
+    let mut servers = TargetChecker { scope, vips: context.vips, mode, mode_value: raw.mode.as_ref(), port };
     if key != "primary" {
         let only_there = [
             ("failover_threshold", raw.failover_threshold.as_ref(), "with `primary` and `secondary`"),
@@ -60,19 +62,21 @@ pub(super) fn build(
         }
     }
     match key {
-        "server_group" => servers.group("server_group", value).map(|found| Target::ServerGroup(name(&found))),
-        "primary_secondary_group" => servers.pair(value).map(Target::PrimarySecondaryGroup),
+        "server_group" => {
+            servers.group("server_group", value).map(|found| ListenerTarget::ServerGroup(name(&found)))
+        }
+        "primary_secondary_group" => servers.pair(value).map(ListenerTarget::PrimarySecondaryGroup),
         "primary" => two_groups(&mut servers, raw, span),
-        _ => servers.default_group(value, surroundings),
+        _ => servers.default_group(value, context),
     }
 }
 
 /// Warns of a secondary that never receives traffic, because nothing checks the primary.
-pub(super) fn warn_of_no_check(checker: &mut Checker, raw: &raw::Listener, target: &Target) {
+pub(super) fn warn_of_no_check(checker: &mut Checker, raw: &raw::RawListener, target: &ListenerTarget) {
     let value = match target {
-        Target::PrimarySecondaryGroup(_) => &raw.primary_secondary_group,
-        Target::PrimarySecondary { .. } => &raw.primary,
-        Target::DefaultGroup { .. } | Target::ServerGroup(_) => return,
+        ListenerTarget::PrimarySecondaryGroup(_) => &raw.primary_secondary_group,
+        ListenerTarget::PrimarySecondary { .. } => &raw.primary,
+        ListenerTarget::DefaultGroup { .. } | ListenerTarget::ServerGroup(_) => return,
     };
     let Some(value) = value else { return };
     checker.note(
@@ -85,7 +89,7 @@ pub(super) fn warn_of_no_check(checker: &mut Checker, raw: &raw::Listener, targe
     );
 }
 
-fn refuse(checker: &mut Checker, span: &Span, named: &[(&str, &Value)]) -> Option<Target> {
+fn refuse(checker: &mut Checker, span: &Span, named: &[(&str, &Value)]) -> Option<ListenerTarget> {
     match named {
         [(first_key, first), (key, value), ..] => checker.refuse(
             Diagnostic::error(
@@ -108,7 +112,11 @@ fn refuse(checker: &mut Checker, span: &Span, named: &[(&str, &Value)]) -> Optio
 }
 
 /// Parses primary/secondary mode.
-fn two_groups(servers: &mut Servers<'_, '_, '_>, raw: &raw::Listener, span: &Span) -> Option<Target> {
+fn two_groups(
+    servers: &mut TargetChecker<'_, '_, '_>,
+    raw: &raw::RawListener,
+    span: &Span,
+) -> Option<ListenerTarget> {
     let checker = &mut *servers.scope.checker;
     let primary = checker.required(raw.primary.as_ref(), "primary", span, "primary = \"web-a\"");
     let secondary = checker.required(raw.secondary.as_ref(), "secondary", span, "secondary = \"web-b\"");
@@ -147,7 +155,7 @@ fn two_groups(servers: &mut Servers<'_, '_, '_>, raw: &raw::Listener, span: &Spa
                 .help("name another group here"),
         );
     }
-    Some(Target::PrimarySecondary {
+    Some(ListenerTarget::PrimarySecondary {
         primary: primary_name,
         secondary: secondary_name,
         failover_threshold: threshold?,
@@ -155,13 +163,13 @@ fn two_groups(servers: &mut Servers<'_, '_, '_>, raw: &raw::Listener, span: &Spa
     })
 }
 
-fn name(found: &Found<'_, '_>) -> Name {
+fn name(found: &FoundGroup<'_, '_>) -> Name {
     Name(found.name.to_owned())
 }
 
 /// The servers of a listener, checked against its VIPs and its mode.
-struct Servers<'r, 's, 'a> {
-    scope: &'r mut Scope<'s, 'a>,
+struct TargetChecker<'r, 's, 'a> {
+    scope: &'r mut BalancerScope<'s, 'a>,
     vips: Families,
     mode: Option<Mode>,
     mode_value: Option<&'r Value>,
@@ -169,8 +177,8 @@ struct Servers<'r, 's, 'a> {
     port: Option<(u16, Span)>,
 }
 
-impl<'s, 'a> Servers<'_, 's, 'a> {
-    fn group(&mut self, key: &str, value: &Value) -> Option<Found<'s, 'a>> {
+impl<'s, 'a> TargetChecker<'_, 's, 'a> {
+    fn group(&mut self, key: &str, value: &Value) -> Option<FoundGroup<'s, 'a>> {
         let text = self.scope.checker.text(key, value, "the name of a server group")?;
         let groups = self.scope.groups;
         let found = groups.find(self.scope.checker, text, value.span())?;
@@ -189,9 +197,9 @@ impl<'s, 'a> Servers<'_, 's, 'a> {
         Some(name(&found))
     }
 
-    fn default_group(&mut self, value: &Value, surroundings: &Surroundings) -> Option<Target> {
+    fn default_group(&mut self, value: &Value, context: &BalancerContext) -> Option<ListenerTarget> {
         let backend_port = self.scope.checker.port("backend_port", value);
-        let Some(families) = surroundings.default_servers else {
+        let Some(families) = context.default_servers else {
             return self.scope.checker.refuse(
                 Diagnostic::error(
                     value.span(),
@@ -205,11 +213,11 @@ impl<'s, 'a> Servers<'_, 's, 'a> {
         if let (Some(mode), Some(port), Some(backend_port)) = (self.mode, self.port.clone(), backend_port) {
             mode::check_port(self.scope, mode, port, (backend_port, value.span()));
         }
-        self.check_tunnels(surroundings.all_default_servers);
-        Some(Target::DefaultGroup { backend_port: backend_port? })
+        self.check_tunnels(context.all_default_servers);
+        Some(ListenerTarget::DefaultGroup { backend_port: backend_port? })
     }
 
-    fn check_found(&mut self, value: &Value, found: &Found<'_, '_>) {
+    fn check_found(&mut self, value: &Value, found: &FoundGroup<'_, '_>) {
         self.warn_of_families(value, &format!("group {}", quoted(found.name)), found.families);
         if let (Some(mode), Some(port)) = (self.mode, self.port.clone()) {
             mode::check_ports(self.scope, mode, port, found);

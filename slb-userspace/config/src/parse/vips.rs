@@ -12,11 +12,11 @@ use crate::{
 /// Which load balancer has which VIP.
 #[derive(Debug, Default)]
 pub(super) struct Vips {
-    owners: HashMap<IpAddr, Owner>,
+    declarations: HashMap<IpAddr, VipDeclaration>,
 }
 
 #[derive(Debug)]
-struct Owner {
+struct VipDeclaration {
     span: Span,
     load_balancer: String,
 }
@@ -25,7 +25,7 @@ struct Owner {
 /// file order.
 pub(super) fn collect(
     checker: &mut Checker,
-    tables: &[raw::Table<raw::LoadBalancer>],
+    tables: &[raw::RawTable<raw::RawLoadBalancer>],
 ) -> (Vips, Vec<Option<Vec<IpAddr>>>) {
     let mut vips = Vips::default();
     let addresses = tables.iter().map(|table| vips.add(checker, table)).collect();
@@ -35,7 +35,7 @@ pub(super) fn collect(
 impl Vips {
     /// Checks that a server's address is not a VIP: packets to it would return to SLB forever.
     pub(super) fn refuse_server(&self, checker: &mut Checker, address: IpAddr, value: &Value) {
-        if let Some(owner) = self.owners.get(&address) {
+        if let Some(owner) = self.declarations.get(&address) {
             let message = format!("server address `{address}` is a VIP");
             checker.note(
                 Diagnostic::error(value.span(), message, "packets to this server would come back to SLB")
@@ -44,7 +44,11 @@ impl Vips {
         }
     }
 
-    fn add(&mut self, checker: &mut Checker, table: &raw::Table<raw::LoadBalancer>) -> Option<Vec<IpAddr>> {
+    fn add(
+        &mut self,
+        checker: &mut Checker,
+        table: &raw::RawTable<raw::RawLoadBalancer>,
+    ) -> Option<Vec<IpAddr>> {
         let raw = &table.as_ref().0;
         let load_balancer = match raw.name.as_ref().map(toml::Spanned::as_ref) {
             Some(Scalar::Text(name)) => quoted(name),
@@ -65,7 +69,7 @@ impl Vips {
         let mut addresses = Vec::new();
         for value in &list.as_ref().0 {
             let Some(address) = checker.address("addresses", value) else { continue };
-            if let Some(owner) = self.owners.get(&address) {
+            if let Some(owner) = self.declarations.get(&address) {
                 let message = format!("VIP `{address}` appears twice");
                 let first = format!("first here, in load balancer {}", owner.load_balancer);
                 checker.note(
@@ -74,8 +78,8 @@ impl Vips {
                 );
                 continue;
             }
-            let owner = Owner { span: value.span(), load_balancer: load_balancer.clone() };
-            self.owners.insert(address, owner);
+            let owner = VipDeclaration { span: value.span(), load_balancer: load_balancer.clone() };
+            self.declarations.insert(address, owner);
             addresses.push(address);
         }
         Some(addresses)

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_value_is_told() {
+    fn scalar_names_every_kind_of_value() {
         assert_eq!(scalar("7"), Scalar::Integer(7));
         assert_eq!(scalar("-1"), Scalar::Integer(-1));
         assert_eq!(scalar("18446744073709551615"), Scalar::Integer(u64::MAX.into()));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_fields_is_not_a_table() {
+    fn list_in_place_of_a_table_is_refused() {
         assert!(toml::from_str::<Fields<Holder>>("value = 1").is_ok());
         #[derive(Debug, Deserialize)]
         struct Outer {

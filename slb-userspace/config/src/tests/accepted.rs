@@ -6,8 +6,9 @@ use super::{BASE, accepted, changed};
 use crate::{
     load,
     model::{
-        CheckKind, HealthCheck, HttpCheck, Method, Mode, OnNoHealthy, Passive, Protocol, RunState, Scheduler,
-        Status, Target, Tls, TlsCheck, Tracking, UdpCheck, UnknownDatagrams, XdpMode,
+        CertificateCheck, CheckKind, ExpectedStatus, HealthCheck, HttpCheck, HttpMethod, ListenerTarget,
+        Mode, OnNoHealthy, PassiveCheck, Protocol, RunState, Scheduler, TlsCheck, Tracking, UdpCheck,
+        UnknownDatagrams, XdpMode,
     },
 };
 
@@ -22,7 +23,7 @@ const DEFAULT_CHECK: HealthCheck = HealthCheck {
 };
 
 #[test]
-fn every_default() {
+fn unset_settings_have_their_defaults() {
     let config = accepted(BASE);
     assert_eq!(config.daemon.interfaces, ["eth0"]);
     assert_eq!(config.daemon.xdp_mode, XdpMode::Auto);
@@ -44,7 +45,7 @@ fn every_default() {
 
     let [dns, web] = shop.listeners.as_slice() else { panic!("{shop:?}") };
     assert_eq!((dns.name.as_str(), dns.protocol, dns.port), ("dns", Protocol::Udp, 53));
-    assert_eq!(dns.target, Target::DefaultGroup { backend_port: 5353 });
+    assert_eq!(dns.target, ListenerTarget::DefaultGroup { backend_port: 5353 });
     assert_eq!((dns.mode, &dns.health_check), (Mode::Nat, &None));
     assert_eq!((dns.tracking, dns.unknown_datagrams), (Tracking::Auto, UnknownDatagrams::Keep));
     assert_eq!((web.name.as_str(), web.protocol, web.port), ("web", Protocol::Tcp, 80));
@@ -54,7 +55,7 @@ fn every_default() {
     assert_eq!((web.mode, &web.health_check), (Mode::Nat, &Some(DEFAULT_CHECK)));
 
     let [group] = config.server_groups.as_slice() else { panic!("{config:?}") };
-    assert_eq!(web.target, Target::ServerGroup(group.name.clone()));
+    assert_eq!(web.target, ListenerTarget::ServerGroup(group.name.clone()));
     assert_eq!(group.table_size.slots(), 65_537);
     let servers: Vec<_> = group
         .servers
@@ -65,7 +66,7 @@ fn every_default() {
 }
 
 #[test]
-fn daemon_settings_are_taken() {
+fn daemon_settings_are_accepted() {
     let config = accepted(&changed(
         "interfaces = [\"eth0\"]",
         "interfaces = [\"eth0\", \"abcdefghijklmno\"]\nxdp_mode = \"native\"\npin_dir = \"/a\"\nsocket = \"/b\"\nread_only_socket = \"/c\"\n\
@@ -91,7 +92,7 @@ fn daemon_settings_are_taken() {
 }
 
 #[test]
-fn modes_are_taken() {
+fn forwarding_modes_are_accepted() {
     let text = BASE
         .replace(
             "[daemon]",
@@ -115,7 +116,7 @@ fn modes_are_taken() {
 }
 
 #[test]
-fn endings_are_taken() {
+fn drain_and_idle_timeouts_are_accepted() {
     let seconds = Duration::from_secs;
     let config = accepted(BASE);
     let [dns, web] = config.load_balancers[0].listeners.as_slice() else { panic!("{config:?}") };
@@ -138,7 +139,7 @@ fn endings_are_taken() {
 }
 
 #[test]
-fn schedulers_are_taken() {
+fn schedulers_are_accepted() {
     let with = |lines: &str| {
         let text = format!("server_group = \"web\"\n{lines}");
         let config = accepted(&changed("server_group = \"web\"", &text));
@@ -171,7 +172,7 @@ fn schedulers_are_taken() {
 }
 
 #[test]
-fn slow_starts_are_taken() {
+fn slow_starts_are_accepted() {
     let config = accepted(BASE);
     assert_eq!((config.load_balancers[0].slow_start, config.server_groups[0].slow_start), (None, None));
     let text = BASE
@@ -185,7 +186,7 @@ fn slow_starts_are_taken() {
 }
 
 #[test]
-fn health_checks_are_taken() {
+fn health_checks_are_accepted() {
     let with = |check: &str| {
         let config = accepted(&changed(
             "server_group = \"web\"",
@@ -196,7 +197,7 @@ fn health_checks_are_taken() {
     assert_eq!(with("{ kind = \"tcp\" }"), Some(DEFAULT_CHECK));
     assert_eq!(with("{ kind = \"none\" }"), None);
     let passive = |failures, seconds| {
-        let passive = Passive { failures, within: Duration::from_secs(seconds) };
+        let passive = PassiveCheck { failures, within: Duration::from_secs(seconds) };
         Some(HealthCheck { passive: Some(passive), ..DEFAULT_CHECK })
     };
     assert_eq!(with("{ kind = \"tcp\", passive = {} }"), passive(5, 10));
@@ -234,7 +235,7 @@ fn health_checks_are_taken() {
 }
 
 #[test]
-fn kinds_of_health_checks_are_taken() {
+fn health_check_kinds_are_accepted() {
     let with = |check: &str| {
         let config = accepted(&changed(
             "server_group = \"web\"",
@@ -243,23 +244,23 @@ fn kinds_of_health_checks_are_taken() {
         config.load_balancers[0].listeners[1].health_check.clone()
     };
     let http = HttpCheck {
-        method: Method::Head,
+        method: HttpMethod::Head,
         path: "/".to_owned(),
         host: None,
-        expect: vec![Status::Class(2)],
+        expect: vec![ExpectedStatus::Class(2)],
         tls: None,
     };
     let of = |kind| Some(HealthCheck { kind, ..DEFAULT_CHECK });
     assert_eq!(with("kind = \"http\""), of(CheckKind::Http(http.clone())));
     assert_eq!(
         with("kind = \"https\""),
-        of(CheckKind::Http(HttpCheck { tls: Some(Tls::Any), ..http.clone() }))
+        of(CheckKind::Http(HttpCheck { tls: Some(CertificateCheck::Any), ..http.clone() }))
     );
     assert_eq!(
         with("kind = \"https\", verify = true, expect = 204"),
         of(CheckKind::Http(HttpCheck {
-            tls: Some(Tls::Verified),
-            expect: vec![Status::Code(204)],
+            tls: Some(CertificateCheck::Verified),
+            expect: vec![ExpectedStatus::Code(204)],
             ..http.clone()
         }))
     );
@@ -268,17 +269,20 @@ fn kinds_of_health_checks_are_taken() {
             "kind = \"http\", method = \"GET\", path = \"/a?b=%20\", host = \"[2001:db8::1]:80\", expect = [\"3xx\", 200, 599]"
         ),
         of(CheckKind::Http(HttpCheck {
-            method: Method::Get,
+            method: HttpMethod::Get,
             path: "/a?b=%20".to_owned(),
             host: Some("[2001:db8::1]:80".to_owned()),
-            expect: vec![Status::Class(3), Status::Code(200), Status::Code(599)],
+            expect: vec![ExpectedStatus::Class(3), ExpectedStatus::Code(200), ExpectedStatus::Code(599)],
             tls: None,
         }))
     );
     let tls =
         |host: Option<&str>, verify| of(CheckKind::Tls(TlsCheck { host: host.map(str::to_owned), verify }));
-    assert_eq!(with("kind = \"tls\""), tls(None, Tls::Any));
-    assert_eq!(with("kind = \"tls\", host = \"a.b\", verify = true"), tls(Some("a.b"), Tls::Verified));
+    assert_eq!(with("kind = \"tls\""), tls(None, CertificateCheck::Any));
+    assert_eq!(
+        with("kind = \"tls\", host = \"a.b\", verify = true"),
+        tls(Some("a.b"), CertificateCheck::Verified)
+    );
     assert_eq!(with("kind = \"icmp\""), of(CheckKind::Icmp));
     let udp = |request: &[u8], expect: Option<&[u8]>| {
         Some(HealthCheck {
@@ -306,7 +310,7 @@ fn udp_listeners_may_have_a_tcp_check() {
 }
 
 #[test]
-fn limits_are_inclusive() {
+fn limits_of_settings_are_inclusive() {
     let name = "a.Z_9-".repeat(11)[..63].to_owned();
     for (from, to) in [
         ("name = \"shop\"", format!("name = \"{name}\"")),
@@ -393,13 +397,13 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
     assert_eq!(config.daemon, defaults.daemon);
     let [shop, data] = config.load_balancers.as_slice() else { panic!("{config:?}") };
     assert!(
-        matches!(&data.listeners[0].target, Target::PrimarySecondaryGroup(name) if name.as_str() == "db")
+        matches!(&data.listeners[0].target, ListenerTarget::PrimarySecondaryGroup(name) if name.as_str() == "db")
     );
     assert_eq!(shop.name.as_str(), "shop");
     assert_eq!(shop.addresses.len(), 2);
     assert_eq!(shop.listeners[0].health_check, Some(DEFAULT_CHECK));
     assert_eq!(shop.listeners[1].health_check, Some(HealthCheck { port: Some(5380), ..DEFAULT_CHECK }));
-    assert_eq!(shop.listeners[1].target, Target::DefaultGroup { backend_port: 5353 });
+    assert_eq!(shop.listeners[1].target, ListenerTarget::DefaultGroup { backend_port: 5353 });
     assert_eq!(
         config.server_groups[0].servers.iter().map(|s| s.weight.value()).collect::<Vec<_>>(),
         [100, 50, 100]
@@ -407,7 +411,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
 }
 
 #[test]
-fn interfaces_have_roles() {
+fn interface_roles_are_accepted() {
     let roles = |list: &str| {
         let daemon = accepted(&changed("interfaces = [\"eth0\"]", &format!("interfaces = {list}"))).daemon;
         let roles =

@@ -24,7 +24,7 @@ const WEB_TARGET: &str = "server_group = \"web\"";
 const DNS_TARGET: &str = "backend_port = 5353";
 
 #[test]
-fn syntax_and_shape() {
+fn invalid_syntax_and_types_are_refused() {
     check(&[
         ("[\"eth0\"]", "[\"eth0\"", "4:1", &["not valid TOML"]),
         (WEB_PORT, "port = 80\nport = 81\n", "21:1", &["duplicate key", "this was set before"]),
@@ -58,7 +58,7 @@ fn syntax_and_shape() {
 }
 
 #[test]
-fn unknown_fields() {
+fn unknown_fields_are_refused_with_a_suggestion() {
     check(&[
         (
             "[[server_group]]",
@@ -103,7 +103,7 @@ fn unknown_fields() {
 }
 
 #[test]
-fn daemon() {
+fn invalid_daemon_settings_are_refused() {
     let with = |line: &str| format!("{INTERFACES}\n{line}");
     let cases = [
         (
@@ -234,7 +234,7 @@ fn all_problems_are_reported_at_once_in_the_order_of_the_text() {
 }
 
 #[test]
-fn warnings_are_left_out_of_a_refusal() {
+fn refusal_shows_errors_without_warnings() {
     let text = changed(WEB_TARGET, "server_group = \"wbe\"");
     assert!(!errors(&text).to_string().contains("is not used"));
 }

@@ -2,7 +2,7 @@
 
 use proptest::{prelude::*, sample::Index};
 
-use crate::{Rejected, Severity, parse};
+use crate::{ConfigError, Severity, parse};
 
 const EXAMPLE: &str = include_str!("../../../../config/slb.toml");
 
@@ -96,7 +96,7 @@ fn survives(text: &str) -> bool {
             loaded.warnings.render(true);
             true
         }
-        Err(Rejected::Invalid(report)) => {
+        Err(ConfigError::Invalid(report)) => {
             assert!(report.diagnostics().iter().all(|d| d.severity() == Severity::Error));
             assert!(report.render(false).contains("mutated.toml:"), "a refusal names a place: {report}");
             report.render(true);

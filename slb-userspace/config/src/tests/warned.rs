@@ -3,7 +3,7 @@
 use super::{assert_single, changed, warnings};
 
 #[test]
-fn each_doubtful_configuration_is_warned_of_once() {
+fn doubtful_configuration_causes_one_warning() {
     let unused = "[[server_group]]\nname = \"old\"\nservers = [{ address = \"10.0.0.9\", port = 1 }]\n[[server_group]]";
     let idle = "[[load_balancer]]\nname = \"idle\"\naddresses = [\"192.0.2.11\"]\n[[server_group]]";
     let cases: &[(&str, &str, &str, &[&str])] = &[
@@ -41,7 +41,7 @@ fn each_doubtful_configuration_is_warned_of_once() {
 }
 
 #[test]
-fn hash_seed_that_everybody_knows_is_warned_of() {
+fn hash_seed_0_causes_a_warning() {
     let text = changed("[daemon]", "[daemon]\nhash_seed = 0");
     assert_single(
         &warnings(&text),
@@ -53,7 +53,7 @@ fn hash_seed_that_everybody_knows_is_warned_of() {
 }
 
 #[test]
-fn a_family_without_servers_is_warned_of_at_each_listener() {
+fn address_family_without_servers_causes_a_warning_per_listener() {
     let text = changed("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::1\"]");
     let shown = warnings(&text).to_string();
     assert!(shown.contains("15:16") && shown.contains("the default group has no IPv6 server"), "{shown}");
@@ -67,13 +67,13 @@ fn a_family_without_servers_is_warned_of_at_each_listener() {
 }
 
 #[test]
-fn an_empty_group_is_warned_of() {
+fn empty_server_group_causes_a_warning() {
     let text = super::BASE.split("servers = [").next().expect("start");
     assert_single(&warnings(text), "21:16", &["group `web` has no IPv4 server"], text);
 }
 
 #[test]
-fn a_table_with_fewer_slots_than_servers_is_warned_of() {
+fn table_with_fewer_slots_than_servers_causes_a_warning() {
     let servers: String =
         (0..249).map(|i| format!("  {{ address = \"10.1.0.{i}\", port = 1 }},\n")).collect();
     let text = changed("servers = [\n", &format!("table_size = 251\nservers = [\n{servers}"));
@@ -82,13 +82,13 @@ fn a_table_with_fewer_slots_than_servers_is_warned_of() {
 }
 
 #[test]
-fn nothing_to_balance_is_warned_of() {
+fn configuration_without_load_balancer_causes_a_warning() {
     let text = "[daemon]\ninterfaces = [\"eth0\"]\n";
     assert_single(&warnings(text), "1:1", &["there is no load balancer"], text);
 }
 
 #[test]
-fn a_primary_that_is_never_left_is_warned_of() {
+fn primary_side_without_health_check_causes_a_warning() {
     let pair = "\n[[primary_secondary_group]]\nname = \"db\"\nprimary = { address = \"10.0.0.31\", port = 80 }\n\
         secondary = { address = \"10.0.0.32\", port = 80 }\n";
     let spare = "\n[[server_group]]\nname = \"spare\"\nservers = [{ address = \"10.0.0.33\", port = 80 }]\n";
@@ -115,7 +115,7 @@ fn a_primary_that_is_never_left_is_warned_of() {
 
 /// `rr` ignores weights except 0: settings that it ignores cause a warning, and nothing else does.
 #[test]
-fn shares_that_round_robin_leaves_out_of_account_are_warned_of() {
+fn weights_and_slow_start_with_rr_cause_a_warning() {
     const LISTENER: &str = "server_group = \"web\"";
     let with = |scheduler: &str, group: &str, servers: &str| {
         let listener = format!("{LISTENER}\nscheduler = \"{scheduler}\"");
@@ -158,7 +158,7 @@ fn shares_that_round_robin_leaves_out_of_account_are_warned_of() {
 }
 
 #[test]
-fn a_default_group_is_warned_of_as_others_are() {
+fn weights_and_slow_start_of_default_group_with_rr_cause_a_warning() {
     let rr = "backend_port = 5353\nscheduler = \"rr\"";
     let text = changed("backend_port = 5353", rr).replace("\"shop\"\n", "\"shop\"\nslow_start = \"30s\"\n");
     assert_single(&warnings(&text), "6:14", &["`slow_start` has no effect"], &text);

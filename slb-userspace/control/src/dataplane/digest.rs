@@ -30,7 +30,7 @@ impl fmt::Display for Digest {
 
 /// Content of a server table.
 #[derive(Debug, Clone)]
-pub struct Content {
+pub struct TableDigest {
     /// Number of slots of each server, by id.
     pub slots: BTreeMap<u32, u32>,
     digest: u64,
@@ -38,7 +38,7 @@ pub struct Content {
     weighted: u64,
 }
 
-impl Content {
+impl TableDigest {
     /// From the slots of the table `table`. `backends` are the servers of all tables.
     pub fn new(slots: &[u32], table: u32, backends: &BTreeMap<u32, Backend>) -> Self {
         let mut known: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
@@ -55,11 +55,13 @@ impl Content {
         }
         let mut takes_new: Vec<_> = backends
             .values()
-            .filter(|backend| backend.lookup_table == table && backend.flags & Backend::NEW != 0)
-            .map(|backend| (name_of(Some(backend)), u64::from(backend.share)))
+            .filter(|backend| backend.lookup_table == table && backend.flags & Backend::ACCEPTS_NEW != 0)
+            .map(|backend| (name_of(Some(backend)), u64::from(backend.effective_weight)))
             .collect();
         takes_new.sort_unstable();
-        let weighted = takes_new.into_iter().fold(digest, |h, (name, share)| step(step(h, name), share));
+        let weighted = takes_new
+            .into_iter()
+            .fold(digest, |h, (name, effective_weight)| step(step(h, name), effective_weight));
         let slots = known.into_iter().map(|(id, (_, slots))| (id, slots)).collect();
         Self { slots, digest: mix(digest), weighted: mix(weighted) }
     }

@@ -1,6 +1,6 @@
 //! A data plane in memory. It refuses dangling ids, and the reuse of an id that a program may still see.
 
-mod sight;
+mod visibility;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,46 +18,46 @@ use slb_common::{
         lookup_table::NO_BACKEND,
         service::{IndexEntry, mode},
     },
-    datapath::flow_gc::{Fate, Flushed, Look},
+    datapath::flow_gc::{FlushResult, GcAction, GcPass},
 };
 
-use self::sight::{Kind, Part};
+use self::visibility::{Object, ObjectKind};
 use super::{
-    Contents, DataPlane, NewPath, Takes,
-    rehome::Rehomed,
-    state::{FlowRecord, NO_TABLE, Operation, PutBackend, State, Table, to_address},
+    DataPlane, FlushPredicate, NewPath, TableContents,
+    rehome::RehomeMap,
+    state::{FlowRecord, MapState, NO_TABLE, Operation, PutBackend, ServerTable, to_address},
 };
 
-/// Holds a [`State`]. Each operation leaves it consistent, or is refused.
+/// Holds a [`MapState`]. Each operation leaves it consistent, or is refused.
 #[derive(Debug, Default, Clone)]
-pub struct Fake {
+pub struct FakeDataPlane {
     /// The actual state.
-    pub state: State,
+    pub state: MapState,
     /// Operations that succeed before one fails; `None` for no failure.
     pub fail_after: Option<usize>,
     /// How much of the failing operation is carried out.
-    pub fails: Fails,
+    pub fails: FailurePoint,
     /// Objects that no packet finds any more but that earlier programs may still use, until the next grace period.
-    seen: BTreeSet<Part>,
+    seen: BTreeSet<Object>,
     /// Every handle that was ever used. Flow-table entries may name any of them.
-    used: BTreeSet<(Kind, Handle)>,
+    used: BTreeSet<(ObjectKind, Handle)>,
     /// Tracked flows and affinity entries.
     pub flows: Vec<FlowRecord>,
     /// Indexes in `flows` that a flush has erased.
-    pub freed: BTreeSet<usize>,
+    pub erased_slots: BTreeSet<usize>,
     /// The last connection counts written, by server id.
-    pub loads: BTreeMap<u32, u64>,
+    pub connection_counts: BTreeMap<u32, u64>,
     /// Evicted flows.
-    pub forgotten: u64,
+    pub evictions: u64,
     /// Entries that a GC pass cannot read.
     pub unread: usize,
     /// Number of GC passes.
-    pub looks: usize,
+    pub gc_passes: usize,
 }
 
 /// How much of a failing operation is carried out.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub enum Fails {
+pub enum FailurePoint {
     /// No part of it.
     #[default]
     Before,
@@ -67,58 +67,64 @@ pub enum Fails {
     After,
 }
 
-impl DataPlane for Fake {
-    fn observe(&self) -> Result<State> {
+impl DataPlane for FakeDataPlane {
+    fn observe(&self) -> Result<MapState> {
         let mut state = self.state.clone();
         // As in the kernel, the content of tables is not read back. An empty table looks like none.
-        state.tables.retain(|_, table| !table.plan.members.is_empty() || !table.slot_migration.is_empty());
-        state.tables.values_mut().for_each(|table| *table = Table::default());
+        state.tables.retain(|_, table| !table.spec.members.is_empty() || !table.slot_migration.is_empty());
+        state.tables.values_mut().for_each(|table| *table = ServerTable::default());
         Ok(state)
     }
 
-    fn table(&self, id: u32) -> Result<Contents> {
+    fn table(&self, id: u32) -> Result<TableContents> {
         let table = self.state.tables.get(&id).context("no such table")?;
-        let empty = table.plan.members.is_empty() && table.slot_migration.is_empty();
-        let current_backends = if empty { Arc::default() } else { table.plan.build() };
+        let empty = table.spec.members.is_empty() && table.slot_migration.is_empty();
+        let current_backends = if empty { Arc::default() } else { table.spec.build() };
         Ok((current_backends, table.slot_migration.previous_backends().collect()))
     }
 
-    fn flows(&mut self, _: u32, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> Result<Look> {
-        self.looks += 1;
-        let used = self.flows.iter_mut().enumerate().filter(|(slot, _)| !self.freed.contains(slot));
-        used.for_each(|(_, flow)| flow.is_finished |= visit(*flow) == Fate::Ends);
-        let live = self.flows.len() - self.freed.len();
-        Ok(Look { live, unread: self.unread, ..Look::default() })
+    fn run_gc(&mut self, _: u32, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> Result<GcPass> {
+        self.gc_passes += 1;
+        let used = self.flows.iter_mut().enumerate().filter(|(slot, _)| !self.erased_slots.contains(slot));
+        used.for_each(|(_, flow)| flow.is_finished |= visit(*flow) == GcAction::Terminate);
+        let live = self.flows.len() - self.erased_slots.len();
+        Ok(GcPass { live, unread: self.unread, ..GcPass::default() })
     }
 
     fn flow_slots(&self) -> u32 {
         self.flows.len() as u32
     }
 
-    fn flush(&mut self, slots: Range<u32>, erases: bool, _: u32, takes: &mut Takes<'_>) -> Result<Flushed> {
+    fn flush(
+        &mut self,
+        slots: Range<u32>,
+        erases: bool,
+        _: u32,
+        matches: &mut FlushPredicate<'_>,
+    ) -> Result<FlushResult> {
         let slots = slots.start as usize..slots.end as usize;
-        let used = slots.filter(|slot| !self.freed.contains(slot));
-        let taken: Vec<_> = used.filter(|slot| self.flows.get(*slot).is_some_and(&mut *takes)).collect();
-        let flushed = Flushed { erased: taken.len(), locked: 0 };
+        let used = slots.filter(|slot| !self.erased_slots.contains(slot));
+        let taken: Vec<_> = used.filter(|slot| self.flows.get(*slot).is_some_and(&mut *matches)).collect();
+        let flushed = FlushResult { erased: taken.len(), locked: 0 };
         if erases {
-            self.freed.extend(taken);
+            self.erased_slots.extend(taken);
         }
         Ok(flushed)
     }
 
-    fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
-        self.loads.extend(loads);
+    fn put_connection_counts(&mut self, connection_counts: &BTreeMap<u32, u64>) -> Result<()> {
+        self.connection_counts.extend(connection_counts);
         Ok(())
     }
 
-    fn move_flows(&mut self, moves: &Rehomed) -> Result<()> {
+    fn rehome_flows(&mut self, moves: &RehomeMap) -> Result<()> {
         for flow in &mut self.flows {
             flow.backend = moves.get(&(flow.service, flow.backend)).copied().unwrap_or(flow.backend);
         }
         Ok(())
     }
 
-    fn move_clients(&mut self, to: &NewPath<'_>) -> Result<usize> {
+    fn update_client_paths(&mut self, to: &NewPath<'_>) -> Result<usize> {
         let mut moved = 0;
         for flow in &mut self.flows {
             let to = to(&flow.client, flow.path);
@@ -128,29 +134,29 @@ impl DataPlane for Fake {
         Ok(moved)
     }
 
-    fn forgotten(&self) -> Result<u64> {
-        Ok(self.forgotten)
+    fn evictions(&self) -> Result<u64> {
+        Ok(self.evictions)
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {
         match &mut self.fail_after {
             Some(0) => {
                 self.fail_after = None;
-                if let Some(part) = self.fails.part_of(operation) {
-                    self.carry_out(part)?;
+                if let Some(part) = self.fails.partial(operation) {
+                    self.execute(part)?;
                 }
                 bail!("this operation was to fail");
             }
             Some(left) => *left -= 1,
             None => {}
         }
-        self.carry_out(operation.clone())
+        self.execute(operation.clone())
     }
 }
 
-impl Fails {
+impl FailurePoint {
     /// The part of a failing operation that is carried out.
-    fn part_of(self, operation: &Operation) -> Option<Operation> {
+    fn partial(self, operation: &Operation) -> Option<Operation> {
         match (self, operation.clone()) {
             (Self::Before, _) => None,
             (Self::After, operation) => Some(operation),
@@ -167,32 +173,34 @@ impl Fails {
     }
 }
 
-impl Fake {
-    fn carry_out(&mut self, operation: Operation) -> Result<()> {
-        sight::expect_unseen(&operation, &self.state, &self.seen)?;
+impl FakeDataPlane {
+    fn execute(&mut self, operation: Operation) -> Result<()> {
+        visibility::expect_unseen(&operation, &self.state, &self.seen)?;
         self.expect_new_use(&operation)?;
-        let before = sight::visible(&self.state);
-        let is_grace_period = matches!(operation, Operation::Settle);
+        let before = visibility::visible(&self.state);
+        let is_grace_period = matches!(operation, Operation::GracePeriod);
         // A packet of a connection that its server's removal ends anyway may be dropped for lack of a next hop.
         let ends_server = matches!(operation, Operation::ClearBackend(_));
         self.change(operation)?;
-        let after = sight::visible(&self.state);
+        let after = visibility::visible(&self.state);
         let gone = before.difference(&after);
-        self.seen.extend(gone.filter(|(kind, _)| !(ends_server && *kind == Kind::NextHop)));
+        self.seen.extend(gone.filter(|(kind, _)| !(ends_server && *kind == ObjectKind::NextHop)));
         if is_grace_period {
             self.seen.clear();
         }
-        sound(&self.state)
+        check_consistency(&self.state)
     }
 
     /// Refuses a handle that was used before.
     fn expect_new_use(&mut self, operation: &Operation) -> Result<()> {
         let uses: Vec<_> = match operation {
             Operation::PutBackends(backends) => {
-                let fresh = backends.iter().filter(|put| put.fresh);
-                fresh.map(|put| (Kind::Server, put.backend.handle)).collect()
+                let is_new = backends.iter().filter(|put| put.is_new);
+                is_new.map(|put| (ObjectKind::Server, put.backend.handle)).collect()
             }
-            Operation::PutService { service, fresh: true, .. } => vec![(Kind::Service, service.handle)],
+            Operation::PutService { service, is_new: true, .. } => {
+                vec![(ObjectKind::Service, service.handle)]
+            }
             _ => Vec::new(),
         };
         match uses.into_iter().find(|new| !self.used.insert(*new)) {
@@ -215,11 +223,11 @@ impl Fake {
             }
             Operation::ClearNextHop(id) => drop(state.next_hops.remove(&id)),
             Operation::PutBackends(backends) => {
-                for PutBackend { id, backend, fresh } in backends {
+                for PutBackend { id, backend, is_new } in backends {
                     if let Some(old) = state.backends.get(&id)
-                        && fresh != (old.handle != backend.handle)
+                        && is_new != (old.handle != backend.handle)
                     {
-                        bail!("server {id}: fresh is {fresh}");
+                        bail!("server {id}: fresh is {is_new}");
                     }
                     state.backends.insert(id, backend);
                 }
@@ -228,7 +236,7 @@ impl Fake {
             Operation::PutTables(tables) => state.tables.extend(tables),
             Operation::ClearTable(id) => drop(state.tables.remove(&id)),
             Operation::PutService { id, service, .. } => drop(state.services.insert(id, *service)),
-            Operation::Settle => {}
+            Operation::GracePeriod => {}
             Operation::ClearService(id) => drop(state.services.remove(&id)),
             Operation::PutIndex(index) => state.index = index,
         }
@@ -245,19 +253,19 @@ impl FlowRecord {
             client: to_address(IpAddr::from([203, 0, 113, 7])),
             port: 40_000_u16.to_be(),
             path: ClientPath::default(),
-            loose: None,
-            is_client: false,
+            evictable_silence: None,
+            is_affinity: false,
             is_assured: true,
             is_finished: false,
-            is_ending: false,
+            is_closing: false,
             left: Some(250),
-            opening: None,
+            handshake: None,
         }
     }
 }
 
 /// Checks that every id that is named exists, and that its object accepts what it is given.
-fn sound(state: &State) -> Result<()> {
+fn check_consistency(state: &MapState) -> Result<()> {
     for (id, IndexEntry { service, lookup_table, mode, .. }) in &state.index.entries {
         if state.services.get(id).is_none_or(|there| there.handle.tag() != *service) {
             bail!("service {id} is found and is not there");
@@ -265,7 +273,7 @@ fn sound(state: &State) -> Result<()> {
         if *lookup_table != NO_TABLE && !state.tables.contains_key(lookup_table) {
             bail!("service {id} points at table {lookup_table}, which is not there");
         }
-        let members = state.tables.get(lookup_table).into_iter().flat_map(|table| &table.plan.members);
+        let members = state.tables.get(lookup_table).into_iter().flat_map(|table| &table.spec.members);
         for backend in members.filter_map(|member| state.backends.get(&member.backend)) {
             if *mode == mode::NAT && !state.index.servers.has(backend) {
                 bail!("service {id}: answers of server {} would not be recognised", backend.handle.id());
@@ -280,10 +288,10 @@ fn sound(state: &State) -> Result<()> {
                 );
             }
         }
-        for member in &table.plan.members {
+        for member in &table.spec.members {
             match state.backends.get(&member.backend) {
                 None => bail!("table {id} names server {}, which is not there", member.backend),
-                Some(cut) if cut.flags & Backend::TERMINATING != 0 => {
+                Some(terminating) if terminating.flags & Backend::TERMINATING != 0 => {
                     bail!("table {id} gives new flows to server {}, which is cut", member.backend)
                 }
                 Some(_) => {}

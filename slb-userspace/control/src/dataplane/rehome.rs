@@ -11,33 +11,33 @@ use slb_common::abi::{
 use super::NewPath;
 
 /// By service tag and present server of a flow: the server entry it is rehomed to.
-pub type Rehomed = BTreeMap<(u32, Handle), Handle>;
+pub type RehomeMap = BTreeMap<(u32, Handle), Handle>;
 
 /// Rehomes flows in a flow table that packets use meanwhile. Returns how many changed.
-pub fn carry_out(slots: &[[SharedWord; WORDS]], moves: &Rehomed) -> usize {
+pub fn rehome_flows(slots: &[[SharedWord; WORDS]], moves: &RehomeMap) -> usize {
     let entries = slots.iter().map(FlowEntry::new);
     let moved = entries.filter(|entry| {
-        let meta = entry.meta();
-        meta.is_used()
-            && entry.read(meta).is_some_and(|flow| {
+        let sequence_word = entry.sequence_word();
+        sequence_word.is_used()
+            && entry.read(sequence_word).is_some_and(|flow| {
                 let to = moves.get(&(flow.service, flow.backend));
-                to.is_some_and(|to| entry.hand(flow.backend, *to))
+                to.is_some_and(|to| entry.rehome(flow.backend, *to))
             })
     });
     moved.count()
 }
 
 /// Replaces client paths in a flow table that packets use meanwhile. Returns how many changed.
-pub fn carry_out_clients(slots: &[[SharedWord; WORDS]], to: &NewPath<'_>) -> usize {
+pub fn update_client_paths(slots: &[[SharedWord; WORDS]], to: &NewPath<'_>) -> usize {
     let entries = slots.iter().map(FlowEntry::new);
     let moved = entries.filter(|entry| {
-        let meta = entry.meta();
+        let sequence_word = entry.sequence_word();
         let client = entry.client();
-        meta.is_used()
-            && !meta.is_client()
-            && entry.read(meta).is_some_and(|flow| {
+        sequence_word.is_used()
+            && !sequence_word.is_affinity()
+            && entry.read(sequence_word).is_some_and(|flow| {
                 let to = to(&client.parts().0, flow.client);
-                to.is_some_and(|to| entry.redirect(flow.client, to))
+                to.is_some_and(|to| entry.set_client_path(flow.client, to))
             })
     });
     moved.count()
@@ -52,7 +52,7 @@ mod tests {
     };
 
     #[test]
-    fn flows_of_the_service_and_the_server_are_moved_and_nothing_else_of_them_changes() {
+    fn rehome_changes_only_the_handle_of_matching_flows() {
         let (old, new, other) = (Handle::new(3, 7), Handle::new(4, 8), Handle::new(5, 7));
         let client = ClientPath::new(2, 9);
         let flow = |service, backend| Flow { service, backend, client, ..Flow::default() };
@@ -61,24 +61,28 @@ mod tests {
         let clients = (1..).map(|port| Client::new(&Address::v4([192, 0, 2, 1]), port, 6));
         for ((slot, flow), client) in slots.iter().zip(&flows).zip(clients) {
             let entry = FlowEntry::new(slot);
-            let meta = entry.meta();
-            assert!(entry.lock(meta));
-            entry.fill(meta, &client, flow, 9, state::ASSURED, 3);
+            let sequence_word = entry.sequence_word();
+            assert!(entry.lock(sequence_word));
+            entry.publish(sequence_word, &client, flow, 9, state::ASSURED, 3);
         }
-        let metas = || slots.iter().map(|slot| FlowEntry::new(slot).meta()).collect::<Vec<_>>();
-        let before = metas();
-        assert_eq!(carry_out(&slots, &Rehomed::from([((1, old), new)])), 1);
-        assert_eq!(metas(), before);
-        let now: Vec<_> =
-            slots.iter().zip(&before).map(|(slot, meta)| FlowEntry::new(slot).read(*meta)).collect();
+        let sequence_words =
+            || slots.iter().map(|slot| FlowEntry::new(slot).sequence_word()).collect::<Vec<_>>();
+        let before = sequence_words();
+        assert_eq!(rehome_flows(&slots, &RehomeMap::from([((1, old), new)])), 1);
+        assert_eq!(sequence_words(), before);
+        let now: Vec<_> = slots
+            .iter()
+            .zip(&before)
+            .map(|(slot, sequence_word)| FlowEntry::new(slot).read(*sequence_word))
+            .collect();
         let expected = [flow(1, new), flow(2, old), flow(1, other), flow(1, Handle::new(3, 6))];
         assert_eq!(now[..4], expected.map(Some));
-        assert_eq!(carry_out(&slots, &Rehomed::from([((1, old), new)])), 0);
+        assert_eq!(rehome_flows(&slots, &RehomeMap::from([((1, old), new)])), 0);
     }
 
     /// The sequence words stay: a packet that reads an entry meanwhile is not lost.
     #[test]
-    fn flows_lead_to_the_new_station_and_nothing_else_of_them_changes() {
+    fn redirect_changes_only_the_client_path_of_matching_flows() {
         let path = |mac| ClientPath::new(2, mac);
         let to = |_: &Address, from: ClientPath| (from == path(9)).then(|| path(8));
         let flow =
@@ -86,15 +90,15 @@ mod tests {
         let slots: [[SharedWord; WORDS]; 3] = Default::default();
         for (slot, mac) in slots.iter().zip([9, 5]) {
             let (entry, client) = (FlowEntry::new(slot), Client::new(&Address::v4([203, 0, 113, 7]), 9, 6));
-            let meta = entry.meta();
-            assert!(entry.lock(meta));
-            entry.fill(meta, &client, &flow(mac), 9, state::ASSURED, 3);
+            let sequence_word = entry.sequence_word();
+            assert!(entry.lock(sequence_word));
+            entry.publish(sequence_word, &client, &flow(mac), 9, state::ASSURED, 3);
         }
-        let metas = slots.each_ref().map(|slot| FlowEntry::new(slot).meta());
-        assert_eq!(carry_out_clients(&slots, &to), 1);
-        assert_eq!(slots.each_ref().map(|slot| FlowEntry::new(slot).meta()), metas);
-        let now = |slot: usize| FlowEntry::new(&slots[slot]).read(metas[slot]);
+        let sequence_words = slots.each_ref().map(|slot| FlowEntry::new(slot).sequence_word());
+        assert_eq!(update_client_paths(&slots, &to), 1);
+        assert_eq!(slots.each_ref().map(|slot| FlowEntry::new(slot).sequence_word()), sequence_words);
+        let now = |slot: usize| FlowEntry::new(&slots[slot]).read(sequence_words[slot]);
         assert_eq!([now(0), now(1)], [Some(flow(8)), Some(flow(5))]);
-        assert_eq!(carry_out_clients(&slots, &to), 0);
+        assert_eq!(update_client_paths(&slots, &to), 0);
     }
 }

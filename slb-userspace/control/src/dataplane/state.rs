@@ -18,7 +18,7 @@ use slb_common::{
             FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
         },
     },
-    datapath::flow_gc::{Clock, Seen},
+    datapath::flow_gc::{Clock, GcEntry},
     maglev, round_robin,
 };
 
@@ -33,15 +33,15 @@ pub const SPARE_TABLE: u32 = MAX_TABLES - 1;
 
 /// The state of the data plane. Ids are indexes into the maps.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct State {
+pub struct MapState {
     /// Settings in the control map.
-    pub settings: Settings,
+    pub settings: ControlSettings,
     /// Services by id.
     pub services: BTreeMap<u32, Service>,
     /// The index in which packets look up services.
-    pub index: Index,
+    pub index: IndexContent,
     /// Server tables by id.
-    pub tables: BTreeMap<u32, Table>,
+    pub tables: BTreeMap<u32, ServerTable>,
     /// Servers by id.
     pub backends: BTreeMap<u32, Backend>,
     /// Next hops by id. Id 0 means none and is not used.
@@ -52,7 +52,7 @@ pub struct State {
 
 /// Settings in the control map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct ControlSettings {
     /// Seed of the flow hash and of the server tables.
     pub seed: u64,
     /// The last generation given to a handle.
@@ -61,7 +61,7 @@ pub struct Settings {
 
 /// The index in which packets look up services. It is replaced as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Index {
+pub struct IndexContent {
     /// Jiffies per second.
     pub hz: u32,
     /// Source addresses of tunnel packets.
@@ -69,10 +69,10 @@ pub struct Index {
     /// Services by id.
     pub entries: BTreeMap<u32, IndexEntry>,
     /// Servers of mode `nat`, whose answers return through SLB.
-    pub servers: Filter,
+    pub servers: ServerFilter,
 }
 
-impl Index {
+impl IndexContent {
     /// Builds the index in its map layout. It searches for a seed with which every service is within [`INDEX_PROBES`]
     /// slots of its hash.
     ///
@@ -95,7 +95,7 @@ impl Index {
                     .find(|slot| built.entries[*slot].protocol == 0);
                 let Some(slot) = free else { continue 'seeds };
                 built.entries[slot] = *entry;
-                let (word, bit) = ServiceIndex::vip_place(&entry.address);
+                let (word, bit) = ServiceIndex::vip_bit(&entry.address);
                 built.all_vips[word] |= bit;
                 if entry.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) != 0 {
                     built.vips[word] |= bit;
@@ -109,21 +109,21 @@ impl Index {
 
 /// Filter of servers, one bit by hash, in the layout of [`ServiceIndex::servers`].
 #[derive(Clone, PartialEq, Eq)]
-pub struct Filter(pub Box<[u64]>);
+pub struct ServerFilter(pub Box<[u64]>);
 
-impl Default for Filter {
+impl Default for ServerFilter {
     fn default() -> Self {
         Self(vec![0; FILTER_WORDS].into())
     }
 }
 
-impl fmt::Debug for Filter {
+impl fmt::Debug for ServerFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Filter({} bits)", self.0.iter().map(|word| word.count_ones()).sum::<u32>())
     }
 }
 
-impl Filter {
+impl ServerFilter {
     /// The union of both, or `None` if `other` adds nothing.
     #[must_use]
     pub fn with(&self, other: &Self) -> Option<Self> {
@@ -135,62 +135,62 @@ impl Filter {
     #[cfg(any(test, feature = "testing"))]
     pub fn has(&self, backend: &Backend) -> bool {
         let hash = ServiceIndex::server_hash(&backend.address, backend.port);
-        let (word, bit) = ServiceIndex::filter_place(hash);
+        let (word, bit) = ServiceIndex::filter_bit(hash);
         self.0[word] & bit != 0
     }
 
     /// Adds a server.
     pub fn insert(&mut self, backend: &Backend) {
         let hash = ServiceIndex::server_hash(&backend.address, backend.port);
-        let (word, bit) = ServiceIndex::filter_place(hash);
+        let (word, bit) = ServiceIndex::filter_bit(hash);
         self.0[word] |= bit;
     }
 }
 
 /// A server table.
 #[derive(Debug, Clone, Default)]
-pub struct Table {
+pub struct ServerTable {
     /// Inputs of the table. 0 slots mean that its content is unknown.
-    pub plan: Arc<Plan>,
+    pub spec: Arc<TableSpec>,
     /// The migrating slots.
     pub slot_migration: SlotMigration,
     /// Current backend of each slot, if computed already.
     pub current_backends: Option<Arc<[u32]>>,
 }
 
-impl PartialEq for Table {
+impl PartialEq for ServerTable {
     fn eq(&self, other: &Self) -> bool {
         // `current_backends` follows from the plan.
-        self.plan == other.plan && self.slot_migration == other.slot_migration
+        self.spec == other.spec && self.slot_migration == other.slot_migration
     }
 }
 
 /// The inputs of a server table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct TableSpec {
     /// Number of slots, a prime.
     pub slots: u32,
     /// Seed of the table.
     pub seed: u64,
     /// The servers that receive new flows.
-    pub members: Vec<Member>,
+    pub members: Vec<TableMember>,
     /// How they share the slots.
-    pub order: Order,
+    pub order: SlotOrder,
 }
 
 /// How servers share the slots of a table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Order {
+pub enum SlotOrder {
     /// Maglev: a flow's hash leads to its slot. Few slots are reassigned when the servers change.
     #[default]
-    ByHash,
+    Maglev,
     /// Round robin: new flows receive the slots in turn.
-    ByTurn,
+    RoundRobin,
 }
 
 /// A server in a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
+pub struct TableMember {
     /// Id of the server in the maps.
     pub backend: u32,
     /// Endpoint, from which the table is computed, so that all nodes compute the same one.
@@ -199,7 +199,7 @@ pub struct Member {
     pub weight: u8,
 }
 
-impl Plan {
+impl TableSpec {
     /// Computes the current backend of each slot; [`NO_BACKEND`] in every slot if there is no member.
     pub fn build(&self) -> Arc<[u32]> {
         if self.members.is_empty() {
@@ -207,7 +207,7 @@ impl Plan {
         }
         let current_backend =
             |member: u16| self.members.get(usize::from(member)).map_or(NO_BACKEND, |member| member.backend);
-        if self.order == Order::ByTurn {
+        if self.order == SlotOrder::RoundRobin {
             let weights: Vec<_> = self.members.iter().map(|member| member.weight).collect();
             return round_robin::build(self.slots, &weights).into_iter().map(current_backend).collect();
         }
@@ -221,56 +221,56 @@ impl Plan {
     }
 }
 
-impl Table {
+impl ServerTable {
     /// A table in which no slot migrates.
-    pub fn new(plan: impl Into<Arc<Plan>>) -> Self {
-        Self { plan: plan.into(), ..Self::default() }
+    pub fn new(spec: impl Into<Arc<TableSpec>>) -> Self {
+        Self { spec: spec.into(), ..Self::default() }
     }
 
     /// The same table without its current backends, to save memory.
     #[must_use]
-    pub fn without_owners(&self) -> Self {
-        Self { plan: self.plan.clone(), slot_migration: self.slot_migration.clone(), current_backends: None }
+    pub fn without_current_backends(&self) -> Self {
+        Self { spec: self.spec.clone(), slot_migration: self.slot_migration.clone(), current_backends: None }
     }
 
     /// Whether the content is known.
     pub fn is_known(&self) -> bool {
-        self.plan.slots != 0
+        self.spec.slots != 0
     }
 
     /// Current backend of each slot; computes it if necessary.
     pub fn current_backends(&self) -> Arc<[u32]> {
-        self.current_backends.clone().unwrap_or_else(|| self.plan.build())
+        self.current_backends.clone().unwrap_or_else(|| self.spec.build())
     }
 
     /// The table in its map layout, and the table of its previous backends if a slot migrates. `previous_backends` is
     /// the id under which the caller writes the latter.
     pub fn lookup_tables(&self, previous_backends: u32) -> (Box<LookupTable>, Option<Box<LookupTable>>) {
         let size =
-            if self.plan.members.is_empty() && self.slot_migration.is_empty() { 0 } else { self.plan.slots };
+            if self.spec.members.is_empty() && self.slot_migration.is_empty() { 0 } else { self.spec.slots };
         let mut lookup_table = LookupTable::empty();
         lookup_table.size = size;
         for (slot, current_backend) in lookup_table.slots.iter_mut().zip(self.current_backends().iter()) {
             *slot = *current_backend;
         }
-        if self.plan.order == Order::ByTurn {
-            lookup_table.note_rows();
+        if self.spec.order == SlotOrder::RoundRobin {
+            lookup_table.write_run_lengths();
         }
         if self.slot_migration.is_empty() {
             return (lookup_table, None);
         }
         lookup_table.previous_backends = previous_backends;
-        let mut kept = LookupTable::empty();
-        kept.size = size;
+        let mut previous = LookupTable::empty();
+        previous.size = size;
         for (slot, previous_backend) in self.slot_migration.previous_backends() {
-            if let (Some(current_backend), Some(kept)) =
-                (lookup_table.slots.get_mut(slot as usize), kept.slots.get_mut(slot as usize))
+            if let (Some(current_backend), Some(previous)) =
+                (lookup_table.slots.get_mut(slot as usize), previous.slots.get_mut(slot as usize))
             {
                 *current_backend |= MIGRATING;
-                *kept = previous_backend;
+                *previous = previous_backend;
             }
         }
-        (lookup_table, Some(kept))
+        (lookup_table, Some(previous))
     }
 }
 
@@ -288,19 +288,19 @@ pub struct FlowRecord {
     /// Client path.
     pub path: ClientPath,
     /// Seconds since its last packet, if it is evictable: a mid-stream pickup that is not assured.
-    pub loose: Option<u32>,
+    pub evictable_silence: Option<u32>,
     /// Whether this is an affinity entry, not a flow.
-    pub is_client: bool,
+    pub is_affinity: bool,
     /// Whether both sides have shown that they hear each other.
     pub is_assured: bool,
     /// Whether it is finished or terminated.
     pub is_finished: bool,
     /// Whether the client has ended its side, or the flow is finished.
-    pub is_ending: bool,
+    pub is_closing: bool,
     /// Jiffies until it expires without a packet; `None` if it has expired.
     pub left: Option<u32>,
     /// Handshake outcome of a TCP connection whose SYN was seen.
-    pub opening: Option<Handshake>,
+    pub handshake: Option<Handshake>,
 }
 
 /// The handshake of a connection, as far as its packets show.
@@ -309,20 +309,20 @@ pub struct Handshake {
     /// Seconds since its first packet.
     pub age: u32,
     /// The outcome.
-    pub stage: HandshakeOutcome,
+    pub outcome: HandshakeOutcome,
 }
 
 /// Outcome of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandshakeOutcome {
     /// No answer yet.
-    Asked,
+    Unanswered,
     /// The server has answered without a reset.
     Answered,
     /// The server has reset it, and the client has sent only SYNs.
-    Refused,
+    Reset,
     /// The client ended or reset it before an answer.
-    GivenUp,
+    Abandoned,
 }
 
 impl HandshakeOutcome {
@@ -330,11 +330,9 @@ impl HandshakeOutcome {
     /// the server's first answer. A RST of the client counts as continuing.
     fn of(bits: u32) -> Self {
         match bits & (state::ANSWERED | state::RESET | state::ASSURED | state::CLIENT_FIN) {
-            0 => Self::Asked,
-            bits if bits & state::ANSWERED == 0 => Self::GivenUp,
-            bits if bits & (state::RESET | state::ASSURED | state::CLIENT_FIN) == state::RESET => {
-                Self::Refused
-            }
+            0 => Self::Unanswered,
+            bits if bits & state::ANSWERED == 0 => Self::Abandoned,
+            bits if bits & (state::RESET | state::ASSURED | state::CLIENT_FIN) == state::RESET => Self::Reset,
             _ => Self::Answered,
         }
     }
@@ -345,25 +343,26 @@ const SLACK: u32 = 2;
 
 impl FlowRecord {
     /// Reads one entry of the flow table.
-    pub fn new(seen: &Seen<'_>, clock: Clock) -> Self {
-        let Seen { meta, client, flow, age } = *seen;
+    pub fn new(seen: &GcEntry<'_>, clock: Clock) -> Self {
+        let GcEntry { sequence_word, client, flow, age } = *seen;
         let (address, port, _) = client.parts();
-        let age = age.filter(|_| client.is_tcp() && meta.state() & state::PICKED_UP == 0);
-        let is_loose = meta.state() & (state::PICKED_UP | state::ASSURED) == state::PICKED_UP;
-        let loose = is_loose.then(|| meta.silence(clock.now) / clock.hz.max(1));
+        let age = age.filter(|_| client.is_tcp() && sequence_word.state() & state::PICKED_UP == 0);
+        let is_loose = sequence_word.state() & (state::PICKED_UP | state::ASSURED) == state::PICKED_UP;
+        let evictable_silence = is_loose.then(|| sequence_word.silence(clock.now) / clock.hz.max(1));
         Self {
             service: flow.service,
             backend: flow.backend,
             client: address,
             port,
             path: flow.client,
-            loose,
-            is_client: meta.is_client(),
-            is_assured: meta.state() & state::ASSURED != 0,
-            is_finished: meta.is_finished(),
-            is_ending: meta.is_finished() || meta.state() & state::CLIENT_FIN != 0,
-            left: (meta.idle(clock.hz) + SLACK * clock.hz).checked_sub(meta.silence(clock.now)),
-            opening: age.map(|age| Handshake { age, stage: HandshakeOutcome::of(meta.state()) }),
+            evictable_silence,
+            is_affinity: sequence_word.is_affinity(),
+            is_assured: sequence_word.state() & state::ASSURED != 0,
+            is_finished: sequence_word.is_finished(),
+            is_closing: sequence_word.is_finished() || sequence_word.state() & state::CLIENT_FIN != 0,
+            left: (sequence_word.idle(clock.hz) + SLACK * clock.hz)
+                .checked_sub(sequence_word.silence(clock.now)),
+            handshake: age.map(|age| Handshake { age, outcome: HandshakeOutcome::of(sequence_word.state()) }),
         }
     }
 }
@@ -376,14 +375,14 @@ pub struct PutBackend {
     /// The entry.
     pub backend: Backend,
     /// Whether this is a new use of the id, with counters at zero.
-    pub fresh: bool,
+    pub is_new: bool,
 }
 
 /// A change of the data plane.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operation {
     /// Writes the settings.
-    PutSettings(Settings),
+    PutSettings(ControlSettings),
     /// Lets packets leave through an interface.
     PutInterface(u32),
     /// Lets no packets leave through an interface.
@@ -397,24 +396,24 @@ pub enum Operation {
     /// Clears a server.
     ClearBackend(u32),
     /// Builds server tables aside and replaces each by one write.
-    PutTables(BTreeMap<u32, Table>),
+    PutTables(BTreeMap<u32, ServerTable>),
     /// Replaces a server table by the empty one.
     ClearTable(u32),
-    /// Writes a service. If `fresh`, its counters are set to zero first.
+    /// Writes a service. If `is_new`, its counters are set to zero first.
     PutService {
         /// Service id.
         id: u32,
         /// The entry.
         service: Box<Service>,
         /// Whether this is a new use of the id.
-        fresh: bool,
+        is_new: bool,
     },
     /// Waits for a grace period: programs that saw earlier state have ended.
-    Settle,
+    GracePeriod,
     /// Clears a service.
     ClearService(u32),
     /// Builds an index aside and replaces the active one by one write.
-    PutIndex(Index),
+    PutIndex(IndexContent),
 }
 
 /// The address in the layout of the maps.
@@ -442,14 +441,14 @@ pub fn backend_address(backend: &Backend) -> SocketAddr {
 }
 
 /// Tables that are processed at a time. The current backends of one take 262 KB.
-pub const BATCH: usize = 64;
+pub const TABLE_BATCH: usize = 64;
 
 /// Computes missing current backends of tables, in parallel on all CPUs.
-pub fn build_all<'a>(tables: impl Iterator<Item = &'a mut Table>) {
+pub fn build_tables<'a>(tables: impl Iterator<Item = &'a mut ServerTable>) {
     let mut tables: Vec<_> = tables.filter(|table| table.current_backends.is_none()).collect();
-    let build = |tables: &mut [&mut Table]| {
+    let build = |tables: &mut [&mut ServerTable]| {
         for table in tables {
-            table.current_backends = Some(table.plan.build());
+            table.current_backends = Some(table.spec.build());
         }
     };
     let workers = std::thread::available_parallelism().map_or(1, usize::from);

@@ -6,10 +6,10 @@ use slb_common::abi::{MacPair, backend::NextHop};
 
 use super::*;
 use crate::{
-    dataplane::fake::Fake,
-    desired::{Known, Server, desired},
-    ids::Surroundings,
-    overrides::{AdminState, Place, Setting},
+    dataplane::fake::FakeDataPlane,
+    desired::{DesiredServer, ObservedInputs, desired},
+    ids::MapLimits,
+    overrides::{AdminState, OverrideKey, ServerOverride},
     reconcile::Reconciler,
     targets::destinations,
 };
@@ -62,9 +62,9 @@ const WEB: usize = 1;
 struct World {
     config: Config,
     failover: Failover,
-    health: BTreeMap<Target, Verdict>,
+    health: BTreeMap<Target, HealthVerdict>,
     overrides: Overrides,
-    next_hops: BTreeMap<IpAddr, Result<Reached, String>>,
+    next_hops: BTreeMap<IpAddr, Result<ServerRoute, String>>,
     lost: BTreeMap<IpAddr, Duration>,
 }
 
@@ -81,15 +81,15 @@ impl World {
         }
     }
 
-    fn ways(&self) -> Ways<'_> {
-        Ways { next_hops: &self.next_hops, lost: &self.lost }
+    fn server_next_hops(&self) -> ServerNextHops<'_> {
+        ServerNextHops { next_hops: &self.next_hops, lost: &self.lost }
     }
 
     /// Gives a server a next hop, or removes it. `lost` is the time of the loss in seconds since boot.
     fn reach(&mut self, server: &str, lost: Option<u64>) {
         let server: IpAddr = server.parse().unwrap();
         let hop = NextHop { ifindex: 2, mtu: 1500, macs: MacPair::default() };
-        let reached = Reached { hop, through_gateway: false };
+        let reached = ServerRoute { hop, through_gateway: false };
         self.next_hops.insert(server, lost.map_or(Ok(reached), |_| Err("no answer".to_owned())));
         self.lost.remove(&server);
         self.lost.extend(lost.map(|seconds| (server, Duration::from_secs(seconds))));
@@ -98,33 +98,33 @@ impl World {
     fn set(&mut self, listener: usize, server: &str, healthy: bool) {
         let shop = &self.config.load_balancers[0];
         let target = Target::of(shop, &shop.listeners[listener], server.parse().unwrap()).unwrap();
-        self.health.insert(target, Verdict { healthy, detail: None });
+        self.health.insert(target, HealthVerdict { healthy, detail: None });
     }
 
-    fn decide(&self, seconds: u64) -> Decision {
+    fn decide(&self, seconds: u64) -> FailoverDecision {
         let now = Duration::from_secs(seconds);
-        self.failover.decide(&self.config, &self.health, self.ways(), Some(&self.overrides), now)
+        self.failover.decide(&self.config, &self.health, self.server_next_hops(), Some(&self.overrides), now)
     }
 
     /// Decides and applies. Returns whether each listener's traffic is on the secondary side, and when to decide again.
     fn at(&mut self, seconds: u64) -> ([bool; 2], Option<Duration>) {
-        let before = [DB, WEB].map(|n| self.is_over(n, "192.0.2.10"));
-        let Decision { failover, changes, next } = self.decide(seconds);
+        let before = [DB, WEB].map(|n| self.is_on_secondary(n, "192.0.2.10"));
+        let FailoverDecision { failover, changes, next } = self.decide(seconds);
         self.failover = failover;
-        let over = [DB, WEB].map(|n| self.is_over(n, "192.0.2.10"));
-        let changed = before.iter().zip(over).filter(|(before, after)| *before != after).count();
+        let on_secondary = [DB, WEB].map(|n| self.is_on_secondary(n, "192.0.2.10"));
+        let changed = before.iter().zip(on_secondary).filter(|(before, after)| *before != after).count();
         let said =
             changes.iter().filter(|change| change.vips.contains(&"192.0.2.10".parse().unwrap())).count();
         assert_eq!(said, changed, "{changes:?}");
         for change in changes {
             let listener = usize::from(change.listener == "web");
-            let is_over = |vip: &IpAddr| self.is_over(listener, &vip.to_string());
-            assert!(change.vips.iter().all(|vip| is_over(vip) == (change.to == Side::Secondary)));
+            let is_on_secondary = |vip: &IpAddr| self.is_on_secondary(listener, &vip.to_string());
+            assert!(change.vips.iter().all(|vip| is_on_secondary(vip) == (change.to == Side::Secondary)));
         }
-        (over, next)
+        (on_secondary, next)
     }
 
-    fn is_over(&self, listener: usize, vip: &str) -> bool {
+    fn is_on_secondary(&self, listener: usize, vip: &str) -> bool {
         let listener = &self.config.load_balancers[0].listeners[listener];
         self.failover.side(listener, vip.parse().unwrap()) == Side::Secondary
     }
@@ -139,7 +139,7 @@ impl World {
 }
 
 #[test]
-fn a_secondary_takes_over_and_gives_back() {
+fn secondary_side_takes_over_and_traffic_fails_back() {
     let mut world = World::new();
     assert_eq!(world.at(0), ([false, false], None), "nothing is known yet");
     world.set(DB, "10.0.0.31:5432", false);
@@ -149,19 +149,20 @@ fn a_secondary_takes_over_and_gives_back() {
 }
 
 #[test]
-fn a_primary_that_is_taken_out_of_service_is_as_good_as_unhealthy() {
+fn disabled_primary_counts_as_unhealthy() {
     let mut world = World::new();
     world.set(DB, "10.0.0.31:5432", true);
     assert_eq!(world.at(0).0, [false, false]);
-    let place = Place::Group { group: "db".to_owned(), server: "10.0.0.31:5432".parse().unwrap() };
-    world.overrides.insert(place, Setting { weight: None, state: Some(AdminState::Disabled) });
+    let override_key =
+        OverrideKey::Group { group: "db".to_owned(), server: "10.0.0.31:5432".parse().unwrap() };
+    world.overrides.insert(override_key, ServerOverride { weight: None, state: Some(AdminState::Disabled) });
     assert_eq!(world.at(1).0, [true, false]);
     world.overrides.clear();
     assert_eq!(world.at(2).0, [false, false]);
 }
 
 #[test]
-fn the_threshold_counts_unhealthy_servers() {
+fn failover_threshold_counts_unhealthy_servers() {
     let mut world = World::new();
     for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.1.1:80"] {
         world.set(WEB, server, true);
@@ -174,7 +175,7 @@ fn the_threshold_counts_unhealthy_servers() {
 
 /// A server of weight 0 does not count as unhealthy, whatever its health is.
 #[test]
-fn a_server_that_is_configured_for_no_traffic_counts_for_nothing() {
+fn server_of_weight_0_does_not_count_for_the_failover_threshold() {
     let mut world = World::new();
     world.change(&[("10.0.0.3\", port = 80 }", "10.0.0.3\", port = 80, weight = 0 }")]);
     for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.1.1:80"] {
@@ -188,7 +189,7 @@ fn a_server_that_is_configured_for_no_traffic_counts_for_nothing() {
 }
 
 #[test]
-fn traffic_comes_back_once_the_primary_side_has_been_well_for_long_enough() {
+fn failback_waits_until_the_primary_side_is_healthy_for_long_enough() {
     let mut world = World::new();
     world.set(WEB, "10.0.1.1:80", true);
     for healthy in [false, true, false, true] {
@@ -233,7 +234,7 @@ fn waiting_to_fall_back() -> World {
 }
 
 #[test]
-fn a_change_of_the_configuration_ends_no_waiting() {
+fn configuration_change_does_not_restart_the_failback_wait() {
     let mut world = waiting_to_fall_back();
     world.change(&[
         ("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"192.0.2.1\"]"),
@@ -241,14 +242,17 @@ fn a_change_of_the_configuration_ends_no_waiting() {
         ("\"web\"", "\"www\""),
     ]);
     assert_eq!(world.at(20), ([false, true], Some(Duration::from_secs(40))));
-    assert!(world.is_over(WEB, "192.0.2.1"), "the new VIP's traffic goes where that of the other does");
+    assert!(
+        world.is_on_secondary(WEB, "192.0.2.1"),
+        "the new VIP's traffic goes where that of the other does"
+    );
     assert_eq!(world.at(40).0, [false, false]);
-    assert!(!world.is_over(WEB, "192.0.2.1"));
+    assert!(!world.is_on_secondary(WEB, "192.0.2.1"));
 }
 
 /// A failback must wait until a primary server is known to be able to serve.
 #[test]
-fn servers_in_place_of_failed_ones_get_the_traffic_once_they_are_known_to_be_well() {
+fn replacements_of_failed_primary_servers_get_traffic_once_healthy() {
     let mut world = World::new();
     for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"] {
         world.set(WEB, server, false);
@@ -264,7 +268,7 @@ fn servers_in_place_of_failed_ones_get_the_traffic_once_they_are_known_to_be_wel
 }
 
 #[test]
-fn another_pair_begins_with_its_primary() {
+fn new_pair_of_sides_starts_on_its_primary() {
     let mut world = waiting_to_fall_back();
     world.change(&[("10.0.0.", "10.0.8."), ("10.0.1.", "10.0.9.")]);
     assert_eq!(world.at(20), ([false, false], None));
@@ -276,7 +280,7 @@ fn another_pair_begins_with_its_primary() {
 }
 
 #[test]
-fn a_listener_that_is_stopped_waits_anew_when_it_starts() {
+fn stopped_listener_restarts_its_failback_wait_when_it_starts() {
     let mut world = waiting_to_fall_back();
     world.change(&[("failback_after = \"30s\"", "failback_after = \"30s\"\nstate = \"stopped\"")]);
     assert_eq!(world.decide(20).changes, []);
@@ -287,7 +291,7 @@ fn a_listener_that_is_stopped_waits_anew_when_it_starts() {
 }
 
 #[test]
-fn what_could_not_be_put_in_force_is_decided_again() {
+fn failover_that_was_not_applied_is_decided_again() {
     let mut world = World::new();
     world.set(DB, "10.0.0.31:5432", false);
     let decision = world.decide(1);
@@ -297,14 +301,14 @@ fn what_could_not_be_put_in_force_is_decided_again() {
     let world = waiting_to_fall_back();
     let without = Config { load_balancers: Vec::new(), ..world.config.clone() };
     let now = Duration::from_secs(15);
-    let other = world.failover.decide(&without, &world.health, world.ways(), None, now);
+    let other = world.failover.decide(&without, &world.health, world.server_next_hops(), None, now);
     assert_eq!((other.failover, other.changes), (Failover::default(), Vec::new()));
     assert_eq!(world.decide(15).next, Some(Duration::from_secs(40)));
 }
 
 /// Clients of a family are served by servers of that family.
 #[test]
-fn families_change_sides_each_by_itself() {
+fn address_families_fail_over_independently() {
     let mut world = World::new();
     let both = [
         ("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::10\"]"),
@@ -315,24 +319,24 @@ fn families_change_sides_each_by_itself() {
     for server in ["10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80", "10.0.1.1:80", "[fd00::2]:80"] {
         world.set(WEB, server, true);
     }
-    let over = |world: &mut World, seconds| {
+    let on_secondary = |world: &mut World, seconds| {
         world.at(seconds);
-        ["192.0.2.10", "2001:db8::10"].map(|vip| world.is_over(WEB, vip))
+        ["192.0.2.10", "2001:db8::10"].map(|vip| world.is_on_secondary(WEB, vip))
     };
-    assert_eq!(over(&mut world, 0), [false, false]);
+    assert_eq!(on_secondary(&mut world, 0), [false, false]);
     world.set(WEB, "10.0.0.1:80", false);
-    assert_eq!(over(&mut world, 1), [false, false]);
+    assert_eq!(on_secondary(&mut world, 1), [false, false]);
     // Two servers are unhealthy, one of each family. The IPv6 side has only one server.
     world.set(WEB, "[fd00::1]:80", false);
     let changes = world.decide(2).changes;
     assert_eq!(changes[0].vips, ["2001:db8::10".parse::<IpAddr>().unwrap()]);
-    assert_eq!(over(&mut world, 2), [false, true]);
+    assert_eq!(on_secondary(&mut world, 2), [false, true]);
     world.set(WEB, "10.0.0.2:80", false);
-    assert_eq!(over(&mut world, 3), [true, true]);
+    assert_eq!(on_secondary(&mut world, 3), [true, true]);
     // Servers of the other family do not help.
     world.set(WEB, "10.0.0.2:80", true);
     world.set(WEB, "10.0.1.1:80", false);
-    assert_eq!(over(&mut world, 4), [false, true]);
+    assert_eq!(on_secondary(&mut world, 4), [false, true]);
     // Packets of mode `dsr` are not translated, so any server can serve any VIP.
     let dsr = ("port = 80\nprimary", "port = 80\nmode = \"dsr\"\nprimary");
     world.change(&[both.as_slice(), &[dsr]].concat());
@@ -340,33 +344,39 @@ fn families_change_sides_each_by_itself() {
     for (server, healthy) in [("10.0.0.1:80", false), ("[fd00::1]:80", true), ("10.0.1.1:80", true)] {
         world.set(WEB, server, healthy);
     }
-    assert_eq!(over(&mut world, 0), [false, false]);
+    assert_eq!(on_secondary(&mut world, 0), [false, false]);
     world.set(WEB, "[fd00::1]:80", false);
-    assert_eq!(over(&mut world, 1), [true, true], "two of three");
+    assert_eq!(on_secondary(&mut world, 1), [true, true], "two of three");
 }
 
 /// 10.0.0.3 is in both groups.
 const IN_BOTH: (&str, &str) = ("10.0.1.2\", port = 80 }", "10.0.0.3\", port = 80, weight = 7 }");
 
 #[test]
-fn each_side_has_its_own_weight_and_settings_of_a_server() {
+fn server_on_both_sides_has_weight_and_override_of_each_side() {
     let mut world = World::new();
     world.change(&[IN_BOTH]);
-    let place =
-        |group: &str| Place::Group { group: group.to_owned(), server: "10.0.0.3:80".parse().unwrap() };
-    let servers = |world: &World, over: bool| {
+    let override_key =
+        |group: &str| OverrideKey::Group { group: group.to_owned(), server: "10.0.0.3:80".parse().unwrap() };
+    let servers = |world: &World, on_secondary: bool| {
         let web = &world.config.load_balancers[0].listeners[WEB];
-        let over = over.then(|| (key(web, "192.0.2.10".parse().unwrap()), Over::default()));
-        let failover = Failover { over: over.into_iter().collect() };
-        let known =
-            Known { failover: Some(&failover), overrides: Some(&world.overrides), ..Known::default() };
+        let on_secondary =
+            on_secondary.then(|| (key(web, "192.0.2.10".parse().unwrap()), ListenerFailover::default()));
+        let failover = Failover { on_secondary: on_secondary.into_iter().collect() };
+        let known = ObservedInputs {
+            failover: Some(&failover),
+            overrides: Some(&world.overrides),
+            ..ObservedInputs::default()
+        };
         let server = desired(&world.config, known).pools.remove(WEB).servers;
         server.into_iter().find(|(address, _)| *address == "10.0.0.3:80".parse().unwrap()).unwrap().1
     };
-    let seen = |server: Server| (server.weight, server.aside, server.is_standby);
+    let seen = |server: DesiredServer| (server.weight, server.admin_state, server.is_standby);
     assert_eq!(seen(servers(&world, false)), (100, None, false));
     assert_eq!(seen(servers(&world, true)), (7, None, false));
-    world.overrides.insert(place("b"), Setting { weight: None, state: Some(AdminState::Disabled) });
+    world
+        .overrides
+        .insert(override_key("b"), ServerOverride { weight: None, state: Some(AdminState::Disabled) });
     assert_eq!(seen(servers(&world, false)), (100, None, false));
     assert_eq!(seen(servers(&world, true)), (7, Some(AdminState::Disabled), false));
 
@@ -376,16 +386,16 @@ fn each_side_has_its_own_weight_and_settings_of_a_server() {
     }
     world.set(WEB, "10.0.0.2:80", false);
     assert_eq!(world.at(0).0, [false, false]);
-    world.overrides.insert(place("a"), Setting { weight: Some(0), state: None });
+    world.overrides.insert(override_key("a"), ServerOverride { weight: Some(0), state: None });
     assert_eq!(world.at(1).0, [false, true]);
     world.overrides.clear();
     world.set(WEB, "10.0.1.1:80", false);
-    world.overrides.insert(place("b"), Setting { weight: Some(0), state: None });
+    world.overrides.insert(override_key("b"), ServerOverride { weight: Some(0), state: None });
     assert_eq!(world.at(2).0, [false, false], "nobody is left on the secondary side");
 }
 
 #[test]
-fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() {
+fn server_on_both_sides_does_not_reveal_active_side_after_restart() {
     let mut world = World::new();
     world.change(&[IN_BOTH]);
     for server in ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.1.1:80"] {
@@ -393,13 +403,13 @@ fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() 
     }
     for address in destinations(&world.config) {
         let hop = NextHop { ifindex: 2, mtu: 1500, macs: MacPair::default() };
-        world.next_hops.insert(address, Ok(Reached { hop, through_gateway: false }));
+        world.next_hops.insert(address, Ok(ServerRoute { hop, through_gateway: false }));
     }
     let mut reconciler =
-        Reconciler::new(Fake::default(), Surroundings { max_backends: 64, ..Surroundings::default() });
+        Reconciler::new(FakeDataPlane::default(), MapLimits { max_backends: 64, ..MapLimits::default() });
     let mut found = |world: &mut World, now: u64| {
-        let over = world.at(now).0;
-        let known = Known {
+        let on_secondary = world.at(now).0;
+        let known = ObservedInputs {
             one_way: None,
             health: Some(&world.health),
             not_probed: None,
@@ -409,9 +419,9 @@ fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() 
             vips: None,
         };
         reconciler.reconcile(&desired(&world.config, known), Duration::from_secs(now)).unwrap();
-        world.failover = Failover::found(&world.config, reconciler.held().unwrap());
-        assert_eq!([DB, WEB].map(|n| world.is_over(n, "192.0.2.10")), over);
-        over[WEB]
+        world.failover = Failover::found(&world.config, reconciler.actual().unwrap());
+        assert_eq!([DB, WEB].map(|n| world.is_on_secondary(n, "192.0.2.10")), on_secondary);
+        on_secondary[WEB]
     };
     assert!(!found(&mut world, 1000));
     world.set(WEB, "10.0.0.1:80", false);
@@ -428,18 +438,18 @@ fn after_a_restart_a_server_of_both_sides_does_not_tell_which_has_the_traffic() 
 proptest! {
     /// No change is missed if decisions are made only at the announced times.
     #[test]
-    fn nothing_changes_before_it_is_said_to(steps in vec((0usize..5, any::<bool>(), 0u64..40), 1..60)) {
+    fn failover_changes_only_at_announced_times(steps in vec((0usize..5, any::<bool>(), 0u64..40), 1..60)) {
         let servers = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.1.1:80", "10.0.1.2:80"];
         let mut world = World::new();
         let mut now = 0;
         for (server, healthy, wait) in steps {
             world.set(WEB, servers[server], healthy);
-            let (over, next) = world.at(now);
-            prop_assert_eq!(world.at(now), (over, next), "decided twice");
+            let (on_secondary, next) = world.at(now);
+            prop_assert_eq!(world.at(now), (on_secondary, next), "decided twice");
             now += wait;
             let due = next.is_some_and(|next| next <= Duration::from_secs(now));
             let (later, _) = world.at(now);
-            prop_assert!(later == over || due, "changed by itself");
+            prop_assert!(later == on_secondary || due, "changed by itself");
             prop_assert!(!(due && later[WEB]), "did not come back");
         }
     }

@@ -11,38 +11,38 @@ use slb_common::{
     datapath::ipip::outer_sum,
 };
 
-use super::{Full, Ids, Moment, seconds};
+use super::{IdAllocator, Inputs, MapsFull, seconds};
 use crate::{
-    dataplane::state::{Filter, Member, State, backend_address, to_address},
-    desired::{Desired, Health, Pool, Server},
-    drain::{self, Leaving},
-    slow_start::{self, Begun},
-    table_split::left_behind,
+    dataplane::state::{MapState, ServerFilter, TableMember, backend_address, to_address},
+    desired::{Desired, DesiredPool, DesiredServer, ServerHealth},
+    drain::{self, DrainState},
+    slow_start::{self, Ramp},
+    table_split::abandoned_tables,
 };
 
 /// Seconds within which a GC pass has rehomed the flows of a table split.
-const SPLIT: u32 = 5;
+const REHOME_SECONDS: u32 = 5;
 
 /// Where a pool is: its number among the pools, its table, and the table that its listeners had before, if that is another one.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct PoolTable {
     pub(super) number: usize,
     pub(super) table: u32,
-    pub(super) origin: Option<u32>,
+    pub(super) previous_table: Option<u32>,
 }
 
 /// A server's id and what its entry names.
-struct Slot {
+struct EntryIds {
     id: u32,
     handle: Handle,
     next_hop: u32,
 }
 
 /// The servers of all pools.
-pub(super) struct Servers<'a> {
+pub(super) struct ServerAssignment<'a> {
     desired: &'a Desired,
-    held: &'a State,
-    moment: Moment<'a>,
+    actual: &'a MapState,
+    inputs: Inputs<'a>,
     /// Tables whose flows follow listeners to other tables.
     split: BTreeSet<u32>,
     /// Tables that services use now.
@@ -53,127 +53,136 @@ pub(super) struct Servers<'a> {
     pub(super) steps: Vec<u32>,
 }
 
-impl<'a> Servers<'a> {
+impl<'a> ServerAssignment<'a> {
     pub(super) fn new(
         desired: &'a Desired,
-        held: &'a State,
-        moment: Moment<'a>,
-        origins: &[Option<u32>],
+        actual: &'a MapState,
+        inputs: Inputs<'a>,
+        previous_tables: &[Option<u32>],
     ) -> Self {
         Self {
             desired,
-            held,
-            moment,
-            split: origins.iter().flatten().copied().chain(left_behind(held)).collect(),
-            in_use: held.services.values().map(|service| service.lookup_table).collect(),
+            actual,
+            inputs,
+            split: previous_tables.iter().flatten().copied().chain(abandoned_tables(actual)).collect(),
+            in_use: actual.services.values().map(|service| service.lookup_table).collect(),
             backends: Vec::new(),
             steps: Vec::new(),
         }
     }
 
     /// Gives the servers of a pool, and those removed from it, ids. Returns the members of its table.
-    pub(super) fn place(
+    pub(super) fn assign_pool(
         &mut self,
-        pool: &Pool,
-        place: Place,
-        known: &Known<'a>,
-        ids: &mut Ids,
-    ) -> Result<Vec<Member>, Full> {
+        pool: &DesiredPool,
+        pool_table: PoolTable,
+        known: &ActualServers<'a>,
+        ids: &mut IdAllocator,
+    ) -> Result<Vec<TableMember>, MapsFull> {
         let mut members = Vec::with_capacity(pool.servers.len());
         // The listeners' flows come to a new table from the one before: servers there serve or drain here.
-        let mut known = known.of(place.origin.unwrap_or(place.table)).iter().peekable();
+        let mut known = known.of(pool_table.previous_table.unwrap_or(pool_table.table)).iter().peekable();
         let mut left = Vec::new();
         for (address, server) in &pool.servers {
             let next_hop = match server.next_hop {
-                Some(hop) => ids.next_hop(hop, self.held)?,
+                Some(hop) => ids.next_hop(hop, self.actual)?,
                 None => 0,
             };
             while let Some(other) = known.next_if(|other| other.address < *address) {
                 left.push(other);
             }
             let same = known.next_if(|other| other.address == *address && !other.is_finished());
-            let (id, handle) = match same.filter(|_| place.origin.is_none()) {
+            let (id, handle) = match same.filter(|_| pool_table.previous_table.is_none()) {
                 Some(known) => (known.id, known.backend.handle),
-                None => ids.backend(self.held)?,
+                None => ids.backend(self.actual)?,
             };
             while let Some(other) = known.next_if(|other| other.address == *address) {
                 left.push(other);
             }
-            let slot = Slot { id, handle, next_hop };
-            members.extend(self.configured(pool, place, slot, (*address, server), same));
+            let slot = EntryIds { id, handle, next_hop };
+            members.extend(self.assign_configured(pool, pool_table, slot, (*address, server), same));
         }
         left.extend(known);
         for known in left {
-            self.removed(pool, place, known, ids)?;
+            self.assign_removed(pool, pool_table, known, ids)?;
         }
         Ok(members)
     }
 
     /// Enters a configured server. Returns its place in the table, if it takes new flows.
-    fn configured(
+    fn assign_configured(
         &mut self,
-        pool: &Pool,
-        Place { number, table, origin }: Place,
-        Slot { id, handle, next_hop }: Slot,
-        (address, server): (SocketAddr, &Server),
-        same: Option<&KnownServer<'a>>,
-    ) -> Option<Member> {
-        let now = self.moment.now;
+        pool: &DesiredPool,
+        PoolTable { number, table, previous_table }: PoolTable,
+        EntryIds { id, handle, next_hop }: EntryIds,
+        (address, server): (SocketAddr, &DesiredServer),
+        same: Option<&ActualServer<'a>>,
+    ) -> Option<TableMember> {
+        let now = self.inputs.now;
         let slow_start = pool.slow_start.map(seconds);
-        let held = same.map(|known| known.backend);
-        let leaving = drain::configured(held, server, pool.drain.map(seconds), now);
-        let is_in_use = self.in_use.contains(&origin.unwrap_or(table));
-        let begun = slow_start.map(|_| slow_start::begun(held, server, is_in_use, now)).unwrap_or_default();
-        let mut backend = begun_as(backend(address, server, &self.desired.tunnel), begun);
-        let member = server.takes_new().then(|| {
-            let (weight, step) = slow_start::weight(server.weight, begun.since, slow_start, now);
+        let actual = same.map(|known| known.backend);
+        let leaving = drain::of_configured(actual, server, pool.drain.map(seconds), now);
+        let is_in_use = self.in_use.contains(&previous_table.unwrap_or(table));
+        let ramp = slow_start.map(|_| slow_start::ramp(actual, server, is_in_use, now)).unwrap_or_default();
+        let mut backend = with_ramp(backend(address, server, &self.desired.tunnel), ramp);
+        let member = server.accepts_new_flows().then(|| {
+            let (weight, step) = slow_start::weight(server.weight, ramp.since, slow_start, now);
             self.steps.extend(step);
-            backend.share = weight.into();
-            Member { backend: id, address, weight }
+            backend.effective_weight = weight.into();
+            TableMember { backend: id, address, weight }
         });
         let backend = Backend { handle, next_hop, lookup_table: table, ..backend };
-        self.backends.push((number, id, left_as(backend, leaving)));
+        self.backends.push((number, id, with_drain(backend, leaving)));
         member
     }
 
     /// Enters a server that is no longer configured, for as long as it drains.
-    fn removed(
+    fn assign_removed(
         &mut self,
-        pool: &Pool,
-        Place { number, table, origin }: Place,
-        known: &KnownServer<'a>,
-        ids: &mut Ids,
-    ) -> Result<(), Full> {
+        pool: &DesiredPool,
+        PoolTable { number, table, previous_table }: PoolTable,
+        known: &ActualServer<'a>,
+        ids: &mut IdAllocator,
+    ) -> Result<(), MapsFull> {
         // RSTs are outstanding until it was terminating, however long ago its time was over: no daemon may have run.
-        let has_rst_outstanding = !known.is_finished() || !self.moment.told.contains(&known.backend.handle);
+        let has_rst_outstanding =
+            !known.is_finished() || !self.inputs.rst_delivered.contains(&known.backend.handle);
         let drain = pool.drain.map(seconds);
         // Flows of listeners that have left this table are with it until the next GC pass.
-        let drain = if self.split.contains(&table) { Some(drain.unwrap_or(0).max(SPLIT)) } else { drain };
-        let Some(leaving) = drain::lingering(known.backend, drain, has_rst_outstanding, self.moment.now)
+        let drain =
+            if self.split.contains(&table) { Some(drain.unwrap_or(0).max(REHOME_SECONDS)) } else { drain };
+        let Some(leaving) = drain::of_removed(known.backend, drain, has_rst_outstanding, self.inputs.now)
         else {
             return Ok(());
         };
-        let (id, handle) = match origin {
+        let (id, handle) = match previous_table {
             None => (known.id, known.backend.handle),
             Some(_) if known.is_finished() => return Ok(()),
-            Some(_) => ids.backend(self.held)?,
+            Some(_) => ids.backend(self.actual)?,
         };
-        let next_hop = match self.held.next_hops.get(&known.backend.next_hop) {
-            Some(hop) => ids.next_hop(*hop, self.held)?,
+        let next_hop = match self.actual.next_hops.get(&known.backend.next_hop) {
+            Some(hop) => ids.next_hop(*hop, self.actual)?,
             None => 0,
         };
         let flags = known.backend.flags & Backend::ALIVE | Backend::REMOVED;
-        let backend =
-            Backend { handle, flags, weight: 0, share: 0, lookup_table: table, next_hop, ..*known.backend };
-        self.backends.push((number, id, left_as(backend, leaving)));
+        let backend = Backend {
+            handle,
+            flags,
+            weight: 0,
+            effective_weight: 0,
+            lookup_table: table,
+            next_hop,
+            ..*known.backend
+        };
+        self.backends.push((number, id, with_drain(backend, leaving)));
         Ok(())
     }
 
     /// The servers whose replies return through SLB.
-    pub(super) fn answers(&self) -> Filter {
+    pub(super) fn answers(&self) -> ServerFilter {
         let services = self.desired.services.iter().filter(|service| service.mode == mode::NAT);
         let answering: BTreeSet<usize> = services.filter_map(|service| service.pool).collect();
-        let mut answers = Filter::default();
+        let mut answers = ServerFilter::default();
         for (_, _, backend) in self.backends.iter().filter(|(pool, ..)| answering.contains(pool)) {
             answers.insert(backend);
         }
@@ -182,27 +191,27 @@ impl<'a> Servers<'a> {
 }
 
 /// Actual servers, sorted by table and address.
-pub(super) struct Known<'a>(Vec<KnownServer<'a>>);
+pub(super) struct ActualServers<'a>(Vec<ActualServer<'a>>);
 
-pub(super) struct KnownServer<'a> {
+pub(super) struct ActualServer<'a> {
     address: SocketAddr,
     id: u32,
     backend: &'a Backend,
 }
 
-impl KnownServer<'_> {
+impl ActualServer<'_> {
     /// Whether the server is removed and terminating. A configured server at its address is a new one.
     const fn is_finished(&self) -> bool {
-        const OVER: u8 = Backend::TERMINATING | Backend::REMOVED;
-        self.backend.flags & OVER == OVER
+        const FINISHED: u8 = Backend::TERMINATING | Backend::REMOVED;
+        self.backend.flags & FINISHED == FINISHED
     }
 }
 
-impl<'a> Known<'a> {
-    pub(super) fn new(held: &'a State) -> Self {
-        let known = held.backends.iter();
+impl<'a> ActualServers<'a> {
+    pub(super) fn new(actual: &'a MapState) -> Self {
+        let known = actual.backends.iter();
         let known =
-            known.map(|(id, backend)| KnownServer { address: backend_address(backend), id: *id, backend });
+            known.map(|(id, backend)| ActualServer { address: backend_address(backend), id: *id, backend });
         let mut known: Vec<_> = known.collect();
         // Configured servers sort before removed ones.
         known.sort_by_key(|known| {
@@ -211,32 +220,32 @@ impl<'a> Known<'a> {
         Self(known)
     }
 
-    fn of(&self, table: u32) -> &[KnownServer<'a>] {
+    fn of(&self, table: u32) -> &[ActualServer<'a>] {
         let first = self.0.partition_point(|known| known.backend.lookup_table < table);
         let end = self.0.partition_point(|known| known.backend.lookup_table <= table);
         &self.0[first..end]
     }
 }
 
-fn begun_as(backend: Backend, begun: Begun) -> Backend {
-    let added = if begun.is_added { Backend::ADDED } else { 0 };
-    Backend { flags: backend.flags | added, since: begun.since, ..backend }
+fn with_ramp(backend: Backend, ramp: Ramp) -> Backend {
+    let added = if ramp.is_added { Backend::ADDED } else { 0 };
+    Backend { flags: backend.flags | added, since: ramp.since, ..backend }
 }
 
-fn left_as(backend: Backend, leaving: Leaving) -> Backend {
-    let Leaving { is_terminating, deadline } = leaving;
+fn with_drain(backend: Backend, leaving: DrainState) -> Backend {
+    let DrainState { is_terminating, deadline } = leaving;
     let flags = if is_terminating {
-        backend.flags & !(Backend::ALIVE | Backend::NEW) | Backend::TERMINATING
+        backend.flags & !(Backend::ALIVE | Backend::ACCEPTS_NEW) | Backend::TERMINATING
     } else {
         backend.flags
     };
     Backend { flags, deadline, ..backend }
 }
 
-fn backend(address: SocketAddr, server: &Server, tunnel: &Tunnel) -> Backend {
+fn backend(address: SocketAddr, server: &DesiredServer, tunnel: &Tunnel) -> Backend {
     // Packets cannot reach a server without a next hop, whatever its health check says.
     let alive = if server.is_alive() && server.next_hop.is_some() { Backend::ALIVE } else { 0 };
-    let new = if server.takes_new() { Backend::NEW } else { 0 };
+    let new = if server.accepts_new_flows() { Backend::ACCEPTS_NEW } else { 0 };
     let ip = to_address(address.ip());
     Backend {
         address: ip,
@@ -246,11 +255,11 @@ fn backend(address: SocketAddr, server: &Server, tunnel: &Tunnel) -> Backend {
         endpoint: Backend::endpoint_of(ServiceIndex::server_hash(&ip, address.port().to_be())),
         outer_sum: if ip.is_v4() { outer_sum(&tunnel.v4, &ip) } else { 0 },
         health: match server.health {
-            Health::Healthy | Health::Unchecked if server.is_standby => Backend::HEALTH_STANDBY,
-            Health::Unknown => Backend::HEALTH_UNKNOWN,
-            Health::Healthy => Backend::HEALTH_HEALTHY,
-            Health::Unhealthy => Backend::HEALTH_UNHEALTHY,
-            Health::Unchecked => Backend::HEALTH_UNCHECKED,
+            ServerHealth::Healthy | ServerHealth::Unchecked if server.is_standby => Backend::HEALTH_STANDBY,
+            ServerHealth::Unknown => Backend::HEALTH_UNKNOWN,
+            ServerHealth::Healthy => Backend::HEALTH_HEALTHY,
+            ServerHealth::Unhealthy => Backend::HEALTH_UNHEALTHY,
+            ServerHealth::Unchecked => Backend::HEALTH_UNCHECKED,
         },
         ..Backend::default()
     }

@@ -51,7 +51,7 @@ pub enum Unresolved {
         has_failed: bool,
     },
     /// The kernel's neighbour table is full.
-    NoRoom {
+    NeighbourTableFull {
         /// Address without an entry: the destination, or the gateway to it.
         next_hop: IpAddr,
     },
@@ -69,10 +69,10 @@ pub enum Unresolved {
 
 impl Unresolved {
     /// Whether this is final, not only a resolution that is still running.
-    pub fn is_verdict(&self) -> bool {
+    pub fn is_conclusive(&self) -> bool {
         match self {
             Self::NoNeighbour { has_failed, .. } => *has_failed,
-            Self::NoRoom { .. } => false,
+            Self::NeighbourTableFull { .. } => false,
             Self::NoRoute | Self::Local | Self::InterfaceDown { .. } | Self::NotEthernet { .. } => true,
         }
     }
@@ -86,7 +86,7 @@ impl fmt::Display for Unresolved {
             Self::NoNeighbour { next_hop, interface, .. } => {
                 write!(f, "{next_hop} does not answer on {interface}")
             }
-            Self::NoRoom { next_hop } => {
+            Self::NeighbourTableFull { next_hop } => {
                 let family = if next_hop.is_ipv4() { "ipv4" } else { "ipv6" };
                 write!(
                     f,

@@ -77,7 +77,7 @@ impl Target {
     }
 
     /// All fields as text, in a format that later versions keep.
-    pub fn in_words(&self) -> String {
+    pub fn describe(&self) -> String {
         let Self { address, via, check, watched } = self;
         let via = match via {
             Via::Direct => "directly".to_owned(),
@@ -89,7 +89,7 @@ impl Target {
     }
 
     /// The same server, probed at its own address.
-    pub fn directly(&self) -> Self {
+    pub fn direct_target(&self) -> Self {
         Self { via: Via::Direct, ..self.clone() }
     }
 

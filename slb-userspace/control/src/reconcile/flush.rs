@@ -3,10 +3,10 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
-use slb_common::datapath::flow_gc::Flushed;
+use slb_common::datapath::flow_gc::FlushResult;
 
 use super::Reconciler;
-use crate::{dataplane::DataPlane, flush::Choice};
+use crate::{dataplane::DataPlane, flush::ResolvedFilter};
 
 impl<D: DataPlane> Reconciler<D> {
     /// Number of slots of the flow table.
@@ -23,20 +23,23 @@ impl<D: DataPlane> Reconciler<D> {
     pub fn flush(
         &mut self,
         slots: Range<u32>,
-        choice: &Choice,
+        choice: &ResolvedFilter,
         erases: bool,
         now: Duration,
-    ) -> Result<Flushed> {
-        self.held()?;
-        let hz = self.surroundings.hz;
-        let flushed = self.plane.flush(slots, erases, hz, &mut |entry| choice.takes(entry));
+    ) -> Result<FlushResult> {
+        self.actual()?;
+        let hz = self.limits.hz;
+        let flushed = self.plane.flush(slots, erases, hz, &mut |entry| choice.matches(entry));
         let flushed = flushed.context("cannot erase flow-table entries")?;
         if erases
             && flushed.erased > 0
-            && self.is_handing_over()
-            && let Some(held) = &mut self.held
+            && self.has_migrating_slots()
+            && let Some(actual) = &mut self.actual
         {
-            Arc::make_mut(held).tables.values_mut().for_each(|table| table.slot_migration.wait_anew(now));
+            Arc::make_mut(actual)
+                .tables
+                .values_mut()
+                .for_each(|table| table.slot_migration.restart_wait(now));
         }
         Ok(flushed)
     }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{World, group, two_groups};
 use crate::dataplane::{
-    digest::{Content, Digest, all},
-    state::{NO_TABLE, State},
+    digest::{Digest, TableDigest, all},
+    state::{MapState, NO_TABLE},
 };
 use slb_config::{
     model::{Config, Scheduler},
@@ -13,12 +13,12 @@ use slb_config::{
 };
 
 /// The digest of all services, and the digest of each by port.
-fn digests(state: &State) -> (Digest, BTreeMap<u16, Digest>) {
+fn digests(state: &MapState) -> (Digest, BTreeMap<u16, Digest>) {
     let services = state.services.values().filter(|service| service.lookup_table != NO_TABLE);
     let digests: Vec<_> = services
         .map(|service| {
             let (lookup_table, _) = state.tables[&service.lookup_table].lookup_tables(0);
-            let content = Content::new(lookup_table.in_use(), service.lookup_table, &state.backends);
+            let content = TableDigest::new(lookup_table.in_use(), service.lookup_table, &state.backends);
             (service, content.of_service(service, state.settings.seed))
         })
         .collect();
@@ -29,7 +29,7 @@ fn digests(state: &State) -> (Digest, BTreeMap<u16, Digest>) {
 /// Digests of a node that had these configurations one after the other, a second apart, with healthy servers only.
 fn of_node(configs: &[&Config]) -> (Digest, BTreeMap<u16, Digest>) {
     let mut world = World::new();
-    let mut state = State::default();
+    let mut state = MapState::default();
     for config in configs {
         world.all_healthy(config);
         world.now += Duration::from_secs(1);
@@ -42,10 +42,10 @@ fn of_node(configs: &[&Config]) -> (Digest, BTreeMap<u16, Digest>) {
 #[test]
 fn nodes_of_different_history_have_the_same_digests() {
     let config = two_groups(&[(1, 100), (2, 50), (3, 100)], &[(4, 100), (5, 100)]);
-    let fresh = of_node(&[&config]);
+    let is_new = of_node(&[&config]);
     let other = two_groups(&[(9, 100), (2, 100)], &[(5, 10), (1, 100)]);
     let changed = of_node(&[&group(&[(3, 100), (2, 50)]), &other, &config]);
-    assert_eq!(changed, fresh);
+    assert_eq!(changed, is_new);
 
     let mut world = World::new();
     world.all_healthy(&config);
@@ -53,15 +53,15 @@ fn nodes_of_different_history_have_the_same_digests() {
     let mut world = world.looked_again().restart();
     world.set_health(2, false);
     let unhealthy = digests(&world.reconcile(&config).unwrap());
-    assert_ne!(unhealthy, fresh);
+    assert_ne!(unhealthy, is_new);
     world.set_health(2, true);
     let state = world.reconcile(&config).unwrap();
     assert!(state.tables.values().any(|table| !table.slot_migration.is_empty()), "slots migrate");
-    assert_eq!(digests(&state), fresh, "healthy again after a restart");
+    assert_eq!(digests(&state), is_new, "healthy again after a restart");
 }
 
 #[test]
-fn whatever_decides_which_server_a_flow_gets_changes_the_digest() {
+fn inputs_of_server_selection_change_the_digest() {
     let servers = [(1, 100), (2, 100), (3, 100)];
     let config = group(&servers);
     let (everything, by_port) = of_node(&[&config]);
@@ -99,7 +99,7 @@ fn whatever_decides_which_server_a_flow_gets_changes_the_digest() {
 }
 
 #[test]
-fn what_decides_nothing_leaves_the_digest_alone() {
+fn settings_without_effect_on_server_selection_keep_the_digest() {
     let config = group(&[(1, 100), (2, 50)]);
     let mut other = config.clone();
     other.load_balancers[0].name = other.server_groups[0].name.clone();
@@ -112,7 +112,7 @@ fn what_decides_nothing_leaves_the_digest_alone() {
 }
 
 #[test]
-fn weights_count_where_flows_go_by_them_and_not_by_the_table() {
+fn digest_includes_weights_with_least_connections() {
     let least = |servers: &[(u8, u8)]| {
         let mut config = group(servers);
         for listener in &mut config.load_balancers[0].listeners {
@@ -125,7 +125,7 @@ fn weights_count_where_flows_go_by_them_and_not_by_the_table() {
 }
 
 #[test]
-fn a_change_of_one_group_changes_the_digests_of_its_listeners_only() {
+fn change_of_one_group_changes_only_its_listeners_digests() {
     let second = [(4, 100), (5, 100)];
     let (before, by_port) = of_node(&[&two_groups(&[(1, 100), (2, 100)], &second)]);
     let (after, changed) = of_node(&[&two_groups(&[(1, 100), (2, 50)], &second)]);

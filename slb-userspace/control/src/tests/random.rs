@@ -8,27 +8,27 @@ use slb_common::abi::backend::Backend;
 use super::{World, flow, group, lingers, reached, two_groups};
 use crate::{
     dataplane::{
-        fake::Fails,
-        state::{State, Table},
+        fake::FailurePoint,
+        state::{MapState, ServerTable},
     },
-    desired::Verdict,
+    desired::HealthVerdict,
     slot_migration::SlotMigration,
     targets::targets,
 };
 
 /// The table of the listener on `port`.
-fn table(state: &State, port: u16) -> u32 {
+fn table(state: &MapState, port: u16) -> u32 {
     state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap().lookup_table
 }
 
 /// What a daemon can read of the state. The maps do not tell when slots were reassigned.
-fn known(state: &State) -> State {
+fn known(state: &MapState) -> MapState {
     let mut state = state.clone();
     for table in state.tables.values_mut() {
         let previous_backends: Vec<_> = table.slot_migration.previous_backends().collect();
-        *table = Table {
-            slot_migration: SlotMigration::found(previous_backends, Duration::ZERO),
-            ..table.without_owners()
+        *table = ServerTable {
+            slot_migration: SlotMigration::from_maps(previous_backends, Duration::ZERO),
+            ..table.without_current_backends()
         };
     }
     state
@@ -48,15 +48,15 @@ enum Change {
     Neighbour(u8, Option<u8>),
     Restart,
     /// The data plane fails after this many operations. `true` restarts the daemon then.
-    Fail(usize, Fails, bool),
+    Fail(usize, FailurePoint, bool),
 }
 
 fn servers() -> impl Strategy<Value = Vec<(u8, u8)>> {
     prop::collection::btree_map(1u8..12, 0u8..=100, 1..8).prop_map(|servers| servers.into_iter().collect())
 }
 
-fn fails() -> impl Strategy<Value = Fails> {
-    prop_oneof![Just(Fails::Before), Just(Fails::Halfway), Just(Fails::After)]
+fn fails() -> impl Strategy<Value = FailurePoint> {
+    prop_oneof![Just(FailurePoint::Before), Just(FailurePoint::Halfway), Just(FailurePoint::After)]
 }
 
 fn change() -> impl Strategy<Value = Change> {
@@ -97,7 +97,7 @@ proptest! {
                     world.reconciler.plane_mut().flows.push(flow);
                 }
                 Change::Look => {
-                    world.reconciler.sweep(world.now, &BTreeSet::new()).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+                    world.reconciler.run_gc(world.now, &BTreeSet::new()).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
                     for flow in &world.reconciler.plane_mut().flows.clone() {
                         let at = |port| flow.service == self::flow(&before, port, flow.backend).service;
                         let table = table(&before, if at(81) { 81 } else { 80 });
@@ -128,7 +128,7 @@ proptest! {
                 None => group(&first),
             };
             for target in targets(&config) {
-                world.health.entry(target).or_insert(Verdict { healthy: true, detail: None });
+                world.health.entry(target).or_insert(HealthVerdict { healthy: true, detail: None });
             }
             let fails = world.reconciler.plane_mut().fail_after.is_some();
             let after = match world.reconcile(&config) {
@@ -142,8 +142,8 @@ proptest! {
                 }
             };
             world.reconciler.plane_mut().fail_after = None;
-            let held = known(&world.reconciler.plane_mut().state);
-            prop_assert!(held == known(&after), "the data plane does not hold what it is said to");
+            let actual = known(&world.reconciler.plane_mut().state);
+            prop_assert!(actual == known(&after), "the data plane does not hold what it is said to");
             for (id, new) in after.backends.iter().filter(|(_, new)| !lingers(new)) {
                 let mut before = before.backends.iter().filter(|(_, old)| !lingers(old));
                 if let Some((old_id, old)) = before.find(|(_, old)| (old.lookup_table, old.address) == (new.lookup_table, new.address)) {

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use slb_common::abi::service::policy;
 
-use crate::desired::{Desired, Known, desired, vips_alone};
-use crate::inputs::Standing;
+use crate::desired::{Desired, ObservedInputs, desired, vips_without_listeners};
+use crate::inputs::VipState;
 use slb_config::{model::Config, samples::parsed};
 
 const LOCAL: &str = "192.0.2.10";
@@ -31,8 +31,8 @@ fn config(lines: &str) -> Config {
     ))
 }
 
-fn standings() -> BTreeMap<IpAddr, Standing> {
-    let standing = |is_local| Standing { is_local, ..Standing::default() };
+fn vip_states() -> BTreeMap<IpAddr, VipState> {
+    let standing = |is_local| VipState { is_local, ..VipState::default() };
     BTreeMap::from([(LOCAL.parse().unwrap(), standing(true)), (ROUTED.parse().unwrap(), standing(false))])
 }
 
@@ -48,7 +48,7 @@ fn policies(desired: &Desired) -> [Option<u32>; 2] {
 #[test]
 fn unmatched_packets_are_rejected_unless_the_vip_is_the_hosts_own() {
     use policy::{DROP_UNMATCHED as DROP, NO_ECHO, REJECT_UNMATCHED as REJECT};
-    let standings = standings();
+    let vip_states = vip_states();
     for (lines, policies_of_vips) in [
         ("", [Some(0), Some(REJECT)]),
         ("unmatched = \"reject\"", [Some(REJECT), Some(REJECT)]),
@@ -57,17 +57,17 @@ fn unmatched_packets_are_rejected_unless_the_vip_is_the_hosts_own() {
         ("state = \"stopped\"", [None, Some(NO_ECHO | REJECT)]),
         ("state = \"stopped\"\nunmatched = \"drop\"", [Some(NO_ECHO | DROP), Some(NO_ECHO | DROP)]),
     ] {
-        let known = Known { vips: Some(&standings), ..Known::default() };
+        let known = ObservedInputs { vips: Some(&vip_states), ..ObservedInputs::default() };
         assert_eq!(policies(&desired(&config(lines), known)), policies_of_vips, "{lines}");
     }
     // A VIP of unknown standing may be the host's own, so its packets are passed.
-    assert_eq!(policies(&desired(&config(""), Known::default())), [Some(0), Some(0)]);
+    assert_eq!(policies(&desired(&config(""), ObservedInputs::default())), [Some(0), Some(0)]);
 }
 
 #[test]
-fn a_first_start_drops_what_would_go_back_to_the_router() {
-    let first = vips_alone(&config(""), &standings());
+fn first_start_drops_packets_that_would_return_to_the_router() {
+    let first = vips_without_listeners(&config(""), &vip_states());
     assert_eq!(policies(&first), [None, Some(policy::NO_ECHO | policy::DROP_UNMATCHED)]);
     assert_eq!(first.services.len(), 1, "{first:?}");
-    assert!(vips_alone(&config("unmatched = \"pass\""), &standings()).services.is_empty());
+    assert!(vips_without_listeners(&config("unmatched = \"pass\""), &vip_states()).services.is_empty());
 }

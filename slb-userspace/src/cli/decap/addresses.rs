@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
-use slb_common::abi::decap::{MAX_ADDRESSES, Policy};
+use slb_common::abi::decap::{DecapPolicy, MAX_ADDRESSES};
 
 use slb_control::dataplane::state::to_address;
 
@@ -20,7 +20,7 @@ pub enum Vips {
 ///
 /// # Errors
 /// There is no source or no destination, an address is not that of one host, or there are too many.
-pub(super) fn policy(from: &[IpAddr], vips: &Vips) -> Result<Policy> {
+pub(super) fn policy(from: &[IpAddr], vips: &Vips) -> Result<DecapPolicy> {
     if from.is_empty() {
         bail!(
             "no source given: name the addresses the load balancers send from, for instance `--from 192.0.2.1`; \
@@ -37,7 +37,7 @@ pub(super) fn policy(from: &[IpAddr], vips: &Vips) -> Result<Policy> {
     };
     let from = check("--from", from)?;
     let addresses = |list: &[IpAddr]| list.iter().copied().map(to_address).collect::<Vec<_>>();
-    let Some(policy) = Policy::new(&addresses(&from), &addresses(&vips)) else {
+    let Some(policy) = DecapPolicy::new(&addresses(&from), &addresses(&vips)) else {
         bail!(
             "{} addresses in --from and {} in --vip: {MAX_ADDRESSES} each is the most",
             from.len(),
@@ -82,13 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn no_source_is_refused_with_an_example() {
+    fn decap_without_source_is_refused_with_an_example() {
         let error = policy(&[], &only(&[ip("192.0.2.1")])).unwrap_err().to_string();
         assert!(error.contains("--from 192.0.2.1"), "{error}");
     }
 
     #[test]
-    fn no_vip_is_refused_unless_any_is_asked_for() {
+    fn decap_without_vip_is_refused_unless_any_vip_is_set() {
         let from = [ip("192.0.2.1")];
         let error = policy(&from, &only(&[])).unwrap_err().to_string();
         assert!(error.contains("`--vip 198.51.100.10`") && error.contains("`--any-vip`"), "{error}");
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_no_machine_are_refused() {
+    fn decap_refuses_addresses_that_no_machine_has() {
         for wrong in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "127.0.0.1", "::1", "255.255.255.255"] {
             let error = policy(&[ip(wrong)], &Vips::Any).unwrap_err().to_string();
             assert!(error.contains(&format!("--from {wrong}")), "{error}");
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_twice_counts_once() {
+    fn duplicate_decap_addresses_count_once() {
         let four = ip("192.0.2.1");
         let policy = policy(&[four; 100], &only(&[ip("2001:db8::1"), four])).unwrap();
         assert_eq!(policy.sources(), [to_address(four)]);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_are_refused() {
+    fn more_than_64_decap_addresses_are_refused() {
         let many: Vec<_> = (0..65).map(|n| Ipv4Addr::new(192, 0, 2, n).into()).collect();
         let error = policy(&many, &Vips::Any).unwrap_err().to_string();
         assert!(error.contains("65 addresses in --from"), "{error}");

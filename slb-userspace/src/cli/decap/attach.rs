@@ -4,14 +4,14 @@ use std::{net::IpAddr, path::PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
-use slb_common::abi::decap::Policy;
+use slb_common::abi::decap::DecapPolicy;
 
 pub use super::addresses::Vips;
 use super::{addresses, ensure_root, find, links};
 use crate::{
     dataplane::bpf::{
-        decap::{self, Pins},
-        xdp::{self, Attachment, Occupied},
+        decap::{self, DecapPins},
+        xdp::{self, Attachment, HookOccupied},
     },
     neigh::Link,
 };
@@ -37,7 +37,7 @@ pub fn attach(pin_dir: PathBuf, interface: &str, from: &[IpAddr], vips: &Vips, m
     ensure_root("attach")?;
     let links = links()?;
     let link = find(&links, interface)?;
-    let pins = Pins::new(pin_dir);
+    let pins = DecapPins::new(pin_dir);
     pins.create()?;
     let _lock = pins.lock()?;
     let pinned = pins.program(link.index)?;
@@ -63,7 +63,7 @@ pub fn attach(pin_dir: PathBuf, interface: &str, from: &[IpAddr], vips: &Vips, m
     Ok(())
 }
 
-fn start(pins: &Pins, link: &Link, policy: &Policy, mode: XdpMode) -> Result<Attachment> {
+fn start(pins: &DecapPins, link: &Link, policy: &DecapPolicy, mode: XdpMode) -> Result<Attachment> {
     let mode = match mode {
         XdpMode::Auto => model::XdpMode::Auto,
         XdpMode::Native => model::XdpMode::Native,
@@ -77,7 +77,7 @@ fn explain(error: anyhow::Error, link: &Link) -> anyhow::Error {
         let name = xdp::name_of(on.program).unwrap_or_else(|| "without a name".to_owned());
         format!(" (it runs program {} {name})", on.program)
     });
-    let error = if error.is::<Occupied>() {
+    let error = if error.is::<HookOccupied>() {
         anyhow!("{error}, or attach to another interface; `slbd` and `slb-decap` cannot share one")
     } else {
         error

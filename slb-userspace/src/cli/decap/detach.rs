@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use super::{ensure_root, find, links};
-use crate::dataplane::bpf::decap::Pins;
+use crate::dataplane::bpf::decap::DecapPins;
 
 /// Detaches the program from an interface, or from all of them, and removes the pins.
 ///
@@ -13,7 +13,7 @@ use crate::dataplane::bpf::decap::Pins;
 /// Without `force`: the pins belong to an interface of another network namespace. Nothing is removed.
 pub fn detach(pin_dir: PathBuf, interface: Option<&str>, force: bool) -> Result<()> {
     ensure_root("detach")?;
-    let pins = Pins::new(pin_dir);
+    let pins = DecapPins::new(pin_dir);
     let indexes = match interface {
         Some(name) => vec![find(&links()?, name)?.index],
         None => pins.interfaces()?,

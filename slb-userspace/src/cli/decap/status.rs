@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 use super::{ensure_root, links};
 use crate::{
     cli::{status::Output, table::reasons},
-    dataplane::bpf::decap::{self, Pins},
+    dataplane::bpf::decap::{self, DecapPins},
     neigh::Link,
 };
-use slb_api::types::{AttachMode, Reason};
+use slb_api::types::{AttachMode, ReasonCount};
 use slb_control::dataplane::state::to_ip;
 
 /// The decapsulators of this network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct DecapStatus {
     /// Interfaces by index.
-    pub interfaces: Vec<Interface>,
+    pub interfaces: Vec<DecapInterface>,
 }
 
 /// An interface with a decapsulator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Interface {
+pub struct DecapInterface {
     /// Name; `None` if the interface does not run the pinned program: it is gone or in another namespace.
     pub name: Option<String>,
     /// Index in the kernel.
@@ -38,13 +38,13 @@ pub struct Interface {
     pub vips: Vec<IpAddr>,
     /// Frames by reason since the first attach. Each frame is counted under one reason. The verdict is `strip`, `pass`
     /// or `drop`.
-    pub reasons: Vec<Reason>,
+    pub reasons: Vec<ReasonCount>,
 }
 
 /// Prints the status of the decapsulators.
 pub fn status(pin_dir: PathBuf, output: Output) -> Result<()> {
     ensure_root("status")?;
-    let pins = Pins::new(pin_dir);
+    let pins = DecapPins::new(pin_dir);
     let status = read(&pins, &links()?)?;
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
@@ -56,7 +56,7 @@ pub fn status(pin_dir: PathBuf, output: Output) -> Result<()> {
     Ok(())
 }
 
-fn read(pins: &Pins, links: &[Link]) -> Result<Status> {
+fn read(pins: &DecapPins, links: &[Link]) -> Result<DecapStatus> {
     let mut interfaces = Vec::new();
     for index in pins.interfaces()? {
         let Some(program) = pins.program(index)? else { continue };
@@ -64,12 +64,12 @@ fn read(pins: &Pins, links: &[Link]) -> Result<Status> {
         let link = links.iter().find(|link| link.index == index);
         let on = link.and_then(|link| Some((link, link.xdp.filter(|xdp| xdp.program == program)?)));
         let mode = |native| if native { AttachMode::Native } else { AttachMode::Generic };
-        let reasons = state.tally.iter().map(|&(reason, packets)| Reason {
+        let reasons = state.tally.iter().map(|&(reason, packets)| ReasonCount {
             verdict: reason.action().name().to_owned(),
             reason: reason.name().to_owned(),
             packets,
         });
-        interfaces.push(Interface {
+        interfaces.push(DecapInterface {
             name: on.map(|(link, _)| link.name.clone()),
             index,
             mode: on.map(|(_, xdp)| mode(xdp.native)),
@@ -79,10 +79,10 @@ fn read(pins: &Pins, links: &[Link]) -> Result<Status> {
             reasons: reasons.collect(),
         });
     }
-    Ok(Status { interfaces })
+    Ok(DecapStatus { interfaces })
 }
 
-fn render(status: &Status) -> Result<String> {
+fn render(status: &DecapStatus) -> Result<String> {
     let mut text = String::new();
     for interface in &status.interfaces {
         let list =

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_lasts_from_its_first_note_to_the_first_of_another_one() {
+    fn state_lasts_from_its_first_note_to_the_next_state() {
         let mut since = Durations::default();
         let at = Duration::from_millis;
         assert_eq!(since.note("a", true, at(1000)), None, "not known before");

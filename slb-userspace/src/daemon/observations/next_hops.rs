@@ -8,33 +8,33 @@ use super::Observations;
 use crate::neigh::{Resolution, Resolutions};
 use slb_control::{
     dataplane::state::mac,
-    desired::Reached,
-    users::{Named, list},
+    desired::ServerRoute,
+    listener_index::{LogNames, join_names},
 };
 
 /// A change of a server's next hop, and where its packets leave now. Servers with equal changes share a log line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Change {
+enum NextHopChange {
     /// There is no next hop any more.
     Lost { why: String },
     /// There is a next hop again.
-    Back(Exit),
+    Restored(Egress),
     /// Packets leave by another interface, or to another hardware address.
-    Moved(Exit),
+    Replaced(Egress),
     /// The path MTU has changed.
-    Mtu(Exit),
+    Mtu(Egress),
     /// The server is now reached through a router and was not, or the reverse.
-    Gateway(Exit, bool),
+    Gateway(Egress, bool),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Exit {
+struct Egress {
     interface: Option<String>,
     mac: String,
 }
 
 /// A server whose next hop has changed.
-struct Changed {
+struct ChangedServer {
     server: IpAddr,
     /// How long the server had, or had not, a next hop before, if that has changed.
     lasted: Option<Duration>,
@@ -45,23 +45,23 @@ struct Changed {
 
 impl Observations {
     /// Records the kernel's next hops. Returns whether a server has a new or changed one.
-    pub(in crate::daemon) fn learn(&mut self, neighbours: &Resolutions, now: Duration) -> bool {
-        let mut has_come = false;
-        let mut changes: BTreeMap<Change, Vec<Changed>> = BTreeMap::new();
+    pub(in crate::daemon) fn on_next_hops(&mut self, neighbours: &Resolutions, now: Duration) -> bool {
+        let mut has_new = false;
+        let mut changes: BTreeMap<NextHopChange, Vec<ChangedServer>> = BTreeMap::new();
         for (address, resolution) in neighbours.iter() {
             let hop = self.next_hop(address, resolution);
-            let lasted = self.ways_since.note(*address, hop.is_ok(), now);
+            let lasted = self.next_hop_durations.note(*address, hop.is_ok(), now);
             let before = self.next_hops.get(address);
             if let Some(change) = self.change(before, &hop) {
-                let mtu = |hop: &Result<Reached, _>| hop.as_ref().ok().map(|hop| hop.hop.mtu);
+                let mtu = |hop: &Result<ServerRoute, _>| hop.as_ref().ok().map(|hop| hop.hop.mtu);
                 let (mtu, mtu_before) = (mtu(&hop), before.and_then(mtu));
                 let before = mtu_before.filter(|_| mtu.is_some() && mtu != mtu_before);
-                let changed = Changed { server: *address, lasted, mtu, before };
+                let changed = ChangedServer { server: *address, lasted, mtu, before };
                 changes.entry(change).or_default().push(changed);
             }
             match &hop {
                 Ok(_) => {
-                    has_come |= before != Some(&hop);
+                    has_new |= before != Some(&hop);
                     self.lost.remove(address);
                 }
                 Err(_) if matches!(before, Some(Ok(_))) && is_unresolved(resolution) => {
@@ -73,50 +73,52 @@ impl Observations {
         }
         self.next_hops.retain(|address, _| neighbours.contains_key(address));
         self.lost.retain(|address, _| neighbours.contains_key(address));
-        self.ways_since.retain(|address| neighbours.contains_key(address));
+        self.next_hop_durations.retain(|address| neighbours.contains_key(address));
         changes.iter().for_each(|(change, servers)| self.log_next_hops(change, servers));
-        has_come
+        has_new
     }
 
     /// Compares the next hop of a server with the previous one. Returns `None` if there is nothing to log.
     fn change(
         &self,
-        before: Option<&Result<Reached, String>>,
-        hop: &Result<Reached, String>,
-    ) -> Option<Change> {
+        before: Option<&Result<ServerRoute, String>>,
+        hop: &Result<ServerRoute, String>,
+    ) -> Option<NextHopChange> {
         let now = match hop {
             Ok(reached) => reached,
-            Err(why) => return (before != Some(hop)).then(|| Change::Lost { why: why.clone() }),
+            Err(why) => return (before != Some(hop)).then(|| NextHopChange::Lost { why: why.clone() }),
         };
-        let exit = || Exit {
+        let exit = || Egress {
             interface: self.interfaces.get(&now.hop.ifindex).cloned(),
             mac: mac(now.hop.macs.receiver()),
         };
-        let way = |hop: &NextHop| (hop.ifindex, hop.macs);
+        let link_and_macs = |hop: &NextHop| (hop.ifindex, hop.macs);
         match before? {
-            Err(_) => Some(Change::Back(exit())),
-            Ok(before) if way(&before.hop) != way(&now.hop) => Some(Change::Moved(exit())),
-            Ok(before) if before.through_gateway != now.through_gateway => {
-                Some(Change::Gateway(exit(), now.through_gateway))
+            Err(_) => Some(NextHopChange::Restored(exit())),
+            Ok(before) if link_and_macs(&before.hop) != link_and_macs(&now.hop) => {
+                Some(NextHopChange::Replaced(exit()))
             }
-            Ok(before) => (before.hop.mtu != now.hop.mtu).then(|| Change::Mtu(exit())),
+            Ok(before) if before.through_gateway != now.through_gateway => {
+                Some(NextHopChange::Gateway(exit(), now.through_gateway))
+            }
+            Ok(before) => (before.hop.mtu != now.hop.mtu).then(|| NextHopChange::Mtu(exit())),
         }
     }
 
     /// Logs one line for all servers with the same change, and at level `debug` one line for each server.
-    fn log_next_hops(&self, change: &Change, servers: &[Changed]) {
+    fn log_next_hops(&self, change: &NextHopChange, servers: &[ChangedServer]) {
         let addresses: Vec<_> = servers.iter().map(|changed| changed.server).collect();
-        let Named { load_balancer, listener, server_group, check } = self.users.of_servers(&addresses);
+        let LogNames { load_balancer, listener, server_group, check } = self.users.of_servers(&addresses);
         let (one, several) = match &addresses[..] {
             [one] => (Some(one), None),
             all => (None, Some(all.len())),
         };
         let server = one.map(tracing::field::display);
-        let named = several.and_then(|_| list(&addresses.iter().collect()));
+        let named = several.and_then(|_| join_names(&addresses.iter().collect()));
         let lasted = servers.iter().filter_map(|changed| changed.lasted).max().map(tracing::field::debug);
-        let sizes = |of: fn(&Changed) -> Option<u32>| {
+        let sizes = |of: fn(&ChangedServer) -> Option<u32>| {
             let sizes = servers.iter().filter_map(of).collect();
-            list(&sizes).map(tracing::field::display)
+            join_names(&sizes).map(tracing::field::display)
         };
         let (mtu, before) = (sizes(|changed| changed.mtu), sizes(|changed| changed.before));
         /// Logs with the fields that identify the servers and their listeners.
@@ -128,42 +130,42 @@ impl Observations {
             };
         }
         match change {
-            Change::Lost { why } => log!(warn, why, "gets no packets"),
-            Change::Back(Exit { interface, mac }) => {
+            NextHopChange::Lost { why } => log!(warn, why, "gets no packets"),
+            NextHopChange::Restored(Egress { interface, mac }) => {
                 log!(info, interface = interface.as_deref(), mac, mtu, before, "gets packets again");
             }
-            Change::Moved(Exit { interface, mac }) => {
+            NextHopChange::Replaced(Egress { interface, mac }) => {
                 log!(info, interface = interface.as_deref(), mac, mtu, before, "next hop changed");
             }
-            Change::Mtu(Exit { interface, mac }) => {
+            NextHopChange::Mtu(Egress { interface, mac }) => {
                 log!(info, interface = interface.as_deref(), mac, mtu, before, "path MTU changed");
             }
-            Change::Gateway(Exit { interface, mac }, through) => {
+            NextHopChange::Gateway(Egress { interface, mac }, through) => {
                 let how = if *through { "through" } else { "without" };
                 log!(info, interface = interface.as_deref(), mac, mtu, before, "reached {how} a gateway now");
             }
         }
-        for Changed { server, lasted, mtu, before } in servers.iter().filter(|_| several.is_some()) {
+        for ChangedServer { server, lasted, mtu, before } in servers.iter().filter(|_| several.is_some()) {
             let lasted = lasted.map(tracing::field::debug);
             tracing::debug!(%server, lasted, mtu, before, ?change, "next hop");
         }
     }
 
-    pub(in crate::daemon) fn remembers_next_hops(&self) -> bool {
-        !self.remembered.is_empty()
+    pub(in crate::daemon) fn has_restored_next_hops(&self) -> bool {
+        !self.restored.is_empty()
     }
 
     /// Drops next hops of an earlier run. From now on a server without a next hop in the kernel receives no packets.
-    pub(in crate::daemon) fn forget_next_hops(&mut self) {
-        self.remembered.clear();
+    pub(in crate::daemon) fn drop_restored_next_hops(&mut self) {
+        self.restored.clear();
     }
 
-    fn next_hop(&self, address: &IpAddr, resolution: &Resolution) -> Result<Reached, String> {
+    fn next_hop(&self, address: &IpAddr, resolution: &Resolution) -> Result<ServerRoute, String> {
         match resolution {
             Resolution::Resolved(hop) if self.interfaces.contains_key(&hop.interface_index) => {
                 let macs = MacPair::new(hop.destination_mac, hop.source_mac);
                 let next_hop = NextHop { ifindex: hop.interface_index, mtu: hop.mtu, macs };
-                Ok(Reached { hop: next_hop, through_gateway: hop.through_gateway })
+                Ok(ServerRoute { hop: next_hop, through_gateway: hop.through_gateway })
             }
             Resolution::Resolved(hop) if self.refused.contains_key(&hop.interface_index) => {
                 let why = &self.refused[&hop.interface_index];
@@ -180,8 +182,8 @@ impl Observations {
             }),
             Resolution::Unresolved(why) => {
                 // Traffic has used this next hop, and the kernel has not contradicted it yet.
-                let hop = self.remembered.get(address).filter(|_| !why.is_verdict()).copied();
-                Ok(Reached { hop: hop.ok_or_else(|| why.to_string())?, through_gateway: false })
+                let hop = self.restored.get(address).filter(|_| !why.is_conclusive()).copied();
+                Ok(ServerRoute { hop: hop.ok_or_else(|| why.to_string())?, through_gateway: false })
             }
         }
     }

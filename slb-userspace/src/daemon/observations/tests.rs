@@ -9,56 +9,57 @@ use crate::{
 };
 use slb_config::samples::shop;
 use slb_control::{
-    desired::{self, Server, desired},
-    one_way::Answers,
+    desired::{self, DesiredServer, desired},
+    one_way::AnswerCounts,
     targets::targets,
 };
 
 /// Observations of a daemon that has just started with this configuration, and the check of its first server.
 fn started(config: &Config) -> (Observations, Target) {
-    let mut observations = Observations::remembered(config, &State::default(), BTreeMap::new());
+    let mut observations = Observations::restored(config, &MapState::default(), BTreeMap::new());
     observations.expect([config], BTreeMap::new(), Duration::ZERO);
     let target = targets(config).into_iter().next().unwrap();
     (observations, target)
 }
 
-fn server_of(config: &Config, observations: &Observations, target: &Target) -> Server {
+fn server_of(config: &Config, observations: &Observations, target: &Target) -> DesiredServer {
     let pools = desired(config, observations.known(&Overrides::new())).pools;
     let mut servers = pools.into_iter().flat_map(|pool| pool.servers);
     servers.find(|(address, _)| *address == target.address).unwrap().1
 }
 
 #[test]
-fn what_is_not_probed_keeps_its_health_and_says_so() {
-    use desired::Health::{Healthy, Unhealthy, Unknown};
+fn unprobed_server_keeps_its_health_with_the_reason() {
+    use desired::ServerHealth::{Healthy, Unhealthy, Unknown};
     let config = shop(&[]);
     let (mut observations, target) = started(&config);
-    let mut heard = |news: News| {
-        observations.on_probe(Event { target: target.clone(), news }, Duration::ZERO);
+    let mut heard = |news: TargetUpdate| {
+        observations.on_probe(TargetEvent { target: target.clone(), news }, Duration::ZERO);
         let server = server_of(&config, &observations, &target);
         (server.health, server.detail.unwrap_or_default())
     };
     let is = |health, detail: &str| (health, detail.to_owned());
-    let not_probed = || News::NotProbed("not probed: no way".to_owned());
+    let not_probed = || TargetUpdate::NotProbed("not probed: no way".to_owned());
     assert_eq!(heard(not_probed()), is(Unknown, "not probed: no way"));
-    assert_eq!(heard(News::Healthy), is(Healthy, ""));
+    assert_eq!(heard(TargetUpdate::Healthy), is(Healthy, ""));
     assert_eq!(heard(not_probed()), is(Healthy, "not probed: no way"));
-    assert_eq!(heard(News::Probed), is(Healthy, ""));
-    assert_eq!(heard(News::Unhealthy("refused".to_owned())), is(Unhealthy, "refused"));
+    assert_eq!(heard(TargetUpdate::Probed), is(Healthy, ""));
+    assert_eq!(heard(TargetUpdate::Unhealthy("refused".to_owned())), is(Unhealthy, "refused"));
     assert_eq!(heard(not_probed()), is(Unhealthy, "refused; not probed: no way"));
-    observations.forget_not_probed();
+    observations.clear_not_probed();
     assert_eq!(server_of(&config, &observations, &target).detail.as_deref(), Some("refused"));
 }
 
 #[test]
-fn what_is_found_out_of_a_failure_is_its_detail_and_no_second_one() {
+fn explained_failure_gets_a_detail_and_is_logged_once() {
     let config = shop(&[]);
     let (mut observations, target) = started(&config);
     let log = logged(|| {
-        for news in
-            [News::Unhealthy("no answer".to_owned()), News::Explained("no answer at the VIP".to_owned())]
-        {
-            observations.on_probe(Event { target: target.clone(), news }, Duration::ZERO);
+        for news in [
+            TargetUpdate::Unhealthy("no answer".to_owned()),
+            TargetUpdate::MoreDetail("no answer at the VIP".to_owned()),
+        ] {
+            observations.on_probe(TargetEvent { target: target.clone(), news }, Duration::ZERO);
         }
     });
     assert_eq!(log.matches(" unhealthy").count(), 1, "{log}");
@@ -85,17 +86,17 @@ fn expect_fields(line: &str, fields: &[&str]) {
 }
 
 #[test]
-fn a_line_on_health_names_its_users_and_how_long_the_state_before_lasted() {
+fn health_log_line_names_users_and_previous_duration() {
     let config = checked();
     let (mut observations, target) = started(&config);
     let log = logged(|| {
         let mut heard = |news, second| {
-            observations.on_probe(Event { target: target.clone(), news }, Duration::from_secs(second));
+            observations.on_probe(TargetEvent { target: target.clone(), news }, Duration::from_secs(second));
         };
-        heard(News::Healthy, 1);
-        heard(News::Unhealthy("refused".to_owned()), 61);
-        heard(News::NotProbed("no way".to_owned()), 62);
-        heard(News::Healthy, 64);
+        heard(TargetUpdate::Healthy, 1);
+        heard(TargetUpdate::Unhealthy("refused".to_owned()), 61);
+        heard(TargetUpdate::NotProbed("no way".to_owned()), 62);
+        heard(TargetUpdate::Healthy, 64);
     });
     let lines: Vec<_> = log.lines().collect();
     let [first, unhealthy, not_probed, again] = lines[..] else { panic!("{log}") };
@@ -107,49 +108,54 @@ fn a_line_on_health_names_its_users_and_how_long_the_state_before_lasted() {
 }
 
 #[test]
-fn a_line_on_traffic_that_fails_names_its_users_and_how_long_it_went_well() {
+fn ejection_log_line_names_users_and_previous_duration() {
     let config = checked();
     let (mut observations, target) = started(&config);
-    let (server, terms) = watched(&target).unwrap();
-    let other = outlier_detection::Watched {
-        is_judged: true,
+    let (server, policy) = watched(&target).unwrap();
+    let other = outlier_detection::DetectorServer {
+        is_counted: true,
         can_serve: true,
-        signals: outlier_detection::Signals::default(),
+        signals: outlier_detection::PassiveSignals::default(),
     };
-    let fails = outlier_detection::Signals { silent: 3, ..outlier_detection::Signals::default() };
+    let fails =
+        outlier_detection::PassiveSignals { silent: 3, ..outlier_detection::PassiveSignals::default() };
     let servers = [
-        (server, outlier_detection::Watched { signals: fails, ..other }),
+        (server, outlier_detection::DetectorServer { signals: fails, ..other }),
         (SocketAddr::from(([10, 0, 0, 12], 8081)), other),
     ];
-    let pool = Pool { terms, servers: servers.into() };
+    let pool = DetectorPool { policy, servers: servers.into() };
     let log = logged(|| {
-        observations.on_probe(Event { target: target.clone(), news: News::Healthy }, Duration::from_secs(1));
+        observations.on_probe(
+            TargetEvent { target: target.clone(), news: TargetUpdate::Healthy },
+            Duration::from_secs(1),
+        );
         assert!(observations.on_outcomes(std::slice::from_ref(&pool), Duration::from_secs(9)));
-        let well = Pool { terms, servers: servers.map(|(address, _)| (address, other)).into() };
+        let well = DetectorPool { policy, servers: servers.map(|(address, _)| (address, other)).into() };
         assert!(observations.on_outcomes(&[well], Duration::from_secs(29)));
     });
     let lines: Vec<_> = log.lines().collect();
     let [_, held, back] = lines[..] else { panic!("{log}") };
-    expect_fields(held, &["server=10.0.0.11:8080", "lasted=8s", "held=6s"]);
+    expect_fields(held, &["server=10.0.0.11:8080", "lasted=8s", "duration=6s"]);
     expect_fields(back, &["server=10.0.0.11:8080", "lasted=20s"]);
 }
 
 #[test]
-fn a_line_on_a_next_hop_names_its_users_and_what_it_is() {
+fn next_hop_log_line_names_users_and_next_hop() {
     let config = checked();
     let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
-    let mut observations = Observations::remembered(&config, &State::default(), interfaces);
+    let mut observations = Observations::restored(&config, &MapState::default(), interfaces);
     observations.expect([&config], BTreeMap::new(), Duration::ZERO);
     let server: IpAddr = [10, 0, 0, 11].into();
     let log = logged(|| {
-        let mut learn = |resolution: Resolution, second| {
-            observations.learn(&BTreeMap::from([(server, resolution)]).into(), Duration::from_secs(second));
+        let mut on_next_hops = |resolution: Resolution, second| {
+            observations
+                .on_next_hops(&BTreeMap::from([(server, resolution)]).into(), Duration::from_secs(second));
         };
-        learn(hop(), 1);
-        learn(no_answer(true), 11);
-        learn(hop(), 14);
+        on_next_hops(hop(), 1);
+        on_next_hops(no_answer(true), 11);
+        on_next_hops(hop(), 14);
         let Resolution::Resolved(hop) = hop() else { panic!() };
-        learn(Resolution::Resolved(neigh::NextHop { destination_mac: [6; 6], ..hop }), 15);
+        on_next_hops(Resolution::Resolved(neigh::NextHop { destination_mac: [6; 6], ..hop }), 15);
     });
     let lines: Vec<_> = log.lines().collect();
     let [lost, again, other] = lines[..] else { panic!("{log}") };
@@ -165,14 +171,14 @@ fn a_line_on_a_next_hop_names_its_users_and_what_it_is() {
 fn logged_of_next_hops(resolutions: &[Resolution]) -> String {
     let config = checked();
     let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
-    let mut observations = Observations::remembered(&config, &State::default(), interfaces);
+    let mut observations = Observations::restored(&config, &MapState::default(), interfaces);
     observations.expect([&config], BTreeMap::new(), Duration::ZERO);
     logged(|| {
         for (resolution, second) in resolutions.iter().zip(1..) {
             let servers = [11, 12].map(|last| IpAddr::from([10, 0, 0, last]));
             let all: BTreeMap<_, _> =
                 servers.into_iter().map(|server| (server, resolution.clone())).collect();
-            observations.learn(&all.into(), Duration::from_secs(second));
+            observations.on_next_hops(&all.into(), Duration::from_secs(second));
         }
     })
 }
@@ -184,7 +190,7 @@ fn changed(change: impl FnOnce(&mut neigh::NextHop)) -> Resolution {
 }
 
 #[test]
-fn one_gateway_is_one_line_however_many_servers_are_behind_it() {
+fn gateway_change_logs_one_line_for_all_servers_behind_it() {
     let other = changed(|hop| hop.destination_mac = [6; 6]);
     let log = logged_of_next_hops(&[hop(), other, no_answer(true), hop()]);
     let lines: Vec<_> = log.lines().collect();
@@ -202,7 +208,7 @@ fn one_gateway_is_one_line_however_many_servers_are_behind_it() {
 }
 
 #[test]
-fn a_line_on_a_next_hop_says_what_has_changed() {
+fn next_hop_log_line_names_the_changed_field() {
     let smaller = changed(|hop| hop.mtu = 1400);
     let routed = changed(|hop| (hop.mtu, hop.through_gateway) = (1400, true));
     let log = logged_of_next_hops(&[hop(), smaller.clone(), routed, smaller]);
@@ -215,36 +221,37 @@ fn a_line_on_a_next_hop_says_what_has_changed() {
 }
 
 /// The log after five unanswered connections to the first web server, with this check and this result of it.
-fn logged_of_silence(check: &str, news: &News) -> String {
+fn logged_of_silence(check: &str, news: &TargetUpdate) -> String {
     let group = "server_group = \"web\"\n";
     let config = shop(&[(group, &format!("{group}{check}"))]);
     let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
-    let mut observations = Observations::remembered(&config, &State::default(), interfaces);
+    let mut observations = Observations::restored(&config, &MapState::default(), interfaces);
     observations.expect([&config], BTreeMap::new(), Duration::ZERO);
     for target in targets(&config) {
-        observations.on_probe(Event { target, news: news.clone() }, Duration::ZERO);
+        observations.on_probe(TargetEvent { target, news: news.clone() }, Duration::ZERO);
     }
     let server = SocketAddr::from(([10, 0, 0, 11], 8080));
-    observations.learn(&BTreeMap::from([(server.ip(), hop())]).into(), Duration::ZERO);
-    let silent = BTreeMap::from([(server, Answers { answered: 0, silent: 5, ..Answers::default() })]);
+    observations.on_next_hops(&BTreeMap::from([(server.ip(), hop())]).into(), Duration::ZERO);
+    let silent =
+        BTreeMap::from([(server, AnswerCounts { answered: 0, silent: 5, ..AnswerCounts::default() })]);
     logged(|| {
-        observations.note_answers(&silent);
+        observations.on_answers(&silent);
     })
 }
 
 #[test]
-fn a_server_without_answers_is_said_to_be_what_its_check_tells() {
+fn one_way_traffic_log_line_depends_on_the_check_result() {
     let (own, other) = ("kind = \"tcp\"", "kind = \"tcp\", port = 9000");
-    let failed = News::Unhealthy("refused".to_owned());
+    let failed = TargetUpdate::Unhealthy("refused".to_owned());
     let route = "the server passes its check, and its answers do not come back";
     let unknown = "no answer to new connections of the server passes through SLB";
     for (check, news, said) in [
-        ("kind = \"none\"", News::Healthy, Some(unknown)),
-        (own, News::Healthy, Some(route)),
+        ("kind = \"none\"", TargetUpdate::Healthy, Some(unknown)),
+        (own, TargetUpdate::Healthy, Some(route)),
         (own, failed.clone(), None),
         // They do not check the port.
-        (other, News::Healthy, Some(unknown)),
-        ("kind = \"icmp\"", News::Healthy, Some(unknown)),
+        (other, TargetUpdate::Healthy, Some(unknown)),
+        ("kind = \"icmp\"", TargetUpdate::Healthy, Some(unknown)),
         (other, failed.clone(), None),
         ("kind = \"icmp\"", failed, None),
     ] {
@@ -259,26 +266,26 @@ fn a_server_without_answers_is_said_to_be_what_its_check_tells() {
 }
 
 #[test]
-fn a_line_on_failover_names_the_group_and_how_long_the_other_side_had_the_traffic() {
+fn failover_log_line_names_group_and_previous_duration() {
     let sides = "primary = \"web\"\nsecondary = \"spare\"\nfailover_threshold = 1\n\
                  health_check = { kind = \"http\", path = \"/\" }\n";
     let spare = "[[server_group]]\nname = \"spare\"\nservers = [{ address = \"10.0.0.31\", port = 80 }]\n\
                  [[server_group]]\nname = \"web\"\n";
     let config = shop(&[("server_group = \"web\"\n", sides), ("[[server_group]]\nname = \"web\"\n", spare)]);
-    let mut observations = Observations::remembered(&config, &State::default(), BTreeMap::new());
+    let mut observations = Observations::restored(&config, &MapState::default(), BTreeMap::new());
     let at = Duration::from_secs;
     observations.expect([&config], BTreeMap::new(), at(0));
     let log = logged(|| {
         let mut play = |healthy: &[&str], second| {
             for target in targets(&config) {
                 let news = match healthy.contains(&target.address.ip().to_string().as_str()) {
-                    true => News::Healthy,
-                    false => News::Unhealthy("refused".to_owned()),
+                    true => TargetUpdate::Healthy,
+                    false => TargetUpdate::Unhealthy("refused".to_owned()),
                 };
-                observations.on_probe(Event { target, news }, at(second));
+                observations.on_probe(TargetEvent { target, news }, at(second));
             }
             let decision = observations.decide(&config, &Overrides::new(), at(second));
-            observations.decided(decision, at(second));
+            observations.on_decision(decision, at(second));
         };
         play(&["10.0.0.31"], 7);
         play(&["10.0.0.11", "10.0.0.12", "10.0.0.31"], 9);
@@ -315,37 +322,37 @@ fn no_answer(has_failed: bool) -> Resolution {
 
 fn with_interface() -> Observations {
     let interfaces = BTreeMap::from([(2, "eth0".to_owned())]);
-    Observations::remembered(&shop(&[]), &State::default(), interfaces)
+    Observations::restored(&shop(&[]), &MapState::default(), interfaces)
 }
 
 #[test]
-fn next_hop_that_comes_or_changes_is_urgent_and_one_that_goes_is_noted() {
+fn new_or_changed_next_hop_is_urgent_and_lost_one_is_noted() {
     let mut observations = with_interface();
-    let mut learn = |resolution: Resolution, seconds| {
+    let mut on_next_hops = |resolution: Resolution, seconds| {
         let map = BTreeMap::from([(SERVER.into(), resolution)]);
-        let urgent = observations.learn(&map.into(), Duration::from_secs(seconds));
+        let urgent = observations.on_next_hops(&map.into(), Duration::from_secs(seconds));
         (urgent, observations.lost.get(&IpAddr::from(SERVER)).map(Duration::as_secs))
     };
-    assert_eq!(learn(no_answer(true), 0), (false, None), "it never had one");
-    assert_eq!(learn(hop(), 1), (true, None));
-    assert_eq!(learn(hop(), 2), (false, None));
-    assert_eq!(learn(no_answer(true), 3), (false, Some(3)));
-    assert_eq!(learn(Resolution::Unresolved(Unresolved::NoRoute), 4), (false, Some(3)));
-    assert_eq!(learn(hop(), 5), (true, None));
+    assert_eq!(on_next_hops(no_answer(true), 0), (false, None), "it never had one");
+    assert_eq!(on_next_hops(hop(), 1), (true, None));
+    assert_eq!(on_next_hops(hop(), 2), (false, None));
+    assert_eq!(on_next_hops(no_answer(true), 3), (false, Some(3)));
+    assert_eq!(on_next_hops(Resolution::Unresolved(Unresolved::NoRoute), 4), (false, Some(3)));
+    assert_eq!(on_next_hops(hop(), 5), (true, None));
     // A next hop on an unconfigured interface is no loss.
     let Resolution::Resolved(other) = hop() else { panic!() };
     let elsewhere = neigh::NextHop { interface_index: 3, ..other };
-    assert_eq!(learn(Resolution::Resolved(elsewhere), 6), (false, None));
+    assert_eq!(on_next_hops(Resolution::Resolved(elsewhere), 6), (false, None));
 }
 
 #[test]
-fn next_hop_of_an_earlier_run_ends_with_the_kernels_verdict() {
+fn next_hop_of_an_earlier_run_is_used_until_resolution_fails() {
     let mut observations = with_interface();
     let left = NextHop { ifindex: 2, mtu: 1500, macs: MacPair::new([4; 6], [2; 6]) };
-    observations.remembered.insert(SERVER.into(), left);
+    observations.restored.insert(SERVER.into(), left);
     let mut is_used = |resolution: Resolution| {
-        observations.learn(&BTreeMap::from([(SERVER.into(), resolution)]).into(), Duration::ZERO);
-        observations.has_way_to(&SERVER.into())
+        observations.on_next_hops(&BTreeMap::from([(SERVER.into(), resolution)]).into(), Duration::ZERO);
+        observations.has_next_hop_to(&SERVER.into())
     };
     assert!(is_used(no_answer(false)));
     assert!(!is_used(no_answer(true)));

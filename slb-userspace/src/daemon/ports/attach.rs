@@ -8,14 +8,14 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use nix::errno::Errno;
 
-use super::{Held, Ports};
+use super::{ManagedInterface, Ports};
 use crate::{
     advice,
     dataplane::bpf::{
         link::Link as Pinned,
-        xdp::{self, Attachment, Occupied},
+        xdp::{self, Attachment, HookOccupied},
     },
-    devices::{self, Hook, Role},
+    devices::{self, Hook, HookScope},
     neigh::Link,
 };
 use slb_config::model::XdpMode;
@@ -23,12 +23,12 @@ use slb_config::model::XdpMode;
 /// Another program is attached to the interface.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}, or leave the interface out of [daemon] interfaces")]
-struct Taken(Occupied);
+struct OccupiedError(HookOccupied);
 
 /// The interfaces cannot forward to each other in native XDP.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Unable(String);
+struct NativeConflict(String);
 
 impl Ports {
     /// Attaches the program to these interfaces, in one hook: the hook of interfaces that already run it, if there are
@@ -48,20 +48,20 @@ impl Ports {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        let mends = first == Hook::Native && is_of_native(&error);
+        let can_fall_back = first == Hook::Native && is_native_failure(&error);
         match (running, self.mode) {
-            (None, XdpMode::Auto) if mends => {
+            (None, XdpMode::Auto) if can_fall_back => {
                 let why = format!("{error:#}");
                 tracing::warn!(why, "no native XDP between these interfaces: all take the generic hook");
                 self.attach_all(links, Hook::Generic)?;
                 self.why_generic = Some(why);
                 Ok(())
             }
-            (None, XdpMode::Native) if mends => Err(error.context(
+            (None, XdpMode::Native) if can_fall_back => Err(error.context(
                 "xdp_mode = \"native\" cannot forward between these interfaces (set [daemon] xdp_mode = \"auto\" or \
                  \"generic\", which takes the generic hook for all of them)",
             )),
-            (Some(_), _) if error.is::<Unable>() => Err(error.context(
+            (Some(_), _) if error.is::<NativeConflict>() => Err(error.context(
                 "the other interfaces run the program natively (to have all take the generic hook: stop slbd, run \
                  `slbd detach`, which interrupts forwarding, and start slbd with [daemon] xdp_mode = \"auto\" or \"generic\")",
             )),
@@ -71,7 +71,7 @@ impl Ports {
 
     /// Attaches the program to an interface that has appeared while others run it, in their hook.
     pub(super) fn attach_later(&mut self, link: &Link) -> Result<Attachment> {
-        let replaced = self.keeps(link);
+        let replaced = self.is_attached(link);
         self.attach_together(&[link])?;
         Ok(match self.held.get(&link.index).map(|held| held.hook) {
             _ if replaced => Attachment::Replaced,
@@ -82,14 +82,14 @@ impl Ports {
 
     /// The hook of interfaces that already run the program, including these. Native takes precedence.
     fn running_hook(&self, links: &[&Link]) -> Option<Hook> {
-        let kept = links.iter().filter(|link| self.keeps(link));
+        let kept = links.iter().filter(|link| self.is_attached(link));
         let kept = kept.filter_map(|link| link.xdp.map(|xdp| hook(xdp.native)));
         let hooks: Vec<Hook> = self.held.values().map(|held| held.hook).chain(kept).collect();
         if hooks.contains(&Hook::Native) { Some(Hook::Native) } else { hooks.first().copied() }
     }
 
     /// Whether a BPF link of an earlier run binds the interface.
-    fn keeps(&self, link: &Link) -> bool {
+    fn is_attached(&self, link: &Link) -> bool {
         let pinned = Pinned::open(&self.pins.link(link.index)).ok().flatten();
         let bound = pinned.and_then(|pinned| pinned.bound().ok());
         bound.is_some_and(|bound| bound.interface.is_some())
@@ -98,21 +98,21 @@ impl Ports {
     fn attach_all(&mut self, links: &[&Link], hook: Hook) -> Result<()> {
         let all: BTreeSet<u32> =
             self.held.keys().copied().chain(links.iter().map(|link| link.index)).collect();
-        let role = Role::of(all.len());
-        let (kept, new): (Vec<&Link>, Vec<&Link>) = links.iter().partition(|link| self.keeps(link));
+        let role = HookScope::of(all.len());
+        let (kept, new): (Vec<&Link>, Vec<&Link>) = links.iter().partition(|link| self.is_attached(link));
         let running = self.held.values().map(|held| held.link.clone());
         let running: BTreeMap<u32, Link> =
             running.chain(kept.into_iter().cloned()).map(|link| (link.index, link)).collect();
-        if Role::of(running.len()) != role {
+        if HookScope::of(running.len()) != role {
             // An interface that sufficed as the only one may not suffice among several.
             let running: Vec<&Link> =
                 running.values().filter(|link| new.iter().all(|new| new.index != link.index)).collect();
-            self.expect_able(&running, hook, role, true)?;
+            self.expect_no_conflict(&running, hook, role, true)?;
         }
-        let attached = self.expect_able(&new, hook, role, false);
+        let attached = self.expect_no_conflict(&new, hook, role, false);
         let attached = attached.and_then(|()| links.iter().try_for_each(|link| self.attach(link, hook)));
         // Some drivers show their capabilities only while a program is attached.
-        let attached = attached.and_then(|()| self.expect_able(&new, hook, role, true));
+        let attached = attached.and_then(|()| self.expect_no_conflict(&new, hook, role, true));
         if attached.is_err() {
             for link in new {
                 self.held.remove(&link.index);
@@ -125,11 +125,11 @@ impl Ports {
         attached
     }
 
-    fn expect_able(&self, links: &[&Link], hook: Hook, role: Role, runs: bool) -> Result<()> {
+    fn expect_no_conflict(&self, links: &[&Link], hook: Hook, role: HookScope, runs: bool) -> Result<()> {
         for link in links.iter().filter(|_| hook == Hook::Native) {
             let native = devices::native(link, runs)?;
             if let Some(why) = devices::conflict(&native, role) {
-                return Err(Unable(why.to_owned()).into());
+                return Err(NativeConflict(why.to_owned()).into());
             }
         }
         Ok(())
@@ -148,13 +148,13 @@ impl Ports {
         report(link, attachment, hook, self.mode);
         self.held.insert(
             link.index,
-            Held {
+            ManagedInterface {
                 link: link.clone(),
                 pinned,
                 hook,
-                misfit: None,
+                start_refusal: None,
                 trouble: None,
-                misses: 0,
+                failed_polls: 0,
                 below: BTreeSet::new(),
                 notes: Vec::new(),
             },
@@ -164,8 +164,8 @@ impl Ports {
 }
 
 /// Whether an error means that native XDP is impossible. Missing interfaces, descriptors or permissions do not.
-fn is_of_native(error: &anyhow::Error) -> bool {
-    !error.is::<Taken>()
+fn is_native_failure(error: &anyhow::Error) -> bool {
+    !error.is::<OccupiedError>()
         && !matches!(
             advice::errno(error),
             Some(Errno::ENODEV | Errno::ENXIO | Errno::EMFILE | Errno::ENFILE | Errno::EPERM)
@@ -173,8 +173,8 @@ fn is_of_native(error: &anyhow::Error) -> bool {
 }
 
 fn explain(error: anyhow::Error, link: &Link) -> anyhow::Error {
-    let error = match error.downcast::<Occupied>() {
-        Ok(occupied) => anyhow!(Taken(occupied)),
+    let error = match error.downcast::<HookOccupied>() {
+        Ok(occupied) => anyhow!(OccupiedError(occupied)),
         Err(error) => error,
     };
     let occupant = link.xdp.map_or_else(String::new, |on| {

@@ -24,7 +24,7 @@ impl Claim {
 
 impl Ports {
     /// Restores missing pins. Returns whether the reported problem has changed.
-    pub(super) fn keep_pins(&mut self) -> bool {
+    pub(super) fn restore_pins(&mut self) -> bool {
         let maps = loader::unpinned(&mut self.program, &self.pins).unwrap_or_default();
         let links = self.held.values().filter(|held| !held.pinned.is_pinned()).count();
         if maps.is_empty() && links == 0 {

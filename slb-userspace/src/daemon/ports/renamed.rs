@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::{Links, Ports};
-use crate::{dataplane::bpf::pins::Pins, devices::Record};
+use crate::{dataplane::bpf::pins::Pins, devices::InterfaceRecord};
 
 /// Interfaces renamed since an earlier run: current name by configured name. A pinned BPF link identifies them.
 ///
 /// # Errors
 /// A pin cannot be read.
-pub(super) fn since(
-    record: &Record,
+pub(super) fn read_renamed(
+    record: &InterfaceRecord,
     pins: &Pins,
     names: &[String],
     links: &Links,
@@ -24,7 +24,7 @@ pub(super) fn since(
     for name in names.iter().filter(|name| !links.contains_key(*name)) {
         let Some(index) = record.index_of(name).filter(|index| is_bound(*index)) else { continue };
         let Some(link) = links.values().find(|link| link.index == index) else { continue };
-        say(name, &link.name);
+        log_renamed(name, &link.name);
         renamed.insert(name.clone(), link.name.clone());
     }
     Ok(renamed)
@@ -47,7 +47,7 @@ pub(super) fn advice(name: &str, now: &str) -> String {
     )
 }
 
-fn say(name: &str, now: &str) {
+fn log_renamed(name: &str, now: &str) {
     tracing::warn!(interface = name, now, "interface renamed, forwarding goes on: {}", advice(name, now));
 }
 
@@ -66,13 +66,13 @@ impl Ports {
             } else if let Some(link) = links.values().find(|link| link.index == index)
                 && self.renamed.insert(name.clone(), link.name.clone()).as_ref() != Some(&link.name)
             {
-                say(name, &link.name);
+                log_renamed(name, &link.name);
             }
         }
         // Another interface may have the old name by now, and an unconfigured interface needs no entry.
         let ports = &self.ports;
         self.renamed.retain(|name, now| {
-            let index = ports.get(name).and_then(super::Port::runs);
+            let index = ports.get(name).and_then(super::PortState::runs);
             links.get(now).is_some_and(|link| Some(link.index) == index)
         });
         under_old_names(&self.renamed, links)

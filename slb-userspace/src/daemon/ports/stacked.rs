@@ -14,7 +14,7 @@ pub(super) struct Stacked {
     /// Bond of each member, by index. The bonds run the program.
     members: BTreeMap<u32, u32>,
     /// Names of members without a slot in the maps, by bond index. Answers to requests that arrive by them are dropped.
-    without_room: BTreeMap<u32, Vec<String>>,
+    unlisted_members: BTreeMap<u32, Vec<String>>,
     /// What to do about servers behind interfaces without the program, by interface name.
     advice: BTreeMap<String, String>,
 }
@@ -29,7 +29,7 @@ impl Ports {
     }
 
     /// Indexes of removed members of bonds that were exits.
-    pub(super) fn gone_members(&self, links: &Links) -> BTreeSet<u32> {
+    pub(super) fn removed_members(&self, links: &Links) -> BTreeSet<u32> {
         let there = |index: &u32| links.values().any(|link| link.index == *index);
         self.stacked.members.keys().copied().filter(|index| !there(index)).collect()
     }
@@ -40,29 +40,31 @@ impl Ports {
     }
 
     /// Reads the interfaces above and below. Returns whether they have changed.
-    pub(super) fn survey(&mut self, links: &Links) -> bool {
+    pub(super) fn update_members(&mut self, links: &Links) -> bool {
         for held in self.held.values_mut() {
             let link = links.values().find(|link| link.index == held.link.index);
-            let misfit = link.and_then(|link| devices::unfit(link, links));
-            if let Some(why) = misfit.as_ref().filter(|_| misfit != held.misfit) {
+            let start_refusal = link.and_then(|link| devices::unfit_reason(link, links));
+            if let Some(why) = start_refusal.as_ref().filter(|_| start_refusal != held.start_refusal) {
                 // The program stays attached, because established flows through the interface may still work.
                 tracing::warn!(interface = held.link.name, why, "the next start refuses this interface");
             }
-            held.misfit = misfit;
+            held.start_refusal = start_refusal;
         }
         let running: BTreeSet<u32> = self.held.keys().copied().collect();
         self.note_addresses(links);
         let runs = |index| running.contains(&index);
         let advice = |name: &String| Some((name.clone(), devices::advice(name, links, runs)?));
-        let (members, without_room) = with_room(devices::members(&running, links), running.len(), links);
-        let stacked = Stacked { members, without_room, advice: links.keys().filter_map(advice).collect() };
+        let (members, unlisted_members) =
+            listed_members(devices::members(&running, links), running.len(), links);
+        let stacked =
+            Stacked { members, unlisted_members, advice: links.keys().filter_map(advice).collect() };
         let changed = self.stacked != stacked;
-        if self.stacked.without_room != stacked.without_room {
-            for (bond, members) in &stacked.without_room {
+        if self.stacked.unlisted_members != stacked.unlisted_members {
+            for (bond, members) in &stacked.unlisted_members {
                 let interface = self.held.get(bond).map(|held| held.link.name.as_str());
                 tracing::error!(
                     interface,
-                    note = no_room(members),
+                    note = unlisted_note(members),
                     "members of a bond without room in the maps"
                 );
             }
@@ -73,22 +75,22 @@ impl Ports {
 
     /// What to do about members of a bond without a slot in the maps.
     pub(super) fn note_on_members(&self, index: u32) -> Option<String> {
-        self.stacked.without_room.get(&index).map(|members| no_room(members))
+        self.stacked.unlisted_members.get(&index).map(|members| unlisted_note(members))
     }
 
     /// Fails if the program cannot work on an interface that has appeared.
     pub(super) fn expect_fit(&self, link: &Link, links: &Links) -> Result<()> {
         let held = self.held.values().map(|held| held.link.name.clone()).collect::<Vec<_>>();
-        let why = devices::unfit(link, links)
-            .or_else(|| devices::shadowed(link, &held, links))
-            .or_else(|| devices::crowded(held.iter().chain([&link.name]), links));
+        let why = devices::unfit_reason(link, links)
+            .or_else(|| devices::shadow_reason(link, &held, links))
+            .or_else(|| devices::crowding_reason(held.iter().chain([&link.name]), links));
         why.map_or(Ok(()), |why| Err(anyhow!(why)))
     }
 }
 
 /// Splits members of bonds into those with a slot in the maps beside this many interfaces, and the names of the others
 /// by bond.
-fn with_room(
+fn listed_members(
     members: BTreeMap<u32, u32>,
     interfaces: usize,
     links: &Links,
@@ -102,7 +104,7 @@ fn with_room(
     (members.into_iter().take(room).collect(), without)
 }
 
-fn no_room(members: &[String]) -> String {
+fn unlisted_note(members: &[String]) -> String {
     let (count, first) = (members.len(), members.first().map_or("", String::as_str));
     format!(
         "{count} of its members have no room in the maps, which hold {MAX_INTERFACES} interfaces with members of bonds ({first} is the \
@@ -116,14 +118,14 @@ mod tests {
     use crate::devices;
 
     #[test]
-    fn members_without_room_are_left_out_and_named() {
+    fn bond_members_beyond_the_map_size_are_omitted_and_named() {
         let link = |index: u32| devices::tests::link(index, &format!("port{index}"), None);
         let links: Links = (10..300).map(link).map(|link| (link.name.clone(), link)).collect();
         let members = |count: u32| (10..10 + count).map(|index| (index, 5)).collect::<BTreeMap<_, _>>();
-        assert_eq!(with_room(members(254), 2, &links), (members(254), BTreeMap::new()));
-        let (fit, without) = with_room(members(256), 2, &links);
+        assert_eq!(listed_members(members(254), 2, &links), (members(254), BTreeMap::new()));
+        let (fit, without) = listed_members(members(256), 2, &links);
         assert_eq!(fit, members(254));
         assert_eq!(without, BTreeMap::from([(5, vec!["port264".to_owned(), "port265".to_owned()])]));
-        assert!(no_room(&without[&5]).contains("2 of its members"), "{}", no_room(&without[&5]));
+        assert!(unlisted_note(&without[&5]).contains("2 of its members"), "{}", unlisted_note(&without[&5]));
     }
 }

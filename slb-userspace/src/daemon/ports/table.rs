@@ -4,21 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use slb_common::abi::{
-    interface::{CLIENT, InterfaceFacts, SERVER},
+    interface::{CLIENT, InterfaceProperties, SERVER},
     mac_word,
 };
 
 use super::{Links, Ports};
 use crate::{
     dataplane::interfaces::Interfaces,
-    devices::{self, Stack},
+    devices::{self, InterfaceStack},
     neigh::{Link, Mac},
 };
 use slb_config::model::InterfaceRole;
 use slb_control::dataplane::state::mac;
 
 /// Indexes of two interfaces that need the same slot of the table; the first one has it.
-type Clash = (u32, u32);
+type Collision = (u32, u32);
 
 impl Ports {
     /// Updates the interface table with the current hardware addresses.
@@ -51,14 +51,14 @@ impl Ports {
     pub(super) fn note_interfaces(&mut self, coming: &[&Link], links: &Links) -> Result<()> {
         let coming: BTreeSet<u32> = coming.iter().map(|link| link.index).collect();
         let running = self.held.keys().copied().chain(coming.iter().copied()).collect();
-        let (interfaces, clashes) = interfaces(&running, &self.roles, links);
-        if let Some(clash) = clashes.iter().find(|(a, b)| coming.contains(a) || coming.contains(b)) {
+        let (interfaces, collisions) = interfaces(&running, &self.roles, links);
+        if let Some(clash) = collisions.iter().find(|(a, b)| coming.contains(a) || coming.contains(b)) {
             bail!("[daemon] interfaces: {}", describe(*clash, links));
         }
-        for clash in clashes.iter().filter(|clash| !self.clashes.contains(clash)) {
+        for clash in collisions.iter().filter(|clash| !self.collisions.contains(clash)) {
             tracing::error!("frames are not forwarded: {}", describe(*clash, links));
         }
-        self.clashes = clashes;
+        self.collisions = collisions;
         for (name, from, to) in changed_addresses(&self.held.keys().copied().collect(), &self.seen, links) {
             tracing::info!(
                 interface = name,
@@ -84,26 +84,26 @@ fn interfaces(
     running: &BTreeSet<u32>,
     roles: &BTreeMap<String, InterfaceRole>,
     links: &Links,
-) -> (Interfaces, Vec<Clash>) {
-    let stack = Stack::of(links.values());
+) -> (Interfaces, Vec<Collision>) {
+    let stack = InterfaceStack::of(links.values());
     let own = running.iter().map(|index| (*index, *index));
-    let (mut interfaces, mut clashes) = (Interfaces::default(), Vec::new());
+    let (mut interfaces, mut collisions) = (Interfaces::default(), Vec::new());
     // Members last: a configured interface takes precedence.
     for (index, group) in own.chain(devices::members(running, links)) {
         let Some(link) = stack.link(index) else { continue };
-        let facts = InterfaceFacts {
+        let properties = InterfaceProperties {
             ifindex: index,
             group,
             // An interface without a hardware address carries no Ethernet frames.
             mac: link.mac.unwrap_or_default(),
             flags: flags(group, roles, links),
-            ..InterfaceFacts::default()
+            ..InterfaceProperties::default()
         };
-        if let Err(other) = interfaces.insert(facts, &stack.own_macs(link)) {
-            clashes.push((other, index));
+        if let Err(other) = interfaces.insert(properties, &stack.own_macs(link)) {
+            collisions.push((other, index));
         }
     }
-    (interfaces, clashes)
+    (interfaces, collisions)
 }
 
 /// Names of attached interfaces whose hardware address has changed, with the old and the new address.
@@ -139,7 +139,7 @@ fn flags(index: u32, roles: &BTreeMap<String, InterfaceRole>, links: &Links) -> 
     })
 }
 
-fn describe((first, second): Clash, links: &Links) -> String {
+fn describe((first, second): Collision, links: &Links) -> String {
     let name = |index| links.values().find(|link| link.index == index).map_or("", |link| link.name.as_str());
     format!(
         "the indexes of {} ({first}) and {} ({second}) agree in their low 16 bits, by which SLB tells interfaces apart: make one of them \
@@ -159,25 +159,26 @@ mod tests {
     }
 
     #[test]
-    fn members_of_a_bond_have_entries_of_its_group() {
+    fn bond_members_have_entries_with_its_group() {
         let links = links([
             Link { master: Some(4), mac: Some([2, 0, 0, 0, 0, 2]), ..link(2, "eth0", None) },
             Link { master: Some(4), ..link(3, "eth1", None) },
             Link { mac: Some([2, 0, 0, 0, 0, 4]), ..link(4, "bond0", Some("bond")) },
             link(5, "other", None),
         ]);
-        let (table, clashes) = interfaces(&BTreeSet::from([4, 9]), &BTreeMap::new(), &links);
-        let entries: Vec<_> = table.entries().values().map(|facts| (facts.ifindex, facts.group)).collect();
-        assert_eq!((entries, clashes), (vec![(2, 4), (3, 4), (4, 4)], Vec::new()));
+        let (table, collisions) = interfaces(&BTreeSet::from([4, 9]), &BTreeMap::new(), &links);
+        let entries: Vec<_> =
+            table.entries().values().map(|properties| (properties.ifindex, properties.group)).collect();
+        assert_eq!((entries, collisions), (vec![(2, 4), (3, 4), (4, 4)], Vec::new()));
         assert_eq!(table.entries()[&2].mac, [2, 0, 0, 0, 0, 2]);
         assert_eq!(table.entries()[&2].flags, CLIENT | SERVER);
         // Either member has the bond's address as well, and the bond has those of both members.
-        let further = |index| table.entries()[&index].further.map(|mac: [u8; 6]| mac[5]);
-        assert_eq!([further(2), further(3), further(4)], [[4, 0xff], [4, 0xff], [2, 2]]);
+        let extra_macs = |index| table.entries()[&index].extra_macs.map(|mac: [u8; 6]| mac[5]);
+        assert_eq!([extra_macs(2), extra_macs(3), extra_macs(4)], [[4, 0xff], [4, 0xff], [2, 2]]);
     }
 
     #[test]
-    fn an_address_that_changes_in_place_is_named_with_the_old_one() {
+    fn changed_hardware_address_is_reported_with_the_old_one() {
         let at = |index, name: &str, mac| Link { mac: Some([2, 0, 0, 0, 0, mac]), ..link(index, name, None) };
         let tun = Link { mac: None, ..link(5, "tun", None) };
         let before = links([at(2, "front", 1), at(3, "back", 2), at(4, "other", 3), tun]);
@@ -193,17 +194,17 @@ mod tests {
     }
 
     #[test]
-    fn indexes_that_agree_in_16_bits_clash() {
+    fn interface_indexes_equal_in_16_bits_clash() {
         let links = links([link(7, "front", None), link(0x1_0007, "back", None), link(8, "side", None)]);
-        let (table, clashes) = interfaces(&BTreeSet::from([7, 8, 0x1_0007]), &BTreeMap::new(), &links);
-        assert_eq!(clashes, [(7, 0x1_0007)]);
+        let (table, collisions) = interfaces(&BTreeSet::from([7, 8, 0x1_0007]), &BTreeMap::new(), &links);
+        assert_eq!(collisions, [(7, 0x1_0007)]);
         assert_eq!(table.entries().len(), 2);
-        let said = describe(clashes[0], &links);
+        let said = describe(collisions[0], &links);
         assert!(said.contains("front (7) and back (65543) agree"), "{said}");
     }
 
     #[test]
-    fn members_of_a_bond_have_its_role_and_names_of_one_interface_the_narrower_one() {
+    fn bond_members_inherit_its_role_and_altnames_narrow_a_role() {
         let mut links = links([
             Link { master: Some(4), ..link(2, "eth0", None) },
             link(4, "bond0", Some("bond")),
@@ -217,7 +218,8 @@ mod tests {
             role("absent", InterfaceRole::Server),
         ]);
         let (table, _) = interfaces(&BTreeSet::from([4, 5]), &roles, &links);
-        let flags: Vec<_> = table.entries().values().map(|facts| (facts.ifindex, facts.flags)).collect();
+        let flags: Vec<_> =
+            table.entries().values().map(|properties| (properties.ifindex, properties.flags)).collect();
         assert_eq!(flags, [(2, SERVER), (4, SERVER), (5, CLIENT)]);
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn an_interface_has_all_its_names() {
+fn interface_is_found_by_its_name_and_altnames() {
     let link = |index, name: &str, altnames: &[&str]| Link {
         index,
         name: name.to_owned(),

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, mem};
 
-use super::{Held, Port, Ports};
-use crate::devices::{self, Hook, Role};
+use super::{ManagedInterface, PortState, Ports};
+use crate::devices::{self, Hook, HookScope};
 
 /// The result of a poll.
 #[derive(Debug, Default)]
-pub(in crate::daemon) struct Found {
+pub(in crate::daemon) struct PollResult {
     /// An interface has become able or unable to forward.
     pub(in crate::daemon) changed: bool,
     /// An interface has lost the program.
@@ -16,29 +16,29 @@ pub(in crate::daemon) struct Found {
 
 /// Consecutive failed polls after which an interface is unfit. One failure may be a veth peer that replaces its
 /// program.
-const MISSES: u8 = 2;
+const MAX_FAILED_POLLS: u8 = 2;
 
 impl Ports {
     /// Polls BPF links, pins and peers.
-    pub(in crate::daemon) fn watch(&mut self) -> Found {
+    pub(in crate::daemon) fn watch(&mut self) -> PollResult {
         let lost = self.held.keys().any(|index| !self.runs_on(*index));
         // If a link is lost, attaching again makes a new one with its own pin.
-        let pins = !lost && self.keep_pins();
-        let changed = self.judge(false);
+        let pins = !lost && self.restore_pins();
+        let changed = self.update_states(false);
         if changed || pins {
             self.publish();
         }
-        Found { changed, lost }
+        PollResult { changed, lost }
     }
 
     /// Marks interfaces that cannot deliver frames of native XDP as unfit, at once or after repeated polls, and marks
     /// them fit again.
-    pub(super) fn judge(&mut self, at_once: bool) -> bool {
+    pub(super) fn update_states(&mut self, at_once: bool) -> bool {
         let native = self.held.values().any(|held| held.hook == Hook::Native);
         if !native {
             return false;
         }
-        let role = Role::of(self.held.len());
+        let scope = HookScope::of(self.held.len());
         let (mut changed, mut judgements) = (false, BTreeMap::new());
         for (name, port) in mem::take(&mut self.ports) {
             let held = port.runs().and_then(|index| self.held.get_mut(&index));
@@ -47,7 +47,7 @@ impl Ports {
                 |held| {
                     // Once per interface: it may have several names.
                     let judgement = judgements.entry(held.link.index);
-                    judgement.or_insert_with(|| judged(&port, held, role, at_once)).clone()
+                    judgement.or_insert_with(|| polled_state(&port, held, scope, at_once)).clone()
                 },
             );
             changed |= now != port;
@@ -57,7 +57,7 @@ impl Ports {
     }
 }
 
-fn judged(port: &Port, held: &mut Held, role: Role, at_once: bool) -> Port {
+fn polled_state(port: &PortState, held: &mut ManagedInterface, scope: HookScope, at_once: bool) -> PortState {
     let (index, name) = (held.link.index, &held.link.name);
     let native = match devices::native(&held.link, true) {
         Ok(native) => native,
@@ -71,18 +71,18 @@ fn judged(port: &Port, held: &mut Held, role: Role, at_once: bool) -> Port {
         }
     };
     held.trouble = None;
-    let Some(why) = devices::conflict(&native, role) else {
-        held.misses = 0;
-        if matches!(port, Port::Unfit { .. }) {
+    let Some(why) = devices::conflict(&native, scope) else {
+        held.failed_polls = 0;
+        if matches!(port, PortState::Unfit { .. }) {
             tracing::info!(interface = name, "the interface forwards again");
         }
-        return Port::Attached(index);
+        return PortState::Attached(index);
     };
-    held.misses = held.misses.saturating_add(1);
-    if held.misses < MISSES && !at_once {
+    held.failed_polls = held.failed_polls.saturating_add(1);
+    if held.failed_polls < MAX_FAILED_POLLS && !at_once {
         return port.clone();
     }
-    let now = Port::Unfit { index, why: why.to_owned() };
+    let now = PortState::Unfit { index, why: why.to_owned() };
     if now != *port {
         tracing::error!(
             interface = name,

@@ -14,20 +14,20 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use crate::advice::{Tried, explained};
+use crate::advice::{Attempt, with_advice};
 
 /// The usual mount point of the BPF file system.
 const BPF_FS: &str = "/sys/fs/bpf";
 
 /// The directory of all pins of one program. It need not exist yet.
 #[derive(Debug, Clone)]
-pub(super) struct Root {
+pub(super) struct PinRoot {
     path: PathBuf,
     /// The setting that chooses the path, for messages.
     setting: &'static str,
 }
 
-impl Root {
+impl PinRoot {
     pub(super) fn new(path: PathBuf, setting: &'static str) -> Self {
         Self { path, setting }
     }
@@ -42,9 +42,9 @@ impl Root {
     /// The directory is not on a BPF file system, or mounting failed.
     pub(super) fn ensure_bpf_fs(&self) -> Result<()> {
         let Self { path, setting } = self;
-        if path.starts_with(BPF_FS) && !is_of_bpf(Path::new(BPF_FS), Tried::MountBpfFs)? {
+        if path.starts_with(BPF_FS) && !is_of_bpf(Path::new(BPF_FS), Attempt::MountBpfFs)? {
             mount(Some("bpf"), BPF_FS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-                .map_err(|error| explained(error.into(), Tried::MountBpfFs))
+                .map_err(|error| with_advice(error.into(), Attempt::MountBpfFs))
                 .with_context(|| format!("no BPF file system at {BPF_FS}, and mounting one failed"))?;
             tracing::info!(path = BPF_FS, "mounted a BPF file system");
         }
@@ -100,12 +100,12 @@ impl Root {
 
 /// Whether a path is on a BPF file system.
 pub(super) fn is_bpf_fs(path: &Path) -> Result<bool> {
-    is_of_bpf(path, Tried::UseBpfFs)
+    is_of_bpf(path, Attempt::UseBpfFs)
 }
 
-fn is_of_bpf(path: &Path, tried: Tried) -> Result<bool> {
+fn is_of_bpf(path: &Path, tried: Attempt) -> Result<bool> {
     let info = statfs(path)
-        .map_err(|error| explained(error.into(), tried))
+        .map_err(|error| with_advice(error.into(), tried))
         .with_context(|| format!("cannot examine {}", path.display()))?;
     Ok(info.filesystem_type() == BPF_FS_MAGIC)
 }
@@ -123,7 +123,7 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
 pub(super) fn make(directory: &Path) -> Result<()> {
     match fs::create_dir(directory) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-            let error = explained(error.into(), Tried::UseBpfFs);
+            let error = with_advice(error.into(), Attempt::UseBpfFs);
             Err(error.context(format!("cannot make {}", directory.display())))
         }
         _ => Ok(()),

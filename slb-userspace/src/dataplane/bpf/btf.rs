@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_found_by_name() {
+    fn btf_members_are_found_by_name() {
         let btf = Btf::parse(&sample()).unwrap();
         assert_eq!(btf.offset("a", "x").unwrap(), 0);
         assert_eq!(btf.offset("a", "y").unwrap(), 8);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn types_that_are_cut_off_are_refused_or_lack_members() {
+    fn truncated_btf_is_refused_or_lacks_members() {
         let sample = sample();
         for length in 0..sample.len() {
             let found = Btf::parse(&sample[..length]).and_then(|btf| btf.offset("a", "y"));

@@ -20,33 +20,33 @@ use aya::{
     },
 };
 use nix::fcntl::Flock;
-use slb_common::abi::decap::{DECAP_ABI_VERSION, Policy, Reason, Tally};
+use slb_common::abi::decap::{DECAP_ABI_VERSION, DecapCounters, DecapPolicy, DecapReason};
 
 use super::{
-    bpffs::{self, Root},
-    link::{Bound, Link},
-    shapes::{Shape, shape},
+    bpffs::{self, PinRoot},
+    link::{Link, LinkBinding},
+    map_shapes::{MapShape, shape},
     xdp::Program,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-decap.o"));
 const PROGRAM: &str = "slb_decap";
 const POLICY: &str = "DECAP_POLICY";
-const TALLY: Shape = shape("DECAP_TALLY", MapType::PerCpuArray, 4, size_of::<Tally>(), 1);
+const TALLY: MapShape = shape("DECAP_TALLY", MapType::PerCpuArray, 4, size_of::<DecapCounters>(), 1);
 const LINK: &str = "link";
 /// The option that chooses the directory, for messages.
 const SETTING: &str = "--pin-dir";
 
 /// The directory of the pins of one network namespace.
 #[derive(Debug, Clone)]
-pub struct Pins {
-    root: Root,
+pub struct DecapPins {
+    root: PinRoot,
 }
 
-impl Pins {
+impl DecapPins {
     /// `root` must be on a BPF file system. It need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: Root::new(root.into(), SETTING) }
+        Self { root: PinRoot::new(root.into(), SETTING) }
     }
 
     /// The directory itself.
@@ -103,7 +103,7 @@ impl Pins {
     }
 
     /// Interface and program of an interface's pinned link; `None` if there is no link.
-    pub fn bound(&self, ifindex: u32) -> Result<Option<Bound>> {
+    pub fn bound(&self, ifindex: u32) -> Result<Option<LinkBinding>> {
         Link::open(&self.link(ifindex))?.map(|link| link.bound()).transpose()
     }
 
@@ -128,7 +128,7 @@ impl Pins {
 }
 
 /// Loads the program with a policy. It continues the interface's pinned counters.
-pub fn load(pins: &Pins, ifindex: u32, policy: &Policy) -> Result<Program> {
+pub fn load(pins: &DecapPins, ifindex: u32, policy: &DecapPolicy) -> Result<Program> {
     bpffs::make(&pins.of(ifindex))?;
     let path = pins.tally(ifindex);
     if path.exists() {
@@ -138,30 +138,30 @@ pub fn load(pins: &Pins, ifindex: u32, policy: &Policy) -> Result<Program> {
     loader.map_pin_path(TALLY.name, path);
     let mut program = Program::load(&mut loader, OBJECT, PROGRAM)?;
     // The program is not attached yet, so no packet sees it without a policy.
-    let mut map = Array::<_, Policy>::try_from(program.map(POLICY)?)?;
+    let mut map = Array::<_, DecapPolicy>::try_from(program.map(POLICY)?)?;
     map.set(0, policy, 0).context("cannot write the policy")?;
     Ok(program)
 }
 
 /// Frames by reason, as a loaded program counts them, without zeros.
-pub fn tally(program: &mut Program) -> Result<Vec<(Reason, u64)>> {
+pub fn tally(program: &mut Program) -> Result<Vec<(DecapReason, u64)>> {
     sum(&PerCpuArray::try_from(program.map(TALLY.name)?)?)
 }
 
 /// Policy and counters of an interface's active program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub struct DecapState {
     /// Which packets are decapsulated: outer sources and inner destinations.
-    pub policy: Policy,
+    pub policy: DecapPolicy,
     /// Frames by reason since the first program was attached, without zeros.
-    pub tally: Vec<(Reason, u64)>,
+    pub tally: Vec<(DecapReason, u64)>,
 }
 
 /// Reads policy and counters from the maps of a program.
 ///
 /// # Errors
 /// The program is gone, or of another version.
-pub fn read(program: u32) -> Result<State> {
+pub fn read(program: u32) -> Result<DecapState> {
     let info = loaded_programs()
         .find_map(|info| info.map(|info| (info.id() == program).then_some(info)).transpose())
         .with_context(|| format!("program {program} is gone"))??;
@@ -169,17 +169,17 @@ pub fn read(program: u32) -> Result<State> {
     for id in info.map_ids()?.unwrap_or_default() {
         let map = MapInfo::from_id(id)?;
         match map.name_as_str() {
-            Some(POLICY) if map.value_size() as usize == size_of::<Policy>() => {
-                policy = Some(Array::<_, Policy>::try_from(open(id)?)?.get(&0, 0)?);
+            Some(POLICY) if map.value_size() as usize == size_of::<DecapPolicy>() => {
+                policy = Some(Array::<_, DecapPolicy>::try_from(open(id)?)?.get(&0, 0)?);
             }
-            Some(name) if name == TALLY.name && map.value_size() as usize == size_of::<Tally>() => {
+            Some(name) if name == TALLY.name && map.value_size() as usize == size_of::<DecapCounters>() => {
                 tally = Some(sum(&PerCpuArray::try_from(open(id)?)?)?);
             }
             _ => {}
         }
     }
     match (policy, tally) {
-        (Some(policy), Some(tally)) => Ok(State { policy, tally }),
+        (Some(policy), Some(tally)) => Ok(DecapState { policy, tally }),
         _ => bail!(
             "program {program} is of another version: `slb-decap attach` replaces it without missing a packet"
         ),
@@ -190,8 +190,10 @@ fn open(id: u32) -> Result<Map> {
     Ok(Map::from_map_data(MapData::from_id(id)?)?)
 }
 
-fn sum<T: std::borrow::Borrow<MapData>>(map: &PerCpuArray<T, Tally>) -> Result<Vec<(Reason, u64)>> {
+fn sum<T: std::borrow::Borrow<MapData>>(
+    map: &PerCpuArray<T, DecapCounters>,
+) -> Result<Vec<(DecapReason, u64)>> {
     let tallies = map.get(&0, 0)?;
-    let frames = |reason: Reason| tallies.iter().map(|tally| tally.frames[reason as usize]).sum::<u64>();
-    Ok(Reason::ALL.iter().map(|&reason| (reason, frames(reason))).filter(|(_, n)| *n != 0).collect())
+    let frames = |reason: DecapReason| tallies.iter().map(|tally| tally.frames[reason as usize]).sum::<u64>();
+    Ok(DecapReason::ALL.iter().map(|&reason| (reason, frames(reason))).filter(|(_, n)| *n != 0).collect())
 }

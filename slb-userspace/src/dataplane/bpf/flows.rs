@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::Result;
 use slb_common::{
     abi::Handle,
-    datapath::flow_gc::{Clock, Fill, FlowTable},
+    datapath::flow_gc::{Clock, FlowTable, FlowTableUsage},
 };
 
 use super::jiffies;
@@ -18,7 +18,7 @@ pub struct CurrentFlows {
     /// By service tag.
     pub by_service: HashMap<u32, u64>,
     /// How full the flow table is.
-    pub fill: Fill,
+    pub fill: FlowTableUsage,
 }
 
 impl CurrentFlows {
@@ -64,7 +64,7 @@ mod tests {
 
     /// Containers hide the file that shows the kernel's jiffies.
     #[test]
-    fn jiffies_are_the_kernels_where_proc_hides_them() {
+    fn jiffies_match_the_kernels_if_proc_hides_them() {
         if !geteuid().is_root() {
             eprintln!("skipped: to hide a file of /proc needs root");
             return;

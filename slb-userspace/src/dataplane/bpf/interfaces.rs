@@ -5,16 +5,16 @@ use aya::maps::{HashMap, MapData};
 use slb_common::abi::interface::{Interface, MAX_OWN_MACS};
 
 use super::{
-    mapped::Mapped,
+    map_shapes::{INTERFACE_TABLE, OWN_MACS},
+    mapped_array::MappedArray,
     maps::pinned,
     pins::Pins,
-    shapes::{INTERFACE_TABLE, OWN_MACS},
 };
 use crate::dataplane::interfaces::Interfaces;
 
 /// The pinned interface table and the map of further hardware addresses.
 pub struct InterfaceTable {
-    table: Mapped<Interface>,
+    table: MappedArray<Interface>,
     own_macs: HashMap<MapData, u64, u64>,
     /// The content of both maps.
     held: Interfaces,
@@ -26,9 +26,9 @@ impl InterfaceTable {
     /// # Errors
     /// A pin is missing, or a map cannot be read.
     pub fn open(pins: &Pins) -> Result<Self> {
-        let table: Mapped<Interface> = Mapped::open(&pins.map(INTERFACE_TABLE))?;
+        let table: MappedArray<Interface> = MappedArray::open(&pins.map(INTERFACE_TABLE))?;
         let own_macs: HashMap<MapData, u64, u64> = pinned(pins, OWN_MACS)?;
-        let entries = table.slots().iter().filter_map(Interface::facts);
+        let entries = table.slots().iter().filter_map(Interface::properties);
         let keys =
             own_macs.keys().collect::<Result<_, _>>().with_context(|| format!("cannot read {OWN_MACS}"))?;
         let held = Interfaces::held(entries, keys);
@@ -57,9 +57,9 @@ impl InterfaceTable {
                 });
             }
         }
-        for (slot, facts) in interfaces.entries() {
-            if self.held.entries().get(slot) != Some(facts) {
-                self.table.slots()[*slot as usize].store(facts);
+        for (slot, properties) in interfaces.entries() {
+            if self.held.entries().get(slot) != Some(properties) {
+                self.table.slots()[*slot as usize].store(properties);
             }
         }
         for slot in self.held.entries().keys().filter(|slot| !interfaces.entries().contains_key(slot)) {

@@ -9,7 +9,7 @@ const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// When pins go away if nothing removes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lifetime {
+pub enum PinLifetime {
     /// At the end of the machine's uptime: the machine's first process has their file system mounted.
     Machine,
     /// With the mount namespace of this process: no other one has their file system mounted.
@@ -31,10 +31,10 @@ impl MachineMounts {
     }
 
     /// Lifetime of the pins in a directory.
-    pub fn lifetime(&self, pins: &Path) -> Lifetime {
-        let (Some(mounts), Ok(metadata)) = (&self.0, fs::metadata(pins)) else { return Lifetime::Unknown };
+    pub fn lifetime(&self, pins: &Path) -> PinLifetime {
+        let (Some(mounts), Ok(metadata)) = (&self.0, fs::metadata(pins)) else { return PinLifetime::Unknown };
         let device = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
-        if is_mounted(mounts, device) { Lifetime::Machine } else { Lifetime::MountNamespace }
+        if is_mounted(mounts, device) { PinLifetime::Machine } else { PinLifetime::MountNamespace }
     }
 }
 
@@ -49,15 +49,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_is_found_among_mounts_by_its_device() {
+    fn file_system_is_found_among_mounts_by_its_device() {
         let mounts = "36 35 0:31 / /sys/fs/bpf rw - bpf bpf rw\n22 28 0:5 / /dev rw - devtmpfs udev rw\n";
         assert!(is_mounted(mounts, (0, 31)) && is_mounted(mounts, (0, 5)));
         assert!(!is_mounted(mounts, (0, 3)) && !is_mounted(mounts, (36, 35)));
     }
 
     #[test]
-    fn without_the_mounts_of_the_first_process_nothing_is_known() {
-        assert_eq!(MachineMounts(None).lifetime(Path::new("/")), Lifetime::Unknown);
-        assert_eq!(MachineMounts(Some(String::new())).lifetime(Path::new("/")), Lifetime::MountNamespace);
+    fn lifetime_is_unknown_without_the_mounts_of_the_init_process() {
+        assert_eq!(MachineMounts(None).lifetime(Path::new("/")), PinLifetime::Unknown);
+        assert_eq!(MachineMounts(Some(String::new())).lifetime(Path::new("/")), PinLifetime::MountNamespace);
     }
 }

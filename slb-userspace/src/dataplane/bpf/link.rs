@@ -23,14 +23,14 @@ pub struct Link {
 
 /// Interface and program of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bound {
+pub struct LinkBinding {
     /// Index of the interface in its network namespace; `None` if the interface is gone or the link is detached.
     pub interface: Option<u32>,
     /// Id of the program.
     pub program: u32,
 }
 
-impl Bound {
+impl LinkBinding {
     /// Whether no interface in `links` has the link's index and runs its program. `false` for a link without an
     /// interface.
     pub fn is_elsewhere(&self, links: &[neigh::Link]) -> bool {
@@ -58,10 +58,10 @@ impl Link {
     }
 
     /// Its present interface and program.
-    pub fn bound(&self) -> Result<Bound> {
+    pub fn bound(&self) -> Result<LinkBinding> {
         let info = syscall::link_info(self.descriptor.as_fd())
             .with_context(|| format!("cannot read the link {}", self.pin.display()))?;
-        Ok(Bound { interface: Some(info.ifindex).filter(|index| *index != 0), program: info.program })
+        Ok(LinkBinding { interface: Some(info.ifindex).filter(|index| *index != 0), program: info.program })
     }
 
     /// Whether its pin exists and still is a pin of this link.
@@ -92,9 +92,9 @@ mod tests {
     use crate::{devices::tests::link, neigh::Xdp};
 
     #[test]
-    fn an_interface_of_the_same_index_is_another_one_unless_it_runs_the_program() {
+    fn link_is_elsewhere_unless_its_interface_runs_the_program() {
         let mut here = link(2, "eth0", None);
-        let bound = |interface| Bound { interface, program: 7 };
+        let bound = |interface| LinkBinding { interface, program: 7 };
         assert!(bound(Some(2)).is_elsewhere(&[here.clone()]));
         assert!(bound(Some(2)).is_elsewhere(&[]));
         here.xdp = Some(Xdp { native: true, program: 8 });

@@ -7,8 +7,8 @@ use aya::EbpfLoader;
 use slb_common::abi::programs;
 
 use super::{
+    map_shapes::{FLOWS, MAP_SHAPES, MapShape},
     pins::Pins,
-    shapes::{FLOWS, SHAPES, Shape},
     xdp::{self, Program},
 };
 
@@ -22,14 +22,14 @@ const PROGRAMS: &str = "PROGRAMS";
 
 /// Configured sizes, for maps that are made now.
 #[derive(Debug, Clone, Copy)]
-pub struct Sizes {
+pub struct MapSizes {
     /// Flow-table entries; rounded up to a power of two.
     pub flows: u32,
     /// Server entries (`max_servers`).
     pub backends: u32,
 }
 
-impl Sizes {
+impl MapSizes {
     /// Number of slots of the flow table.
     pub(super) fn flow_slots(self) -> u32 {
         self.flows.next_power_of_two()
@@ -48,10 +48,10 @@ impl Sizes {
 }
 
 /// Loads the program. It uses pinned maps as they are, and makes and pins the others.
-pub fn load(pins: &Pins, sizes: Sizes) -> Result<Program> {
+pub fn load(pins: &Pins, sizes: MapSizes) -> Result<Program> {
     let mut loader = EbpfLoader::new();
     let mut flow_mask = 0;
-    for shape in &SHAPES {
+    for shape in &MAP_SHAPES {
         let entries = entries(pins, shape, sizes.of(shape.name))?;
         if let Some(entries) = entries {
             loader.map_max_entries(shape.name, entries);
@@ -91,7 +91,7 @@ pub fn remove_unused_programs(program: &mut Program, pins: &Pins) -> Result<()> 
 }
 
 /// Entries of a map whose shape does not fix them: those of the pinned map, or else `wanted`.
-fn entries(pins: &Pins, shape: &Shape, wanted: Option<u32>) -> Result<Option<u32>> {
+fn entries(pins: &Pins, shape: &MapShape, wanted: Option<u32>) -> Result<Option<u32>> {
     let path = pins.map(shape.name);
     if !path.exists() {
         shape.create_pinned(&path)?;
@@ -107,7 +107,7 @@ pub type MapPin = (&'static str, PathBuf);
 
 /// The maps whose pins are missing.
 pub fn unpinned(program: &mut Program, pins: &Pins) -> Result<Vec<MapPin>> {
-    let mut all: Vec<MapPin> = SHAPES.iter().map(|shape| (shape.name, pins.map(shape.name))).collect();
+    let mut all: Vec<MapPin> = MAP_SHAPES.iter().map(|shape| (shape.name, pins.map(shape.name))).collect();
     all.push((PROGRAMS, programs_pin(program, pins)?));
     all.retain(|(_, pin)| !pin.exists());
     Ok(all)

@@ -22,13 +22,13 @@ const PROGRAMS: [(&str, &str); 3] = [
 ];
 
 /// The loss counters of this network namespace.
-pub struct Counted {
+pub struct LossCounters {
     /// Dropping it detaches its programs.
     _programs: Ebpf,
     losses: Mutex<HashMap<MapData, u32, Losses>>,
 }
 
-impl Counted {
+impl LossCounters {
     /// Attaches the programs. No interface is counted yet.
     ///
     /// # Errors

@@ -15,29 +15,29 @@ use slb_common::{
         ABI_VERSION, Handle,
         backend::{Backend, NextHop},
         control::Control,
-        interface::{self, Interface, InterfaceFacts},
+        interface::{self, Interface, InterfaceProperties},
         lookup_table::{LookupTable, MIGRATING, current_backend},
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
     },
-    datapath::flow_gc::{Clock, Fate, FlowGc, FlowTable, Flushed, Look},
+    datapath::flow_gc::{Clock, FlowGc, FlowTable, FlushResult, GcAction, GcPass},
 };
 
 use super::{
     flows::{self, CurrentFlows},
-    inner::look_inside,
-    mapped::Mapped,
+    inner_maps::read_inner,
+    map_shapes::{self, INTERFACE_TABLE, MAP_SHAPES},
+    mapped_array::MappedArray,
     pins::Pins,
-    shapes::{self, INTERFACE_TABLE, SHAPES},
     syscall,
 };
 use slb_control::dataplane::{
-    Contents, DataPlane, NewPath, Takes,
-    digest::Content,
-    rehome::{self, Rehomed},
+    DataPlane, FlushPredicate, NewPath, TableContents,
+    digest::TableDigest,
+    rehome::{self, RehomeMap},
     state::{
-        BATCH, Filter, FlowRecord, Index, MAX_TABLES, NO_TABLE, Operation, PutBackend, SPARE_TABLE, Settings,
-        State, Table, build_all,
+        ControlSettings, FlowRecord, IndexContent, MAX_TABLES, MapState, NO_TABLE, Operation, PutBackend,
+        SPARE_TABLE, ServerFilter, ServerTable, TABLE_BATCH, build_tables,
     },
 };
 
@@ -55,13 +55,13 @@ pub struct Maps {
     round_robin: MapData,
     loads: MapData,
     interfaces: DevMapHash<MapData>,
-    interface_table: Mapped<Interface>,
+    interface_table: MappedArray<Interface>,
     totals: PerCpuArray<MapData, Totals>,
     service_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
     /// `backend_counters` again, for batch updates.
     backend_counters_descriptor: MapData,
-    flows: Mapped,
+    flows: MappedArray,
     flow_gc: FlowGc,
     /// Possible CPUs, each with its own counters.
     processors: usize,
@@ -82,7 +82,7 @@ impl Maps {
     /// # Errors
     /// A pin is missing, or its map has another shape or ABI version.
     pub fn open(pins: &Pins) -> Result<Self> {
-        for shape in &SHAPES {
+        for shape in &MAP_SHAPES {
             shape.verify(&pins.map(shape.name))?;
         }
         let maps = Self {
@@ -95,12 +95,12 @@ impl Maps {
             round_robin: MapData::from_pin(pins.map("ROUND_ROBIN"))?,
             loads: MapData::from_pin(pins.map("CONNECTIONS"))?,
             interfaces: pinned(pins, "INTERFACES")?,
-            interface_table: Mapped::open(&pins.map(INTERFACE_TABLE))?,
+            interface_table: MappedArray::open(&pins.map(INTERFACE_TABLE))?,
             totals: pinned(pins, "TOTALS")?,
             service_counters: pinned(pins, "SERVICE_COUNTERS")?,
             backend_counters: pinned(pins, "BACKEND_COUNTERS")?,
             backend_counters_descriptor: MapData::from_pin(pins.map("BACKEND_COUNTERS"))?,
-            flows: Mapped::open(&pins.map("FLOWS"))?,
+            flows: MappedArray::open(&pins.map("FLOWS"))?,
             flow_gc: FlowGc::default(),
             processors: aya::util::nr_cpus().map_err(|(file, error)| {
                 anyhow::Error::new(error).context(format!("cannot count processors: {file}"))
@@ -147,14 +147,14 @@ impl Maps {
     }
 
     /// The content of a table, for digests. `backends` are the servers of all tables.
-    pub fn content_of(&self, table: u32, backends: &BTreeMap<u32, Backend>) -> Result<Content> {
-        Ok(Content::new(self.lookup_table(table)?.in_use(), table, backends))
+    pub fn table_digest(&self, table: u32, backends: &BTreeMap<u32, Backend>) -> Result<TableDigest> {
+        Ok(TableDigest::new(self.lookup_table(table)?.in_use(), table, backends))
     }
 
     /// The interface table's entry of an interface.
-    pub fn interface(&self, ifindex: u32) -> Option<InterfaceFacts> {
+    pub fn interface(&self, ifindex: u32) -> Option<InterfaceProperties> {
         let entry = self.interface_table.slots().get(interface::slot(ifindex) as usize)?;
-        entry.facts().filter(|facts| facts.ifindex == ifindex)
+        entry.properties().filter(|properties| properties.ifindex == ifindex)
     }
 
     /// Server entries in the maps (`max_servers`).
@@ -173,12 +173,12 @@ impl Maps {
     }
 
     /// As [`DataPlane::flows`], with the caller's clock.
-    pub fn look(&mut self, clock: Clock, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> Result<Look> {
+    pub fn gc_pass(&mut self, clock: Clock, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> Result<GcPass> {
         let mut flow_gc = std::mem::take(&mut self.flow_gc);
         let table = self.flow_table()?;
-        let look = flow_gc.look(&table, clock, &mut |seen| visit(FlowRecord::new(seen, clock)));
+        let gc_pass = flow_gc.gc_pass(&table, clock, &mut |seen| visit(FlowRecord::new(seen, clock)));
         self.flow_gc = flow_gc;
-        Ok(look)
+        Ok(gc_pass)
     }
 
     /// Counts flows that are neither finished nor expired. `hz` is jiffies per second. Reads the whole flow table.
@@ -198,7 +198,7 @@ impl Maps {
         Ok(PerCpuValues::try_from(vec![Counters::default(); self.processors])?)
     }
 
-    fn put_settings(&mut self, settings: Settings) -> Result<()> {
+    fn put_settings(&mut self, settings: ControlSettings) -> Result<()> {
         let mut control = self.control.get(&0, 0)?;
         if control.abi_version == 0 {
             // Entries lie where this seed puts them, so it stays as long as the flow table.
@@ -211,24 +211,24 @@ impl Maps {
     }
 
     fn put_backends(&mut self, backends: &[PutBackend]) -> Result<()> {
-        let fresh: Vec<_> = backends.iter().filter(|put| put.fresh).map(|put| put.id).collect();
-        let zero = vec![Counters::default(); fresh.len() * self.processors];
-        syscall::update_batch(self.backend_counters_descriptor.fd().as_fd(), &fresh, &zero)?;
-        syscall::update_batch(self.loads.fd().as_fd(), &fresh, &vec![0_u64; fresh.len()])?;
+        let is_new: Vec<_> = backends.iter().filter(|put| put.is_new).map(|put| put.id).collect();
+        let zero = vec![Counters::default(); is_new.len() * self.processors];
+        syscall::update_batch(self.backend_counters_descriptor.fd().as_fd(), &is_new, &zero)?;
+        syscall::update_batch(self.loads.fd().as_fd(), &is_new, &vec![0_u64; is_new.len()])?;
         let (ids, backends): (Vec<_>, Vec<_>) = backends.iter().map(|put| (put.id, put.backend)).unzip();
         Ok(syscall::update_batch(self.backends.fd().as_fd(), &ids, &backends)?)
     }
 
-    fn put_tables(&mut self, tables: &BTreeMap<u32, Table>) -> Result<()> {
+    fn put_tables(&mut self, tables: &BTreeMap<u32, ServerTable>) -> Result<()> {
         let mut tables: Vec<_> = tables.iter().map(|(id, table)| (*id, table.clone())).collect();
-        for part in tables.chunks_mut(BATCH) {
-            build_all(part.iter_mut().map(|(_, table)| table));
+        for part in tables.chunks_mut(TABLE_BATCH) {
+            build_tables(part.iter_mut().map(|(_, table)| table));
             let mut kept = Vec::new();
             let mut lookup_tables = Vec::new();
             let mut outdated = Vec::new();
             let mut known = Vec::new();
             for (id, table) in part {
-                let now = self.keepers_of(*id)?;
+                let now = self.previous_table_of(*id)?;
                 // Never the id in use: the new table and its previous backends become active together.
                 let aside = MAX_TABLES + 2 * *id + u32::from(now == Some(MAX_TABLES + 2 * *id));
                 let (lookup_table, previous_backends) = table.lookup_tables(aside);
@@ -261,7 +261,7 @@ impl Maps {
     }
 
     /// Id of a table's table of previous backends, if it has one.
-    fn keepers_of(&self, id: u32) -> Result<Option<u32>> {
+    fn previous_table_of(&self, id: u32) -> Result<Option<u32>> {
         if let Some(previous_backends) = self.previous_backends.get(&id) {
             return Ok(*previous_backends);
         }
@@ -279,7 +279,7 @@ impl Maps {
     }
 
     /// Replaces tables by the empty one. The kernel then frees their memory.
-    fn clear_rings(&mut self, ids: &[u32]) -> Result<()> {
+    fn clear_lookup_tables(&mut self, ids: &[u32]) -> Result<()> {
         let empty = match self.empty.take() {
             Some(empty) => empty,
             None => syscall::array_of(LookupTable::empty().as_ref())?,
@@ -289,7 +289,7 @@ impl Maps {
         Ok(syscall::update_batch(self.lookup_tables.fd().as_fd(), ids, &descriptors)?)
     }
 
-    fn put_index(&mut self, index: &Index) -> Result<()> {
+    fn put_index(&mut self, index: &IndexContent) -> Result<()> {
         let built = index.build()?;
         let aside = syscall::array_of(built.as_ref())?;
         Ok(syscall::update_batch(self.service_index.fd().as_fd(), &[0], &[aside.as_raw_fd() as u32])?)
@@ -298,32 +298,32 @@ impl Maps {
     /// Reads a server table; an empty one if there is none.
     fn lookup_table(&self, id: u32) -> Result<Box<LookupTable>> {
         let mut lookup_table = LookupTable::empty();
-        look_inside(&self.lookup_tables, id, lookup_table.as_mut())?;
+        read_inner(&self.lookup_tables, id, lookup_table.as_mut())?;
         Ok(lookup_table)
     }
 
-    fn index(&self) -> Result<Index> {
+    fn index(&self) -> Result<IndexContent> {
         let mut index = ServiceIndex::empty();
-        if !look_inside(&self.service_index, 0, index.as_mut())? {
-            return Ok(Index::default());
+        if !read_inner(&self.service_index, 0, index.as_mut())? {
+            return Ok(IndexContent::default());
         }
         let entries = index.entries.iter().filter(|entry| entry.protocol != 0);
-        Ok(Index {
+        Ok(IndexContent {
             hz: index.hz,
             tunnel: index.tunnel,
             entries: entries.map(|entry| (entry.id(), *entry)).collect(),
-            servers: Filter(index.servers.into()),
+            servers: ServerFilter(index.servers.into()),
         })
     }
 }
 
 impl DataPlane for Maps {
-    fn observe(&self) -> Result<State> {
+    fn observe(&self) -> Result<MapState> {
         let control = self.control.get(&0, 0)?;
-        let mut state = State {
-            settings: Settings { seed: control.seed, generation: control.generation },
+        let mut state = MapState {
+            settings: ControlSettings { seed: control.seed, generation: control.generation },
             index: self.index()?,
-            ..State::default()
+            ..MapState::default()
         };
         syscall::for_each(self.services.fd().as_fd(), |id, service: Service| {
             if service.handle != Handle::default() {
@@ -342,8 +342,8 @@ impl DataPlane for Maps {
         })?;
         let mut lookup_table = LookupTable::empty();
         for id in 0..MAX_TABLES {
-            if look_inside(&self.lookup_tables, id, lookup_table.as_mut())? && lookup_table.size != 0 {
-                state.tables.insert(id, Table::default());
+            if read_inner(&self.lookup_tables, id, lookup_table.as_mut())? && lookup_table.size != 0 {
+                state.tables.insert(id, ServerTable::default());
             }
         }
         for ifindex in self.interfaces.keys() {
@@ -352,7 +352,7 @@ impl DataPlane for Maps {
         Ok(state)
     }
 
-    fn table(&self, id: u32) -> Result<Contents> {
+    fn table(&self, id: u32) -> Result<TableContents> {
         let lookup_table = self.lookup_table(id)?;
         let slots = lookup_table.in_use();
         let current_backends = slots.iter().map(|slot| current_backend(*slot)).collect();
@@ -365,36 +365,42 @@ impl DataPlane for Maps {
         Ok((current_backends, previous_backends))
     }
 
-    fn flows(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> Fate) -> Result<Look> {
-        self.look(flows::clock(hz)?, visit)
+    fn run_gc(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> Result<GcPass> {
+        self.gc_pass(flows::clock(hz)?, visit)
     }
 
     fn flow_slots(&self) -> u32 {
         self.flows.slots().len() as u32
     }
 
-    fn flush(&mut self, slots: Range<u32>, erases: bool, hz: u32, takes: &mut Takes<'_>) -> Result<Flushed> {
+    fn flush(
+        &mut self,
+        slots: Range<u32>,
+        erases: bool,
+        hz: u32,
+        matches: &mut FlushPredicate<'_>,
+    ) -> Result<FlushResult> {
         let clock = flows::clock(hz)?;
-        Ok(self.flow_table()?.flush(slots, erases, &mut |seen| takes(&FlowRecord::new(seen, clock))))
+        Ok(self.flow_table()?.flush(slots, erases, &mut |seen| matches(&FlowRecord::new(seen, clock))))
     }
 
-    fn put_loads(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
+    fn put_connection_counts(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
         let (ids, loads): (Vec<_>, Vec<_>) = loads.iter().map(|(id, load)| (*id, *load)).unzip();
         Ok(syscall::update_batch(self.loads.fd().as_fd(), &ids, &loads)?)
     }
 
-    fn move_flows(&mut self, moves: &Rehomed) -> Result<()> {
-        let moved = rehome::carry_out(self.flows.slots(), moves);
+    fn rehome_flows(&mut self, moves: &RehomeMap) -> Result<()> {
+        let moved = rehome::rehome_flows(self.flows.slots(), moves);
         tracing::debug!(moved, "flows have come to the tables of their listeners");
         Ok(())
     }
 
-    fn move_clients(&mut self, to: &NewPath<'_>) -> Result<usize> {
-        Ok(rehome::carry_out_clients(self.flows.slots(), to))
+    fn update_client_paths(&mut self, to: &NewPath<'_>) -> Result<usize> {
+        Ok(rehome::update_client_paths(self.flows.slots(), to))
     }
 
-    fn forgotten(&self) -> Result<u64> {
-        Ok(self.totals.get(&0, 0)?.iter().map(|totals| totals.forgotten).sum())
+    fn evictions(&self) -> Result<u64> {
+        Ok(self.totals.get(&0, 0)?.iter().map(|totals| totals.evicted_migrating).sum())
     }
 
     fn unresolved(&self) -> Result<u64> {
@@ -421,18 +427,18 @@ impl DataPlane for Maps {
             Operation::ClearBackend(id) => set(&self.backends, *id, Backend::default())?,
             Operation::PutTables(tables) => self.put_tables(tables)?,
             Operation::ClearTable(id) => {
-                let previous_backends = self.keepers_of(*id)?;
-                self.clear_rings(&[*id])?;
-                self.clear_rings(previous_backends.as_slice())?;
+                let previous_backends = self.previous_table_of(*id)?;
+                self.clear_lookup_tables(&[*id])?;
+                self.clear_lookup_tables(previous_backends.as_slice())?;
                 self.previous_backends.insert(*id, None);
             }
             // A change of a map of maps returns after a grace period.
-            Operation::Settle => {
+            Operation::GracePeriod => {
                 let outdated = std::mem::take(&mut self.outdated);
-                self.clear_rings(&[&[SPARE_TABLE], outdated.as_slice()].concat())?;
+                self.clear_lookup_tables(&[&[SPARE_TABLE], outdated.as_slice()].concat())?;
             }
-            Operation::PutService { id, service, fresh } => {
-                if *fresh {
+            Operation::PutService { id, service, is_new } => {
+                if *is_new {
                     self.service_counters.set(*id, self.zeros()?, 0)?;
                     set(&self.round_robin, *id, 0_u64)?;
                 }
@@ -468,7 +474,7 @@ pub fn seed_in_use(pins: &Pins) -> Result<Option<u64>> {
     if !pins.exist()? {
         return Ok(None);
     }
-    shapes::verify("CONTROL", &pins.map("CONTROL"))?;
+    map_shapes::verify("CONTROL", &pins.map("CONTROL"))?;
     let control: Control = pinned::<Array<_, Control>>(pins, "CONTROL")?.get(&0, 0)?;
     Ok((control.abi_version != 0).then_some(control.seed))
 }

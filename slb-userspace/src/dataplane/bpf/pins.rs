@@ -10,8 +10,8 @@ use nix::fcntl::Flock;
 use slb_common::abi::ABI_VERSION;
 
 use super::{
-    bpffs::{self, Root},
-    link::{Bound, Link},
+    bpffs::{self, PinRoot},
+    link::{Link, LinkBinding},
 };
 use crate::neigh;
 
@@ -23,13 +23,13 @@ const LINKS: &str = "links";
 /// The directory of one SLB's pins.
 #[derive(Debug, Clone)]
 pub struct Pins {
-    root: Root,
+    root: PinRoot,
 }
 
 impl Pins {
     /// `root` must be on a BPF file system. It need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: Root::new(root.into(), SETTING) }
+        Self { root: PinRoot::new(root.into(), SETTING) }
     }
 
     /// The directory itself.
@@ -64,7 +64,7 @@ impl Pins {
     ///
     /// # Errors
     /// A pin cannot be read.
-    pub fn bound(&self) -> Result<Vec<(PathBuf, Bound)>> {
+    pub fn bound(&self) -> Result<Vec<(PathBuf, LinkBinding)>> {
         bound_in(&self.links())
     }
 
@@ -208,7 +208,7 @@ impl Pins {
     }
 }
 
-fn bound_in(links: &Path) -> Result<Vec<(PathBuf, Bound)>> {
+fn bound_in(links: &Path) -> Result<Vec<(PathBuf, LinkBinding)>> {
     let mut bound = Vec::new();
     for pin in bpffs::entries(links)? {
         if let Some(link) = Link::open(&pin)? {

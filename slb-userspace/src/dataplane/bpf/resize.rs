@@ -27,16 +27,16 @@ use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use slb_common::{
     abi::flow::FlowWords,
-    datapath::flow_gc::{FlowTable, Migrated},
+    datapath::flow_gc::{CopyResult, FlowTable},
 };
 
 use super::{
     bpffs, flows,
-    loader::Sizes,
-    mapped::Mapped,
+    loader::MapSizes,
+    map_shapes::{self, FLOWS, RESIZING},
+    mapped_array::MappedArray,
     maps,
     pins::Pins,
-    shapes::{self, FLOWS, RESIZING},
     syscall,
     xdp::Program,
 };
@@ -51,7 +51,7 @@ const OLD: &str = "OLD_FLOWS_";
 ///
 /// # Errors
 /// The map cannot be made, for example for lack of memory: the old one stays. Or a pin cannot be changed.
-pub fn begin(pins: &Pins, sizes: Sizes) -> Result<()> {
+pub fn begin(pins: &Pins, sizes: MapSizes) -> Result<()> {
     let (current, new) = (pins.map(FLOWS), pins.map(NEW));
     if new.exists() {
         // No program uses it: an earlier daemon ended before step 2.
@@ -60,7 +60,7 @@ pub fn begin(pins: &Pins, sizes: Sizes) -> Result<()> {
     if !current.exists() {
         return Ok(());
     }
-    let info = shapes::verify(FLOWS, &current)?;
+    let info = map_shapes::verify(FLOWS, &current)?;
     let slots = sizes.flow_slots();
     if info.max_entries() == slots {
         return Ok(());
@@ -86,9 +86,9 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
     if old.is_empty() {
         return set_resizing(pins, false);
     }
-    let tables = Tables::open(&old, pins, hz)?;
+    let tables = FlowTables::open(&old, pins, hz)?;
     let first = Instant::now();
-    let Migrated { entries, mut dropped } = tables.copy(None)?;
+    let CopyResult { entries, mut dropped } = tables.copy(None)?;
     let second = Instant::now();
     dropped = dropped.max(tables.copy(Some(first))?.dropped);
     let switch = Instant::now();
@@ -125,33 +125,38 @@ pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
 
 /// Replaces the program in all pinned links, and copies the entries that packets changed since `since`. Returns whether
 /// no link keeps a program over an old map, and the copy's result.
-fn replace(tables: &Tables, since: Instant, pins: &Pins, program: &mut Program) -> Result<(bool, Migrated)> {
+fn replace(
+    tables: &FlowTables,
+    since: Instant,
+    pins: &Pins,
+    program: &mut Program,
+) -> Result<(bool, CopyResult)> {
     let is_everywhere = program.replace_in(&bpffs::entries(&pins.links())?);
     wait_for_programs()?;
     Ok((is_everywhere, tables.copy(Some(since))?))
 }
 
 /// The old and new flow tables, mapped into memory.
-struct Tables {
-    old: Vec<Mapped>,
-    new: Mapped,
+struct FlowTables {
+    old: Vec<MappedArray>,
+    new: MappedArray,
     seed: u64,
     hz: u32,
 }
 
-impl Tables {
+impl FlowTables {
     fn open(old: &[PathBuf], pins: &Pins, hz: u32) -> Result<Self> {
-        let old = old.iter().map(|pin| Mapped::open(pin)).collect::<Result<_>>()?;
-        Ok(Self { old, new: Mapped::open(&pins.map(FLOWS))?, seed: maps::flow_seed(pins)?, hz })
+        let old = old.iter().map(|pin| MappedArray::open(pin)).collect::<Result<_>>()?;
+        Ok(Self { old, new: MappedArray::open(&pins.map(FLOWS))?, seed: maps::flow_seed(pins)?, hz })
     }
 
     /// Copies all entries, or those that packets have changed since `since`.
-    fn copy(&self, since: Option<Instant>) -> Result<Migrated> {
+    fn copy(&self, since: Option<Instant>) -> Result<CopyResult> {
         let new = FlowTable::new(self.new.slots(), self.seed);
         let within = since.map(|since| since.elapsed().as_secs() as u32 + 1);
-        let mut sum = Migrated::default();
+        let mut sum = CopyResult::default();
         for old in &self.old {
-            let migrated = new.migrate(old.slots(), flows::clock(self.hz)?, within);
+            let migrated = new.copy_from(old.slots(), flows::clock(self.hz)?, within);
             sum.entries += migrated.entries;
             sum.dropped += migrated.dropped;
         }

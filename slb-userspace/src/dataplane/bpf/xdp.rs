@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use slb_common::net::headers::Ipv6Hdr;
 
 use super::link::Link;
-use crate::advice::{Tried, explained};
+use crate::advice::{Attempt, with_advice};
 use crate::devices::Hook;
 use slb_config::model;
 
@@ -50,7 +50,7 @@ pub enum Attachment {
     "another XDP program is on the interface: `ip link show` names it; take it off (`ip link set dev NAME xdp off`, or \
      stop what attached it)"
 )]
-pub struct Occupied;
+pub struct HookOccupied;
 
 /// SLB's link holds another XDP program.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ pub struct Program {
 impl Program {
     /// Loads the maps of an object as `loader` says, and its program `name`.
     pub(super) fn load(loader: &mut EbpfLoader<'_>, object: &[u8], name: &'static str) -> Result<Self> {
-        let loaded = loader.load(object).map_err(|error| explained(error.into(), Tried::MakeMap));
+        let loaded = loader.load(object).map_err(|error| with_advice(error.into(), Attempt::MakeMap));
         let ebpf = loaded.context("cannot load the BPF object")?;
         let mut program = Self { ebpf, name, tail_called: &[] };
         program.verify(name)?;
@@ -94,7 +94,7 @@ impl Program {
     fn verify(&mut self, name: &str) -> Result<()> {
         let verified = self.xdp_of(name)?.load();
         verified
-            .map_err(|error| explained(error.into(), Tried::LoadProgram))
+            .map_err(|error| with_advice(error.into(), Attempt::LoadProgram))
             .with_context(|| format!("the kernel refuses the XDP program `{name}`"))
     }
 
@@ -133,7 +133,7 @@ impl Program {
     /// Attaches the program to an interface and pins the link, or replaces the program in the link at `pin`.
     ///
     /// # Errors
-    /// Another program is on the interface ([`Occupied`]) or in the link ([`Replaced`]). Or the interface does not
+    /// Another program is on the interface ([`HookOccupied`]) or in the link ([`Replaced`]). Or the interface does not
     /// support the mode, or the link cannot be pinned.
     pub fn attach(&mut self, pin: &Path, ifindex: u32, mode: model::XdpMode) -> Result<Attachment> {
         let name = self.name;
@@ -146,7 +146,7 @@ impl Program {
             model::XdpMode::Generic => (attach_in(program, ifindex, XdpMode::Skb)?, Attachment::Generic),
             model::XdpMode::Auto => match attach_in(program, ifindex, XdpMode::Driver) {
                 Ok(link) => (link, Attachment::Native),
-                Err(error) if error.is::<Occupied>() => return Err(error),
+                Err(error) if error.is::<HookOccupied>() => return Err(error),
                 Err(error) => {
                     tracing::warn!(
                         ifindex,
@@ -289,14 +289,14 @@ fn attach_in(program: &mut Xdp, ifindex: u32, mode: XdpMode) -> Result<FdLink> {
         Err(ProgramError::SyscallError(error))
             if matches!(errno(&error.io_error), Some(Errno::EBUSY | Errno::EEXIST)) =>
         {
-            bail!(Occupied);
+            bail!(HookOccupied);
         }
         Err(error) => {
             let tried = match mode {
-                XdpMode::Skb => Tried::AttachGenerically,
-                _ => Tried::AttachNatively,
+                XdpMode::Skb => Attempt::AttachGenerically,
+                _ => Attempt::AttachNatively,
             };
-            return Err(explained(error.into(), tried));
+            return Err(with_advice(error.into(), tried));
         }
     };
     // A link that is not a file descriptor detaches when this process ends, or drops it.

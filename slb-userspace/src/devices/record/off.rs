@@ -24,16 +24,16 @@ pub(super) struct SwitchedOff {
 
 /// The result of restoring features at one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Undone {
+pub struct RestoreResult {
     /// Whether they are restored.
-    pub outcome: Outcome,
+    pub outcome: RestoreOutcome,
     /// The result in words; on a failure with the command that restores them.
     pub said: String,
 }
 
 /// Whether features are restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RestoreOutcome {
     /// They are on again.
     Restored,
     /// The interface no longer exists.
@@ -48,41 +48,42 @@ impl SwitchedOff {
     }
 
     /// Restores the features. `here` is the current network namespace, in which `find` looks up an interface.
-    pub(super) fn undo(
+    pub(super) fn restore_features(
         &self,
         index: u32,
         here: u64,
         find: impl Fn(u32) -> Result<Option<Link>>,
         switch_on: impl Fn(&Link, &[String]) -> Result<()>,
-    ) -> Undone {
+    ) -> RestoreResult {
         let (mut interface, features) = (self.interface.clone(), self.features());
         let restored = if self.namespace == here {
             match find(index) {
                 Ok(Some(link)) => {
                     interface.clone_from(&link.name);
-                    switch_on(&link, &features).map_err(|error| (Outcome::Failed, format!("{error:#}")))
+                    switch_on(&link, &features)
+                        .map_err(|error| (RestoreOutcome::Failed, format!("{error:#}")))
                 }
-                Ok(None) => Err((Outcome::Gone, format!("interface {interface} is not there"))),
-                Err(error) => Err((Outcome::Failed, format!("{error:#}"))),
+                Ok(None) => Err((RestoreOutcome::Gone, format!("interface {interface} is not there"))),
+                Err(error) => Err((RestoreOutcome::Failed, format!("{error:#}"))),
             }
         } else {
-            Err((Outcome::Failed, format!("interface {interface} is in another network namespace")))
+            Err((RestoreOutcome::Failed, format!("interface {interface} is in another network namespace")))
         };
         let named = features.join(", ");
         let (outcome, said) = match restored {
-            Ok(()) => (Outcome::Restored, format!("{interface}: switched on again: {named}")),
+            Ok(()) => (RestoreOutcome::Restored, format!("{interface}: switched on again: {named}")),
             Err((outcome, why)) => {
-                let command = restoring(&interface, &features);
+                let command = restore_command(&interface, &features);
                 let off = format!("{interface}: SLB has switched off {named}: {why}");
                 (outcome, format!("{off}; to restore it: {command}"))
             }
         };
-        Undone { outcome, said }
+        RestoreResult { outcome, said }
     }
 }
 
 /// The command that restores features.
-pub fn restoring(interface: &str, features: &[String]) -> String {
+pub fn restore_command(interface: &str, features: &[String]) -> String {
     format!("ethtool -K {interface} {} on", features.join(" on "))
 }
 
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn absent_interface_is_told_from_a_question_that_failed() {
+    fn absent_interface_is_distinguished_from_a_failed_query() {
         assert!(find(0x7fff_fff0).unwrap().is_none());
         assert_eq!(find(1).unwrap().unwrap().name, "lo");
         let failed = |number| anyhow::Error::from(io::Error::from_raw_os_error(number));

@@ -4,7 +4,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::health::{
-    state::{Health, State},
+    state::{Health, HealthCheckState},
     testing::target,
 };
 use slb_config::model::CheckKind;
@@ -44,7 +44,8 @@ impl Case<'_> {
         for life in self.lives.iter().copied().map(seconds).chain(iter::once(Duration::from_secs(100))) {
             let failures = Failures::open(Some(directory.path()));
             let counter = failures.counter(&target);
-            let mut state = State::new(&target.check, Some(Health::Healthy)).after(counter.failures());
+            let mut state =
+                HealthCheckState::new(&target.check, Some(Health::Healthy)).after(counter.failures());
             let mut tick = TICK;
             let mut save_until = |now: Duration| {
                 while tick <= now {
@@ -100,7 +101,7 @@ fn one_restart_never_makes_silence_count_sooner() {
 }
 
 #[test]
-fn hanging_server_becomes_unhealthy_although_restarts_come_before_each_timeout() {
+fn hanging_server_becomes_unhealthy_despite_restarts_before_timeouts() {
     for life in [1.0, 1.3, 2.0, 3.0, 4.9] {
         let case = Case { lives: &[life; 200], down: 0.2, answer: HANGS, threshold: 3 };
         let at = case.unhealthy_after().expect("it becomes unhealthy");
@@ -129,7 +130,7 @@ fn answering_server_stays_healthy_under_restarts() {
 }
 
 #[test]
-fn time_without_a_daemon_is_no_silence() {
+fn time_without_a_daemon_does_not_count_as_silence() {
     let directory = tempfile::tempdir().unwrap();
     let target = server(CheckKind::Tcp);
     let now = Instant::now();
@@ -147,7 +148,7 @@ fn time_without_a_daemon_is_no_silence() {
 }
 
 #[test]
-fn probes_that_the_daemon_has_ended_itself_are_no_silence() {
+fn probes_ended_by_the_daemon_do_not_count_as_silence() {
     let failures = Failures::default();
     let target = server(CheckKind::Tcp);
     let (now, before) = (Instant::now(), failures.counter(&target));
@@ -156,15 +157,15 @@ fn probes_that_the_daemon_has_ended_itself_are_no_silence() {
     // A reload that changes the source address of probes.
     let after = failures.counter(&target);
     assert_eq!(
-        lasting(&failures.counts().by_target, now + TIMEOUT).into_values().next(),
-        Some(Record { failures: 2, silence: Duration::ZERO })
+        persistent(&failures.counts().by_target, now + TIMEOUT).into_values().next(),
+        Some(FailureRecord { failures: 2, silence: Duration::ZERO })
     );
     before.verdict(0);
     assert_eq!(after.failures(), 2, "the counter before counts no more");
 }
 
 #[test]
-fn probe_that_says_nothing_of_the_server_keeps_the_silence_before_it() {
+fn probe_without_a_verdict_keeps_the_silence_before_it() {
     let directory = tempfile::tempdir().unwrap();
     let target = server(CheckKind::Tcp);
     let now = Instant::now();
@@ -185,7 +186,7 @@ fn counter_of_a_dropped_target_writes_nothing() {
     let failures = Failures::default();
     let target = server(CheckKind::Tcp);
     let before = failures.counter(&target);
-    failures.keep_only(iter::empty());
+    failures.retain_targets(iter::empty());
     before.verdict(2);
     before.start(Instant::now());
     assert!(failures.counts().by_target.is_empty());
@@ -195,7 +196,7 @@ fn counter_of_a_dropped_target_writes_nothing() {
 }
 
 #[test]
-fn probes_that_are_answered_soon_cause_no_writes() {
+fn quickly_answered_probes_cause_no_writes() {
     let directory = tempfile::tempdir().unwrap();
     let failures = Failures::open(Some(directory.path()));
     let counter = failures.counter(&server(CheckKind::Tcp));
@@ -218,14 +219,14 @@ async fn is_urgent(failures: &Failures) -> bool {
 }
 
 #[tokio::test]
-async fn failing_server_becomes_unhealthy_however_soon_restarts_come() {
+async fn failing_server_becomes_unhealthy_despite_frequent_restarts() {
     let directory = tempfile::tempdir().unwrap();
     let mut target = server(CheckKind::Tcp);
     target.check.unhealthy_threshold = 3;
     for run in 1.. {
         let failures = Failures::open(Some(directory.path()));
         let counter = failures.counter(&target);
-        let mut state = State::new(&target.check, Some(Health::Healthy)).after(counter.failures());
+        let mut state = HealthCheckState::new(&target.check, Some(Health::Healthy)).after(counter.failures());
         counter.start(Instant::now());
         let observed = state.observe(Health::Unhealthy);
         counter.verdict(state.failures());
@@ -240,7 +241,7 @@ async fn failing_server_becomes_unhealthy_however_soon_restarts_come() {
 }
 
 #[tokio::test]
-async fn verdicts_are_urgent_that_the_file_does_not_hold() {
+async fn verdict_missing_from_the_failure_file_is_urgent() {
     let directory = tempfile::tempdir().unwrap();
     let failures = Failures::open(Some(directory.path()));
     let counter = failures.counter(&server(CheckKind::Tcp));
@@ -262,7 +263,7 @@ async fn verdicts_are_urgent_that_the_file_does_not_hold() {
 }
 
 #[test]
-fn counts_are_found_by_the_next_run_and_nonsense_is_none() {
+fn failure_counts_survive_a_restart_and_an_invalid_file_is_ignored() {
     let directory = tempfile::tempdir().unwrap();
     let target = server(CheckKind::Tcp);
     let open = || Failures::open(Some(directory.path()));
@@ -281,20 +282,20 @@ fn counts_are_found_by_the_next_run_and_nonsense_is_none() {
 }
 
 #[test]
-fn numbers_that_no_run_has_written_are_bounded() {
+fn out_of_range_failure_counts_are_clamped() {
     let directory = tempfile::tempdir().unwrap();
     let target = server(CheckKind::Tcp);
-    let record = Record { failures: u8::MAX, silence: Duration::MAX };
-    let text = serde_json::to_vec(&Document { targets: [(key(&target), record)].into() }).unwrap();
+    let record = FailureRecord { failures: u8::MAX, silence: Duration::MAX };
+    let text = serde_json::to_vec(&FailureDocument { targets: [(key(&target), record)].into() }).unwrap();
     fs::write(directory.path().join(FILE), text).unwrap();
     let failures = Failures::open(Some(directory.path()));
     let counter = failures.counter(&target);
-    assert_eq!((counter.failures(), counter.start(Instant::now())), (MOST_FAILURES, GRACE));
+    assert_eq!((counter.failures(), counter.start(Instant::now())), (MAX_FAILURES, GRACE));
     failures.save(Instant::now() + TIMEOUT).unwrap();
 }
 
 #[test]
-fn entries_have_stable_keys_and_go_with_their_targets() {
+fn failure_entries_have_stable_keys_and_leave_with_their_targets() {
     let directory = tempfile::tempdir().unwrap();
     let kept = server(CheckKind::Tcp);
     let gone = target("[fd00::2]:80".parse().unwrap(), CheckKind::Icmp, TIMEOUT);
@@ -304,7 +305,7 @@ fn entries_have_stable_keys_and_go_with_their_targets() {
     failures.save(Instant::now()).unwrap();
     let keys = || {
         let text = fs::read(directory.path().join(FILE)).unwrap();
-        serde_json::from_slice::<Document>(&text).unwrap().targets.into_keys().collect::<Vec<_>>()
+        serde_json::from_slice::<FailureDocument>(&text).unwrap().targets.into_keys().collect::<Vec<_>>()
     };
     let settings = "every 1s, timeout 5s, healthy after 1, unhealthy after 1, passive off";
     let tcp = format!("10.0.0.1:80 directly: tcp on port the server's {settings}");
@@ -312,14 +313,14 @@ fn entries_have_stable_keys_and_go_with_their_targets() {
     assert_eq!(keys(), [tcp.clone(), icmp]);
 
     let failures = Failures::open(Some(directory.path()));
-    failures.keep_only([&kept].into_iter());
+    failures.retain_targets([&kept].into_iter());
     failures.save(Instant::now()).unwrap();
     assert_eq!(keys(), [tcp]);
     assert_eq!(Failures::open(Some(directory.path())).counter(&kept).failures(), 2);
 }
 
 #[test]
-fn no_other_file_is_written_through_a_link() {
+fn failure_file_is_not_written_through_a_symbolic_link() {
     let directory = tempfile::tempdir().unwrap();
     let other = directory.path().join("other");
     fs::write(&other, "mine").unwrap();

@@ -8,9 +8,9 @@ use httparse::{EMPTY_HEADER, ParserConfig, Response};
 use crate::health::ProbeError;
 
 /// Limit in bytes for all heads, interim responses included.
-pub(super) const LONGEST: usize = 300 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 300 * 1024;
 /// Limit in bytes for one line of a head.
-pub(super) const LONGEST_LINE: usize = 100 * 1024;
+pub(super) const MAX_LINE_BYTES: usize = 100 * 1024;
 /// Bytes of an incomplete status line that are parsed: enough for the status code.
 const START: usize = 64;
 
@@ -31,16 +31,16 @@ pub(super) struct Head {
 impl Head {
     /// Parses further bytes. Returns the status code once the head is complete.
     pub(super) fn push(&mut self, bytes: &[u8]) -> Result<Option<u16>, ProbeError> {
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.total += piece.len();
-            self.line += piece.len();
-            if self.line > LONGEST_LINE || self.total > LONGEST {
-                return Err(ProbeError::HeadTooLong { line: LONGEST_LINE, total: LONGEST });
+        for chunk in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.total += chunk.len();
+            self.line += chunk.len();
+            if self.line > MAX_LINE_BYTES || self.total > MAX_HEAD_BYTES {
+                return Err(ProbeError::HeadTooLong { line: MAX_LINE_BYTES, total: MAX_HEAD_BYTES });
             }
-            self.is_filled |= piece.iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
-            let ends = piece.ends_with(b"\n");
+            self.is_filled |= chunk.iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
+            let ends = chunk.ends_with(b"\n");
             if self.status.is_none() {
-                self.status_line(piece, ends)?;
+                self.status_line(chunk, ends)?;
             } else if ends
                 && !self.is_filled
                 && let Some(status) = self.end()
@@ -55,7 +55,7 @@ impl Head {
     }
 
     /// The status code if the connection ends here, which also ends the head.
-    pub(super) fn at_the_end(&self) -> Option<u16> {
+    pub(super) fn at_eof(&self) -> Option<u16> {
         self.status.filter(|status| !is_interim(*status))
     }
 
@@ -66,9 +66,9 @@ impl Head {
         status.filter(|status| !is_interim(*status))
     }
 
-    fn status_line(&mut self, piece: &[u8], ends: bool) -> Result<(), ProbeError> {
-        let more = START.saturating_sub(self.start.len()).min(piece.len());
-        self.start.extend_from_slice(&piece[..more]);
+    fn status_line(&mut self, chunk: &[u8], ends: bool) -> Result<(), ProbeError> {
+        let more = START.saturating_sub(self.start.len()).min(chunk.len());
+        self.start.extend_from_slice(&chunk[..more]);
         let mut line = self.start.clone();
         let name = line.len().min(b"HTTP".len());
         line[..name].make_ascii_uppercase();
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_is_known_with_the_empty_line_only() {
+    fn status_is_known_only_after_the_empty_line() {
         let head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n";
         for cut in 0..head.len() {
             assert_eq!(status(&head[..cut]).unwrap(), None, "{cut}");
@@ -117,38 +117,38 @@ mod tests {
     }
 
     #[test]
-    fn interim_answers_are_passed_over() {
+    fn interim_http_responses_are_skipped() {
         let text = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.0 503 No\r\n\r\n";
         assert_eq!(status(text).unwrap(), Some(503));
         assert_eq!(status(&text[..30]).unwrap(), None);
     }
 
     #[test]
-    fn a_connection_that_ends_ends_the_head() {
+    fn closed_connection_ends_the_response_head() {
         let mut head = Head::default();
         assert_eq!(head.push(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200").unwrap(), None);
-        assert_eq!(head.at_the_end(), None);
+        assert_eq!(head.at_eof(), None);
         assert_eq!(head.push(b" OK\r\nA: b").unwrap(), None);
-        assert_eq!(head.at_the_end(), Some(200));
+        assert_eq!(head.at_eof(), Some(200));
     }
 
     #[test]
-    fn limits_hold_for_a_line_and_for_the_whole() {
+    fn response_head_limits_hold_for_a_line_and_in_total() {
         let line = |length: usize| [vec![b'x'; length - 1], b"\n".to_vec()].concat();
         let after = |lines: &[u8]| status(&[b"HTTP/1.1 200 OK\r\n", lines].concat());
-        assert_eq!(after(&line(LONGEST_LINE)).unwrap(), None);
-        let long = after(&line(LONGEST_LINE + 1)).unwrap_err().to_string();
+        assert_eq!(after(&line(MAX_LINE_BYTES)).unwrap(), None);
+        let long = after(&line(MAX_LINE_BYTES + 1)).unwrap_err().to_string();
         assert_eq!(
             long,
             "the head of the answer is longer than 300 KiB, or a line of it longer than 100 KiB"
         );
-        assert_eq!(after(&line(LONGEST_LINE / 2).repeat(5)).unwrap(), None);
-        assert_eq!(after(&line(LONGEST_LINE / 2).repeat(6)).unwrap_err().to_string(), long);
+        assert_eq!(after(&line(MAX_LINE_BYTES / 2).repeat(5)).unwrap(), None);
+        assert_eq!(after(&line(MAX_LINE_BYTES / 2).repeat(6)).unwrap_err().to_string(), long);
         assert!(status(&b"HTTP/1.1 100 Continue\r\n\r\n".repeat(20_000)).is_err());
     }
 
     #[test]
-    fn what_is_not_http_is_refused_with_its_first_bytes() {
+    fn non_http_answer_is_refused_with_its_first_bytes() {
         for text in
             ["SSH-2.0-Open", "HTTP/2 200", "HTTP/1.1 2x0", "HTTP/1.1 1000 OK\r\n", "HTTP/1.1\r\n", "\0"]
         {
@@ -160,7 +160,7 @@ mod tests {
     proptest! {
         /// The result does not depend on how the bytes are split.
         #[test]
-        fn pieces_make_the_whole(
+        fn response_head_is_independent_of_read_boundaries(
             pieces in vec(select(&["HTTP/1.1 ", "http", "100 ", "204 ", "\r\n", "\n", "A: b", "ß"][..]), 0..12),
             cut in any::<Index>(),
         ) {

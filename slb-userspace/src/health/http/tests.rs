@@ -9,17 +9,17 @@ use tokio::{
 };
 
 use super::*;
-use crate::health::{Paths, probe::probe, testing::target};
-use slb_config::model::{CheckKind, Method, Status, Tls};
+use crate::health::{ProbePaths, probe::probe, testing::target};
+use slb_config::model::{CertificateCheck, CheckKind, ExpectedStatus, HttpMethod};
 
 const GENEROUS: Duration = Duration::from_secs(30);
 
 fn check() -> HttpCheck {
     HttpCheck {
-        method: Method::Head,
+        method: HttpMethod::Head,
         path: "/".to_owned(),
         host: None,
-        expect: vec![Status::Class(2)],
+        expect: vec![ExpectedStatus::Class(2)],
         tls: None,
     }
 }
@@ -57,13 +57,13 @@ async fn probed_within(
         (String::from_utf8_lossy(&request).into_owned(), end)
     };
     let target = target(address, CheckKind::Http(check), timeout);
-    let paths = Paths::default();
+    let paths = ProbePaths::default();
     let (probed, (request, end)) = tokio::join!(probe(&target, &paths), serve);
     (probed, request, end, address)
 }
 
 #[tokio::test]
-async fn asks_as_it_is_told() {
+async fn http_request_follows_the_check_settings() {
     let (probed, request, end, address) = probed(check(), b"HTTP/1.1 204 No Content\r\n\r\n").await;
     probed.unwrap();
     assert_eq!(
@@ -76,10 +76,10 @@ async fn asks_as_it_is_told() {
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 
     let other = HttpCheck {
-        method: Method::Get,
+        method: HttpMethod::Get,
         path: "/healthz?full=1".to_owned(),
         host: Some("shop.example".to_owned()),
-        expect: vec![Status::Code(301), Status::Class(4)],
+        expect: vec![ExpectedStatus::Code(301), ExpectedStatus::Class(4)],
         tls: None,
     };
     let (probed, request, ..) = self::probed(other, b"HTTP/1.1 301 Moved\r\n\r\n").await;
@@ -88,8 +88,8 @@ async fn asks_as_it_is_told() {
 }
 
 #[tokio::test]
-async fn another_status_is_named() {
-    let expect = vec![Status::Class(2), Status::Code(301)];
+async fn unexpected_http_status_is_named() {
+    let expect = vec![ExpectedStatus::Class(2), ExpectedStatus::Code(301)];
     let (probed, ..) =
         probed(HttpCheck { expect, ..check() }, b"HTTP/1.1 503 Busy\r\nA: b\r\n\r\nbody").await;
     let error = probed.unwrap_err();
@@ -98,11 +98,11 @@ async fn another_status_is_named() {
 }
 
 #[tokio::test]
-async fn answers_that_are_none_are_told_apart() {
+async fn missing_non_http_and_endless_answers_have_distinct_errors() {
     let (closed, ..) = {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let target = target(listener.local_addr().unwrap(), CheckKind::Http(check()), GENEROUS);
-        let paths = Paths::default();
+        let paths = ProbePaths::default();
         let close = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             // Read first: closing a socket with unread data sends a RST.
@@ -151,11 +151,11 @@ fn answers_that_curl_takes() -> Vec<(&'static str, Vec<u8>, u16)> {
 }
 
 #[tokio::test]
-async fn answers_that_curl_takes_are_taken() {
+async fn answers_that_curl_accepts_are_accepted() {
     let mut wrong = Vec::new();
     for (what, answer, status) in answers_that_curl_takes() {
         // The error names an unexpected status code.
-        let expect = vec![Status::Code(599)];
+        let expect = vec![ExpectedStatus::Code(599)];
         let short = Duration::from_secs(2);
         let (probed, ..) = probed_within(short, HttpCheck { expect, ..check() }, &answer).await;
         let error = probed.unwrap_err().to_string();
@@ -167,25 +167,26 @@ async fn answers_that_curl_takes_are_taken() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_found_out() {
-    let (plain, ..) = probed(HttpCheck { tls: Some(Tls::Any), ..check() }, b"HTTP/1.1 400 Bad\r\n\r\n").await;
+async fn server_without_tls_is_reported() {
+    let (plain, ..) =
+        probed(HttpCheck { tls: Some(CertificateCheck::Any), ..check() }, b"HTTP/1.1 400 Bad\r\n\r\n").await;
     let error = plain.unwrap_err();
     assert_eq!(error.to_string(), "TLS: what the server answers is not TLS");
     assert!(error.blames_server());
 }
 
 #[tokio::test]
-async fn silence_times_out() {
+async fn unanswered_http_probe_times_out() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let short = Duration::from_millis(200);
     let target = target(listener.local_addr().unwrap(), CheckKind::Http(check()), short);
-    let error = probe(&target, &Paths::default()).await.unwrap_err();
+    let error = probe(&target, &ProbePaths::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "no answer within 200ms");
     let _accepted: TcpStream = listener.accept().await.unwrap().0;
 }
 
 #[test]
-fn the_port_is_named_unless_it_is_the_schemes() {
+fn host_header_omits_the_default_port_of_the_scheme() {
     let of = |text: &str, tls| authority(text.parse().unwrap(), tls);
     assert_eq!(of("192.0.2.1:80", false), "192.0.2.1");
     assert_eq!(of("192.0.2.1:80", true), "192.0.2.1:80");

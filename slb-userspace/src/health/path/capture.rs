@@ -30,12 +30,12 @@ const BUFFER: usize = 8 << 20;
 pub(super) struct Capture {
     socket: AsyncFd<Socket>,
     is_v4: bool,
-    known: Mutex<Known>,
+    known: Mutex<CaptureFilter>,
 }
 
 /// The addresses whose packets are captured.
 #[derive(Debug, Default)]
-struct Known {
+struct CaptureFilter {
     vips: BTreeSet<IpAddr>,
     sources: BTreeSet<IpAddr>,
 }
@@ -64,7 +64,7 @@ impl Capture {
     }
 
     /// Also captures what this VIP sends to this address.
-    pub(super) fn hear(&self, vip: IpAddr, source: IpAddr) -> io::Result<()> {
+    pub(super) fn allow(&self, vip: IpAddr, source: IpAddr) -> io::Result<()> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.vips.insert(vip) | known.sources.insert(source) {
             let [from, to] = [&known.vips, &known.sources].map(|set| set.iter().copied().collect::<Vec<_>>());

@@ -6,7 +6,7 @@ use nix::libc::{BPF_ABS, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W
 use socket2::SockFilter;
 
 /// Maximum length of a filter, in instructions.
-const LONGEST: usize = 4_096;
+const MAX_INSTRUCTIONS: usize = 4_096;
 
 /// Passes nothing.
 pub(super) fn nothing() -> [SockFilter; 1] {
@@ -23,7 +23,7 @@ pub(super) fn between(is_v4: bool, from: &[IpAddr], to: &[IpAddr]) -> Vec<SockFi
     let mut checks = any_of(source, &from);
     // Reached by a packet from any of the sources.
     checks.push(returns(u32::MAX));
-    if checks.len() > LONGEST / 2 {
+    if checks.len() > MAX_INSTRUCTIONS / 2 {
         checks = vec![returns(u32::MAX)];
     }
     let mut filter = any_of(destination, &to);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_answers_pass() {
+    fn socket_filter_passes_only_packets_from_vips_to_own_addresses() {
         let vips = addresses(&["192.0.2.10", "2001:db8::10", "192.0.2.11", "2001:db8::11"]);
         let own = addresses(&["10.0.0.1", "fd00::1", "10.0.1.1", "fd00:1::1"]);
         let others = addresses(&["10.0.0.2", "fd00::2", "192.0.2.1", "2001:db8:1::10"]);
@@ -134,12 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn more_addresses_than_fit_are_all_let_through() {
+    fn socket_filter_passes_all_sources_if_they_do_not_fit() {
         let own = addresses(&["10.0.0.1", "fd00::1"]);
         let many: Vec<IpAddr> =
             (0..2_000_u32).map(|n| std::net::Ipv4Addr::from(0xc000_0200 + n).into()).collect();
         let filter = between(true, &many, &own);
-        assert!(filter.len() < LONGEST);
+        assert!(filter.len() < MAX_INSTRUCTIONS);
         assert!(passes(&filter, &packet(many[1_999], own[0])));
         assert!(!passes(&filter, &packet(own[0], many[0])));
     }

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Binds a free port of the source address. Returns the socket and the port.
-pub(super) fn hold(source: IpAddr, transport: Transport) -> io::Result<(Socket, u16)> {
+pub(super) fn reserve_port(source: IpAddr, transport: Transport) -> io::Result<(Socket, u16)> {
     let socket = socket::open(source, transport, None)?;
     socket.attach_filter(&filter::nothing())?;
     socket.bind(&SocketAddr::new(source, 0).into())?;

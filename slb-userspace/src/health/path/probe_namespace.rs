@@ -44,8 +44,8 @@ const MTU: u32 = 1_280;
 const QUEUE: u32 = 4_096;
 
 /// Longest wait until an address is usable, and the polling interval.
-const SETTLED: Duration = Duration::from_secs(2);
-const SETTLING: Duration = Duration::from_millis(1);
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -59,7 +59,7 @@ pub(super) struct ProbeNamespace {
 }
 
 /// Resources made inside the namespace, by its thread.
-struct Made {
+struct NamespaceParts {
     device: fs::File,
     index: u32,
     connection: JoinSet<()>,
@@ -68,19 +68,20 @@ struct Made {
 
 impl ProbeNamespace {
     /// Makes the namespace and its TUN device.
-    pub(super) async fn make() -> Result<(Self, Tun)> {
+    pub(super) async fn create() -> Result<(Self, Tun)> {
         let (jobs, work) = mpsc::channel::<Job>();
         let (ready, made) = oneshot::channel();
         let runtime = runtime::Handle::current();
         thread::Builder::new().name("slb-probe".to_owned()).spawn(move || {
             // Netlink sockets made here belong to this runtime.
             let _entered = runtime.enter();
-            if ready.send(furnish()).is_ok() {
+            if ready.send(set_up()).is_ok() {
                 // A job that panics drops its channel, which its caller sees as an error.
                 work.into_iter().for_each(|job| drop(catch_unwind(AssertUnwindSafe(job))));
             }
         })?;
-        let Made { device, index, connection, netlink } = made.await.context("its thread ended")??;
+        let NamespaceParts { device, index, connection, netlink } =
+            made.await.context("its thread ended")??;
         let namespace = Self { jobs, netlink, device: index, _connection: connection };
         namespace.connect().await?;
         Ok((namespace, Tun::new(device)?))
@@ -106,7 +107,9 @@ impl ProbeNamespace {
         // No duplicate address detection (RFC 4862, section 5.4): the address belongs to this host.
         request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         request.replace().execute().await.with_context(|| format!("cannot add {address}"))?;
-        timeout(SETTLED, self.receives(address)).await.with_context(|| format!("{address} is not in use"))?
+        timeout(ADDRESS_TIMEOUT, self.receives(address))
+            .await
+            .with_context(|| format!("{address} is not in use"))?
     }
 
     /// Waits until packets to an address of the namespace are delivered. The kernel installs the local route of an IPv6
@@ -119,7 +122,7 @@ impl ProbeNamespace {
             if matches!(answer, Some(Ok(route)) if route.header.kind == RouteType::Local) {
                 return Ok(());
             }
-            sleep(SETTLING).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -141,14 +144,14 @@ impl ProbeNamespace {
 }
 
 /// Moves the calling thread into a new network namespace.
-fn furnish() -> Result<Made> {
+fn set_up() -> Result<NamespaceParts> {
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
     // Settings copied from the host may disable IPv6. Without IPv6 these files do not exist.
     for conf in ["all", "default"] {
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{conf}/disable_ipv6"), "0");
     }
-    let device = tun::make(DEVICE).context("cannot make a TUN device")?;
+    let device = tun::create(DEVICE).context("cannot make a TUN device")?;
     let index = if_nametoindex(DEVICE)?;
     let (connection, netlink, _) = new_connection()?;
-    Ok(Made { device, index, connection: JoinSet::from_iter([connection]), netlink })
+    Ok(NamespaceParts { device, index, connection: JoinSet::from_iter([connection]), netlink })
 }

@@ -14,7 +14,7 @@ use crate::neigh::Mac;
 
 /// Identifies the packets of one running probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(super) struct ProbeKey {
     pub(super) transport: Transport,
     pub(super) is_v4: bool,
     /// Source port, or identifier of ICMP echo requests.
@@ -23,7 +23,7 @@ pub(super) struct Key {
 
 /// How the packets of a probe are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum ProbePath {
     /// Unchanged, to a hardware address.
     Dsr { interface: u32, mac: Mac },
     /// In an IP tunnel.
@@ -35,18 +35,18 @@ pub(super) type SendError = Arc<OnceLock<io::Error>>;
 
 /// A running probe.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) way: Way,
+pub(super) struct RunningProbe {
+    pub(super) probe_path: ProbePath,
     pub(super) send_error: SendError,
 }
 
 /// The running probes.
 #[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<HashMap<Key, Entry>>);
+pub(super) struct Registry(Mutex<HashMap<ProbeKey, RunningProbe>>);
 
 impl Registry {
     /// Adds a probe. Returns false if a running probe has the same key.
-    pub(super) fn enter(&self, key: Key, entry: Entry) -> bool {
+    pub(super) fn register(&self, key: ProbeKey, entry: RunningProbe) -> bool {
         let mut probes = self.lock();
         let free = !probes.contains_key(&key);
         if free {
@@ -55,23 +55,23 @@ impl Registry {
         free
     }
 
-    pub(super) fn remove(&self, key: Key) {
+    pub(super) fn remove(&self, key: ProbeKey) {
         self.lock().remove(&key);
     }
 
     /// The probe that a packet belongs to, if any.
-    pub(super) fn entry(&self, packet: &[u8]) -> Option<Entry> {
+    pub(super) fn entry(&self, packet: &[u8]) -> Option<RunningProbe> {
         self.lock().get(&key_of(packet)?).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ProbeKey, RunningProbe>> {
         // No holder of the lock panics while the map is inconsistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Parses a packet of this host's own kernel. It has no extension headers and is no fragment.
-fn key_of(packet: &[u8]) -> Option<Key> {
+fn key_of(packet: &[u8]) -> Option<ProbeKey> {
     let is_v4 = match packet.first()? >> 4 {
         4 => true,
         6 => false,
@@ -90,7 +90,7 @@ fn key_of(packet: &[u8]) -> Option<Key> {
         protocol::ICMP | protocol::ICMPV6 if ECHO.contains(payload.first()?) => (Transport::Icmp, 4),
         _ => return None,
     };
-    Some(Key { transport, is_v4, id: u16::from_be_bytes([*payload.get(at)?, *payload.get(at + 1)?]) })
+    Some(ProbeKey { transport, is_v4, id: u16::from_be_bytes([*payload.get(at)?, *payload.get(at + 1)?]) })
 }
 
 #[cfg(test)]
@@ -113,8 +113,8 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_told_by_family_protocol_and_port_or_identifier() {
-        let key = |transport, is_v4, id| Some(Key { transport, is_v4, id });
+    fn probe_packets_are_identified_by_family_protocol_and_id() {
+        let key = |transport, is_v4, id| Some(ProbeKey { transport, is_v4, id });
         assert_eq!(key_of(&v4(6, &[0x12, 0x34, 0, 80])), key(Transport::Tcp, true, 0x1234));
         assert_eq!(key_of(&v6(6, &[0x12, 0x34, 0, 80])), key(Transport::Tcp, false, 0x1234));
         assert_eq!(key_of(&v4(17, &[0, 9])), key(Transport::Udp, true, 9));
@@ -129,18 +129,18 @@ mod tests {
     }
 
     #[test]
-    fn no_two_probes_share_their_packets() {
+    fn probe_with_a_key_in_use_is_refused() {
         let registry = Registry::default();
-        let key = Key { transport: Transport::Icmp, is_v4: true, id: 7 };
-        let [first, second] = [1, 2].map(|host| Way::Ipip { server: [10, 0, 0, host].into() });
-        let entry = |way| Entry { way, send_error: SendError::default() };
-        let way = |packet: &[u8]| registry.entry(packet).map(|entry| entry.way);
-        assert!(registry.enter(key, entry(first)));
-        assert!(!registry.enter(key, entry(second)));
+        let key = ProbeKey { transport: Transport::Icmp, is_v4: true, id: 7 };
+        let [first, second] = [1, 2].map(|host| ProbePath::Ipip { server: [10, 0, 0, host].into() });
+        let entry = |probe_path| RunningProbe { probe_path, send_error: SendError::default() };
+        let probe_path = |packet: &[u8]| registry.entry(packet).map(|entry| entry.probe_path);
+        assert!(registry.register(key, entry(first)));
+        assert!(!registry.register(key, entry(second)));
         let packet = v4(1, &[8, 0, 0, 0, 0, 7]);
-        assert_eq!(way(&packet), Some(first));
+        assert_eq!(probe_path(&packet), Some(first));
         registry.remove(key);
-        assert_eq!(way(&packet), None);
-        assert!(registry.enter(key, entry(second)));
+        assert_eq!(probe_path(&packet), None);
+        assert!(registry.register(key, entry(second)));
     }
 }

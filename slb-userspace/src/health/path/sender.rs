@@ -10,7 +10,7 @@ use nix::libc;
 use slb_common::net::headers::{ether_type, protocol};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
-use super::{filter, registry::Way};
+use super::{filter, registry::ProbePath};
 use crate::neigh::Mac;
 
 /// Sockets for unchanged packets and for tunnels.
@@ -46,13 +46,13 @@ impl ProbeSender {
         Ok(Self { frames, tunnels })
     }
 
-    pub(super) fn send(&self, packet: &[u8], way: Way) -> io::Result<()> {
+    pub(super) fn send(&self, packet: &[u8], probe_path: ProbePath) -> io::Result<()> {
         let is_v4 = packet.first().is_some_and(|first| first >> 4 == 4);
-        match way {
-            Way::Dsr { interface, mac } => {
-                self.frames.send_to(packet, &station(interface, mac, is_v4))?;
+        match probe_path {
+            ProbePath::Dsr { interface, mac } => {
+                self.frames.send_to(packet, &link_address(interface, mac, is_v4))?;
             }
-            Way::Ipip { server } => {
+            ProbePath::Ipip { server } => {
                 let fits = |tunnel: &&Tunnel| tunnel.inner_v4 == is_v4 && tunnel.outer_v4 == server.is_ipv4();
                 let tunnel = self.tunnels.iter().find(fits).ok_or(io::ErrorKind::AddrNotAvailable)?;
                 // The kernel adds the outer header and looks up the route.
@@ -79,7 +79,7 @@ fn tunnel(from: IpAddr, inner_v4: bool, mark: Option<u32>) -> io::Result<Socket>
 }
 
 /// The destination of a frame.
-fn station(interface: u32, mac: Mac, is_v4: bool) -> SockAddr {
+fn link_address(interface: u32, mac: Mac, is_v4: bool) -> SockAddr {
     let mut sll_addr = [0; 8];
     sll_addr[..mac.len()].copy_from_slice(&mac);
     packet_address(libc::sockaddr_ll {

@@ -9,8 +9,8 @@ use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrLi
 
 /// Whether an address is local, as far as can be known. A bind does not show it, because `ip_nonlocal_bind` allows any
 /// address. The kernel uses an address as source towards itself only if it is local.
-pub fn is_here(address: IpAddr) -> bool {
-    match towards(address) {
+pub fn is_own_address(address: IpAddr) -> bool {
+    match source_towards(address) {
         Ok(own) => own == address,
         Err(error) => !matches!(
             error.kind(),
@@ -22,7 +22,7 @@ pub fn is_here(address: IpAddr) -> bool {
 }
 
 /// The source address that the kernel chooses towards a server. Sends nothing.
-pub(super) fn towards(server: IpAddr) -> io::Result<IpAddr> {
+pub(super) fn source_towards(server: IpAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect((server, 9))?;

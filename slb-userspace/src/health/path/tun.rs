@@ -17,7 +17,7 @@ const DEVICE: &str = "/dev/net/tun";
 pub(super) struct Tun(AsyncFd<File>);
 
 /// Creates a device in the network namespace of the calling thread.
-pub(super) fn make(name: &str) -> io::Result<File> {
+pub(super) fn create(name: &str) -> io::Result<File> {
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).custom_flags(libc::O_NONBLOCK).open(DEVICE)?;
     // SAFETY: all fields are integers, or arrays of them, for which zeroes are valid.

@@ -27,11 +27,11 @@ use tokio::{
 };
 
 use super::{
-    Opened, Settings, Transport,
+    ProbeSettings, ProbeSocket, Transport,
     capture::Capture,
     port_guard,
     probe_namespace::ProbeNamespace,
-    registry::{Entry, Key, Registry, SendError, Way},
+    registry::{ProbeKey, ProbePath, Registry, RunningProbe, SendError},
     sender::ProbeSender,
     socket, source,
     tun::Tun,
@@ -61,8 +61,8 @@ pub(super) struct VipPath {
     v4: Arc<Capture>,
     v6: Arc<Capture>,
     /// Addresses of the host that the namespace has too.
-    shared: Mutex<Vec<IpAddr>>,
-    released: mpsc::UnboundedSender<Released>,
+    added_sources: Mutex<Vec<IpAddr>>,
+    released: mpsc::UnboundedSender<ReleasedProbe>,
     /// Set while packets cannot be read from the namespace.
     broken: Arc<AtomicBool>,
     _pumps: JoinSet<()>,
@@ -70,16 +70,16 @@ pub(super) struct VipPath {
 
 /// A finished probe, whose last packets may still have to be sent.
 #[derive(Debug)]
-struct Released {
-    key: Key,
+struct ReleasedProbe {
+    key: ProbeKey,
     _guard: Option<Socket>,
 }
 
 /// Keeps the path of one probe open until dropped.
 #[derive(Debug)]
 pub(in crate::health) struct Lease {
-    released: mpsc::UnboundedSender<Released>,
-    probe: Option<Released>,
+    released: mpsc::UnboundedSender<ReleasedProbe>,
+    probe: Option<ReleasedProbe>,
 }
 
 impl Drop for Lease {
@@ -93,8 +93,8 @@ impl Drop for Lease {
 
 impl VipPath {
     /// Makes the namespace and connects it to the host.
-    pub(super) async fn open(settings: &Settings) -> Result<Self> {
-        let (namespace, tun) = ProbeNamespace::make().await?;
+    pub(super) async fn open(settings: &ProbeSettings) -> Result<Self> {
+        let (namespace, tun) = ProbeNamespace::create().await?;
         let tun = Arc::new(tun);
         let emitter = ProbeSender::open(&settings.tunnel_addresses, settings.mark)?;
         let registry = Arc::new(Registry::default());
@@ -107,16 +107,25 @@ impl VipPath {
         pumps.spawn(supervised::run("packets of health checks", move || {
             let (tun, emitter, registry) = (Arc::clone(&device), Arc::clone(&emitter), Arc::clone(&ways));
             let (over, broken) = (Arc::clone(&over), Arc::clone(&flag));
-            async move { outwards(&tun, &emitter, &registry, &mut *over.lock().await, &broken).await }
+            async move { forward_probes(&tun, &emitter, &registry, &mut *over.lock().await, &broken).await }
         }));
         for capture in [&v4, &v6] {
             let (capture, tun) = (Arc::clone(capture), Arc::clone(&tun));
             pumps.spawn(supervised::run("answers to health checks", move || {
                 let (capture, tun) = (Arc::clone(&capture), Arc::clone(&tun));
-                async move { inwards(&capture, &tun).await }
+                async move { forward_answers(&capture, &tun).await }
             }));
         }
-        Ok(Self { namespace, registry, v4, v6, shared: Mutex::default(), released, broken, _pumps: pumps })
+        Ok(Self {
+            namespace,
+            registry,
+            v4,
+            v6,
+            added_sources: Mutex::default(),
+            released,
+            broken,
+            _pumps: pumps,
+        })
     }
 
     /// Whether packets cannot be read from the namespace now.
@@ -130,21 +139,21 @@ impl VipPath {
         target: &Target,
         vip: IpAddr,
         transport: Transport,
-        settings: &Settings,
+        settings: &ProbeSettings,
         hop: &NextHop,
         send_error: SendError,
-    ) -> Result<Opened, ProbeError> {
+    ) -> Result<ProbeSocket, ProbeError> {
         let server = target.address.ip();
         let source = source(settings, vip, server, hop)?;
-        let way = match target.via {
-            Via::Dsr { .. } => Way::Dsr { interface: hop.interface_index, mac: hop.destination_mac },
-            Via::Ipip { .. } | Via::Direct => Way::Ipip { server },
+        let probe_path = match target.via {
+            Via::Dsr { .. } => ProbePath::Dsr { interface: hop.interface_index, mac: hop.destination_mac },
+            Via::Ipip { .. } | Via::Direct => ProbePath::Ipip { server },
         };
-        let lease = self.enter(source, transport, &Entry { way, send_error })?;
+        let lease = self.register(source, transport, &RunningProbe { probe_path, send_error })?;
         let id = lease.probe.as_ref().map_or(0, |probe| probe.key.id);
-        self.share(source).await.map_err(|error| ProbeError::NoWay(format!("{error:#}")))?;
+        self.add_source(source).await.map_err(|error| ProbeError::NoProbePath(format!("{error:#}")))?;
         let capture = if vip.is_ipv4() { &self.v4 } else { &self.v6 };
-        capture.hear(vip, source)?;
+        capture.allow(vip, source)?;
         let socket = self
             .namespace
             .run(move || {
@@ -154,25 +163,30 @@ impl VipPath {
                 Ok(socket)
             })
             .await
-            .map_err(|gone| ProbeError::NoWay(gone.to_string()))??;
+            .map_err(|gone| ProbeError::NoProbePath(gone.to_string()))??;
         let remote = target.remote();
-        Ok(Opened { socket, remote, id, lease: Some(lease) })
+        Ok(ProbeSocket { socket, remote, id, lease: Some(lease) })
     }
 
     /// Finds a free port or identifier, and registers the probe with it.
-    fn enter(&self, source: IpAddr, transport: Transport, entry: &Entry) -> Result<Lease, ProbeError> {
+    fn register(
+        &self,
+        source: IpAddr,
+        transport: Transport,
+        entry: &RunningProbe,
+    ) -> Result<Lease, ProbeError> {
         for _ in 0..ATTEMPTS {
             let (guard, id) = match transport {
                 Transport::Icmp => (None, fastrand::u16(..)),
                 _ => {
-                    let (guard, port) = port_guard::hold(source, transport)?;
+                    let (guard, port) = port_guard::reserve_port(source, transport)?;
                     (Some(guard), port)
                 }
             };
-            let key = Key { transport, is_v4: source.is_ipv4(), id };
+            let key = ProbeKey { transport, is_v4: source.is_ipv4(), id };
             // Two addresses of the host may both have the port free.
-            if self.registry.enter(key, entry.clone()) {
-                let probe = Released { key, _guard: guard };
+            if self.registry.register(key, entry.clone()) {
+                let probe = ReleasedProbe { key, _guard: guard };
                 return Ok(Lease { released: self.released.clone(), probe: Some(probe) });
             }
         }
@@ -180,27 +194,32 @@ impl VipPath {
     }
 
     /// Adds an address of the host to the namespace.
-    async fn share(&self, source: IpAddr) -> Result<()> {
-        let mut shared = self.shared.lock().await;
-        if !shared.contains(&source) {
+    async fn add_source(&self, source: IpAddr) -> Result<()> {
+        let mut added_sources = self.added_sources.lock().await;
+        if !added_sources.contains(&source) {
             self.namespace.add_address(source).await?;
-            shared.push(source);
+            added_sources.push(source);
         }
         Ok(())
     }
 }
 
 /// The source address of a probe: the configured one, else the one towards the server, else one of the interface.
-fn source(settings: &Settings, vip: IpAddr, server: IpAddr, hop: &NextHop) -> Result<IpAddr, ProbeError> {
+fn source(
+    settings: &ProbeSettings,
+    vip: IpAddr,
+    server: IpAddr,
+    hop: &NextHop,
+) -> Result<IpAddr, ProbeError> {
     if let Some(source) = settings.source(vip)? {
         return Ok(source);
     }
     if vip.is_ipv4() == server.is_ipv4() {
-        return Ok(source::towards(server)?);
+        return Ok(source::source_towards(server)?);
     }
     source::of_interface(&hop.interface, vip.is_ipv4()).ok_or_else(|| {
         let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
-        ProbeError::NoWay(format!(
+        ProbeError::NoProbePath(format!(
             "{} has no {family} address that a probe of {vip} could come from: name one as [daemon] probe_source",
             hop.interface
         ))
@@ -216,19 +235,19 @@ pub(super) fn resolved(resolutions: &Resolutions, server: IpAddr) -> Option<Next
 }
 
 /// Sends the packets that leave the namespace.
-async fn outwards(
+async fn forward_probes(
     tun: &Tun,
     emitter: &ProbeSender,
     registry: &Registry,
-    over: &mut mpsc::UnboundedReceiver<Released>,
+    over: &mut mpsc::UnboundedReceiver<ReleasedProbe>,
     broken: &AtomicBool,
 ) {
     let mut packet = vec![0; PACKET];
     let send = |packet: &[u8]| {
-        let Some(Entry { way, send_error }) = registry.entry(packet) else { return };
-        if let Err(error) = emitter.send(packet, way) {
+        let Some(RunningProbe { probe_path, send_error }) = registry.entry(packet) else { return };
+        if let Err(error) = emitter.send(packet, probe_path) {
             // Other errors are as a lost packet: the probe fails, and its detail says why.
-            tracing::debug!(%error, ?way, "cannot send a packet of a health check");
+            tracing::debug!(%error, ?probe_path, "cannot send a packet of a health check");
             let _ = send_error.set(error);
         }
     };
@@ -259,7 +278,7 @@ async fn outwards(
 }
 
 /// Passes answers to the namespace.
-async fn inwards(capture: &Capture, tun: &Tun) {
+async fn forward_answers(capture: &Capture, tun: &Tun) {
     let mut buffer = vec![MaybeUninit::uninit(); PACKET];
     loop {
         match capture.next(&mut buffer).await {

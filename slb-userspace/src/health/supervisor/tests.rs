@@ -9,7 +9,7 @@ use tokio::{
 
 use super::*;
 use crate::health::Via;
-use slb_config::model::{CheckKind, HealthCheck, HttpCheck, Method, Status};
+use slb_config::model::{CheckKind, ExpectedStatus, HealthCheck, HttpCheck, HttpMethod};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -49,17 +49,17 @@ impl Port {
     }
 }
 
-fn only(target: &Target, remembered: Option<Health>) -> BTreeMap<Target, Option<Health>> {
-    BTreeMap::from([(target.clone(), remembered)])
+fn only(target: &Target, previous: Option<Health>) -> BTreeMap<Target, Option<Health>> {
+    BTreeMap::from([(target.clone(), previous)])
 }
 
-async fn next(events: &mut mpsc::Receiver<Event>) -> Event {
+async fn next(events: &mut mpsc::Receiver<TargetEvent>) -> TargetEvent {
     timeout(DEADLINE, events.recv()).await.expect("an event before the deadline").expect("a sender")
 }
 
 /// The event of a server that does not listen.
-fn refused() -> News {
-    News::Unhealthy("connection refused".to_owned())
+fn refused() -> TargetUpdate {
+    TargetUpdate::Unhealthy("connection refused".to_owned())
 }
 
 /// Accepts `count` connections and closes them.
@@ -80,19 +80,19 @@ async fn ended(task: &tokio::task::AbortHandle) {
 }
 
 #[tokio::test]
-async fn follows_a_server_up_down_and_up_again() {
+async fn supervisor_follows_a_server_up_down_and_up_again() {
     let port = Port::reserve();
     let listener = port.listen();
     let target = Target::new(port.address, Via::Direct, &check(3));
     let (sender, mut events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender, Paths::default());
+    let mut supervisor = Supervisor::new(sender, ProbePaths::default());
     supervisor.set_targets(only(&target, None));
 
-    let up = Event { target: target.clone(), news: News::Healthy };
+    let up = TargetEvent { target: target.clone(), news: TargetUpdate::Healthy };
     assert_eq!(next(&mut events).await, up);
 
     drop(listener);
-    let down = Event { target, news: refused() };
+    let down = TargetEvent { target, news: refused() };
     assert_eq!(next(&mut events).await, down);
 
     let listener = port.listen();
@@ -107,7 +107,7 @@ async fn first_result_decides_at_once_and_thresholds_later() {
     let slow = HealthCheck { interval: Duration::from_secs(3_600), ..check(3) };
     let target = Target::new(port.address, Via::Direct, &slow);
     let (sender, mut events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender, Paths::default());
+    let mut supervisor = Supervisor::new(sender, ProbePaths::default());
 
     supervisor.set_targets(only(&target, None));
     assert_eq!(next(&mut events).await.news, refused());
@@ -115,17 +115,17 @@ async fn first_result_decides_at_once_and_thresholds_later() {
     supervisor.set_targets(BTreeMap::new());
     let _listener = port.listen();
     supervisor.set_targets(only(&target, Some(Health::Unhealthy)));
-    assert_eq!(next(&mut events).await.news, News::Healthy);
+    assert_eq!(next(&mut events).await.news, TargetUpdate::Healthy);
 }
 
 #[tokio::test]
-async fn remembered_healthy_needs_the_threshold_to_fall() {
+async fn restored_healthy_target_falls_only_at_the_threshold() {
     let port = Port::reserve();
     let slow = HealthCheck { interval: Duration::from_secs(3_600), ..check(2) };
     let fast = check(2);
     let [slow, fast] = [slow, fast].map(|check| Target::new(port.address, Via::Direct, &check));
     let (sender, mut events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender, Paths::default());
+    let mut supervisor = Supervisor::new(sender, ProbePaths::default());
     let wanted =
         BTreeMap::from([(slow.clone(), Some(Health::Healthy)), (fast.clone(), Some(Health::Healthy))]);
     supervisor.set_targets(wanted);
@@ -139,7 +139,7 @@ async fn unchanged_target_continues_and_removed_target_stops() {
     let (first, second) = (Port::reserve(), Port::reserve());
     let [first, second] = [&first, &second].map(|port| Target::new(port.address, Via::Direct, &check(1)));
     let (sender, mut events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender, Paths::default());
+    let mut supervisor = Supervisor::new(sender, ProbePaths::default());
     let both = BTreeMap::from([(first.clone(), None), (second.clone(), None)]);
     supervisor.set_targets(both);
     for _ in 0..2 {
@@ -161,38 +161,38 @@ async fn unchanged_target_continues_and_removed_target_stops() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_probed_is_said_once_for_each_reason_and_until_it_can() {
+async fn unprobed_target_is_reported_once_for_each_reason() {
     let target = Target::new("192.0.2.1:80".parse().unwrap(), Via::Direct, &check(2));
     let (sender, mut events) = mpsc::channel(16);
     let mut prober = Prober {
-        state: State::new(&target.check, None),
+        state: HealthCheckState::new(&target.check, None),
         counter: Failures::default().counter(&target),
         target,
         events: sender,
-        paths: Arc::new(Paths::default()),
+        paths: Arc::new(ProbePaths::default()),
         permits: Arc::new(Semaphore::new(1)),
         at_once: 1,
         not_probed: None,
         due: Instant::now(),
     };
-    let no_way = |why: &str| Err(ProbeError::NoWay(why.to_owned()));
+    let no_probe_path = |why: &str| Err(ProbeError::NoProbePath(why.to_owned()));
     let refuses = || Err(ProbeError::Refused);
-    let not_probed = |why: &str| vec![News::NotProbed(format!("not probed: {why}"))];
+    let not_probed = |why: &str| vec![TargetUpdate::NotProbed(format!("not probed: {why}"))];
     for (outcome, expected) in [
-        (no_way("a"), not_probed("a")),
-        (no_way("a"), vec![]),
-        (no_way("b"), not_probed("b")),
-        (Ok(()), vec![News::Healthy]),
-        (no_way("b"), not_probed("b")),
-        (no_way("b"), vec![]),
-        (Ok(()), vec![News::Probed]),
+        (no_probe_path("a"), not_probed("a")),
+        (no_probe_path("a"), vec![]),
+        (no_probe_path("b"), not_probed("b")),
+        (Ok(()), vec![TargetUpdate::Healthy]),
+        (no_probe_path("b"), not_probed("b")),
+        (no_probe_path("b"), vec![]),
+        (Ok(()), vec![TargetUpdate::Probed]),
         (Ok(()), vec![]),
         (refuses(), vec![]),
-        (no_way("b"), not_probed("b")),
+        (no_probe_path("b"), not_probed("b")),
         // Proves neither an answer nor a failure: counting continues.
         (refuses(), vec![refused()]),
-        (no_way("b"), not_probed("b")),
-        (refuses(), vec![News::Probed]),
+        (no_probe_path("b"), not_probed("b")),
+        (refuses(), vec![TargetUpdate::Probed]),
     ] {
         assert!(prober.take(outcome).await);
         let said: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).map(|event| event.news).collect();
@@ -205,10 +205,10 @@ fn hanging(timeout: Duration, unhealthy_threshold: u8) -> (Port, TcpListener, Ta
     let port = Port::reserve();
     let listener = port.listen();
     let http = HttpCheck {
-        method: Method::Head,
+        method: HttpMethod::Head,
         path: "/".to_owned(),
         host: None,
-        expect: vec![Status::Class(2)],
+        expect: vec![ExpectedStatus::Class(2)],
         tls: None,
     };
     let check = HealthCheck { kind: CheckKind::Http(http), timeout, ..check(unhealthy_threshold) };
@@ -223,7 +223,7 @@ async fn silence_over_a_restart_counts_once() {
     let (sender, mut events) = mpsc::channel(16);
     let run = || {
         let failures = Failures::open(Some(directory.path()));
-        let mut supervisor = Supervisor::new(sender.clone(), Paths::default()).keeping(failures);
+        let mut supervisor = Supervisor::new(sender.clone(), ProbePaths::default()).with_failures(failures);
         supervisor.set_targets(only(&target, Some(Health::Healthy)));
         supervisor
     };
@@ -233,7 +233,7 @@ async fn silence_over_a_restart_counts_once() {
     sleep(Duration::from_millis(1_200)).await;
     drop(first);
     let _second = run();
-    assert_eq!(next(&mut events).await.news, News::Unhealthy("no answer within 2s".to_owned()));
+    assert_eq!(next(&mut events).await.news, TargetUpdate::Unhealthy("no answer within 2s".to_owned()));
     // As late as without a restart, plus the lost probe at most.
     let took = begin.elapsed();
     assert!(took >= timeout * 2, "unhealthy after {took:?}");
@@ -248,16 +248,16 @@ async fn long_silence_before_a_restart_ends_the_probe_after_it_early() {
     before.save(Instant::now() + timeout * 2).unwrap();
     let (sender, mut events) = mpsc::channel(16);
     let failures = Failures::open(Some(directory.path()));
-    let mut supervisor = Supervisor::new(sender, Paths::default()).keeping(failures);
+    let mut supervisor = Supervisor::new(sender, ProbePaths::default()).with_failures(failures);
     let begin = Instant::now();
     supervisor.set_targets(only(&target, Some(Health::Healthy)));
-    assert!(matches!(next(&mut events).await.news, News::Unhealthy(_)));
+    assert!(matches!(next(&mut events).await.news, TargetUpdate::Unhealthy(_)));
     let took = begin.elapsed();
     assert!(took < timeout / 2, "unhealthy after {took:?}");
 }
 
 #[tokio::test]
-async fn failures_of_targets_that_no_configuration_uses_are_dropped() {
+async fn failures_of_unused_targets_are_dropped() {
     let patient = HealthCheck { interval: Duration::from_secs(3_600), ..check(5) };
     let [kept, gone] =
         [1, 2].map(|port| Target::new((Ipv4Addr::LOCALHOST, port).into(), Via::Direct, &patient));
@@ -265,18 +265,18 @@ async fn failures_of_targets_that_no_configuration_uses_are_dropped() {
     failures.counter(&kept).verdict(2);
     failures.counter(&gone).verdict(2);
     let (sender, _events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender, Paths::default()).keeping(failures.clone());
+    let mut supervisor = Supervisor::new(sender, ProbePaths::default()).with_failures(failures.clone());
     supervisor.set_targets(only(&kept, Some(Health::Healthy)));
     assert_eq!([kept, gone].map(|target| failures.counter(&target).failures()), [2, 0]);
 }
 
 #[tokio::test]
-async fn a_slow_receiver_loses_nothing() {
+async fn slow_receiver_loses_no_event() {
     let ports: Vec<Port> = (0..20).map(|_| Port::reserve()).collect();
     let wanted: BTreeMap<_, _> =
         ports.iter().map(|p| (Target::new(p.address, Via::Direct, &check(1)), None)).collect();
     let (sender, mut events) = mpsc::channel(1);
-    let mut supervisor = Supervisor::new(sender, Paths::default());
+    let mut supervisor = Supervisor::new(sender, ProbePaths::default());
     supervisor.set_targets(wanted.clone());
     // The channel holds one event, so all other tasks must wait.
     while events.is_empty() {
@@ -290,18 +290,18 @@ async fn a_slow_receiver_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_task_ends_when_nobody_listens() {
+async fn probe_task_ends_when_the_receiver_is_dropped() {
     let port = Port::reserve();
     let target = Target::new(port.address, Via::Direct, &check(1));
     let (sender, events) = mpsc::channel(1);
-    let mut supervisor = Supervisor::new(sender, Paths::default());
+    let mut supervisor = Supervisor::new(sender, ProbePaths::default());
     supervisor.set_targets(only(&target, None));
     drop(events);
     ended(&supervisor.tasks[&target].0.abort_handle()).await;
 }
 
 #[tokio::test]
-async fn more_targets_than_permits_are_all_decided() {
+async fn more_targets_than_permits_are_all_probed() {
     let port = Port::reserve();
     let wanted: BTreeMap<_, _> = (0..50u8)
         .map(|host| {
@@ -316,7 +316,7 @@ async fn more_targets_than_permits_are_all_decided() {
         })
         .collect();
     let (sender, mut events) = mpsc::channel(1);
-    let mut supervisor = Supervisor::limited(sender, Paths::default(), 2);
+    let mut supervisor = Supervisor::with_limit(sender, ProbePaths::default(), 2);
     supervisor.set_targets(wanted);
     for _ in 0..50 {
         assert_eq!(next(&mut events).await.news, refused());
@@ -342,7 +342,7 @@ async fn silent_servers_delay_no_other_check() {
     let silent = hosts.take(SILENT as usize).map(|host| SocketAddr::from((Ipv4Addr::from(host), port)));
     let silent = silent.map(|address| (Target::new(address, Via::Direct, &patient), None));
     let (sender, mut events) = mpsc::channel(16);
-    let mut supervisor = Supervisor::new(sender, Paths::default());
+    let mut supervisor = Supervisor::new(sender, ProbePaths::default());
     let mut wanted: BTreeMap<_, _> = silent.collect();
     supervisor.set_targets(wanted.clone());
 
@@ -356,19 +356,19 @@ async fn silent_servers_delay_no_other_check() {
         tokio::task::yield_now().await;
     }
     supervisor.set_targets(wanted);
-    assert_eq!(next(&mut events).await, Event { target: alive, news: News::Healthy });
+    assert_eq!(next(&mut events).await, TargetEvent { target: alive, news: TargetUpdate::Healthy });
     drop(first);
 }
 
 #[test]
-fn probes_are_as_many_as_descriptors_allow() {
+fn concurrent_probes_are_limited_by_descriptors() {
     assert_eq!(probes_at_once(1_024), 128);
     assert_eq!(probes_at_once(20_048), 9_000);
     assert!(probes_at_once(u64::MAX) > 1 << 28);
 }
 
 #[test]
-fn a_check_may_name_its_own_port() {
+fn check_uses_its_own_port_if_set() {
     let check = HealthCheck { port: Some(8_080), ..check(1) };
     let host: IpAddr = "192.0.2.1".parse().unwrap();
     let target = Target::new(SocketAddr::new(host, 80), Via::Direct, &check);
@@ -378,7 +378,7 @@ fn a_check_may_name_its_own_port() {
 }
 
 #[test]
-fn jitter_only_shortens_and_only_a_little() {
+fn jitter_shortens_an_interval_by_at_most_5_percent() {
     let interval = Duration::from_secs(1);
     for _ in 0..1_000 {
         let jittered = jittered(interval);

@@ -48,7 +48,7 @@ pub(super) fn of(error: &ssl::Error, ssl: &SslRef) -> ProbeError {
 
 /// The reason for a failure after the handshake, if it is an alert. In TLS 1.3 a server rejects a missing client
 /// certificate only after the client has finished its handshake.
-pub(in crate::health) fn after_the_handshake(error: io::Error) -> ProbeError {
+pub(in crate::health) fn of_established(error: io::Error) -> ProbeError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<ssl::Error>()).and_then(reason) {
         Some((code, text)) => named(code, text),
         None => error.into(),

@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use super::*;
-use crate::health::{Paths, probe::probe, testing::target};
-use slb_config::model::{CheckKind, HttpCheck, Method, Status};
+use crate::health::{ProbePaths, probe::probe, testing::target};
+use slb_config::model::{CheckKind, ExpectedStatus, HttpCheck, HttpMethod};
 
 const GENEROUS: Duration = Duration::from_secs(30);
 /// Encoded X.509 versions: one less than their names.
@@ -107,12 +107,12 @@ fn demanding(version: SslVersion) -> impl Fn(&mut SslContextBuilder) -> Result<(
     }
 }
 
-fn https(tls: Tls) -> CheckKind {
+fn https(tls: CertificateCheck) -> CheckKind {
     CheckKind::Http(HttpCheck {
-        method: Method::Head,
+        method: HttpMethod::Head,
         path: "/".to_owned(),
         host: Some("shop.example:8443".to_owned()),
-        expect: vec![Status::Class(2)],
+        expect: vec![ExpectedStatus::Class(2)],
         tls: Some(tls),
     })
 }
@@ -133,7 +133,7 @@ async fn probed(context: &SslContext, kind: CheckKind) -> (Result<(), ProbeError
         }
         name
     };
-    let paths = Paths::default();
+    let paths = ProbePaths::default();
     tokio::join!(probe(&target, &paths), serve)
 }
 
@@ -170,10 +170,10 @@ fn servers_of_many_ages() -> Vec<(&'static str, SslContext)> {
 }
 
 #[tokio::test]
-async fn servers_of_many_ages_are_healthy_without_verify() {
+async fn old_and_new_tls_servers_are_healthy_without_verify() {
     let mut failed = Vec::new();
     for (what, context) in servers_of_many_ages() {
-        match probed(&context, https(Tls::Any)).await {
+        match probed(&context, https(CertificateCheck::Any)).await {
             (Ok(()), name) => assert_eq!(name.as_deref(), Some("shop.example"), "{what}"),
             (Err(error), _) => failed.push(format!("{what}: {error}")),
         }
@@ -182,9 +182,9 @@ async fn servers_of_many_ages_are_healthy_without_verify() {
 }
 
 #[tokio::test]
-async fn a_demand_for_a_client_certificate_is_named() {
+async fn demand_for_a_client_certificate_is_reported() {
     for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
-        let (probed, _) = probed(&ordinary(demanding(version)), https(Tls::Any)).await;
+        let (probed, _) = probed(&ordinary(demanding(version)), https(CertificateCheck::Any)).await;
         let error = probed.unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -195,8 +195,8 @@ async fn a_demand_for_a_client_certificate_is_named() {
 }
 
 #[tokio::test]
-async fn a_handshake_is_enough_for_kind_tls() {
-    let handshake = || CheckKind::Tls(TlsCheck { host: None, verify: Tls::Any });
+async fn tls_check_passes_after_the_handshake() {
+    let handshake = || CheckKind::Tls(TlsCheck { host: None, verify: CertificateCheck::Any });
     for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
         for context in [ordinary(only(version)), ordinary(demanding(version))] {
             let (probed, name) = probed(&context, handshake()).await;
@@ -215,12 +215,15 @@ async fn a_handshake_is_enough_for_kind_tls() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_verified_if_wished() {
+async fn untrusted_certificate_is_refused_with_verify() {
     let host = Some("shop.example".to_owned());
-    for kind in [https(Tls::Verified), CheckKind::Tls(TlsCheck { host, verify: Tls::Verified })] {
+    for kind in [
+        https(CertificateCheck::Verified),
+        CheckKind::Tls(TlsCheck { host, verify: CertificateCheck::Verified }),
+    ] {
         let (probed, _) = probed(&ordinary(|_| Ok(())), kind).await;
         match probed.unwrap_err() {
-            ProbeError::NoWay(why) => eprintln!("not verified: {why}"),
+            ProbeError::NoProbePath(why) => eprintln!("not verified: {why}"),
             error => {
                 let text = error.to_string();
                 assert!(text.starts_with("TLS: the certificate is not trusted: self"), "{text}");
@@ -252,7 +255,7 @@ async fn is_trusted(name: &Name, days: i64) -> Result<(), ProbeError> {
 }
 
 #[tokio::test]
-async fn names_and_times_of_trusted_certificates_count() {
+async fn trusted_certificate_must_match_name_and_validity() {
     let shop = Name::of("shop.example:443", Ipv4Addr::LOCALHOST.into());
     is_trusted(&shop, 30).await.unwrap();
     let error = is_trusted(&Name::of("", Ipv4Addr::LOCALHOST.into()), 30).await.unwrap_err();
@@ -264,17 +267,17 @@ async fn names_and_times_of_trusted_certificates_count() {
 }
 
 #[tokio::test]
-async fn connections_that_end_in_the_handshake_are_named() {
+async fn connection_that_ends_in_the_tls_handshake_is_reported() {
     for (linger, how) in [(None, "closed"), (Some(Duration::ZERO), "reset")] {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let target = target(listener.local_addr().unwrap(), https(Tls::Any), GENEROUS);
+        let target = target(listener.local_addr().unwrap(), https(CertificateCheck::Any), GENEROUS);
         let end = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             // Read all of the client hello: closing a socket with unread data sends a RST.
             let _ = stream.read(&mut [0; 16_384]).await;
             socket2::SockRef::from(&stream).set_linger(linger).unwrap();
         };
-        let paths = Paths::default();
+        let paths = ProbePaths::default();
         let (probed, ()) = tokio::join!(probe(&target, &paths), end);
         let expected = format!("TLS: the server {how} the connection during the handshake");
         assert_eq!(probed.unwrap_err().to_string(), expected);
@@ -282,18 +285,18 @@ async fn connections_that_end_in_the_handshake_are_named() {
 }
 
 #[tokio::test]
-async fn a_name_that_the_server_does_not_know_is_named() {
+async fn unrecognised_server_name_is_reported() {
     let context = ordinary(|builder| {
         builder.set_servername_callback(|_, _| Err(openssl::ssl::SniError::ALERT_FATAL));
         Ok(())
     });
-    let (probed, _) = probed(&context, https(Tls::Any)).await;
+    let (probed, _) = probed(&context, https(CertificateCheck::Any)).await;
     let text = probed.unwrap_err().to_string();
     assert!(text.contains("does not know the name it is called by; set `host`"), "{text}");
 }
 
 #[test]
-fn names_and_addresses_are_found_in_a_host() {
+fn host_setting_is_parsed_as_name_or_address() {
     let probed = IpAddr::from(Ipv4Addr::LOCALHOST);
     let dns = |name: &str| Name::Dns(name.to_owned());
     let address = |text: &str| Name::Address(text.parse().unwrap());

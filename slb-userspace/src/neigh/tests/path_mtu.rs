@@ -17,7 +17,7 @@ const MTU: u16 = 1_400;
 
 /// Meanwhile other neighbours change all the time, and a server in the interface's subnet does not answer.
 #[test]
-fn learnt_mtus_are_used_soon_although_neighbours_change_or_do_not_answer() {
+fn learned_path_mtu_is_used_soon_despite_neighbour_changes() {
     in_namespace(|| async {
         let pair = Pair::create().await;
         let (resolver, mut seen) = Resolver::spawn().unwrap();

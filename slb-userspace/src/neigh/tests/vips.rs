@@ -6,17 +6,17 @@ use rtnetlink::packet_route::{
     neighbour::{NeighbourFlags, NeighbourState},
 };
 
-use super::{super::vips::Vips, *};
+use super::{super::vips::VipWatcher, *};
 
 #[test]
-fn follows_whether_vips_are_addresses_of_the_host() {
+fn vip_watch_follows_local_addresses_of_the_host() {
     in_namespace(|| async {
         let _pair = Pair::create().await;
         run("ip link set lo up; ip addr add 198.51.100.6/32 dev near");
         let all = ["198.51.100.6", "198.51.100.7", "198.51.100.8", "2001:db8:7::7"];
-        let (vips, mut seen) = Vips::spawn(set(all)).await.unwrap();
+        let (vips, mut seen) = VipWatcher::spawn(set(all)).await.unwrap();
         let local = |seen: &watch::Receiver<_>| -> Vec<bool> {
-            let seen: &super::super::vips::Standings = &seen.borrow();
+            let seen: &super::super::vips::VipStates = &seen.borrow();
             seen.values().map(|standing| standing.is_local).collect()
         };
         assert_eq!(local(&seen), [true, false, false, false], "known at once");
@@ -29,7 +29,7 @@ fn follows_whether_vips_are_addresses_of_the_host() {
             ("ip addr del 2001:db8:7::7/128 dev lo", [true, false, false, false]),
         ] {
             run(line);
-            let is_so = |seen: &super::super::vips::Standings| {
+            let is_so = |seen: &super::super::vips::VipStates| {
                 seen.values().map(|standing| standing.is_local).eq(expected)
             };
             let waited = timeout(DEADLINE, seen.wait_for(is_so)).await.map(drop);
@@ -42,7 +42,7 @@ fn follows_whether_vips_are_addresses_of_the_host() {
 
 /// Compares the prediction with the kernel's answers to requests from the other end of the link.
 #[test]
-fn knows_for_which_vips_the_host_answers_on_the_link() {
+fn vip_watch_predicts_which_vips_the_host_answers_for() {
     in_namespace(|| async {
         let pair = Pair::create().await;
         run("ip link set lo up; sysctl -qw net.ipv6.conf.near.forwarding=1 net.ipv6.conf.near.proxy_ndp=1");

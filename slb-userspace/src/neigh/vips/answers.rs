@@ -15,18 +15,18 @@ use crate::neigh::{
 };
 
 /// The state of the host that the answer depends on.
-pub(super) struct Host {
+pub(super) struct HostAddresses {
     links: HashMap<u32, Link>,
     addresses: Vec<OwnAddress>,
     proxied: HashSet<NeighbourKey>,
-    settings: Settings,
+    settings: Sysctls,
 }
 
 /// Values of interface settings by path, read once.
 #[derive(Default)]
-struct Settings(BTreeMap<String, u32>);
+struct Sysctls(BTreeMap<String, u32>);
 
-impl Settings {
+impl Sysctls {
     /// A setting of an interface; 0 if it cannot be read.
     fn get(&mut self, family: &str, interface: &str, name: &str) -> u32 {
         let path = format!("/proc/sys/net/{family}/conf/{interface}/{name}");
@@ -36,18 +36,18 @@ impl Settings {
     }
 }
 
-impl Host {
+impl HostAddresses {
     pub(super) async fn read(kernel: &mut Kernel) -> Result<Self> {
         Ok(Self {
             links: kernel.links().await?,
             addresses: kernel.addresses().await?,
             proxied: kernel.proxied().await?,
-            settings: Settings::default(),
+            settings: Sysctls::default(),
         })
     }
 
     /// Whether an interface has the address.
-    pub(super) fn has(&self, address: IpAddr) -> bool {
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.address == address)
     }
 
@@ -64,8 +64,8 @@ impl Host {
                 let link = self.links.get(&own.interface).filter(|link| link.up && link.mac.is_some())?;
                 let name = link.name.clone();
                 let why = match vip {
-                    IpAddr::V4(_) => self.without_arp(vip, is_local, own.interface, &name),
-                    IpAddr::V6(_) => self.without_discovery(vip, own.interface, &name),
+                    IpAddr::V4(_) => self.arp_problem(vip, is_local, own.interface, &name),
+                    IpAddr::V6(_) => self.discovery_problem(vip, own.interface, &name),
                 }?;
                 let what = if vip.is_ipv4() { "ARP" } else { "neighbour solicitations" };
                 let net = format!("{}/{}", network(&own), own.prefix);
@@ -75,20 +75,20 @@ impl Host {
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
-    fn is_on(&self, vip: IpAddr, interface: u32) -> bool {
+    fn is_on_interface(&self, vip: IpAddr, interface: u32) -> bool {
         self.addresses.iter().any(|own| (own.interface, own.address) == (interface, vip) && own.is_usable)
     }
 
     /// The kernel answers on any interface for all local addresses, unless `arp_ignore` restricts that.
-    fn without_arp(&mut self, vip: IpAddr, is_local: bool, interface: u32, name: &str) -> Option<String> {
-        let setting = |name: &str, settings: &mut Settings| settings.get("ipv4", name, "arp_ignore");
+    fn arp_problem(&mut self, vip: IpAddr, is_local: bool, interface: u32, name: &str) -> Option<String> {
+        let setting = |name: &str, settings: &mut Sysctls| settings.get("ipv4", name, "arp_ignore");
         let ignore = setting("all", &mut self.settings).max(setting(name, &mut self.settings));
-        let is_on = self.is_on(vip, interface);
+        let is_on_interface = self.is_on_interface(vip, interface);
         match ignore {
             // A proxy entry depends on routes instead.
             _ if self.proxied.contains(&(interface, vip)) => None,
             0 | 3 if is_local => None,
-            1 | 2 if is_on => None,
+            1 | 2 if is_on_interface => None,
             0 | 3 => Some(format!("it has no such address; `ip address add {vip}/32 dev lo`")),
             1 | 2 => Some(format!(
                 "arp_ignore is {ignore}, and it is no address of {name}; `ip address add {vip}/32 dev {name}`"
@@ -100,8 +100,8 @@ impl Host {
     }
 
     /// The kernel answers for addresses of the receiving interface and for its proxy entries.
-    fn without_discovery(&mut self, vip: IpAddr, interface: u32, name: &str) -> Option<String> {
-        if self.is_on(vip, interface) {
+    fn discovery_problem(&mut self, vip: IpAddr, interface: u32, name: &str) -> Option<String> {
+        if self.is_on_interface(vip, interface) {
             return None;
         }
         let add = format!("`ip address add {vip}/128 dev {name} nodad preferred_lft 0`");

@@ -18,20 +18,22 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use slb_config::model::{CheckKind, HealthCheck, HttpCheck, Method, Status, Tls, UdpCheck};
-use slb_userspace::health::{Event, Health, Paths, Supervisor, Target, Via};
+use slb_config::model::{
+    CertificateCheck, CheckKind, ExpectedStatus, HealthCheck, HttpCheck, HttpMethod, UdpCheck,
+};
+use slb_userspace::health::{Health, ProbePaths, Supervisor, Target, TargetEvent, Via};
 use tokio::{
     runtime,
     sync::mpsc,
     time::{sleep, timeout_at},
 };
 
-use self::servers::{Kind, Server};
+use self::servers::{ServerKind, TargetServer};
 use super::super::{machine::Machine, stats::median};
 use crate::{
     leftovers::RunId,
     net::{Namespace, run as command},
-    turn::Turn,
+    test_lock::TestLock,
 };
 
 const HEALTHY: u8 = 3;
@@ -41,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
-pub struct Options {
+pub struct DetectionOptions {
     /// Servers of each kind; each fails and recovers once.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=200))]
     pub tries: u8,
@@ -52,16 +54,16 @@ pub struct Options {
 
 /// All figures of a run.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct DetectionReport {
     /// The machine.
     pub machine: Machine,
     /// One row per kind of check and kind of failure.
-    pub rows: Vec<Row>,
+    pub rows: Vec<DetectionRow>,
 }
 
 /// Figures of one kind of check and one kind of failure; times are in seconds.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct DetectionRow {
     /// Kind of the check.
     pub check: &'static str,
     /// Kind of the failure.
@@ -71,14 +73,14 @@ pub struct Row {
     /// Timeout of the check.
     pub timeout: f64,
     /// Until a failed server is unhealthy.
-    pub failure: Times,
+    pub failure: DetectionTimes,
     /// Until a recovered server is healthy.
-    pub recovery: Times,
+    pub recovery: DetectionTimes,
 }
 
 /// Times of one kind of change.
 #[derive(Debug, Serialize)]
-pub struct Times {
+pub struct DetectionTimes {
     /// Detection window: from the start of the first probe that meets the change.
     pub window: f64,
     /// Upper bound from the change itself: the window plus the longest wait for that probe.
@@ -95,30 +97,30 @@ pub struct Times {
 
 /// A kind of check, and a kind of failure.
 #[derive(Debug, Clone, Copy)]
-struct Case {
+struct DetectionCase {
     check: &'static str,
-    server: Kind,
+    server: ServerKind,
     is_killed: bool,
 }
 
-const CASES: [Case; 9] = [
-    Case { check: "tcp", server: Kind::Tcp, is_killed: true },
-    Case { check: "tcp", server: Kind::Tcp, is_killed: false },
-    Case { check: "http", server: Kind::Http, is_killed: true },
-    Case { check: "http", server: Kind::Http, is_killed: false },
-    Case { check: "https", server: Kind::Https, is_killed: true },
-    Case { check: "https", server: Kind::Https, is_killed: false },
-    Case { check: "udp, reply", server: Kind::Udp, is_killed: false },
-    Case { check: "udp", server: Kind::Udp, is_killed: true },
-    Case { check: "icmp", server: Kind::None, is_killed: false },
+const CASES: [DetectionCase; 9] = [
+    DetectionCase { check: "tcp", server: ServerKind::Tcp, is_killed: true },
+    DetectionCase { check: "tcp", server: ServerKind::Tcp, is_killed: false },
+    DetectionCase { check: "http", server: ServerKind::Http, is_killed: true },
+    DetectionCase { check: "http", server: ServerKind::Http, is_killed: false },
+    DetectionCase { check: "https", server: ServerKind::Https, is_killed: true },
+    DetectionCase { check: "https", server: ServerKind::Https, is_killed: false },
+    DetectionCase { check: "udp, reply", server: ServerKind::Udp, is_killed: false },
+    DetectionCase { check: "udp", server: ServerKind::Udp, is_killed: true },
+    DetectionCase { check: "icmp", server: ServerKind::None, is_killed: false },
 ];
 
 /// Runs the benchmark.
 ///
 /// # Errors
 /// The caller is not root, nftables is missing, or a change is not detected.
-pub fn run(options: &Options) -> Result<Report> {
-    let _turn = Turn::alone()?;
+pub fn run(options: &DetectionOptions) -> Result<DetectionReport> {
+    let _test_lock = TestLock::alone()?;
     let prefix = RunId::next().prefix();
     let [here, there] =
         ["prober", "servers"].map(|role| Namespace::create(&format!("{prefix}-{role}")).map(Arc::new));
@@ -141,30 +143,30 @@ fn host(case: u8, n: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 92, case, n)
 }
 
-impl Case {
+impl DetectionCase {
     fn health_check(&self, quick: bool) -> HealthCheck {
         let http = HttpCheck {
-            method: Method::Head,
+            method: HttpMethod::Head,
             path: "/".to_owned(),
             host: None,
-            expect: vec![Status::Class(2)],
-            tls: (self.server == Kind::Https).then_some(Tls::Any),
+            expect: vec![ExpectedStatus::Class(2)],
+            tls: (self.server == ServerKind::Https).then_some(CertificateCheck::Any),
         };
         let kind = match self.server {
-            Kind::Tcp => CheckKind::Tcp,
-            Kind::Http | Kind::Https => CheckKind::Http(http),
-            Kind::Udp if self.is_killed => {
+            ServerKind::Tcp => CheckKind::Tcp,
+            ServerKind::Http | ServerKind::Https => CheckKind::Http(http),
+            ServerKind::Udp if self.is_killed => {
                 CheckKind::Udp(UdpCheck { request: b"ping".to_vec(), expect: None })
             }
-            Kind::Udp => {
+            ServerKind::Udp => {
                 CheckKind::Udp(UdpCheck { request: b"ping".to_vec(), expect: Some(b"ping".to_vec()) })
             }
-            Kind::None => CheckKind::Icmp,
+            ServerKind::None => CheckKind::Icmp,
         };
         // Default interval and timeout of each kind, unless `quick`.
         let (interval, timeout) = match (quick, self.server) {
             (true, _) => (1, 1),
-            (false, Kind::Udp) => (5, 10),
+            (false, ServerKind::Udp) => (5, 10),
             (false, _) => (2, 5),
         };
         HealthCheck {
@@ -193,16 +195,16 @@ impl Case {
     }
 }
 
-async fn measure(options: &Options, there: &Arc<Namespace>) -> Result<Report> {
+async fn measure(options: &DetectionOptions, there: &Arc<Namespace>) -> Result<DetectionReport> {
     let all = || (1_u8..).zip(CASES);
     let hosts = |case: u8| (1..=options.tries).map(move |n| host(case, n));
     let mut servers = BTreeMap::new();
     for (number, case) in all() {
-        servers.insert(number, Server::start(there, case.server, hosts(number).collect()).await?);
+        servers.insert(number, TargetServer::start(there, case.server, hosts(number).collect()).await?);
     }
 
     let (events, mut verdicts) = mpsc::channel(1_024);
-    let mut supervisor = Supervisor::new(events, Paths::default());
+    let mut supervisor = Supervisor::new(events, ProbePaths::default());
     let checks: BTreeMap<u8, HealthCheck> =
         all().map(|(number, case)| (number, case.health_check(options.quick))).collect();
     let longest = checks.values().map(|check| check.interval).max().context("no check")?;
@@ -218,7 +220,7 @@ async fn measure(options: &Options, there: &Arc<Namespace>) -> Result<Report> {
     let count = wanted.len();
     found(&mut verdicts, count, Health::Healthy, Instant::now() + PATIENCE).await?;
 
-    let latest = |of: fn(&Case, &HealthCheck) -> [Duration; 2]| {
+    let latest = |of: fn(&DetectionCase, &HealthCheck) -> [Duration; 2]| {
         all().map(|(number, case)| of(&case, &checks[&number])[1]).max().unwrap_or_default()
     };
     let silent: Vec<String> =
@@ -239,39 +241,47 @@ async fn measure(options: &Options, there: &Arc<Namespace>) -> Result<Report> {
     }
     broken.extend(all().filter(|(_, case)| !case.is_killed).map(|(number, _)| (number, Instant::now())));
     nft(&["-f", "-"], &silence)?;
-    let dead =
-        found(&mut verdicts, count, Health::Unhealthy, Instant::now() + latest(Case::failure) + PATIENCE)
-            .await?;
+    let dead = found(
+        &mut verdicts,
+        count,
+        Health::Unhealthy,
+        Instant::now() + latest(DetectionCase::failure) + PATIENCE,
+    )
+    .await?;
 
     let mut mended = BTreeMap::new();
     for (number, case) in all().filter(|(_, case)| case.is_killed) {
         mended.insert(number, Instant::now());
-        let server = Server::start(there, case.server, hosts(number).collect()).await?;
+        let server = TargetServer::start(there, case.server, hosts(number).collect()).await?;
         servers.insert(number, server);
     }
     mended.extend(all().filter(|(_, case)| !case.is_killed).map(|(number, _)| (number, Instant::now())));
     nft(&["delete", "table", "ip", "detection"], "")?;
-    let well =
-        found(&mut verdicts, count, Health::Healthy, Instant::now() + latest(Case::recovery) + PATIENCE)
-            .await?;
+    let well = found(
+        &mut verdicts,
+        count,
+        Health::Healthy,
+        Instant::now() + latest(DetectionCase::recovery) + PATIENCE,
+    )
+    .await?;
 
     let rows = all().map(|(number, case)| {
         let check = &checks[&number];
-        Ok(Row {
+        Ok(DetectionRow {
             check: case.check,
             breaks: if case.is_killed { "killed" } else { "silenced" },
             interval: check.interval.as_secs_f64(),
             timeout: check.timeout.as_secs_f64(),
-            failure: Times::of(case.failure(check), broken[&number], &dead, number)?,
-            recovery: Times::of(case.recovery(check), mended[&number], &well, number)?,
+            failure: DetectionTimes::of(case.failure(check), broken[&number], &dead, number)?,
+            recovery: DetectionTimes::of(case.recovery(check), mended[&number], &well, number)?,
         })
     });
-    Ok(Report { machine: Machine::new()?, rows: rows.collect::<Result<_>>()? })
+    Ok(DetectionReport { machine: Machine::new()?, rows: rows.collect::<Result<_>>()? })
 }
 
 /// Waits until all targets are in this state; returns when each was.
 async fn found(
-    verdicts: &mut mpsc::Receiver<Event>,
+    verdicts: &mut mpsc::Receiver<TargetEvent>,
     count: usize,
     health: Health,
     deadline: Instant,
@@ -281,14 +291,14 @@ async fn found(
         let event = timeout_at(deadline.into(), verdicts.recv()).await;
         let event =
             event.with_context(|| format!("{} of {count} servers are not found out", count - found.len()))?;
-        let Event { target, news } = event.context("the supervisor has ended")?;
+        let TargetEvent { target, news } = event.context("the supervisor has ended")?;
         ensure!(news.health() == Some(health), "{}: {news:?}", target.address);
         found.insert(target.address, Instant::now());
     }
     Ok(found)
 }
 
-impl Times {
+impl DetectionTimes {
     /// Times of the servers of one case, relative to its change.
     fn of(
         [window, at_most]: [Duration; 2],
@@ -311,7 +321,7 @@ impl Times {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for DetectionReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { kernel, processor, cores, .. } = &self.machine;
         writeln!(f, "Linux {kernel}, {processor}, {cores} cores")?;
@@ -324,7 +334,7 @@ impl fmt::Display for Report {
         let heads = format!("{:>7} {:>8}  {:>26}", "window", "at most", "min / median / max (n)");
         writeln!(f, "{:11} {:9} {:>5} {:>4} | {heads:44} | {heads:44}", "check", "server", "every", "for")?;
         for (index, row) in self.rows.iter().enumerate() {
-            let Row { check, breaks, interval, timeout, failure, recovery } = row;
+            let DetectionRow { check, breaks, interval, timeout, failure, recovery } = row;
             write!(f, "{check:11} {breaks:9} {interval:>5} {timeout:>4} | {failure:44} | {recovery:44}")?;
             if index + 1 < self.rows.len() {
                 writeln!(f)?;
@@ -334,7 +344,7 @@ impl fmt::Display for Report {
     }
 }
 
-impl fmt::Display for Times {
+impl fmt::Display for DetectionTimes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { window, at_most, min, median, max, tries } = self;
         let measured = format!("{min:.2} / {median:.2} / {max:.2} ({tries})");

@@ -17,8 +17,8 @@ use slb_common::abi::backend::Backend;
 use slb_control::slot_migration::SlotMigration;
 
 use super::{
-    Bench, Options as PacketOptions, SLB,
-    mode::{self, DSR, IPIP, Mode, NAT},
+    PacketBench, PacketOptions, SLB,
+    mode::{self, DSR, IPIP, ModeSpec, NAT},
     wrapper::MAX_SLICE,
 };
 use crate::{
@@ -36,12 +36,12 @@ pub(super) const ESTABLISHED: u64 = 1 << 14;
 
 /// Options of the benchmark.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct FloodOptions {
     /// Duration of each flood in seconds.
     pub seconds: u64,
 }
 
-impl Default for Options {
+impl Default for FloodOptions {
     fn default() -> Self {
         Self { seconds: 60 }
     }
@@ -49,7 +49,7 @@ impl Default for Options {
 
 /// Figures of all floods.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct FloodReport {
     /// The machine.
     pub machine: Machine,
     /// Slots of the flow table.
@@ -57,12 +57,12 @@ pub struct Report {
     /// Number of established flows.
     pub established: u64,
     /// The floods.
-    pub floods: Vec<Flood>,
+    pub floods: Vec<FloodResult>,
 }
 
 /// Result of a flood.
 #[derive(Debug, Serialize)]
-pub struct Flood {
+pub struct FloodResult {
     /// Mode and circumstances of the flood.
     pub name: String,
     /// Number of new flows.
@@ -79,20 +79,21 @@ pub struct Flood {
 ///
 /// # Errors
 /// A program cannot be loaded, or a flow has moved.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &FloodOptions) -> Result<FloodReport> {
     ensure!(geteuid().is_root(), "loading XDP programs needs root");
     let machine = Machine::new()?;
     in_namespace(|| {
         pin_to_core()?;
         let packet = PacketOptions::default();
-        let mut bench = Bench::new(&packet)?;
+        let mut bench = PacketBench::new(&packet)?;
         let mut floods = Vec::new();
         for mode in [IPIP, DSR] {
-            for when in [When::Steady, When::Moving(flag::SYN), When::Moving(flag::ACK)] {
-                floods.push(stateless(&mut bench, &mode, when, options)?);
+            for when in [SlotPhase::Steady, SlotPhase::Migrating(flag::SYN), SlotPhase::Migrating(flag::ACK)]
+            {
+                floods.push(flood_untracked(&mut bench, &mode, when, options)?);
             }
         }
-        floods.push(answered(&mut bench, options)?);
+        floods.push(flood_answered(&mut bench, options)?);
         for flood in &floods {
             ensure!(flood.moved == 0, "{}: {} established flows have moved", flood.name, flood.moved);
             ensure!(
@@ -102,25 +103,30 @@ pub fn run(options: &Options) -> Result<Report> {
                 flood.new_flows
             );
         }
-        Ok(Report { machine, flow_table: FLOW_TABLE, established: ESTABLISHED, floods })
+        Ok(FloodReport { machine, flow_table: FLOW_TABLE, established: ESTABLISHED, floods })
     })
 }
 
 /// The state during a flood, and the TCP flags of its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum When {
+enum SlotPhase {
     /// Steady state.
     Steady,
     /// Slots of half of the servers migrate.
-    Moving(u8),
+    Migrating(u8),
 }
 
 /// Modes in which SLB sees no answers. The counters of the servers show where established flows go.
-fn stateless(bench: &mut Bench<'_>, mode: &Mode, when: When, options: &Options) -> Result<Flood> {
+fn flood_untracked(
+    bench: &mut PacketBench<'_>,
+    mode: &ModeSpec,
+    when: SlotPhase,
+    options: &FloodOptions,
+) -> Result<FloodResult> {
     let (name, flags) = match when {
-        When::Steady => ("steady state", flag::SYN),
-        When::Moving(flag::SYN) => ("half of the servers leave", flag::SYN),
-        When::Moving(flags) => ("half leave, no SYNs", flags),
+        SlotPhase::Steady => ("steady state", flag::SYN),
+        SlotPhase::Migrating(flag::SYN) => ("half of the servers leave", flag::SYN),
+        SlotPhase::Migrating(flags) => ("half leave, no SYNs", flags),
     };
     let name = format!("{}, {name}", mode.name);
     eprintln!("{name} …");
@@ -129,15 +135,15 @@ fn stateless(bench: &mut Bench<'_>, mode: &Mode, when: When, options: &Options) 
     let servers: Vec<u32> = scene.state.backends.keys().copied().collect();
     let place = bench.slb;
 
-    let before = look(bench, &kernel, &servers, &scene)?;
-    if when != When::Steady {
+    let before = gc_pass(bench, &kernel, &servers, &scene)?;
+    if when != SlotPhase::Steady {
         let mut state = scene.state.clone();
         for (id, table) in &mut state.tables {
             let old = table.current_backends();
-            Arc::make_mut(&mut table.plan).members.retain(|member| member.backend % 2 == 0);
+            Arc::make_mut(&mut table.spec).members.retain(|member| member.backend % 2 == 0);
             table.current_backends = None;
             table.slot_migration = SlotMigration::default();
-            table.slot_migration.change(&old, &table.plan.build(), |_| true, Duration::ZERO);
+            table.slot_migration.change(&old, &table.spec.build(), |_| true, Duration::ZERO);
             ensure!(!table.slot_migration.is_empty(), "no slot of table {id} has changed hands");
         }
         // Weight 0: these servers keep their established flows.
@@ -149,15 +155,21 @@ fn stateless(bench: &mut Bench<'_>, mode: &Mode, when: When, options: &Options) 
     while begun.elapsed() < Duration::from_secs(options.seconds) || looks < 2 {
         bench.wrapper.send(place, &scene.flood, MAX_SLICE)?;
         new_flows += MAX_SLICE;
-        let now = look(bench, &kernel, &servers, &scene)?;
+        let now = gc_pass(bench, &kernel, &servers, &scene)?;
         looks += 1;
         moved += before.iter().zip(&now).map(|(before, now)| before.abs_diff(*now)).sum::<u64>() / 2;
     }
-    Ok(Flood { name, new_flows, per_second: new_flows as f64 / begun.elapsed().as_secs_f64(), looks, moved })
+    Ok(FloodResult {
+        name,
+        new_flows,
+        per_second: new_flows as f64 / begun.elapsed().as_secs_f64(),
+        looks,
+        moved,
+    })
 }
 
 /// Mode `nat`: established flows do not count as new.
-fn answered(bench: &mut Bench<'_>, options: &Options) -> Result<Flood> {
+fn flood_answered(bench: &mut PacketBench<'_>, options: &FloodOptions) -> Result<FloodResult> {
     let name = "nat, steady state".to_owned();
     eprintln!("{name} …");
     let scene = mode::flood(&NAT, 1, flag::SYN);
@@ -183,10 +195,16 @@ fn answered(bench: &mut Bench<'_>, options: &Options) -> Result<Flood> {
         moved += count(&kernel)? - before;
         looks += 1;
     }
-    Ok(Flood { name, new_flows, per_second: new_flows as f64 / begun.elapsed().as_secs_f64(), looks, moved })
+    Ok(FloodResult {
+        name,
+        new_flows,
+        per_second: new_flows as f64 / begun.elapsed().as_secs_f64(),
+        looks,
+        moved,
+    })
 }
 
-fn load(bench: &mut Bench<'_>, scene: &mode::Scene) -> Result<Kernel> {
+fn load(bench: &mut PacketBench<'_>, scene: &mode::Scene) -> Result<Kernel> {
     let mut kernel = Kernel::load_sized(FLOW_TABLE)?;
     kernel.become_state(&scene.state)?;
     bench.put_slb(&mut kernel).context(SLB)?;
@@ -195,7 +213,12 @@ fn load(bench: &mut Bench<'_>, scene: &mode::Scene) -> Result<Kernel> {
 }
 
 /// Sends a packet of each established flow. Returns the number that each server received.
-fn look(bench: &mut Bench<'_>, kernel: &Kernel, servers: &[u32], scene: &mode::Scene) -> Result<Vec<u64>> {
+fn gc_pass(
+    bench: &mut PacketBench<'_>,
+    kernel: &Kernel,
+    servers: &[u32],
+    scene: &mode::Scene,
+) -> Result<Vec<u64>> {
     let count = |id: &u32| Ok(kernel.backend_counters(*id)?.packets_in);
     let before: Vec<u64> = servers.iter().map(count).collect::<Result<_>>()?;
     bench.wrapper.send(bench.slb, &scene.established, ESTABLISHED)?;
@@ -205,7 +228,7 @@ fn look(bench: &mut Bench<'_>, kernel: &Kernel, servers: &[u32], scene: &mode::S
     Ok(got)
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for FloodReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { kernel, processor, cores, .. } = &self.machine;
         writeln!(f, "Linux {kernel}, {processor}, one of {cores} cores")?;

@@ -10,16 +10,17 @@ use slb_common::{
     datapath::ipip,
 };
 use slb_config::model::TableSize;
-use slb_control::dataplane::state::{Member, Plan, Settings, State, Table};
+use slb_control::dataplane::state::{ControlSettings, MapState, ServerTable, TableMember, TableSpec};
 
 use super::{
     flood::ESTABLISHED,
-    workload::{Expect, Side, Step, Traffic, Workload},
+    workload::{ExpectedResult, PacketStream, VariedAddress, Workload, WorkloadStep},
 };
 use crate::packets::{
     frames::{Frame, flag, number, tcp, udp},
     world::{
-        HZ, LAN, LO, Listener, MTU, SEED, SERVER_MAC, SERVER_SIDE_MAC, Server, VIP4, VIP6, World, tunnel,
+        HZ, LAN, LO, MTU, PacketListener, PacketServer, PacketWorld, SEED, SERVER_MAC, SERVER_SIDE_MAC, VIP4,
+        VIP6, tunnel,
     },
 };
 
@@ -50,7 +51,7 @@ const PAYLOAD: [u8; 40] = [b'x'; 40];
 
 /// IPv4 or IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub enum IpVersion {
     /// IPv4.
     V4,
     /// IPv6.
@@ -59,51 +60,51 @@ pub enum Family {
 
 /// A mode of SLB, as the benchmark names it.
 #[derive(Debug, Clone, Copy)]
-pub struct Mode {
+pub struct ModeSpec {
     /// Name in the figures.
     pub name: &'static str,
     /// Number in the maps.
     pub mode: u8,
     /// Whether flows are tracked in steady state: a SYN of a tracked flow does not count as a new flow.
-    pub remembers: bool,
+    pub is_tracked: bool,
 }
 
 /// Mode `nat`: SLB rewrites the destination address, and answers return through SLB.
-pub const NAT: Mode = Mode { name: "nat", mode: mode::NAT, remembers: true };
+pub const NAT: ModeSpec = ModeSpec { name: "nat", mode: mode::NAT, is_tracked: true };
 /// Mode `dsr`: SLB rewrites only the MACs.
-pub const DSR: Mode = Mode { name: "dsr", mode: mode::DSR, remembers: false };
+pub const DSR: ModeSpec = ModeSpec { name: "dsr", mode: mode::DSR, is_tracked: false };
 /// Mode `ipip`: SLB encapsulates packets.
-pub const IPIP: Mode = Mode { name: "ipip", mode: mode::IPIP, remembers: false };
+pub const IPIP: ModeSpec = ModeSpec { name: "ipip", mode: mode::IPIP, is_tracked: false };
 
 /// All workloads.
 pub fn workloads() -> Vec<Workload> {
-    use Family::{V4, V6};
+    use IpVersion::{V4, V6};
     let (tcp, udp) = (number::TCP, number::UDP);
     vec![
-        IPIP.known(tcp, V4, 1),
-        IPIP.known(tcp, V4, MANY),
-        IPIP.known(tcp, V4, MOST),
+        IPIP.established_flows(tcp, V4, 1),
+        IPIP.established_flows(tcp, V4, MANY),
+        IPIP.established_flows(tcp, V4, MOST),
         IPIP.new_flows("", FLOW_TABLE, 0),
-        IPIP.known(udp, V4, 1),
-        IPIP.known(tcp, V6, 1),
-        DSR.known(tcp, V4, 1),
-        DSR.known(tcp, V4, MOST),
+        IPIP.established_flows(udp, V4, 1),
+        IPIP.established_flows(tcp, V6, 1),
+        DSR.established_flows(tcp, V4, 1),
+        DSR.established_flows(tcp, V4, MOST),
         DSR.new_flows("", FLOW_TABLE, 0),
-        DSR.known(udp, V4, 1),
-        DSR.known(tcp, V6, 1),
+        DSR.established_flows(udp, V4, 1),
+        DSR.established_flows(tcp, V6, 1),
         DSR.priority_tagged(),
-        NAT.known(tcp, V4, 1),
-        NAT.known(tcp, V4, MANY),
-        NAT.known(tcp, V4, MOST),
+        NAT.established_flows(tcp, V4, 1),
+        NAT.established_flows(tcp, V4, MANY),
+        NAT.established_flows(tcp, V4, MOST),
         NAT.answers(1),
         NAT.answers(MANY),
         NAT.answers(MOST),
         NAT.new_flows("", LARGE_FLOW_TABLE, 0),
         NAT.new_flows(", table full", MANY as u32, 2 * MANY),
-        NAT.known(udp, V4, 1),
-        NAT.known(tcp, V6, 1),
-        NAT.known(tcp, V6, MANY),
-        NAT.known(udp, V6, 1),
+        NAT.established_flows(udp, V4, 1),
+        NAT.established_flows(tcp, V6, 1),
+        NAT.established_flows(tcp, V6, MANY),
+        NAT.established_flows(udp, V6, 1),
         NAT.priority_tagged(),
         NAT.not_ours(),
     ]
@@ -112,63 +113,68 @@ pub fn workloads() -> Vec<Workload> {
 /// State and packets of a flood.
 pub(super) struct Scene {
     /// One listener and its servers.
-    pub(super) state: State,
+    pub(super) state: MapState,
     /// SYNs of the established flows.
-    pub(super) syn: Traffic,
+    pub(super) syn: PacketStream,
     /// Answers to them, from the first server.
-    pub(super) answer: Traffic,
+    pub(super) answer: PacketStream,
     /// Later packets of the established flows.
-    pub(super) established: Traffic,
+    pub(super) established: PacketStream,
     /// Packets of the flood, each of another flow.
-    pub(super) flood: Traffic,
+    pub(super) flood: PacketStream,
 }
 
 /// A flood of packets with these TCP flags to a listener with `servers` servers.
-pub(super) fn flood(mode: &Mode, servers: u16, flags: u8) -> Scene {
+pub(super) fn flood(mode: &ModeSpec, servers: u16, flags: u8) -> Scene {
     /// A shared address of RFC 6598; clients of established flows have others.
     const FLOODER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)), 1024);
-    let (listener, state) = mode.world(number::TCP, Family::V4, servers);
-    let established = |flags| Traffic::new(packet(&listener, flags), ESTABLISHED, Side::Source);
-    let answer = tcp(server(1, Family::V4).at, client(Family::V4), flag::ACK | flag::SYN)
+    let (listener, state) = mode.world(number::TCP, IpVersion::V4, servers);
+    let established = |flags| PacketStream::new(packet(&listener, flags), ESTABLISHED, VariedAddress::Source);
+    let answer = tcp(server(1, IpVersion::V4).at, client(IpVersion::V4), flag::ACK | flag::SYN)
         .macs(SERVER_MAC, SERVER_SIDE_MAC)
         .build();
     Scene {
         state,
         syn: established(flag::SYN),
-        answer: Traffic::new(answer, ESTABLISHED, Side::Destination),
+        answer: PacketStream::new(answer, ESTABLISHED, VariedAddress::Destination),
         established: established(flag::ACK),
-        flood: Traffic::new(tcp(FLOODER, listener.at, flags).build(), 1 << FLOW_BITS, Side::Source),
+        flood: PacketStream::new(
+            tcp(FLOODER, listener.at, flags).build(),
+            1 << FLOW_BITS,
+            VariedAddress::Source,
+        ),
     }
 }
 
-impl Mode {
+impl ModeSpec {
     /// Expected result of a client's packet of an established flow.
-    fn to_server(self, family: Family) -> Expect {
+    fn to_server(self, family: IpVersion) -> ExpectedResult {
         let grown = match (self.mode, family) {
-            (mode::IPIP, Family::V4) => ipip::IPV4_BYTES,
-            (mode::IPIP, Family::V6) => ipip::IPV6_BYTES,
+            (mode::IPIP, IpVersion::V4) => ipip::IPV4_BYTES,
+            (mode::IPIP, IpVersion::V6) => ipip::IPV6_BYTES,
             _ => 0,
         };
-        Expect { grown: grown as i64, ..Expect::TO_SERVER }
+        ExpectedResult { grown: grown as i64, ..ExpectedResult::TO_SERVER }
     }
 
     /// Packets of clients in established flows.
-    fn known(&self, protocol: u8, family: Family, flows: u64) -> Workload {
+    fn established_flows(&self, protocol: u8, family: IpVersion, flows: u64) -> Workload {
         let (listener, state) = self.world(protocol, family, SERVERS);
-        let packets = |flags| Traffic::new(packet(&listener, flags), flows, Side::Source);
+        let packets = |flags| PacketStream::new(packet(&listener, flags), flows, VariedAddress::Source);
         // A SYN without an entry counts as a new flow; another packet does not.
         let to_server = self.to_server(family);
-        let audit = self.remembers.then(|| Step::once(packets(flag::SYN), to_server));
+        let audit = self.is_tracked.then(|| WorkloadStep::once(packets(flag::SYN), to_server));
         // Untracked datagrams of old and new flows look alike.
-        let first = if self.remembers || protocol == number::TCP { to_server.beginning() } else { to_server };
+        let first =
+            if self.is_tracked || protocol == number::TCP { to_server.beginning() } else { to_server };
         let transport = if protocol == number::TCP { "TCP" } else { "UDP" };
-        let version = if family == Family::V4 { 4 } else { 6 };
+        let version = if family == IpVersion::V4 { 4 } else { 6 };
         Workload {
             name: format!("{} {transport}{version} to server, {}", self.name, count(flows)),
             state,
             flow_table: flow_table(flows),
-            fill: Some(Step::once(packets(flag::SYN), first)),
-            measured: Step::once(packets(flag::ACK), to_server),
+            fill: Some(WorkloadStep::once(packets(flag::SYN), first)),
+            measured: WorkloadStep::once(packets(flag::ACK), to_server),
             audit,
         }
     }
@@ -176,91 +182,103 @@ impl Mode {
     /// Answers of a server. An answer without an entry would be passed, so no audit step is needed.
     fn answers(&self, flows: u64) -> Workload {
         // One server only: all answers have the same source.
-        let (listener, state) = self.world(number::TCP, Family::V4, 1);
-        let answer = tcp(server(1, Family::V4).at, client(Family::V4), flag::ACK | flag::PSH)
+        let (listener, state) = self.world(number::TCP, IpVersion::V4, 1);
+        let answer = tcp(server(1, IpVersion::V4).at, client(IpVersion::V4), flag::ACK | flag::PSH)
             .macs(SERVER_MAC, SERVER_SIDE_MAC)
             .build();
-        let request = Traffic::new(packet(&listener, flag::SYN), flows, Side::Source);
+        let request = PacketStream::new(packet(&listener, flag::SYN), flows, VariedAddress::Source);
         Workload {
             name: format!("{} TCP4 to client, {}", self.name, count(flows)),
             state,
             flow_table: flow_table(flows),
-            fill: Some(Step::once(request, self.to_server(Family::V4).beginning())),
-            measured: Step::once(Traffic::new(answer, flows, Side::Destination), Expect::TO_CLIENT),
+            fill: Some(WorkloadStep::once(request, self.to_server(IpVersion::V4).beginning())),
+            measured: WorkloadStep::once(
+                PacketStream::new(answer, flows, VariedAddress::Destination),
+                ExpectedResult::TO_CLIENT,
+            ),
             audit: None,
         }
     }
 
     /// Every packet begins a flow; `before` flows have begun when the measurement begins.
     fn new_flows(&self, what: &str, flow_table: u32, before: u64) -> Workload {
-        let (listener, state) = self.world(number::TCP, Family::V4, SERVERS);
-        let traffic = Traffic::new(packet(&listener, flag::SYN), 1 << FLOW_BITS, Side::Source);
+        let (listener, state) = self.world(number::TCP, IpVersion::V4, SERVERS);
+        let traffic = PacketStream::new(packet(&listener, flag::SYN), 1 << FLOW_BITS, VariedAddress::Source);
         Workload {
             name: format!("{} TCP4 new flow{what}", self.name),
             state,
             flow_table,
             fill: None,
-            measured: Step { traffic, packets: before, expect: self.to_server(Family::V4).beginning() },
+            measured: WorkloadStep {
+                traffic,
+                packets: before,
+                expect: self.to_server(IpVersion::V4).beginning(),
+            },
             audit: None,
         }
     }
 
     /// Packets of one flow in frames with a priority tag, which SLB removes.
     fn priority_tagged(&self) -> Workload {
-        let plain = self.known(number::TCP, Family::V4, 1);
-        let (listener, _) = self.world(number::TCP, Family::V4, SERVERS);
-        let frames =
-            |flags| tcp(client(Family::V4), listener.at, flags).tag(PRIORITY_TAG.0, PRIORITY_TAG.1).build();
-        let packets = |flags| Traffic::new(frames(flags), 1, Side::Neither);
-        let expect = Expect { grown: -TAG_BYTES, ..self.to_server(Family::V4) };
+        let plain = self.established_flows(number::TCP, IpVersion::V4, 1);
+        let (listener, _) = self.world(number::TCP, IpVersion::V4, SERVERS);
+        let frames = |flags| {
+            tcp(client(IpVersion::V4), listener.at, flags).tag(PRIORITY_TAG.0, PRIORITY_TAG.1).build()
+        };
+        let packets = |flags| PacketStream::new(frames(flags), 1, VariedAddress::Neither);
+        let expect = ExpectedResult { grown: -TAG_BYTES, ..self.to_server(IpVersion::V4) };
         Workload {
             name: format!("{} TCP4 to server, 1 flow, VLAN 0", self.name),
-            fill: Some(Step::once(packets(flag::SYN), expect.beginning())),
-            measured: Step::once(packets(flag::ACK), expect),
-            audit: self.remembers.then(|| Step::once(packets(flag::SYN), expect)),
+            fill: Some(WorkloadStep::once(packets(flag::SYN), expect.beginning())),
+            measured: WorkloadStep::once(packets(flag::ACK), expect),
+            audit: self.is_tracked.then(|| WorkloadStep::once(packets(flag::SYN), expect)),
             ..plain
         }
     }
 
     /// Packets to an address that is no VIP, with a listener of this mode configured.
     fn not_ours(&self) -> Workload {
-        let (_, state) = self.world(number::TCP, Family::V4, SERVERS);
-        let frame = tcp(client(Family::V4), ELSEWHERE, flag::ACK).build();
+        let (_, state) = self.world(number::TCP, IpVersion::V4, SERVERS);
+        let frame = tcp(client(IpVersion::V4), ELSEWHERE, flag::ACK).build();
         Workload {
             name: format!("{} TCP4 not ours", self.name),
             state,
             flow_table: FLOW_TABLE,
             fill: None,
-            measured: Step::once(Traffic::new(frame, 1, Side::Source), Expect::NOT_OURS),
+            measured: WorkloadStep::once(
+                PacketStream::new(frame, 1, VariedAddress::Source),
+                ExpectedResult::NOT_OURS,
+            ),
             audit: None,
         }
     }
 
     /// One listener and its servers, all reached by the interface on which packets arrive.
-    fn world(&self, protocol: u8, family: Family, servers: u16) -> (Listener, State) {
+    fn world(&self, protocol: u8, family: IpVersion, servers: u16) -> (PacketListener, MapState) {
         const TABLE: u32 = 1;
-        let vip = if family == Family::V4 { VIP4 } else { VIP6 };
-        let listener = Listener { id: 0, at: SocketAddr::new(vip, 80), protocol, table: Some(TABLE) };
-        let servers: Vec<Server> = (1..=servers).map(|number| server(number, family)).collect();
-        let mut world = World::empty();
-        world.state.settings = Settings { seed: SEED, generation: 1 };
+        let vip = if family == IpVersion::V4 { VIP4 } else { VIP6 };
+        let listener = PacketListener { id: 0, at: SocketAddr::new(vip, 80), protocol, table: Some(TABLE) };
+        let servers: Vec<PacketServer> = (1..=servers).map(|number| server(number, family)).collect();
+        let mut world = PacketWorld::empty();
+        world.state.settings = ControlSettings { seed: SEED, generation: 1 };
         world.state.index.hz = HZ;
         world.state.index.tunnel = tunnel();
         world.state.interfaces.insert(LO);
         let hop = NextHop { ifindex: LAN.out, mtu: MTU, macs: MacPair::new(LAN.peer, LAN.own) };
         world.state.next_hops.insert(LAN.id, hop);
-        let members = servers.iter().map(|s| Member { backend: s.id, address: s.at, weight: 1 }).collect();
-        let plan = Plan { slots: TableSize::DEFAULT.slots(), seed: 1, members, ..Plan::default() };
-        world.state.tables.insert(TABLE, Table::new(plan));
-        let world = servers.into_iter().fold(world, World::server).listener(listener);
+        let members =
+            servers.iter().map(|s| TableMember { backend: s.id, address: s.at, weight: 1 }).collect();
+        let spec = TableSpec { slots: TableSize::DEFAULT.slots(), seed: 1, members, ..TableSpec::default() };
+        world.state.tables.insert(TABLE, ServerTable::new(spec));
+        let world = servers.into_iter().fold(world, PacketWorld::server).listener(listener);
         let world = world.with(listener, |service| service.mode = self.mode);
         (listener, world.state)
     }
 }
 
 /// A packet of a client; `flags` apply to TCP only.
-fn packet(listener: &Listener, flags: u8) -> Frame {
-    let client = client(if listener.at.is_ipv4() { Family::V4 } else { Family::V6 });
+fn packet(listener: &PacketListener, flags: u8) -> Frame {
+    let client = client(if listener.at.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 });
     if listener.protocol == number::TCP {
         tcp(client, listener.at, flags).build()
     } else {
@@ -268,20 +286,20 @@ fn packet(listener: &Listener, flags: u8) -> Frame {
     }
 }
 
-const fn client(family: Family) -> SocketAddr {
+const fn client(family: IpVersion) -> SocketAddr {
     match family {
-        Family::V4 => CLIENT4,
-        Family::V6 => CLIENT6,
+        IpVersion::V4 => CLIENT4,
+        IpVersion::V6 => CLIENT6,
     }
 }
 
 /// Server number `number`, counted from 1.
-fn server(number: u16, family: Family) -> Server {
+fn server(number: u16, family: IpVersion) -> PacketServer {
     let ip = match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::from(number))),
-        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, number)),
+        IpVersion::V4 => IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::from(number))),
+        IpVersion::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, number)),
     };
-    Server { id: number.into(), generation: 1, at: SocketAddr::new(ip, 8080), hop: LAN }
+    PacketServer { id: number.into(), generation: 1, at: SocketAddr::new(ip, 8080), hop: LAN }
 }
 
 fn flow_table(flows: u64) -> u32 {

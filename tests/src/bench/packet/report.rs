@@ -10,7 +10,7 @@ use crate::bench::{machine::Machine, stats::Summaries};
 
 /// All figures of a run.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct PacketReport {
     /// The machine.
     pub machine: Machine,
     /// The core on which everything ran.
@@ -37,13 +37,13 @@ pub struct WorkloadReport {
     /// Length of a frame in bytes.
     pub frame_bytes: usize,
     /// Figures by program.
-    pub programs: Vec<Figures>,
+    pub programs: Vec<ProgramFigures>,
 }
 
 /// Figures of a program in a workload. All except the median are of each load's best chunk, and the median over the
 /// loads.
 #[derive(Debug, Serialize)]
-pub struct Figures {
+pub struct ProgramFigures {
     /// Name of the program.
     pub name: String,
     /// Nanoseconds per packet in the best chunk.
@@ -60,7 +60,7 @@ pub struct Figures {
     pub chunks: usize,
 }
 
-impl Figures {
+impl ProgramFigures {
     /// Figures of programs that ran in turn; the floors must be among them.
     pub(super) fn all(programs: &[(&str, Summaries)]) -> Vec<Self> {
         let of = |wanted: &str| {
@@ -81,7 +81,7 @@ impl Figures {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for PacketReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { kernel, processor, cores, .. } = &self.machine;
         writeln!(f, "Linux {kernel}, {processor}, core {} of {cores}", self.core)?;
@@ -115,10 +115,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ratios_are_to_the_swap_and_net_is_without_the_measuring() {
+    fn ratio_is_relative_to_mac_swap_and_net_time_to_bare_return() {
         let summary = |min: f64| Summaries { min, range: [min, min], median: min + 1.0, samples: 3 };
-        let figures =
-            Figures::all(&[(RETURN, summary(10.0)), (MAC_SWAP, summary(20.0)), ("slb", summary(50.0))]);
+        let figures = ProgramFigures::all(&[
+            (RETURN, summary(10.0)),
+            (MAC_SWAP, summary(20.0)),
+            ("slb", summary(50.0)),
+        ]);
         let slb = &figures[2];
         assert_eq!((slb.ratio, slb.net_ns, slb.median_ns, slb.chunks), (2.5, 40.0, 51.0, 3));
         assert_eq!((figures[1].ratio, figures[0].net_ns), (1.0, 0.0));

@@ -1,13 +1,13 @@
 //! A workload: a state of the data plane, the packets that arrive, and their expected verdict.
 
 use slb_common::abi::stats::{Action, Reason};
-use slb_control::dataplane::state::State;
+use slb_control::dataplane::state::MapState;
 
 use crate::packets::{frames::Frame, kernel::action};
 
 /// The end of a packet that varies with the flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum VariedAddress {
     /// The source: packets of clients.
     Source,
     /// The destination: answers of servers.
@@ -18,18 +18,18 @@ pub enum Side {
 
 /// Packets of this many flows, each with its own client endpoint.
 #[derive(Debug, Clone)]
-pub struct Traffic {
+pub struct PacketStream {
     /// The packet of flow 0. The bits of the flow number in the varying address are 0.
     pub frame: Vec<u8>,
     /// Number of flows, a power of two.
     pub flows: u64,
     /// The end that is the client's.
-    pub side: Side,
+    pub side: VariedAddress,
 }
 
-impl Traffic {
+impl PacketStream {
     /// Packets that differ from this frame in the client endpoint only.
-    pub fn new(frame: Frame, flows: u64, side: Side) -> Self {
+    pub fn new(frame: Frame, flows: u64, side: VariedAddress) -> Self {
         Self { frame: frame.bytes, flows, side }
     }
 
@@ -41,7 +41,7 @@ impl Traffic {
 
 /// Expected result of every packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expect {
+pub struct ExpectedResult {
     /// The XDP action.
     pub verdict: u32,
     /// Action and reason that SLB counts.
@@ -52,7 +52,7 @@ pub struct Expect {
     pub grown: i64,
 }
 
-impl Expect {
+impl ExpectedResult {
     /// A packet to a server, without encapsulation.
     pub const TO_SERVER: Self =
         Self { verdict: action::TX, counted: (Action::Forward, Reason::ToServer), new_flow: false, grown: 0 };
@@ -71,18 +71,18 @@ impl Expect {
 
 /// Packets to send, and their expected result.
 #[derive(Debug, Clone)]
-pub struct Step {
+pub struct WorkloadStep {
     /// The packets.
-    pub traffic: Traffic,
+    pub traffic: PacketStream,
     /// Number of packets; for the measured step, the number before the measurement begins.
     pub packets: u64,
     /// Expected result of each.
-    pub expect: Expect,
+    pub expect: ExpectedResult,
 }
 
-impl Step {
+impl WorkloadStep {
     /// One packet of each flow.
-    pub fn once(traffic: Traffic, expect: Expect) -> Self {
+    pub fn once(traffic: PacketStream, expect: ExpectedResult) -> Self {
         Self { packets: traffic.flows, traffic, expect }
     }
 }
@@ -93,13 +93,13 @@ pub struct Workload {
     /// Name in the figures, and for filters.
     pub name: String,
     /// State of the data plane.
-    pub state: State,
+    pub state: MapState,
     /// Entries of the flow table.
     pub flow_table: u32,
     /// Step sent once at the start.
-    pub fill: Option<Step>,
+    pub fill: Option<WorkloadStep>,
     /// Step that is measured.
-    pub measured: Step,
+    pub measured: WorkloadStep,
     /// Step sent once at the end. It shows that the entries of `fill` still exist, where the measured packets cannot.
-    pub audit: Option<Step>,
+    pub audit: Option<WorkloadStep>,
 }

@@ -6,9 +6,9 @@ use aya::{
     maps::{Array, Map, MapData, ProgramArray},
     programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
-use slb_common::bench::{CHUNK, Control, HEAD_V4, HEAD_V6, MAX_PROGRAMS, MAX_STAMPS, Stamps};
+use slb_common::bench::{BenchControl, CHUNK, HEAD_V4, HEAD_V6, MAX_PROGRAMS, MAX_STAMPS, Stamps};
 
-use super::workload::{Side, Traffic};
+use super::workload::{PacketStream, VariedAddress};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-bench.o"));
 const MEASURE: &str = "measure";
@@ -22,7 +22,7 @@ const MULTIPLIER: u64 = 0x9e37_79b1;
 /// The loaded object.
 pub(super) struct Wrapper {
     ebpf: Ebpf,
-    control: Array<MapData, Control>,
+    control: Array<MapData, BenchControl>,
     stamps: Array<MapData, Stamps>,
     programs: ProgramArray<MapData>,
     /// Packets sent to each program since [`Self::restart`]. Each program has its own count: with a common one, each
@@ -32,7 +32,7 @@ pub(super) struct Wrapper {
 
 /// Result of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Sent {
+pub(super) struct SendResult {
     /// The XDP action of the last packet.
     pub(super) verdict: u32,
     /// Bytes that the program added to the last packet but one.
@@ -95,9 +95,9 @@ impl Wrapper {
     ///
     /// # Errors
     /// Not all packets were sent: the wrapper, or a program of its object, failed.
-    pub(super) fn send(&mut self, place: usize, traffic: &Traffic, packets: u64) -> Result<Sent> {
+    pub(super) fn send(&mut self, place: usize, traffic: &PacketStream, packets: u64) -> Result<SendResult> {
         let length = traffic.frame.len() as u64;
-        let control = Control {
+        let control = BenchControl {
             template: template(&traffic.frame),
             length,
             found: 0,
@@ -108,8 +108,8 @@ impl Wrapper {
             fence: 0,
             program: u32::try_from(place)?,
             is_v6: traffic.is_v6().into(),
-            vary_source: all_or_none(traffic.side == Side::Source),
-            vary_destination: all_or_none(traffic.side == Side::Destination),
+            vary_source: all_or_none(traffic.side == VariedAddress::Source),
+            vary_destination: all_or_none(traffic.side == VariedAddress::Destination),
         };
         ensure!(
             traffic.frame.len() >= if traffic.is_v6() { HEAD_V6 } else { HEAD_V4 },
@@ -130,7 +130,7 @@ impl Wrapper {
             after.sequence,
             after.counter - control.counter
         );
-        Ok(Sent {
+        Ok(SendResult {
             verdict: result.return_value,
             grown: after.found.wrapping_sub(length) as i64,
             chunks: self.chunks(packets)?,

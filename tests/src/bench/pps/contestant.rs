@@ -5,19 +5,19 @@ use serde::Serialize;
 
 use super::{
     conntrack,
-    frame::Segment,
-    lane::{Arms, Lane},
-    layout::{Arrived, Expected},
+    frame::BenchSegment,
+    lane::{Arms, PpsLane},
+    layout::{ExpectedFrames, SinkCounters},
 };
 use crate::bench::slbd::Slbd;
 
-/// Number of flows in [`Workload::Many`].
+/// Number of flows in [`PpsWorkload::Many`].
 const MANY: u32 = 1 << 16;
 
 /// How the frames are spread over flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Workload {
+pub enum PpsWorkload {
     /// All frames belong to one connection.
     One,
     /// Frames belong to 65,536 connections in turn, all established before the measurement.
@@ -26,7 +26,7 @@ pub enum Workload {
     New,
 }
 
-impl Workload {
+impl PpsWorkload {
     pub(super) const ALL: [Self; 3] = [Self::One, Self::Many, Self::New];
 
     /// Name in the table.
@@ -38,10 +38,10 @@ impl Workload {
         }
     }
 
-    pub(super) fn segment(self) -> Segment {
+    pub(super) fn segment(self) -> BenchSegment {
         match self {
-            Self::One | Self::Many => Segment::Ack,
-            Self::New => Segment::Syn,
+            Self::One | Self::Many => BenchSegment::Ack,
+            Self::New => BenchSegment::Syn,
         }
     }
 
@@ -71,26 +71,26 @@ pub(super) struct Contestant {
     pub(super) arms: Arms,
     /// Whether it is a floor, with which others are compared.
     pub(super) floor: bool,
-    pub(super) workloads: &'static [Workload],
+    pub(super) workloads: &'static [PpsWorkload],
     /// The frames that the sink must see.
-    pub(super) expected: Expected,
+    pub(super) expected: ExpectedFrames,
     /// Whether the frames at the sink show their server.
     pub(super) shows_servers: bool,
     /// Whether it uses the kernel's conntrack table.
     pub(super) conntrack: bool,
     /// The daemon, for SLB.
     pub(super) _slbd: Option<Slbd>,
-    pub(super) lane: Lane,
+    pub(super) lane: PpsLane,
 }
 
 impl Contestant {
     /// A contestant that rewrites only MACs.
-    pub(super) fn new(name: &str, arms: Arms, expected: Expected, lane: Lane) -> Self {
+    pub(super) fn new(name: &str, arms: Arms, expected: ExpectedFrames, lane: PpsLane) -> Self {
         Self {
             name: name.to_owned(),
             arms,
             floor: false,
-            workloads: &[Workload::One],
+            workloads: &[PpsWorkload::One],
             expected,
             shows_servers: false,
             conntrack: false,
@@ -100,28 +100,30 @@ impl Contestant {
     }
 
     /// Clears the state that would carry over to the next slice.
-    pub(super) fn before_turn(&self) -> Result<()> {
+    pub(super) fn prepare_round(&self) -> Result<()> {
         if self.conntrack { self.lane.sut.on_thread(conntrack::flush) } else { Ok(()) }
     }
 
     /// Checks what arrived of `sent` frames.
-    pub(super) fn judge(&self, workload: Workload, sent: u64, arrived: &Arrived) -> Result<()> {
+    pub(super) fn judge(&self, workload: PpsWorkload, sent: u64, arrived: &SinkCounters) -> Result<()> {
         let (name, what) = (&self.name, workload.name());
-        let Arrived { right, wrong, servers } = arrived;
-        ensure!(*right > 0, "{name}, {what}: of {sent} frames none arrived as it should");
+        let SinkCounters { expected, unexpected, servers } = arrived;
+        ensure!(*expected > 0, "{name}, {what}: of {sent} frames none arrived as it should");
         ensure!(
-            *wrong == 0,
-            "{name}, {what}: {wrong} frames arrived that should not have been sent like this"
+            *unexpected == 0,
+            "{name}, {what}: {unexpected} frames arrived that should not have been sent like this"
         );
-        ensure!(*right <= sent, "{name}, {what}: {right} frames arrived of {sent} sent");
+        ensure!(*expected <= sent, "{name}, {what}: {expected} frames arrived of {sent} sent");
         if self.shows_servers {
             let chosen = servers.iter().filter(|frames| **frames > 0).count();
             let all = self.arms.servers().count();
             let least = servers.iter().filter(|frames| **frames > 0).min().copied().unwrap_or(0);
             match workload {
-                Workload::One => ensure!(chosen == 1, "{name}: one connection went to servers {servers:?}"),
-                Workload::Many | Workload::New => ensure!(
-                    chosen == all && least > right / (2 * all as u64),
+                PpsWorkload::One => {
+                    ensure!(chosen == 1, "{name}: one connection went to servers {servers:?}");
+                }
+                PpsWorkload::Many | PpsWorkload::New => ensure!(
+                    chosen == all && least > expected / (2 * all as u64),
                     "{name}, {what}: uneven or missing servers: {servers:?}"
                 ),
             }

@@ -9,7 +9,7 @@ const LENGTH: usize = FRAME_WORDS * 8;
 
 /// Kind of a TCP segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Segment {
+pub(super) enum BenchSegment {
     /// A SYN.
     Syn,
     /// An ACK of an established connection.
@@ -18,11 +18,17 @@ pub(super) enum Segment {
 
 /// A TCP segment without data; source address, source port and checksums are zero.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Frame([u8; LENGTH]);
+pub(super) struct BenchFrame([u8; LENGTH]);
 
-impl Frame {
+impl BenchFrame {
     /// Builds a frame.
-    pub(super) fn new(from: [u8; 6], to: [u8; 6], address: Ipv4Addr, port: u16, segment: Segment) -> Self {
+    pub(super) fn new(
+        from: [u8; 6],
+        to: [u8; 6],
+        address: Ipv4Addr,
+        port: u16,
+        segment: BenchSegment,
+    ) -> Self {
         let mut bytes = [0; LENGTH];
         let mut put = |at: usize, what: &[u8]| bytes[at..at + what.len()].copy_from_slice(what);
         put(0, &to);
@@ -33,8 +39,8 @@ impl Frame {
         put(30, &address.octets());
         put(36, &port.to_be_bytes());
         let (acknowledged, flags) = match segment {
-            Segment::Syn => (0, 0x02),
-            Segment::Ack => (1, 0x10),
+            BenchSegment::Syn => (0, 0x02),
+            BenchSegment::Ack => (1, 0x10),
         };
         // Sequence and acknowledgement numbers, data offset, flags, window.
         put(38, &[0, 0, 0, 1, 0, 0, 0, acknowledged, 0x50, flags, 0xff, 0xff]);
@@ -64,7 +70,7 @@ mod tests {
 
     use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
 
-    use super::{Frame, Segment};
+    use super::{BenchFrame, BenchSegment};
 
     /// Folds a sum into a checksum, as the source does.
     fn checksum(mut sum: u32) -> [u8; 2] {
@@ -75,10 +81,15 @@ mod tests {
     }
 
     #[test]
-    fn sums_become_right_checksums() {
-        for segment in [Segment::Syn, Segment::Ack] {
-            let frame =
-                Frame::new([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], [198, 51, 100, 10].into(), 80, segment);
+    fn partial_sums_complete_to_valid_checksums() {
+        for segment in [BenchSegment::Syn, BenchSegment::Ack] {
+            let frame = BenchFrame::new(
+                [2, 0, 0, 0, 0, 1],
+                [2, 0, 0, 0, 0, 2],
+                [198, 51, 100, 10].into(),
+                80,
+                segment,
+            );
             let mut bytes: Vec<u8> = frame.words().iter().flat_map(|word| word.to_ne_bytes()).collect();
             let (source, port) = (Ipv4Addr::new(198, 18, 3, 4), 4321_u16);
             bytes[26..30].copy_from_slice(&source.octets());
@@ -94,7 +105,7 @@ mod tests {
             assert_eq!(checksum(ip + varying), header.calc_header_checksum().to_be_bytes());
             let expected = tcp_header.calc_checksum_ipv4(&header, &[]).unwrap();
             assert_eq!(checksum(tcp + varying + u32::from(port.to_be())), expected.to_be_bytes());
-            assert_eq!(tcp_header.syn, segment == Segment::Syn);
+            assert_eq!(tcp_header.syn, segment == BenchSegment::Syn);
         }
     }
 }

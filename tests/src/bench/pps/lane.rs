@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 use tempfile::TempDir;
 
-use super::programs::{Program, Programs};
+use super::programs::{BenchProgram, BenchPrograms};
 use crate::{
     leftovers::RunId,
     net::{Namespace, run},
@@ -68,9 +68,9 @@ impl Arms {
 }
 
 /// Namespaces, links and programs. Dropping it removes them.
-pub(super) struct Lane {
+pub(super) struct PpsLane {
     pub(super) id: RunId,
-    pub(super) programs: Programs,
+    pub(super) programs: BenchPrograms,
     pub(super) source: Namespace,
     /// Namespace of the contestant.
     pub(super) sut: Arc<Namespace>,
@@ -80,7 +80,7 @@ pub(super) struct Lane {
     pub(super) ifindex: u32,
 }
 
-impl Lane {
+impl PpsLane {
     /// Builds the network with its sinks. Nothing in `sut` forwards yet.
     pub(super) fn build() -> Result<Self> {
         let id = RunId::next();
@@ -115,17 +115,17 @@ impl Lane {
             sut.sysctl(&format!("net/ipv4/conf/{conf}/send_redirects"), "0")?;
             sut.sysctl(&format!("net/ipv4/conf/{conf}/rp_filter"), "0")?;
         }
-        let mut programs = Programs::load()?;
+        let mut programs = BenchPrograms::load()?;
         let ifindex = source.on_thread(|| {
-            programs.attach(Program::Sink, "eth0")?;
+            programs.attach(BenchProgram::Sink, "eth0")?;
             if_nametoindex("eth0").context("eth0")
         })?;
-        sink.on_thread(|| programs.attach(Program::Sink, "eth0"))?;
+        sink.on_thread(|| programs.attach(BenchProgram::Sink, "eth0"))?;
         Ok(Self { id, programs, source, sut, _sink: sink, directory, ifindex })
     }
 
     /// Attaches one of the benchmark's programs to `in0`.
-    pub(super) fn attach(&mut self, program: Program) -> Result<()> {
+    pub(super) fn attach(&mut self, program: BenchProgram) -> Result<()> {
         let programs = &mut self.programs;
         self.sut.on_thread(|| {
             programs.set_out(if_nametoindex("out0")?)?;

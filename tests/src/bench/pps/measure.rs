@@ -9,14 +9,14 @@ use nix::{
 };
 
 use super::{
-    Options,
+    PpsOptions,
     clock::Clock,
-    contestant::{Contestant, Workload},
-    frame::Frame,
+    contestant::{Contestant, PpsWorkload},
+    frame::BenchFrame,
     lane::{Arms, IN_MAC, SOURCE_MAC, VIP, VIP_PORT},
-    report::{Report, Row},
+    report::{PpsReport, PpsRow},
 };
-use crate::bench::Spread;
+use crate::bench::FigureSpread;
 
 /// Target duration of a call into the kernel. Each call yields a figure; some of many short calls are undisturbed.
 const CALL: Duration = Duration::from_millis(40);
@@ -27,7 +27,7 @@ const STRIDE: u32 = 0x9e37_79b1;
 
 /// Results of one contestant with one workload.
 #[derive(Debug, Clone, Default)]
-struct Turns {
+struct ContestantResults {
     /// Frames that arrived per second, one figure per call.
     frames_per_second: Vec<f64>,
     /// Calls that do not count because another processor took part.
@@ -37,36 +37,42 @@ struct Turns {
 }
 
 /// Measures all contestants in turn.
-pub(super) fn all(contestants: &mut [Contestant], missing: Vec<String>, options: &Options) -> Result<Report> {
+pub(super) fn all(
+    contestants: &mut [Contestant],
+    missing: Vec<String>,
+    options: &PpsOptions,
+) -> Result<PpsReport> {
     let cpu = processor(options.cpu)?;
-    let mut turns: Vec<Vec<Turns>> =
-        contestants.iter().map(|contestant| vec![Turns::default(); contestant.workloads.len()]).collect();
+    let mut results: Vec<Vec<ContestantResults>> = contestants
+        .iter()
+        .map(|contestant| vec![ContestantResults::default(); contestant.workloads.len()])
+        .collect();
     for _ in 0..options.rounds {
-        for (contestant, turns) in contestants.iter_mut().zip(&mut turns) {
-            for (workload, turns) in contestant.workloads.iter().zip(turns) {
-                turn(contestant, *workload, cpu, options.slice(), turns)?;
+        for (contestant, results) in contestants.iter_mut().zip(&mut results) {
+            for (workload, results) in contestant.workloads.iter().zip(results) {
+                run_round(contestant, *workload, cpu, options.slice(), results)?;
             }
         }
     }
     let mut rows = Vec::new();
-    for (contestant, turns) in contestants.iter().zip(turns) {
-        for (workload, turns) in contestant.workloads.iter().zip(turns) {
-            rows.push(Row {
+    for (contestant, results) in contestants.iter().zip(results) {
+        for (workload, results) in contestant.workloads.iter().zip(results) {
+            rows.push(PpsRow {
                 contestant: contestant.name.clone(),
                 workload: *workload,
                 one_arm: contestant.arms == Arms::One,
                 floor: contestant.floor,
-                frames_per_second: Spread::of(&turns.frames_per_second).with_context(|| {
+                frames_per_second: FigureSpread::of(&results.frames_per_second).with_context(|| {
                     format!("{}: another processor took part in all of it", contestant.name)
                 })?,
-                shared: turns.shared,
-                lost: 1.0 - turns.arrived as f64 / turns.sent as f64,
+                shared: results.shared,
+                lost: 1.0 - results.arrived as f64 / results.sent as f64,
                 of_floor: None,
                 of_floor_median: None,
             });
         }
     }
-    Ok(Report::new(cpu, options, rows, missing))
+    Ok(PpsReport::new(cpu, options, rows, missing))
 }
 
 /// The requested processor, or the last one that this process may use.
@@ -80,15 +86,15 @@ fn processor(asked: Option<usize>) -> Result<usize> {
 }
 
 /// One slice: warms up, then measures.
-fn turn(
+fn run_round(
     contestant: &mut Contestant,
-    workload: Workload,
+    workload: PpsWorkload,
     cpu: usize,
     length: Duration,
-    turns: &mut Turns,
+    results: &mut ContestantResults,
 ) -> Result<()> {
-    contestant.before_turn()?;
-    let frame = Frame::new(SOURCE_MAC, IN_MAC, VIP, VIP_PORT, workload.segment());
+    contestant.prepare_round()?;
+    let frame = BenchFrame::new(SOURCE_MAC, IN_MAC, VIP, VIP_PORT, workload.segment());
     let (mask, expected) = (workload.mask(), contestant.expected);
     let lane = &mut contestant.lane;
     let (programs, ifindex) = (&mut lane.programs, lane.ifindex);
@@ -102,7 +108,7 @@ fn turn(
         programs.send(workload.warm_up())?;
         programs.prepare(&frame, STRIDE, mask, ifindex)?;
         let (sent, (before, mut elsewhere)) = (programs.sent()?, programs.arrived(cpu)?);
-        let mut right = before.right;
+        let mut expected = before.expected;
         let start = Instant::now();
         let mut frames = FIRST;
         while start.elapsed() < length {
@@ -113,18 +119,18 @@ fn turn(
             // A processor that has begun to process a queue keeps it until it is empty. Two processors have then shared
             // the work.
             if now_elsewhere == elsewhere {
-                turns.frames_per_second.push((now.right - right) as f64 / elapsed);
+                results.frames_per_second.push((now.expected - expected) as f64 / elapsed);
             } else {
-                turns.shared += 1;
+                results.shared += 1;
             }
-            (right, elsewhere) = (now.right, now_elsewhere);
+            (expected, elsewhere) = (now.expected, now_elsewhere);
             let factor = CALL.as_secs_f64() / elapsed;
             frames = (f64::from(frames) * factor.clamp(0.25, 4.0)) as u32;
         }
         Ok((programs.sent()? - sent, programs.arrived(cpu)?.0.since(&before)))
     })?;
     contestant.judge(workload, sent, &arrived)?;
-    turns.sent += sent;
-    turns.arrived += arrived.right;
+    results.sent += sent;
+    results.arrived += arrived.expected;
     Ok(())
 }

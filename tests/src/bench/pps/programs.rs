@@ -10,8 +10,8 @@ use aya::{
 };
 
 use super::{
-    frame::Frame,
-    layout::{Arrived, Expected, FRAME_WORDS, SERVERS, Source},
+    frame::BenchFrame,
+    layout::{ExpectedFrames, FRAME_WORDS, SERVERS, SinkCounters, Source},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-bench-pps.o"));
@@ -27,20 +27,20 @@ const IPV4: u32 = 4;
 // SAFETY: the type consists of integers without padding, and every bit pattern is valid.
 unsafe impl Pod for Source {}
 // SAFETY: as above.
-unsafe impl Pod for Expected {}
+unsafe impl Pod for ExpectedFrames {}
 // SAFETY: as above.
-unsafe impl Pod for Arrived {}
+unsafe impl Pod for SinkCounters {}
 
 /// A program of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Program {
+pub(super) enum BenchProgram {
     Source,
     Sink,
     SwapBack,
     SwapRedirect,
 }
 
-impl Program {
+impl BenchProgram {
     fn name(self) -> &'static str {
         match self {
             Self::Source => "source",
@@ -52,20 +52,20 @@ impl Program {
 }
 
 /// Programs and maps. Dropping them detaches the programs.
-pub(super) struct Programs {
+pub(super) struct BenchPrograms {
     ebpf: Ebpf,
 }
 
-impl Programs {
+impl BenchPrograms {
     /// Loads the object. The source can run afterwards; the others can be attached.
     pub(super) fn load() -> Result<Self> {
         let mut programs = Self { ebpf: Ebpf::load(OBJECT).context("cannot load the benchmark's programs")? };
-        programs.program(Program::Source)?.load().context("the source")?;
+        programs.program(BenchProgram::Source)?.load().context("the source")?;
         Ok(programs)
     }
 
     /// Attaches a program in native mode to an interface of the calling thread's namespace.
-    pub(super) fn attach(&mut self, program: Program, interface: &str) -> Result<()> {
+    pub(super) fn attach(&mut self, program: BenchProgram, interface: &str) -> Result<()> {
         let xdp = self.program(program)?;
         if xdp.fd().is_err() {
             xdp.load().with_context(|| format!("{program:?}"))?;
@@ -80,12 +80,12 @@ impl Programs {
     }
 
     /// Sets the frames that the sink expects.
-    pub(super) fn expect(&mut self, expected: Expected) -> Result<()> {
+    pub(super) fn expect(&mut self, expected: ExpectedFrames) -> Result<()> {
         self.array("EXPECTED")?.set(0, expected, 0).context("EXPECTED")
     }
 
     /// Sets the frames that the source sends next. The count of sent frames continues.
-    pub(super) fn prepare(&mut self, frame: &Frame, stride: u32, mask: u32, ifindex: u32) -> Result<()> {
+    pub(super) fn prepare(&mut self, frame: &BenchFrame, stride: u32, mask: u32, ifindex: u32) -> Result<()> {
         let mut map = self.array::<Source>("SOURCE")?;
         let sent = map.get(&0, 0)?.sent;
         let (ip_sum, tcp_sum) = frame.sums();
@@ -102,7 +102,7 @@ impl Programs {
             attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
             ..TestRunOptions::new()
         };
-        self.program(Program::Source)?.test_run(options).context("the kernel cannot run live frames")?;
+        self.program(BenchProgram::Source)?.test_run(options).context("the kernel cannot run live frames")?;
         Ok(())
     }
 
@@ -112,21 +112,21 @@ impl Programs {
     }
 
     /// Frames that have arrived so far, and how many of them were processed by another processor than `cpu`.
-    pub(super) fn arrived(&mut self, cpu: usize) -> Result<(Arrived, u64)> {
-        let map: PerCpuArray<&mut MapData, Arrived> =
+    pub(super) fn arrived(&mut self, cpu: usize) -> Result<(SinkCounters, u64)> {
+        let map: PerCpuArray<&mut MapData, SinkCounters> =
             self.ebpf.map_mut("ARRIVED").context("no map ARRIVED")?.try_into()?;
-        let mut sum = Arrived { right: 0, wrong: 0, servers: [0; SERVERS] };
+        let mut sum = SinkCounters { expected: 0, unexpected: 0, servers: [0; SERVERS] };
         let mut elsewhere = 0;
         for (n, one) in map.get(&0, 0)?.iter().enumerate() {
-            elsewhere += if n == cpu { 0 } else { one.right };
-            sum.right += one.right;
-            sum.wrong += one.wrong;
+            elsewhere += if n == cpu { 0 } else { one.expected };
+            sum.expected += one.expected;
+            sum.unexpected += one.unexpected;
             sum.servers.iter_mut().zip(one.servers).for_each(|(sum, one)| *sum += one);
         }
         Ok((sum, elsewhere))
     }
 
-    fn program(&mut self, program: Program) -> Result<&mut Xdp> {
+    fn program(&mut self, program: BenchProgram) -> Result<&mut Xdp> {
         let name = program.name();
         Ok(self.ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
     }
@@ -136,7 +136,7 @@ impl Programs {
     }
 }
 
-impl Expected {
+impl ExpectedFrames {
     /// Expects frames to a TCP port and to addresses within a prefix.
     pub(super) fn tcp((address, prefix): (Ipv4Addr, u32), port: u16) -> Self {
         let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0).to_be();
@@ -150,11 +150,11 @@ impl Expected {
     }
 }
 
-impl Arrived {
+impl SinkCounters {
     /// The frames that have arrived since `before`.
     pub(super) fn since(mut self, before: &Self) -> Self {
-        self.right -= before.right;
-        self.wrong -= before.wrong;
+        self.expected -= before.expected;
+        self.unexpected -= before.unexpected;
         self.servers.iter_mut().zip(before.servers).for_each(|(now, before)| *now -= before);
         self
     }

@@ -5,12 +5,12 @@ use std::fmt;
 use serde::Serialize;
 use slb_userspace::cli::table::table;
 
-use super::{Options, contestant::Workload};
-use crate::bench::Spread;
+use super::{PpsOptions, contestant::PpsWorkload};
+use crate::bench::FigureSpread;
 
 /// All figures of a run.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct PpsReport {
     /// The processor that did all work.
     pub cpu: usize,
     /// Number of rounds.
@@ -18,24 +18,24 @@ pub struct Report {
     /// Length of a slice, in milliseconds.
     pub slice_milliseconds: u64,
     /// One row per contestant and workload.
-    pub rows: Vec<Row>,
+    pub rows: Vec<PpsRow>,
     /// Contestants that could not run, and why.
     pub missing: Vec<String>,
 }
 
 /// Figures of one contestant with one workload.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct PpsRow {
     /// Its name.
     pub contestant: String,
     /// The workload.
-    pub workload: Workload,
+    pub workload: PpsWorkload,
     /// Whether frames left by the interface on which they arrived.
     pub one_arm: bool,
     /// Whether others are compared with it.
     pub floor: bool,
     /// Frames per second that arrived as expected.
-    pub frames_per_second: Spread,
+    pub frames_per_second: FigureSpread,
     /// Calls that do not count because another processor took part.
     pub shared: u64,
     /// Fraction of the frames that did not arrive, 0 to 1.
@@ -46,11 +46,13 @@ pub struct Row {
     pub of_floor: Option<f64>,
 }
 
-impl Report {
-    pub(super) fn new(cpu: usize, options: &Options, mut rows: Vec<Row>, missing: Vec<String>) -> Self {
+impl PpsReport {
+    pub(super) fn new(cpu: usize, options: &PpsOptions, mut rows: Vec<PpsRow>, missing: Vec<String>) -> Self {
         for one_arm in [false, true] {
             let floor = rows.iter().find(|row| row.floor && row.one_arm == one_arm);
-            let Some(Spread { median, best, .. }) = floor.map(|row| row.frames_per_second) else { continue };
+            let Some(FigureSpread { median, best, .. }) = floor.map(|row| row.frames_per_second) else {
+                continue;
+            };
             for row in rows.iter_mut().filter(|row| row.one_arm == one_arm) {
                 row.of_floor = Some(row.frames_per_second.best / best);
                 row.of_floor_median = Some(row.frames_per_second.median / median);
@@ -60,7 +62,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for PpsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let header = [
             "contestant",
@@ -77,7 +79,7 @@ impl fmt::Display for Report {
         for row in &self.rows {
             let part = |part: Option<f64>| part.map(|part| format!("{part:.2}")).unwrap_or_default();
             let millions = |figure: f64| format!("{:.3} M", figure / 1e6);
-            let Spread { min, median, best } = row.frames_per_second;
+            let FigureSpread { min, median, best } = row.frames_per_second;
             table.add_row([
                 row.contestant.clone(),
                 row.workload.name().to_owned(),

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 
 use super::{
     contestant::Contestant,
-    lane::{Arms, Lane, VIP, VIP_PORT},
-    layout::Expected,
-    programs::Program,
+    lane::{Arms, PpsLane, VIP, VIP_PORT},
+    layout::ExpectedFrames,
+    programs::BenchProgram,
 };
 
 /// Sets up every contestant whose name contains `only`, and the floors. Also returns the names of those that cannot
@@ -38,11 +38,14 @@ pub(super) fn all(only: Option<&str>) -> Result<(Vec<Contestant>, Vec<String>)> 
 
 /// The minimal forwarder: swaps MACs.
 fn floor(arms: Arms) -> Result<Contestant> {
-    let mut lane = Lane::build()?;
+    let mut lane = PpsLane::build()?;
     let (name, program) = match arms {
-        Arms::One => ("MAC swap, XDP_TX", Program::SwapBack),
-        Arms::Two => ("MAC swap, redirect", Program::SwapRedirect),
+        Arms::One => ("MAC swap, XDP_TX", BenchProgram::SwapBack),
+        Arms::Two => ("MAC swap, redirect", BenchProgram::SwapRedirect),
     };
     lane.attach(program)?;
-    Ok(Contestant { floor: true, ..Contestant::new(name, arms, Expected::tcp((VIP, 32), VIP_PORT), lane) })
+    Ok(Contestant {
+        floor: true,
+        ..Contestant::new(name, arms, ExpectedFrames::tcp((VIP, 32), VIP_PORT), lane)
+    })
 }

@@ -35,7 +35,7 @@ const TUNNELLED_MSS: u16 = 1440;
 
 /// A network with a running server.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct TcpLane {
     pub(super) name: &'static str,
     pub(super) id: RunId,
     pub(super) path: Path,
@@ -47,7 +47,7 @@ pub(super) struct Lane {
     programs: Vec<OwnedFd>,
 }
 
-impl Lane {
+impl TcpLane {
     /// Builds the network. Clients will connect to the VIP, at which nothing answers yet.
     pub(super) fn build(name: &'static str) -> Result<Self> {
         let id = RunId::next();

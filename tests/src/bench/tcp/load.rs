@@ -16,19 +16,19 @@ use tokio::{
     time::timeout,
 };
 
-use super::server::{MESSAGE, PERIOD, ask, period, turned};
+use super::server::{MESSAGE, PERIOD, ask, period, reversed};
 
 /// Time after its end after which a load counts as stuck.
 const GRACE: Duration = Duration::from_secs(3);
 /// Pause after an error, to avoid a flood of attempts.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Concurrent connections in [`Workload::Connections`].
+/// Concurrent connections in [`TcpWorkload::Connections`].
 const OPENING: u64 = 16;
 
 /// A load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Workload {
+pub enum TcpWorkload {
     /// One connection with one request at a time.
     Requests1,
     /// 64 connections with one request at a time each.
@@ -41,7 +41,7 @@ pub enum Workload {
 
 /// Result of a load.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Outcome {
+pub(super) struct LoadOutcome {
     /// Requests, connections or bytes that succeeded.
     pub(super) done: u64,
     pub(super) errors: u64,
@@ -55,7 +55,7 @@ pub(super) struct Path {
     pub(super) target: SocketAddr,
 }
 
-impl Workload {
+impl TcpWorkload {
     pub(super) const ALL: [Self; 4] = [Self::Requests1, Self::Requests64, Self::Connections, Self::Bulk];
 
     /// Name in the table.
@@ -74,7 +74,7 @@ impl Workload {
     }
 
     /// Runs the load for `length`. Returns the rate per second, and the result.
-    pub(super) async fn apply(self, path: Path, length: Duration) -> (f64, Outcome) {
+    pub(super) async fn apply(self, path: Path, length: Duration) -> (f64, LoadOutcome) {
         let (count, bulk) = match self {
             Self::Requests1 => (1, false),
             Self::Requests64 => (64, false),
@@ -87,12 +87,12 @@ impl Workload {
         for n in 0..count {
             let path = path.clone();
             tasks.spawn(async move {
-                let mut outcome = Outcome::default();
+                let mut outcome = LoadOutcome::default();
                 let work = async {
                     if self == Self::Connections {
                         connections(&path, n, count, end, &mut outcome).await;
                     } else {
-                        stay(&path, n, bulk, end, &mut outcome).await;
+                        persistent_connection(&path, n, bulk, end, &mut outcome).await;
                     }
                 };
                 if timeout(length + GRACE, work).await.is_err() {
@@ -101,10 +101,10 @@ impl Workload {
                 outcome
             });
         }
-        let mut sum = Outcome::default();
+        let mut sum = LoadOutcome::default();
         while let Some(outcome) = tasks.join_next().await {
             let outcome = outcome.unwrap_or_else(|error| {
-                let mut panicked = Outcome::default();
+                let mut panicked = LoadOutcome::default();
                 panicked.error(&error);
                 panicked
             });
@@ -116,7 +116,7 @@ impl Workload {
     }
 }
 
-impl Outcome {
+impl LoadOutcome {
     fn error(&mut self, error: &impl ToString) {
         self.errors += 1;
         self.first_error.get_or_insert_with(|| error.to_string());
@@ -146,7 +146,7 @@ pub(super) async fn peer(path: &Path) -> Result<IpAddr> {
 }
 
 /// Opens connections one after the other until `end`.
-async fn connections(path: &Path, first: u64, step: u64, end: Instant, outcome: &mut Outcome) {
+async fn connections(path: &Path, first: u64, step: u64, end: Instant, outcome: &mut LoadOutcome) {
     let mut n = first;
     while Instant::now() < end {
         let attempt = async {
@@ -162,7 +162,7 @@ async fn connections(path: &Path, first: u64, step: u64, end: Instant, outcome: 
 }
 
 /// Uses one connection until `end`, and opens another if it breaks.
-async fn stay(path: &Path, n: u64, bulk: bool, end: Instant, outcome: &mut Outcome) {
+async fn persistent_connection(path: &Path, n: u64, bulk: bool, end: Instant, outcome: &mut LoadOutcome) {
     while Instant::now() < end {
         let mut done = 0;
         let attempt = async {
@@ -198,12 +198,12 @@ fn reset(stream: &TcpStream) -> Result<()> {
 
 /// One request and its answer; `number` makes the request unique.
 async fn exchange(stream: &mut TcpStream, number: u64) -> Result<()> {
-    let mut message = [ask::TURNED; MESSAGE];
+    let mut message = [ask::REVERSED; MESSAGE];
     message[8..16].copy_from_slice(&number.to_le_bytes());
     stream.write_all(&message).await.context("cannot send")?;
     let mut answer = [0; MESSAGE];
     stream.read_exact(&mut answer).await.context("no answer")?;
-    ensure!(answer == turned(message), "a wrong answer");
+    ensure!(answer == reversed(message), "a wrong answer");
     Ok(())
 }
 

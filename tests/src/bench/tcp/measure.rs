@@ -3,17 +3,17 @@
 use anyhow::{Context as _, Result};
 
 use super::{
-    Options,
-    lane::Lane,
-    load::Workload,
-    report::{Report, Row},
+    TcpOptions,
+    lane::TcpLane,
+    load::TcpWorkload,
+    report::{TcpReport, TcpRow},
 };
-use crate::bench::Spread;
+use crate::bench::FigureSpread;
 
 /// Measures all contestants in turn.
-pub(super) fn all(lanes: &[Lane], missing: Vec<String>, options: &Options) -> Result<Report> {
+pub(super) fn all(lanes: &[TcpLane], missing: Vec<String>, options: &TcpOptions) -> Result<TcpReport> {
     let mut rows = Vec::new();
-    for workload in Workload::ALL {
+    for workload in TcpWorkload::ALL {
         let mut figures = vec![Vec::new(); lanes.len()];
         let mut errors = vec![(0, None); lanes.len()];
         for _ in 0..options.rounds {
@@ -26,10 +26,10 @@ pub(super) fn all(lanes: &[Lane], missing: Vec<String>, options: &Options) -> Re
             }
         }
         for ((lane, figures), (errors, first_error)) in lanes.iter().zip(figures).zip(errors) {
-            rows.push(Row {
+            rows.push(TcpRow {
                 contestant: lane.name,
                 workload,
-                per_second: Spread::of(&figures).context("no slices")?,
+                per_second: FigureSpread::of(&figures).context("no slices")?,
                 errors,
                 first_error,
                 of_direct: 1.0,
@@ -37,5 +37,5 @@ pub(super) fn all(lanes: &[Lane], missing: Vec<String>, options: &Options) -> Re
             });
         }
     }
-    Ok(Report::new(options, rows, missing))
+    Ok(TcpReport::new(options, rows, missing))
 }

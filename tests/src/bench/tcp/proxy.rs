@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 
 use super::{
-    lane::{Lane, PORT},
+    lane::{PORT, TcpLane},
     server,
 };
 use crate::net::Family;
@@ -25,7 +25,7 @@ pub(super) struct Proxy(Child);
 
 impl Proxy {
     /// Starts HAProxy in TCP mode.
-    pub(super) fn haproxy(program: &Path, lane: &Lane) -> Result<Self> {
+    pub(super) fn haproxy(program: &Path, lane: &TcpLane) -> Result<Self> {
         let (vip, server, port) = (Family::V4.vip(), lane.server(), server::PORT);
         let config = format!(
             "global\n  nbthread 1\n  maxconn 4096\n\
@@ -37,7 +37,7 @@ impl Proxy {
     }
 
     /// Starts nginx with its stream module.
-    pub(super) fn nginx(program: &Path, lane: &Lane) -> Result<Self> {
+    pub(super) fn nginx(program: &Path, lane: &TcpLane) -> Result<Self> {
         let (vip, server, port) = (Family::V4.vip(), lane.server(), server::PORT);
         let directory = lane.directory.path().display();
         let module = Path::new(STREAM_MODULE).is_file().then(|| format!("load_module {STREAM_MODULE};\n"));
@@ -52,7 +52,7 @@ impl Proxy {
         Self::start(program, lane, &["-e", &log, "-c"], "nginx.conf", &config)
     }
 
-    fn start(program: &Path, lane: &Lane, arguments: &[&str], name: &str, config: &str) -> Result<Self> {
+    fn start(program: &Path, lane: &TcpLane, arguments: &[&str], name: &str, config: &str) -> Result<Self> {
         // The proxy's own connections need many ports.
         lane.net.slb.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         lane.net.slb.sysctl("net/ipv4/tcp_tw_reuse", "1")?;

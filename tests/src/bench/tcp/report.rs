@@ -5,31 +5,31 @@ use std::fmt;
 use serde::Serialize;
 use slb_userspace::cli::table::table;
 
-use super::{Options, load::Workload, systems::DIRECT};
-use crate::bench::Spread;
+use super::{TcpOptions, load::TcpWorkload, systems::DIRECT};
+use crate::bench::FigureSpread;
 
 /// All figures of a run.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct TcpReport {
     /// Number of rounds.
     pub rounds: u32,
     /// Length of a slice, in milliseconds.
     pub slice_milliseconds: u64,
     /// One row per load and contestant.
-    pub rows: Vec<Row>,
+    pub rows: Vec<TcpRow>,
     /// Contestants that could not run, and why.
     pub missing: Vec<String>,
 }
 
 /// Figures of one contestant under one load.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct TcpRow {
     /// Its name.
     pub contestant: &'static str,
     /// The load.
-    pub workload: Workload,
+    pub workload: TcpWorkload,
     /// Requests, connections or megabytes per second.
-    pub per_second: Spread,
+    pub per_second: FigureSpread,
     /// Attempts that failed, including wrong answers.
     pub errors: u64,
     /// The first error.
@@ -40,9 +40,9 @@ pub struct Row {
     pub of_direct_median: f64,
 }
 
-impl Report {
-    pub(super) fn new(options: &Options, mut rows: Vec<Row>, missing: Vec<String>) -> Self {
-        for workload in Workload::ALL {
+impl TcpReport {
+    pub(super) fn new(options: &TcpOptions, mut rows: Vec<TcpRow>, missing: Vec<String>) -> Self {
+        for workload in TcpWorkload::ALL {
             let direct = rows.iter().find(|row| row.contestant == DIRECT && row.workload == workload);
             let Some(direct) = direct.map(|row| row.per_second) else { continue };
             for row in rows.iter_mut().filter(|row| row.workload == workload) {
@@ -54,7 +54,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for TcpReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -64,7 +64,7 @@ impl fmt::Display for Report {
              Ratios are of best turns.",
             self.rounds, self.slice_milliseconds
         )?;
-        for workload in Workload::ALL {
+        for workload in TcpWorkload::ALL {
             let mut table = table([workload.name(), "median", "best", "of direct", "(median)", "errors"], 1);
             for row in self.rows.iter().filter(|row| row.workload == workload) {
                 table.add_row([

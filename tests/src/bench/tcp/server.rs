@@ -26,7 +26,7 @@ const BACKLOG: u32 = 4096;
 /// First byte of a message: what it asks for.
 pub(super) mod ask {
     /// The message with all bits inverted.
-    pub(in super::super) const TURNED: u8 = 1;
+    pub(in super::super) const REVERSED: u8 = 1;
     /// The stream, until the connection closes.
     pub(in super::super) const STREAM: u8 = 2;
     /// The peer's address, followed by zeros.
@@ -59,7 +59,7 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
     loop {
         stream.read_exact(&mut message).await?;
         match message[0] {
-            ask::TURNED => stream.write_all(&turned(message)).await?,
+            ask::REVERSED => stream.write_all(&reversed(message)).await?,
             ask::STREAM => {
                 let period = period();
                 loop {
@@ -79,7 +79,7 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// The expected answer to a message.
-pub(super) fn turned(message: [u8; MESSAGE]) -> [u8; MESSAGE] {
+pub(super) fn reversed(message: [u8; MESSAGE]) -> [u8; MESSAGE] {
     message.map(|byte| !byte)
 }
 

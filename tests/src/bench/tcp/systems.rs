@@ -8,13 +8,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    Options,
-    lane::{Lane, PORT},
+    TcpOptions,
+    lane::{PORT, TcpLane},
     proxy::Proxy,
     server,
 };
 use crate::{
-    bench::slbd::{Listener, Mode, Slbd},
+    bench::slbd::{BenchListener, BenchMode, Slbd},
     net::{Family, find_program, run},
 };
 
@@ -23,18 +23,19 @@ pub(super) const DIRECT: &str = "direct veth";
 const FORWARDING: &str = "kernel forwarding";
 
 /// SLB's modes, and their names in the table.
-const MODES: [(&str, Mode); 3] = [("SLB nat", Mode::Nat), ("SLB dsr", Mode::Dsr), ("SLB ipip", Mode::Ipip)];
+const MODES: [(&str, BenchMode); 3] =
+    [("SLB nat", BenchMode::Nat), ("SLB dsr", BenchMode::Dsr), ("SLB ipip", BenchMode::Ipip)];
 
 /// Sets up a contestant in a lane, with this program.
-type Start = fn(&Path, &mut Lane) -> Result<()>;
+type Start = fn(&Path, &mut TcpLane) -> Result<()>;
 
 /// Other contestants, and the programs that they need.
 const OTHERS: [(&str, &str, Start); 3] =
     [("nftables DNAT", "nft", nftables), ("HAProxy", "haproxy", haproxy), ("nginx stream", "nginx", nginx)];
 
 /// Sets up the selected contestants. Also returns the names of those that cannot run.
-pub(super) fn all(options: &Options) -> Result<(Vec<Lane>, Vec<String>)> {
-    let mut lanes = vec![set_up(DIRECT, Lane::connect_directly)?];
+pub(super) fn all(options: &TcpOptions) -> Result<(Vec<TcpLane>, Vec<String>)> {
+    let mut lanes = vec![set_up(DIRECT, TcpLane::connect_directly)?];
     let mut missing = Vec::new();
     if options.wants(FORWARDING) {
         lanes.push(set_up(FORWARDING, forwarding)?);
@@ -53,36 +54,36 @@ pub(super) fn all(options: &Options) -> Result<(Vec<Lane>, Vec<String>)> {
     Ok((lanes, missing))
 }
 
-fn set_up(name: &'static str, start: impl FnOnce(&mut Lane) -> Result<()>) -> Result<Lane> {
-    let mut lane = Lane::build(name)?;
+fn set_up(name: &'static str, start: impl FnOnce(&mut TcpLane) -> Result<()>) -> Result<TcpLane> {
+    let mut lane = TcpLane::build(name)?;
     start(&mut lane).context(name)?;
     lane.check()?;
     Ok(lane)
 }
 
 /// Forwarding in the kernel by the routing table only, to the server's own address.
-fn forwarding(lane: &mut Lane) -> Result<()> {
+fn forwarding(lane: &mut TcpLane) -> Result<()> {
     lane.path.target = (lane.server(), server::PORT).into();
     lane.net.kernel_forwarding(true)
 }
 
-fn slb(mode: Mode, lane: &mut Lane) -> Result<()> {
+fn slb(mode: BenchMode, lane: &mut TcpLane) -> Result<()> {
     let (IpAddr::V4(vip), IpAddr::V4(server), IpAddr::V4(slb)) =
         (Family::V4.vip(), lane.server(), lane.net.slb_address(Family::V4))
     else {
         bail!("not IPv4");
     };
-    if mode != Mode::Nat {
+    if mode != BenchMode::Nat {
         // These modes do not translate the port.
         lane.path.target.set_port(server::PORT);
-        lane.net.backends[0].hold_vips()?;
+        lane.net.backends[0].add_vips()?;
         lane.answer_directly()?;
     }
-    if mode == Mode::Ipip {
+    if mode == BenchMode::Ipip {
         lane.net.backends[0].decapsulate(&[slb.into()])?;
     }
     let interfaces = lane.net.interfaces();
-    let listener = Listener {
+    let listener = BenchListener {
         interfaces: &interfaces.iter().map(String::as_str).collect::<Vec<_>>(),
         vip,
         port: lane.path.target.port(),
@@ -95,7 +96,7 @@ fn slb(mode: Mode, lane: &mut Lane) -> Result<()> {
     Ok(())
 }
 
-fn nftables(nft: &Path, lane: &mut Lane) -> Result<()> {
+fn nftables(nft: &Path, lane: &mut TcpLane) -> Result<()> {
     lane.net.kernel_forwarding(true)?;
     let rules = format!(
         "table ip bench {{\n  chain prerouting {{\n    type nat hook prerouting priority dstnat;\n    \
@@ -107,12 +108,12 @@ fn nftables(nft: &Path, lane: &mut Lane) -> Result<()> {
     run(lane.net.slb.command(nft).args(["-f", "-"]), &rules).map(drop)
 }
 
-fn haproxy(program: &Path, lane: &mut Lane) -> Result<()> {
+fn haproxy(program: &Path, lane: &mut TcpLane) -> Result<()> {
     lane.proxy = Some(Proxy::haproxy(program, lane)?);
     Ok(())
 }
 
-fn nginx(program: &Path, lane: &mut Lane) -> Result<()> {
+fn nginx(program: &Path, lane: &mut TcpLane) -> Result<()> {
     lane.proxy = Some(Proxy::nginx(program, lane)?);
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use slb_api::types::Health;
+use slb_api::types::ApiHealth;
 
 use super::{AFTER_A_CHANGE, LONG_LIVED};
 use crate::{
@@ -40,7 +40,7 @@ pub(super) fn phase(world: &mut World, view: &mut View, figures: &mut Figures) -
     let with_others = 2 * LONG_LIVED - with_victim;
 
     world.kill_servers(VICTIM);
-    let detection = world.wait_for_health(VICTIM, Health::Unhealthy)?;
+    let detection = world.wait_for_health(VICTIM, ApiHealth::Unhealthy)?;
     let detected = Instant::now();
     let at_detection = traffic.so_far().successes();
     traffic.progress(AFTER_A_CHANGE)?;
@@ -64,7 +64,7 @@ pub(super) fn phase(world: &mut World, view: &mut View, figures: &mut Figures) -
     figures.expect(unbroken.is_ok(), || format!("long-lived connections with other servers: {unbroken:?}"));
 
     world.start_servers(VICTIM)?;
-    let recovery = world.wait_for_health(VICTIM, Health::Healthy)?;
+    let recovery = world.wait_for_health(VICTIM, ApiHealth::Healthy)?;
     let recovered = Instant::now();
     let before = traffic.so_far();
     traffic.progress(AFTER_A_CHANGE)?;

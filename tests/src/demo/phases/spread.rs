@@ -8,10 +8,10 @@ use crate::{
     World,
     client::{Batch, Load},
     demo::{
-        figures::{Figures, ServerShare, Spread},
+        figures::{Figures, ServerShare, TrafficSpread},
         view::View,
     },
-    spread::{Share, shares},
+    spread::{ServerFraction, shares},
     traffic::KINDS,
 };
 
@@ -53,7 +53,7 @@ pub(super) fn phase(world: &World, exchanges: u64, view: &mut View, figures: &mu
 
 fn judge(traffic: &str, batch: &Batch, weights: &[(&str, u8)], exchanges: u64, figures: &mut Figures) {
     let shares = shares(&batch.tally, weights);
-    let largest = shares.iter().map(Share::off_by_points).fold(0.0, f64::max);
+    let largest = shares.iter().map(ServerFraction::off_by_points).fold(0.0, f64::max);
     if let Some(first) = batch.failures.first() {
         figures
             .failures
@@ -71,7 +71,7 @@ fn judge(traffic: &str, batch: &Batch, weights: &[(&str, u8)], exchanges: u64, f
         observed_percent: share.observed * 100.0,
         exchanges: share.flows,
     });
-    figures.spread.push(Spread {
+    figures.spread.push(TrafficSpread {
         traffic: traffic.to_owned(),
         exchanges: batch.successes(),
         failed: batch.failures.len(),

@@ -10,9 +10,9 @@ use anyhow::Result;
 use super::{
     ChaosDriver, PACE, POOLS,
     more::{self, SIDES, side},
-    state::{Ill, Set},
+    state::{Fault, ServerOverrides},
 };
-use crate::{client::During, server::Service};
+use crate::{client::Interval, server::Service};
 
 /// Kind and description of a change; `None` if it was not possible.
 type Changed = Option<(&'static str, String)>;
@@ -23,12 +23,12 @@ impl ChaosDriver<'_> {
         let index = self.rng.below(self.servers.len() as u64) as usize;
         let what = self.rng.below(26);
         let changed = match what {
-            0..=1 => self.fail(index, Ill::Killed)?,
-            2..=3 => self.fail(index, Ill::Hangs)?,
+            0..=1 => self.fail(index, Fault::Killed)?,
+            2..=3 => self.fail(index, Fault::Hangs)?,
             4..=8 => self.heal(index)?,
-            9..=12 => self.set_aside(index)?,
-            13..=16 => self.set_back(index)?,
-            17..=18 => self.weigh(index)?,
+            9..=12 => self.take_out(index)?,
+            13..=16 => self.put_back(index)?,
+            17..=18 => self.change_weight(index)?,
             19 => self.remove(index)?,
             20..=21 => self.add(index)?,
             22..=23 => self.reweigh(index)?,
@@ -53,49 +53,49 @@ impl ChaosDriver<'_> {
         self.servers[index].planned.name.clone()
     }
 
-    fn fail(&mut self, index: usize, ill: Ill) -> Result<Changed> {
-        if self.servers[index].ill.is_some() || !self.can_be_spared(index) {
+    fn fail(&mut self, index: usize, fault: Fault) -> Result<Changed> {
+        if self.servers[index].fault.is_some() || !self.can_be_spared(index) {
             return Ok(None);
         }
         let name = self.name(index);
-        self.model.fails(&name, Instant::now());
-        self.servers[index].ill = Some(ill);
-        match ill {
-            Ill::Killed => self.world.kill_servers(index),
-            Ill::Hangs => self.world.net.backends[index].hang()?,
+        self.model.on_failure(&name, Instant::now());
+        self.servers[index].fault = Some(fault);
+        match fault {
+            Fault::Killed => self.world.kill_servers(index),
+            Fault::Hangs => self.world.net.backends[index].hang()?,
         }
-        Ok(Some(match ill {
-            Ill::Killed => ("servers killed", format!("{name} was killed")),
-            Ill::Hangs => ("servers hung", format!("{name} hangs")),
+        Ok(Some(match fault {
+            Fault::Killed => ("servers killed", format!("{name} was killed")),
+            Fault::Hangs => ("servers hung", format!("{name} hangs")),
         }))
     }
 
     pub(super) fn heal(&mut self, index: usize) -> Result<Changed> {
-        let Some(ill) = self.servers[index].ill.take() else { return Ok(None) };
-        match ill {
-            Ill::Killed => self.world.start_servers(index)?,
-            Ill::Hangs => self.world.net.backends[index].recover()?,
+        let Some(fault) = self.servers[index].fault.take() else { return Ok(None) };
+        match fault {
+            Fault::Killed => self.world.start_servers(index)?,
+            Fault::Hangs => self.world.net.backends[index].recover()?,
         }
         let now = Instant::now();
-        self.servers[index].well = now;
+        self.servers[index].healthy_since = now;
         let name = self.name(index);
-        self.model.is_well(&name, now);
+        self.model.on_recovery(&name, now);
         Ok(Some(("servers mended", format!("{name} is well again"))))
     }
 
     /// Drains or disables a server, or sets its weight to 0, in one pool or in all.
-    fn set_aside(&mut self, index: usize) -> Result<Changed> {
+    fn take_out(&mut self, index: usize) -> Result<Changed> {
         if !self.servers[index].configured || !self.can_be_spared(index) {
             return Ok(None);
         }
         let (word, set) = match self.rng.below(3) {
-            0 => (&["drain"][..], Set { aside: true, weight: None }),
-            1 => (&["disable"][..], Set { aside: true, weight: None }),
-            _ => (&["set", "--weight", "0"][..], Set { aside: false, weight: Some(0) }),
+            0 => (&["drain"][..], ServerOverrides { out_of_service: true, weight: None }),
+            1 => (&["disable"][..], ServerOverrides { out_of_service: true, weight: None }),
+            _ => (&["set", "--weight", "0"][..], ServerOverrides { out_of_service: false, weight: Some(0) }),
         };
         for pool in self.some_pools() {
             let mut now = self.servers[index].set.get(pool).copied().unwrap_or_default();
-            now.aside |= set.aside;
+            now.out_of_service |= set.out_of_service;
             now.weight = set.weight.or(now.weight);
             self.order(index, pool, word, now)?;
         }
@@ -103,16 +103,16 @@ impl ChaosDriver<'_> {
     }
 
     /// Enables a server or resets its overrides.
-    fn set_back(&mut self, index: usize) -> Result<Changed> {
+    fn put_back(&mut self, index: usize) -> Result<Changed> {
         if !self.servers[index].configured {
             return Ok(None);
         }
         let mut words = Vec::new();
         for (pool, set) in self.servers[index].set.clone() {
             let (word, now) = if self.rng.once_in(2) {
-                ("reset", Set::default())
+                ("reset", ServerOverrides::default())
             } else {
-                ("enable", Set { aside: false, ..set })
+                ("enable", ServerOverrides { out_of_service: false, ..set })
             };
             if now.weight.unwrap_or(self.servers[index].planned.weight) == 0 && !self.can_be_spared(index) {
                 continue;
@@ -124,14 +124,14 @@ impl ChaosDriver<'_> {
         Ok((!words.is_empty()).then(|| ("orders taken back", format!("{name} was told {words:?}"))))
     }
 
-    fn weigh(&mut self, index: usize) -> Result<Changed> {
+    fn change_weight(&mut self, index: usize) -> Result<Changed> {
         if !self.servers[index].configured {
             return Ok(None);
         }
         let weight = 1 + self.rng.below(100) as u8;
         for pool in self.some_pools() {
             let before = self.servers[index].set.get(pool).copied().unwrap_or_default();
-            let set = Set { weight: Some(weight), ..before };
+            let set = ServerOverrides { weight: Some(weight), ..before };
             self.order(index, pool, &["set", "--weight", &weight.to_string()], set)?;
         }
         Ok(Some(("weights set by order", format!("{} was told weight {weight}", self.name(index)))))
@@ -145,7 +145,13 @@ impl ChaosDriver<'_> {
     }
 
     /// Runs `slb server` for all addresses of a server, in its group of one pool.
-    pub(super) fn order(&mut self, index: usize, pool: &'static str, word: &[&str], set: Set) -> Result<()> {
+    pub(super) fn order(
+        &mut self,
+        index: usize,
+        pool: &'static str,
+        word: &[&str],
+        set: ServerOverrides,
+    ) -> Result<()> {
         let planned = &self.servers[index].planned;
         let service = Service::ALL.into_iter().find(|service| service.name() == pool);
         let port = service.unwrap_or(Service::Lines).backend_port();
@@ -170,12 +176,12 @@ impl ChaosDriver<'_> {
         let from = Instant::now();
         self.world.slb(&arguments)?;
         self.servers[index].set.insert(pool, set);
-        self.barred(During { from, to: Instant::now() });
+        self.barred(Interval { from, to: Instant::now() });
         Ok(())
     }
 
     /// Records in the model which servers take new flows after a change.
-    fn barred(&mut self, change: During) {
+    fn barred(&mut self, change: Interval) {
         for server in &self.servers {
             for pool in POOLS {
                 self.model.bar(&server.planned.name, pool, server.is_barred(pool), change);
@@ -192,7 +198,7 @@ impl ChaosDriver<'_> {
         let change = self.reload()?;
         // A removed server entry loses its overrides.
         self.servers[index].set.clear();
-        self.model.is_removed(&name, change);
+        self.model.on_removed(&name, change);
         Ok(Some(("servers removed", format!("{name} was removed"))))
     }
 
@@ -203,11 +209,11 @@ impl ChaosDriver<'_> {
         let name = self.name(index);
         let server = &mut self.servers[index];
         server.configured = true;
-        server.well = Instant::now();
+        server.healthy_since = Instant::now();
         server.planned.weight = 1 + self.rng.below(100) as u8;
         let change = self.reload()?;
-        self.servers[index].well = change.to;
-        self.model.is_back(&name, change.to);
+        self.servers[index].healthy_since = change.to;
+        self.model.on_added(&name, change.to);
         Ok(Some(("servers added", format!("{name} was added"))))
     }
 
@@ -229,25 +235,25 @@ impl ChaosDriver<'_> {
     }
 
     /// Reloads with the configured servers and weights.
-    fn reload(&mut self) -> Result<During> {
+    fn reload(&mut self) -> Result<Interval> {
         let configured = self.servers.iter().filter(|server| server.configured);
         self.world.plan.servers = configured.map(|server| server.planned.clone()).collect();
         more::add(&mut self.world.plan);
         let from = Instant::now();
         self.world.reload()?;
-        let change = During { from, to: Instant::now() };
+        let change = Interval { from, to: Instant::now() };
         self.barred(change);
         Ok(change)
     }
 
     /// Kills the daemon and starts it again. A server may fail or recover meanwhile.
     fn restart(&mut self, index: usize) -> Result<Changed> {
-        self.model.goes_down(Instant::now());
+        self.model.on_daemon_down(Instant::now());
         self.world.kill()?;
         self.note("daemons killed", "the daemon was killed");
         let meanwhile = match self.rng.below(4) {
-            0 => self.fail(index, Ill::Killed)?,
-            1 => self.fail(index, Ill::Hangs)?,
+            0 => self.fail(index, Fault::Killed)?,
+            1 => self.fail(index, Fault::Hangs)?,
             _ => self.heal(index)?,
         };
         if let Some((kind, words)) = meanwhile {
@@ -257,9 +263,9 @@ impl ChaosDriver<'_> {
         self.progress(pace)?;
         self.world.start()?;
         let now = Instant::now();
-        self.model.is_up(now);
+        self.model.on_daemon_up(now);
         for server in self.servers.iter_mut().filter(|server| !server.serves(now)) {
-            server.well = server.well.max(now);
+            server.healthy_since = server.healthy_since.max(now);
         }
         Ok(Some(("daemons started", "the daemon is ready again".to_owned())))
     }

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use crate::{
-    client::EjectionPolicy,
+    client::ListenerTerms,
     config::{Plan, health_check},
     flaps::model::Sides,
     server::Service,
@@ -24,10 +24,10 @@ const DRAINED: u16 = 1003;
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Service, port and terms of each listener.
-pub(super) const LISTENERS: [(Service, u16, EjectionPolicy); 3] = [
-    (Service::Lines, SIDED, EjectionPolicy { pool: BOTH, drain: None, persists: false }),
-    (Service::Http, STICKY, EjectionPolicy { pool: "http", drain: None, persists: true }),
-    (Service::Lines, DRAINED, EjectionPolicy { pool: "lines", drain: Some(DRAIN), persists: false }),
+pub(super) const LISTENERS: [(Service, u16, ListenerTerms); 3] = [
+    (Service::Lines, SIDED, ListenerTerms { pool: BOTH, drain: None, persists: false }),
+    (Service::Http, STICKY, ListenerTerms { pool: "http", drain: None, persists: true }),
+    (Service::Lines, DRAINED, ListenerTerms { pool: "lines", drain: Some(DRAIN), persists: false }),
 ];
 
 /// The side of a server.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::Model;
-use crate::client::{Door, During};
+use crate::client::{Interval, ListenerView};
 
 /// Delay from a check result to its effect: the update rate limiter waits up to a second, and tables must be built.
-const IN_FORCE: Duration = Duration::from_secs(2);
+const APPLY_DELAY: Duration = Duration::from_secs(2);
 
 /// A pool with two sides; each always has a server that can serve.
 #[derive(Debug)]
@@ -21,26 +21,26 @@ pub struct Sides {
 
 impl Model {
     /// Whether new flows certainly had to go to the other side than this server's.
-    pub(super) fn is_other_side(&self, server: &str, door: Door, during: During) -> bool {
-        let Some(sides) = self.sides.as_ref().filter(|sides| sides.pool == door.terms.pool) else {
+    pub(super) fn is_other_side(&self, server: &str, view: ListenerView, during: Interval) -> bool {
+        let Some(sides) = self.sides.as_ref().filter(|sides| sides.pool == view.terms.pool) else {
             return false;
         };
-        let during = During { from: during.from - IN_FORCE, ..during };
+        let during = Interval { from: during.from - APPLY_DELAY, ..during };
         let primaries = &sides.primaries;
         if primaries.iter().any(|primary| primary == server) {
-            let down = primaries.iter().filter(|primary| self.is_down(primary, door, during));
+            let down = primaries.iter().filter(|primary| self.is_down(primary, view, during));
             return down.count() >= sides.threshold;
         }
         // Primaries that are removed or have weight 0 do not count. The threshold may exceed the number that is left.
-        let doubtful = primaries.iter().filter(|primary| self.is_leaving(primary, door, during)).count();
+        let doubtful = primaries.iter().filter(|primary| self.is_draining(primary, view, during)).count();
         doubtful < sides.threshold.min(primaries.len() - doubtful)
     }
 
     /// Whether a server was known to have failed the whole time, without an override that excludes it.
-    fn is_down(&self, server: &str, door: Door, during: During) -> bool {
+    fn is_down(&self, server: &str, view: ListenerView, during: Interval) -> bool {
         let Some(record) = self.servers.get(server) else { return false };
-        let mut aside = record.aside.get(door.terms.pool).into_iter().flatten();
-        let mut failures = record.failures.iter().filter_map(|failure| failure.found_out());
-        failures.any(|span| span.covers(during)) && !aside.any(|span| span.meets(during))
+        let mut maybe_barred = record.maybe_barred.get(view.terms.pool).into_iter().flatten();
+        let mut failures = record.failures.iter().filter_map(|failure| failure.detected());
+        failures.any(|span| span.covers(during)) && !maybe_barred.any(|span| span.meets(during))
     }
 }

@@ -25,7 +25,7 @@ pub struct SecondNode {
 }
 
 /// The client or a backend, connected to both nodes.
-struct Host<'n> {
+struct LinkedHost<'n> {
     /// Number of its link. `interface` is the interface of a node that leads there.
     link: u8,
     interface: &'n str,
@@ -64,7 +64,7 @@ impl Topology {
     ///
     /// # Errors
     /// A command fails.
-    pub fn lead_through_second(&self, second: bool) -> Result<()> {
+    pub fn route_through_second(&self, second: bool) -> Result<()> {
         let (node, device) = if second { (SECOND, "eth1") } else { (super::SLB, "eth0") };
         for host in self.hosts() {
             let route = |family: Family| {
@@ -79,15 +79,15 @@ impl Topology {
         Ok(())
     }
 
-    fn hosts(&self) -> impl Iterator<Item = Host<'_>> {
-        let client = Host {
+    fn hosts(&self) -> impl Iterator<Item = LinkedHost<'_>> {
+        let client = LinkedHost {
             link: 0,
             interface: "client0",
             namespace: &self.client,
             addresses: Family::ALL.iter().flat_map(|family| self.sources(*family)).collect(),
         };
         let host = |backend: &'_ Backend| Family::ALL.map(|family| backend.address(family)).to_vec();
-        let backends = self.backends.iter().map(move |backend| Host {
+        let backends = self.backends.iter().map(move |backend| LinkedHost {
             link: backend.link,
             interface: &backend.name,
             namespace: &backend.namespace,
@@ -102,7 +102,7 @@ pub fn second_address(family: Family) -> IpAddr {
     family.host(0, SECOND)
 }
 
-impl Host<'_> {
+impl LinkedHost<'_> {
     fn connect(&self, slb: &Namespace) -> Result<()> {
         let Self { link, interface, namespace, addresses } = self;
         slb.ip(&format!("link add {interface} type veth peer name eth1 netns {}", namespace.name()))?;

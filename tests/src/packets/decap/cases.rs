@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use slb_common::abi::decap::{Policy, Reason};
+use slb_common::abi::decap::{DecapPolicy, DecapReason};
 use slb_control::dataplane::state::to_address;
 
-use super::Case;
+use super::DecapCase;
 use crate::packets::{
     check,
     frames::{Builder, Frame, flag, not_ip, number, other, tcp, udp},
@@ -25,13 +25,13 @@ const SERVER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 10));
 const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x10));
 
 /// Policy of all cases: accepted outer sources and inner destinations.
-pub fn policy() -> Policy {
+pub fn policy() -> DecapPolicy {
     let addresses = |list: &[IpAddr]| list.iter().copied().map(to_address).collect::<Vec<_>>();
-    Policy::new(&addresses(&[BALANCER4, BALANCER6]), &addresses(&[VIP4, VIP6])).expect("few addresses")
+    DecapPolicy::new(&addresses(&[BALANCER4, BALANCER6]), &addresses(&[VIP4, VIP6])).expect("few addresses")
 }
 
 /// Every case.
-pub fn all() -> Vec<Case> {
+pub fn all() -> Vec<DecapCase> {
     [stripped(), passed(), dropped()].into_iter().flatten().collect()
 }
 
@@ -61,19 +61,19 @@ fn is_v4(frame: &Frame) -> bool {
     frame.bytes[frame.network] >> 4 == 4
 }
 
-fn case(name: &str, frame: Frame, reason: Reason) -> Case {
-    Case { name: name.to_owned(), frame: frame.bytes, reason, out: Vec::new() }
+fn case(name: &str, frame: Frame, reason: DecapReason) -> DecapCase {
+    DecapCase { name: name.to_owned(), frame: frame.bytes, reason, out: Vec::new() }
 }
 
 /// A case in which `outer` is stripped. The result has its link layer and the packet of `inner`, with one hop less and
 /// this ECN field.
-fn strip(name: &str, outer: &Frame, inner: &Frame, ecn: u8) -> Case {
+fn strip(name: &str, outer: &Frame, inner: &Frame, ecn: u8) -> DecapCase {
     let (outer_v4, inner_v4) = (is_v4(outer), is_v4(inner));
     let reason = match (outer_v4, inner_v4) {
-        (true, true) => Reason::V4InV4,
-        (true, false) => Reason::V6InV4,
-        (false, true) => Reason::V4InV6,
-        (false, false) => Reason::V6InV6,
+        (true, true) => DecapReason::V4InV4,
+        (true, false) => DecapReason::V6InV4,
+        (false, true) => DecapReason::V4InV6,
+        (false, false) => DecapReason::V6InV6,
     };
     let mut older = inner.clone();
     if inner_v4 {
@@ -91,13 +91,13 @@ fn strip(name: &str, outer: &Frame, inner: &Frame, ecn: u8) -> Case {
     out.extend(if inner_v4 { [0x08, 0x00] } else { [0x86, 0xdd] });
     out.extend(&older.bytes[inner.network..]);
     out.extend(&outer.bytes[outer.end..]);
-    Case { name: name.to_owned(), frame: outer.bytes.clone(), reason, out }
+    DecapCase { name: name.to_owned(), frame: outer.bytes.clone(), reason, out }
 }
 
 /// ECN field of the built frames.
 const ECT_0: u8 = 2;
 
-fn stripped() -> Vec<Case> {
+fn stripped() -> Vec<DecapCase> {
     let mut cases = Vec::new();
     for inner in [inner4(), inner6()] {
         for tags in 0..=2 {
@@ -156,8 +156,10 @@ fn stripped() -> Vec<Case> {
     cases
 }
 
-fn passed() -> Vec<Case> {
-    use Reason::{BadOuter, ExtensionHeaders, Fragment, LinkMulticast, NotIp, NotTunnel, SourceNotAllowed};
+fn passed() -> Vec<DecapCase> {
+    use DecapReason::{
+        BadOuter, ExtensionHeaders, Fragment, LinkMulticast, NotIp, NotTunnel, SourceNotAllowed,
+    };
     let mut cases = vec![
         case("no IP", not_ip(OWN_MAC, 0x0806, &[0; 28]), NotIp),
         case("three tags", in4(&inner4()).tag(0x8100, 1).tag(0x8100, 2).tag(0x8100, 3).build(), NotIp),
@@ -218,8 +220,8 @@ fn passed() -> Vec<Case> {
     cases
 }
 
-fn dropped() -> Vec<Case> {
-    use Reason::{BadInner, Congestion, DestinationNotAccepted, InnerHopLimit, InnerVersion};
+fn dropped() -> Vec<DecapCase> {
+    use DecapReason::{BadInner, Congestion, DestinationNotAccepted, InnerHopLimit, InnerVersion};
     let mut cases = Vec::new();
     for outer_v4 in [true, false] {
         let wrap = |protocol, inner: &Frame| tunnel(outer_v4, protocol, inner).build();

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::read::Segment;
+use super::read::ParsedSegment;
 use crate::packets::frames::flag;
 
 /// How far behind the real sequence numbers an entry's may be.
@@ -11,7 +11,7 @@ const BEHIND: i64 = 1 << 14;
 const NEAR: i64 = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum End {
+enum FlowEnd {
     Client,
     Server,
     Reset,
@@ -19,10 +19,10 @@ enum End {
 
 /// A flow-table entry. UDP flows do not use the sequence numbers.
 #[derive(Debug, Default)]
-pub(super) struct Flow {
+pub(super) struct OracleFlow {
     /// MAC of the client.
     pub(super) peer: [u8; 6],
-    ended: HashSet<End>,
+    ended: HashSet<FlowEnd>,
     pub(super) released: bool,
     picked_up: bool,
     answered: bool,
@@ -44,36 +44,36 @@ fn follow(next: &mut u32, end: u32) {
     }
 }
 
-impl Flow {
+impl OracleFlow {
     /// A new entry for a client's segment from the MAC `peer`.
-    pub(super) fn begun(flags: u8, segment: Segment, peer: [u8; 6]) -> Self {
+    pub(super) fn begun(flags: u8, segment: ParsedSegment, peer: [u8; 6]) -> Self {
         let asks = flags & (flag::SYN | flag::ACK) == flag::SYN;
         let mut flow = Self { peer, picked_up: !asks, client: segment.end, ..Self::default() };
         if !asks {
             flow.server = segment.acknowledges;
         }
         if flags & flag::FIN != 0 {
-            flow.ended.insert(End::Client);
+            flow.ended.insert(FlowEnd::Client);
         }
         flow
     }
 
     /// Whether the flow is finished. A RST finishes only a flow that is not assured.
     pub(super) fn is_finished(&self) -> bool {
-        self.released || self.is_closed() || (self.ended.contains(&End::Reset) && !self.assured)
+        self.released || self.is_closed() || (self.ended.contains(&FlowEnd::Reset) && !self.assured)
     }
 
     /// Whether a SYN-ACK from its server does not belong to the flow.
     pub(super) fn accepts_nothing(&self) -> bool {
-        !self.reopened && (self.is_finished() || self.ended.contains(&End::Reset))
+        !self.reopened && (self.is_finished() || self.ended.contains(&FlowEnd::Reset))
     }
 
     fn is_closed(&self) -> bool {
-        self.ended.contains(&End::Client) && self.ended.contains(&End::Server)
+        self.ended.contains(&FlowEnd::Client) && self.ended.contains(&FlowEnd::Server)
     }
 
     /// A further segment from the client, with the source MAC `peer`.
-    pub(super) fn asked(&mut self, flags: u8, segment: Segment, peer: [u8; 6]) {
+    pub(super) fn asked(&mut self, flags: u8, segment: ParsedSegment, peer: [u8; 6]) {
         if flags & (flag::SYN | flag::ACK) == flag::SYN {
             self.reopened |= self.assured || segment.end != self.client;
             return;
@@ -83,14 +83,14 @@ impl Flow {
         let was_assured = self.assured;
         if flags & flag::RST != 0 {
             if (0..BEHIND).contains(&off) {
-                self.ended.insert(End::Reset);
+                self.ended.insert(FlowEnd::Reset);
                 if self.answered && !self.assured {
-                    self.ended.insert(End::Client);
+                    self.ended.insert(FlowEnd::Client);
                 }
             }
         } else {
             if flags & flag::FIN != 0 && is_next {
-                self.ended.insert(End::Client);
+                self.ended.insert(FlowEnd::Client);
             }
             let hears = (0..BEHIND).contains(&ahead(segment.acknowledges, self.server));
             self.assured |= self.answered && is_next && hears;
@@ -108,7 +108,7 @@ impl Flow {
     }
 
     /// A segment from the server.
-    pub(super) fn answer(&mut self, flags: u8, segment: Segment) {
+    pub(super) fn answer(&mut self, flags: u8, segment: ParsedSegment) {
         let off = ahead(segment.sequence, self.server);
         if flags & flag::SYN != 0 {
             let accepts = (-BEHIND..BEHIND).contains(&ahead(segment.acknowledges, self.client));
@@ -121,22 +121,22 @@ impl Flow {
             let refuses = (0..BEHIND).contains(&ahead(segment.acknowledges, self.client));
             if self.reopened && flags & flag::ACK != 0 {
                 (self.assured, self.reopened) = (false, false);
-                self.ended.insert(End::Reset);
+                self.ended.insert(FlowEnd::Reset);
             } else if of_known || (!self.answered && refuses) {
                 self.answered = true;
-                self.ended.insert(End::Reset);
+                self.ended.insert(FlowEnd::Reset);
             }
         } else if !self.answered {
             if self.picked_up {
                 (self.answered, self.assured) = (true, true);
                 (self.client, self.server) = (segment.acknowledges, segment.end);
                 if flags & flag::FIN != 0 {
-                    self.ended.insert(End::Server);
+                    self.ended.insert(FlowEnd::Server);
                 }
             }
         } else {
             if flags & flag::FIN != 0 && (-BEHIND..BEHIND).contains(&off) {
-                self.ended.insert(End::Server);
+                self.ended.insert(FlowEnd::Server);
             }
             if self.assured && self.is_half_near(segment.acknowledges, segment.sequence) {
                 follow(&mut self.client, segment.acknowledges);

@@ -8,7 +8,7 @@ use crate::packets::{
 };
 
 /// A parsed frame.
-pub(super) struct Read {
+pub(super) struct ParsedFrame {
     pub(super) v4: bool,
     pub(super) tagged: bool,
     pub(super) network: usize,
@@ -20,12 +20,12 @@ pub(super) struct Read {
     pub(super) hop_limit: u8,
     pub(super) flags: u8,
     /// Sequence numbers; TCP only.
-    pub(super) segment: Segment,
+    pub(super) segment: ParsedSegment,
     /// Whether it is neither TCP nor UDP nor an echo request.
     pub(super) other: bool,
 }
 
-impl Read {
+impl ParsedFrame {
     /// Whether it has no IPv4 options and no IPv6 extension headers.
     pub(super) fn is_plain(&self) -> bool {
         self.transport == self.network + if self.v4 { 20 } else { 40 }
@@ -42,7 +42,7 @@ impl Read {
 
 /// Sequence numbers of a TCP segment.
 #[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Segment {
+pub(super) struct ParsedSegment {
     pub(super) sequence: u32,
     /// Sequence number after its last byte.
     pub(super) end: u32,
@@ -50,7 +50,7 @@ pub(super) struct Segment {
 }
 
 /// Why there is no parsed frame: passed to the kernel, or dropped.
-pub(super) enum Refused {
+pub(super) enum OracleAction {
     Pass,
     Drop,
 }
@@ -74,10 +74,10 @@ pub(super) fn without_priority_tags(frame: &[u8]) -> (Vec<u8>, usize) {
 
 /// Parses a frame with at most `most_tags` tags. Malformed frames are dropped if their destination is a VIP; frames of
 /// other kinds are passed.
-pub(super) fn read(frame: &[u8], most_tags: usize) -> Result<Read, Refused> {
+pub(super) fn read(frame: &[u8], most_tags: usize) -> Result<ParsedFrame, OracleAction> {
     let word = |at: usize| Some(usize::from(*frame.get(at)?) << 8 | usize::from(*frame.get(at + 1)?));
     if frame.len() < 14 || frame[0] & 1 == 1 {
-        return Err(Refused::Pass);
+        return Err(OracleAction::Pass);
     }
     let mut at = 12;
     let mut tags = 0;
@@ -89,21 +89,21 @@ pub(super) fn read(frame: &[u8], most_tags: usize) -> Result<Read, Refused> {
     match word(at) {
         Some(0x0800) if frame.len() >= network + 20 => read_v4(frame, network),
         Some(0x86dd) if frame.len() >= network + 40 => read_v6(frame, network),
-        _ => Err(Refused::Pass),
+        _ => Err(OracleAction::Pass),
     }
 }
 
-fn read_v4(frame: &[u8], network: usize) -> Result<Read, Refused> {
+fn read_v4(frame: &[u8], network: usize) -> Result<ParsedFrame, OracleAction> {
     let ip = &frame[network..];
     let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&ip[at..at + 4]).expect("four bytes"));
-    let broken = || if address(16) == world::VIP4 { Refused::Drop } else { Refused::Pass };
+    let broken = || if address(16) == world::VIP4 { OracleAction::Drop } else { OracleAction::Pass };
     let header = usize::from(ip[0] & 15) * 4;
     let total = usize::from(ip[2]) << 8 | usize::from(ip[3]);
     let fragment = ip[6] & 0x3f != 0 || ip[7] != 0;
     if ip[0] >> 4 != 4 || header < 20 || total < header || total > ip.len() || fragment {
         return Err(broken());
     }
-    let read = Read {
+    let read = ParsedFrame {
         v4: true,
         tagged: network > 14,
         network,
@@ -114,19 +114,20 @@ fn read_v4(frame: &[u8], network: usize) -> Result<Read, Refused> {
         protocol: ip[9],
         hop_limit: ip[8],
         flags: 0,
-        segment: Segment::default(),
+        segment: ParsedSegment::default(),
         other: false,
     };
     read_transport(frame, read, total - header, broken)
 }
 
-fn read_v6(frame: &[u8], network: usize) -> Result<Read, Refused> {
+fn read_v6(frame: &[u8], network: usize) -> Result<ParsedFrame, OracleAction> {
     let ip = &frame[network..];
     let address =
         |at: usize| std::net::Ipv6Addr::from(<[u8; 16]>::try_from(&ip[at..at + 16]).expect("16 bytes"));
-    let broken = || if IpAddr::V6(address(24)) == world::VIP6 { Refused::Drop } else { Refused::Pass };
+    let broken =
+        || if IpAddr::V6(address(24)) == world::VIP6 { OracleAction::Drop } else { OracleAction::Pass };
     if address(8).to_ipv4_mapped().is_some() || address(24).to_ipv4_mapped().is_some() {
-        return Err(Refused::Pass);
+        return Err(OracleAction::Pass);
     }
     let payload = usize::from(ip[4]) << 8 | usize::from(ip[5]);
     if ip[0] >> 4 != 6 || 40 + payload > ip.len() {
@@ -147,7 +148,7 @@ fn read_v6(frame: &[u8], network: usize) -> Result<Read, Refused> {
     if next == number::FRAGMENT || at > 40 + payload {
         return Err(broken());
     }
-    let read = Read {
+    let read = ParsedFrame {
         v4: false,
         tagged: network > 14,
         network,
@@ -158,7 +159,7 @@ fn read_v6(frame: &[u8], network: usize) -> Result<Read, Refused> {
         protocol: next,
         hop_limit: ip[7],
         flags: 0,
-        segment: Segment::default(),
+        segment: ParsedSegment::default(),
         other: false,
     };
     read_transport(frame, read, 40 + payload - at, broken)
@@ -166,10 +167,10 @@ fn read_v6(frame: &[u8], network: usize) -> Result<Read, Refused> {
 
 fn read_transport(
     frame: &[u8],
-    mut read: Read,
+    mut read: ParsedFrame,
     room: usize,
-    broken: impl Fn() -> Refused,
-) -> Result<Read, Refused> {
+    broken: impl Fn() -> OracleAction,
+) -> Result<ParsedFrame, OracleAction> {
     let needed = match read.protocol {
         number::TCP => 20,
         number::UDP | number::ICMP | number::ICMPV6 => 8,
@@ -194,7 +195,7 @@ fn read_transport(
             let long = |at: usize| u32::from(word(at)) << 16 | u32::from(word(at + 2));
             let controls = u32::from(read.flags & flag::SYN != 0) + u32::from(read.flags & flag::FIN != 0);
             let end = long(4).wrapping_add((room - len) as u32).wrapping_add(controls);
-            read.segment = Segment { sequence: long(4), end, acknowledges: long(8) };
+            read.segment = ParsedSegment { sequence: long(4), end, acknowledges: long(8) };
         }
         number::UDP => {
             let len = usize::from(word(4));
@@ -206,7 +207,7 @@ fn read_transport(
             let request = if read.v4 { (number::ICMP, 8) } else { (number::ICMPV6, 128) };
             read.other = (protocol, header[0]) != request || header[1] != 0;
             let discovery = !read.v4 && protocol == number::ICMPV6 && (133..=137).contains(&header[0]);
-            return if discovery && read.hop_limit == 255 { Err(Refused::Pass) } else { Ok(read) };
+            return if discovery && read.hop_limit == 255 { Err(OracleAction::Pass) } else { Ok(read) };
         }
     }
     read.source.set_port(word(0));

@@ -2,16 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::read::Read;
+use super::read::ParsedFrame;
 use crate::packets::frames::number;
 
 /// Changed words of a frame. Words of the IP header are kept apart from those that only the transport checksum covers.
 #[derive(Default)]
-pub(super) struct Changes {
+pub(super) struct WordChanges {
     words: Vec<(usize, [u8; 2])>,
 }
 
-impl Read {
+impl ParsedFrame {
     /// Offsets of source address and port, and of destination address and port.
     pub(super) fn offsets(&self) -> ((usize, usize), (usize, usize)) {
         let (source, destination) = if self.v4 { (12, 16) } else { (8, 24) };
@@ -19,7 +19,7 @@ impl Read {
     }
 
     /// Decrements the TTL or hop limit.
-    pub(super) fn hop(&self, changes: &mut Changes, frame: &[u8]) {
+    pub(super) fn hop(&self, changes: &mut WordChanges, frame: &[u8]) {
         let at = self.network + if self.v4 { 8 } else { 6 };
         let (high, low) = (frame[at], frame[at + 1]);
         changes.words.push((at, if self.v4 { [high - 1, low] } else { [high, low - 1] }));
@@ -29,7 +29,7 @@ impl Read {
     pub(super) fn apply(
         &self,
         frame: &[u8],
-        changes: &Changes,
+        changes: &WordChanges,
         receiver: [u8; 6],
         sender: [u8; 6],
     ) -> Vec<u8> {
@@ -78,20 +78,20 @@ fn mend(out: &mut [u8], before: &[u8], at: usize, changes: &[(usize, [u8; 2])]) 
 }
 
 /// Changes that write an address and a port.
-pub(super) fn write(frame: &[u8], address: usize, port: usize, to: SocketAddr) -> Changes {
+pub(super) fn write(frame: &[u8], address: usize, port: usize, to: SocketAddr) -> WordChanges {
     assert!(frame.len() >= port + 2);
     let bytes = match to.ip() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
     };
-    let mut changes = Changes::default();
+    let mut changes = WordChanges::default();
     changes.words.extend(bytes.chunks(2).enumerate().map(|(i, word)| (address + 2 * i, [word[0], word[1]])));
     changes.words.push((port, to.port().to_be_bytes()));
     changes
 }
 
 /// The reply to an echo request.
-pub(super) fn reply(frame: &[u8], read: &Read) -> Vec<u8> {
+pub(super) fn reply(frame: &[u8], read: &ParsedFrame) -> Vec<u8> {
     let mut out = frame.to_vec();
     out[..6].copy_from_slice(&frame[6..12]);
     out[6..12].copy_from_slice(&frame[..6]);

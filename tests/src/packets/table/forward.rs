@@ -5,8 +5,8 @@ use slb_common::abi::stats::Reason;
 use crate::packets::{
     check,
     frames::{echo, flag, not_ip, number, other, tcp, udp},
-    icmp::Cause,
-    scenario::{Expect, Flow, Scenario},
+    icmp::IcmpCause,
+    scenario::{Expect, FlowKind, Scenario},
     world::*,
 };
 
@@ -31,42 +31,38 @@ fn tcp_cases() -> Vec<Scenario> {
         let at = listener.at;
         let expect = |flow| Expect::ToServer(listener, server, flow);
         for (name, flags, flow) in [
-            ("SYN", flag::SYN, Flow::New),
-            ("data of a connection begun elsewhere", flag::ACK | flag::PSH, Flow::Old),
-            ("FIN of a connection begun elsewhere", flag::ACK | flag::FIN, Flow::Old),
-            ("RST of a connection begun elsewhere", flag::RST, Flow::Old),
-            ("SYN and RST at once begin nothing", flag::SYN | flag::RST, Flow::Old),
-            ("no flag at all", 0, Flow::Old),
+            ("SYN", flag::SYN, FlowKind::New),
+            ("mid-stream data without an entry", flag::ACK | flag::PSH, FlowKind::Old),
+            ("FIN without an entry", flag::ACK | flag::FIN, FlowKind::Old),
+            ("RST without an entry", flag::RST, FlowKind::Old),
+            ("SYN with RST begins no flow", flag::SYN | flag::RST, FlowKind::Old),
+            ("no flags", 0, FlowKind::Old),
         ] {
             let frame = tcp(client, at, flags).build();
             cases.push(Scenario::new(format!("TCP/{family}: {name}")).frame(frame, expect(flow)));
         }
         cases.push(
             Scenario::new(format!("TCP/{family}: SYN, data, FIN"))
-                .frame(tcp(client, at, flag::SYN).build(), expect(Flow::New))
-                .frame(tcp(client, at, flag::SYN).build(), expect(Flow::Old))
-                .frame(tcp(client, at, flag::ACK | flag::PSH).build(), expect(Flow::Old))
-                .frame(tcp(client, at, flag::ACK | flag::FIN).build(), expect(Flow::Old)),
+                .frame(tcp(client, at, flag::SYN).build(), expect(FlowKind::New))
+                .frame(tcp(client, at, flag::SYN).build(), expect(FlowKind::Old))
+                .frame(tcp(client, at, flag::ACK | flag::PSH).build(), expect(FlowKind::Old))
+                .frame(tcp(client, at, flag::ACK | flag::FIN).build(), expect(FlowKind::Old)),
         );
     }
     cases.push(Scenario::new("TCP: the server has the listener's port").frame(
         tcp(CLIENT4, STRAIGHT4.at, flag::SYN).build(),
-        Expect::ToServer(STRAIGHT4, STRAIGHT, Flow::New),
+        Expect::ToServer(STRAIGHT4, STRAIGHT, FlowKind::New),
     ));
     cases.push(
         Scenario::new("sent out of another interface")
-            .frame(tcp(CLIENT4, FAR4.at, flag::SYN).build(), Expect::ToServer(FAR4, DISTANT4, Flow::New))
-            .frame(tcp(CLIENT6, FAR6.at, flag::SYN).build(), Expect::ToServer(FAR6, DISTANT6, Flow::New)),
+            .frame(tcp(CLIENT4, FAR4.at, flag::SYN).build(), Expect::ToServer(FAR4, DISTANT4, FlowKind::New))
+            .frame(tcp(CLIENT6, FAR6.at, flag::SYN).build(), Expect::ToServer(FAR6, DISTANT6, FlowKind::New)),
     );
-    cases.push(
-        Scenario::new("sent back out of the interface it came in, which is another one")
-            .host_only()
-            .frame_through(
-                FAR,
-                tcp(CLIENT4, FAR4.at, flag::SYN).build(),
-                Expect::ToServer(FAR4, DISTANT4, Flow::New),
-            ),
-    );
+    cases.push(Scenario::new("sent back out of the arrival interface").host_only().frame_through(
+        FAR,
+        tcp(CLIENT4, FAR4.at, flag::SYN).build(),
+        Expect::ToServer(FAR4, DISTANT4, FlowKind::New),
+    ));
     cases
 }
 
@@ -74,27 +70,33 @@ fn udp_cases() -> Vec<Scenario> {
     let to4 = |flow| Expect::ToServer(DNS4, NAME4, flow);
     let to6 = |flow| Expect::ToServer(DNS6, NAME6, flow);
     let mut cases = vec![
-        Scenario::new("UDP/IPv4").frame(udp(CLIENT4, DNS4.at, b"even").build(), to4(Flow::New)),
-        Scenario::new("UDP/IPv4 of odd length").frame(udp(CLIENT4, DNS4.at, b"odd").build(), to4(Flow::New)),
-        Scenario::new("UDP/IPv4 without payload").frame(udp(CLIENT4, DNS4.at, b"").build(), to4(Flow::New)),
+        Scenario::new("UDP/IPv4").frame(udp(CLIENT4, DNS4.at, b"even").build(), to4(FlowKind::New)),
+        Scenario::new("UDP/IPv4 of odd length")
+            .frame(udp(CLIENT4, DNS4.at, b"odd").build(), to4(FlowKind::New)),
+        Scenario::new("UDP/IPv4 without payload")
+            .frame(udp(CLIENT4, DNS4.at, b"").build(), to4(FlowKind::New)),
         Scenario::new("UDP/IPv4 twice is one flow")
-            .frame(udp(CLIENT4, DNS4.at, b"1").build(), to4(Flow::New))
-            .frame(udp(CLIENT4, DNS4.at, b"2").build(), to4(Flow::Old)),
+            .frame(udp(CLIENT4, DNS4.at, b"1").build(), to4(FlowKind::New))
+            .frame(udp(CLIENT4, DNS4.at, b"2").build(), to4(FlowKind::Old)),
         Scenario::new("UDP/IPv4 without checksum")
-            .frame(udp(CLIENT4, DNS4.at, b"unchecked").build().transport(6, &[0, 0]), to4(Flow::New)),
-        Scenario::new("UDP/IPv6").frame(udp(CLIENT6, DNS6.at, b"even").build(), to6(Flow::New)),
-        Scenario::new("UDP/IPv6 of odd length").frame(udp(CLIENT6, DNS6.at, b"odd").build(), to6(Flow::New)),
+            .frame(udp(CLIENT4, DNS4.at, b"unchecked").build().transport(6, &[0, 0]), to4(FlowKind::New)),
+        Scenario::new("UDP/IPv6").frame(udp(CLIENT6, DNS6.at, b"even").build(), to6(FlowKind::New)),
+        Scenario::new("UDP/IPv6 of odd length")
+            .frame(udp(CLIENT6, DNS6.at, b"odd").build(), to6(FlowKind::New)),
         Scenario::new("UDP/IPv6 without checksum").frame(
             udp(CLIENT6, DNS6.at, b"unchecked").build().transport(6, &[0, 0]),
             Expect::Drop(Reason::BadHeader),
         ),
-        Scenario::new("UDP shorter than its IP packet")
-            .frame(udp(CLIENT4, DNS4.at, b"12345678").build().transport(4, &[0, 12]).sound(), to4(Flow::New)),
+        Scenario::new("UDP shorter than its IP packet").frame(
+            udp(CLIENT4, DNS4.at, b"12345678").build().transport(4, &[0, 12]).sound(),
+            to4(FlowKind::New),
+        ),
     ];
     // The payload makes the checksum towards the server 0, which UDP sends as 0xffff.
-    for (name, client, listener, server, expect) in
-        [("IPv4", CLIENT4, DNS4, NAME4, to4(Flow::New)), ("IPv6", CLIENT6, DNS6, NAME6, to6(Flow::New))]
-    {
+    for (name, client, listener, server, expect) in [
+        ("IPv4", CLIENT4, DNS4, NAME4, to4(FlowKind::New)),
+        ("IPv6", CLIENT6, DNS6, NAME6, to6(FlowKind::New)),
+    ] {
         let towards = udp(client, server.at, &[0, 0]).build();
         let residue =
             u16::from_be_bytes([towards.bytes[towards.transport + 6], towards.bytes[towards.transport + 7]]);
@@ -114,8 +116,8 @@ fn udp_cases() -> Vec<Scenario> {
 
 fn tags() -> Vec<Scenario> {
     let syn = || tcp(CLIENT4, HTTP4.at, flag::SYN);
-    let expect = Expect::ToServer(HTTP4, WEB4, Flow::New);
-    let six = Expect::ToServer(HTTP6, WEB6, Flow::New);
+    let expect = Expect::ToServer(HTTP4, WEB4, FlowKind::New);
+    let six = Expect::ToServer(HTTP6, WEB6, FlowKind::New);
     vec![
         Scenario::new("one VLAN tag").frame(syn().tag(VLAN, 0xa07b).build(), expect),
         Scenario::new("one service VLAN tag").frame(syn().tag(SERVICE_VLAN, 7).build(), expect),
@@ -131,7 +133,7 @@ fn tags() -> Vec<Scenario> {
             .frame(echo(CLIENT4.ip(), VIP4, b"abc").tag(VLAN, 7).build(), Expect::Answer(ECHO4)),
         Scenario::new("VLAN tags, IPv4 options and UDP").frame(
             udp(CLIENT4, DNS4.at, b"x").tag(VLAN, 1).tag(VLAN, 2).options(10).build(),
-            Expect::ToServer(DNS4, NAME4, Flow::New),
+            Expect::ToServer(DNS4, NAME4, FlowKind::New),
         ),
     ]
 }
@@ -163,7 +165,7 @@ fn echoes() -> Vec<Scenario> {
             .frame(echo(CLIENT4.ip(), WEB4.at.ip(), b"abc").build(), Expect::Pass(Reason::NotOurs))
             .frame(echo(CLIENT6.ip(), WEB6.at.ip(), b"abc").build(), Expect::Pass(Reason::NotOurs)),
         Scenario::new("echo to a VIP whose listeners are gone")
-            .in_world(World::standard().without_listener(ECHO4))
+            .in_world(PacketWorld::standard().without_listener(ECHO4))
             .frame(ask4(b"abc").build(), Expect::Pass(Reason::NotOurs)),
         Scenario::new("echo reply to a VIP")
             .frame(ask4(b"abc").build().transport(0, &[0]).sound(), Expect::Drop(Reason::Unmatched))
@@ -205,7 +207,7 @@ fn not_ours() -> Vec<Scenario> {
             .frame(tcp(CLIENT4, elsewhere, flag::SYN).build(), Expect::Refuse)
             .frame(tcp(CLIENT6, elsewhere6, flag::SYN).build(), Expect::Refuse),
         Scenario::new("the same port of another protocol")
-            .frame(udp(CLIENT4, HTTP4.at, b"x").build(), Expect::Tell(Cause::NoPort))
+            .frame(udp(CLIENT4, HTTP4.at, b"x").build(), Expect::IcmpError(IcmpCause::NoPort))
             .frame(tcp(CLIENT4, DNS4.at, flag::SYN).build(), Expect::Refuse),
         Scenario::new("not ours and at its last hop")
             .frame(tcp(CLIENT4, WEB4.at, flag::SYN).hop_limit(1).build(), not_ours),
@@ -224,45 +226,45 @@ fn not_ours() -> Vec<Scenario> {
             .frame(syn().macs(CLIENT_MAC, [1, 0, 0x5e, 0, 0, 1]).build(), Expect::Pass(Reason::LinkMulticast))
             .frame(syn().macs(CLIENT_MAC, [0xff; 6]).build(), Expect::Pass(Reason::LinkMulticast)),
         Scenario::new("other protocols to a VIP")
-            .frame(other(CLIENT4.ip(), VIP4, 47, &[0; 24]).build(), Expect::Tell(Cause::NoProtocol))
+            .frame(other(CLIENT4.ip(), VIP4, 47, &[0; 24]).build(), Expect::IcmpError(IcmpCause::NoProtocol))
             .frame(other(CLIENT4.ip(), VIP4, 4, &[0; 2]).build(), Expect::Drop(Reason::Unmatched))
-            .frame(other(CLIENT6.ip(), VIP6, 132, &[0; 24]).build(), Expect::Tell(Cause::NoProtocol))
+            .frame(other(CLIENT6.ip(), VIP6, 132, &[0; 24]).build(), Expect::IcmpError(IcmpCause::NoProtocol))
             .frame(other(CLIENT6.ip(), VIP6, 59, &[]).build(), Expect::Drop(Reason::Unmatched)),
         Scenario::new("a listener that was taken away")
-            .frame(syn().build(), Expect::ToServer(HTTP4, WEB4, Flow::New))
-            .change(World::standard().without_listener(HTTP4))
+            .frame(syn().build(), Expect::ToServer(HTTP4, WEB4, FlowKind::New))
+            .change(PacketWorld::standard().without_listener(HTTP4))
             .frame(syn().build(), Expect::Refuse)
             .frame(tcp(CLIENT4, HTTP4.at, flag::ACK).build(), Expect::Refuse),
     ]
 }
 
 fn nowhere_to_go() -> Vec<Scenario> {
-    let to = |listener: Listener| tcp(CLIENT4, listener.at, flag::SYN).build();
+    let to = |listener: PacketListener| tcp(CLIENT4, listener.at, flag::SYN).build();
     vec![
         Scenario::new("maps that nobody has filled")
-            .in_world(World::empty())
+            .in_world(PacketWorld::empty())
             .frame(to(HTTP4), Expect::Pass(Reason::NotOurs))
             .frame(tcp(CLIENT6, HTTP6.at, flag::SYN).build(), Expect::Pass(Reason::NotOurs))
             .frame(echo(CLIENT4.ip(), VIP4, b"abc").build(), Expect::Pass(Reason::NotOurs)),
         Scenario::new("an empty table").frame(to(DESERTED4), Expect::Drop(Reason::NoServer)),
         Scenario::new("a table that is not there").frame(to(UNFILLED4), Expect::Drop(Reason::NotReady)),
         Scenario::new("a table that was emptied, and filled again")
-            .change(World::standard().table(1, &[]))
+            .change(PacketWorld::standard().table(1, &[]))
             .frame(to(HTTP4), Expect::Drop(Reason::NoServer))
-            .change(World::standard())
-            .frame(to(HTTP4), Expect::ToServer(HTTP4, WEB4, Flow::New)),
+            .change(PacketWorld::standard())
+            .frame(to(HTTP4), Expect::ToServer(HTTP4, WEB4, FlowKind::New)),
         Scenario::new("a table that still names a dead server")
-            .in_world(World::standard().flags(WEB4, 0))
+            .in_world(PacketWorld::standard().flags(WEB4, 0))
             .frame(to(HTTP4), Expect::Drop(Reason::NoServer)),
         Scenario::new("a table that still names a server that is gone")
-            .in_world(World::standard().without(WEB4))
+            .in_world(PacketWorld::standard().without(WEB4))
             .frame(to(HTTP4), Expect::Drop(Reason::NoServer)),
         Scenario::new("no next hop")
             .frame(to(UNRESOLVED4), Expect::Drop(Reason::NoNextHop))
-            .change(World::standard().server(Server { hop: LAN, ..UNKNOWN4 }))
+            .change(PacketWorld::standard().server(PacketServer { hop: LAN, ..UNKNOWN4 }))
             .frame(
                 to(UNRESOLVED4),
-                Expect::ToServer(UNRESOLVED4, Server { hop: LAN, ..UNKNOWN4 }, Flow::New),
+                Expect::ToServer(UNRESOLVED4, PacketServer { hop: LAN, ..UNKNOWN4 }, FlowKind::New),
             ),
         Scenario::new("from a VIP to itself")
             .frame(tcp(HTTP4.at, HTTP4.at, flag::SYN).build(), Expect::Drop(Reason::MartianSource))
@@ -274,7 +276,7 @@ fn nowhere_to_go() -> Vec<Scenario> {
             .frame(tcp(WEB6.at, HTTP6.at, flag::SYN).build(), Expect::Drop(Reason::Hairpin))
             .frame(udp(NAME4.at, DNS4.at, b"x").build(), Expect::Drop(Reason::Hairpin)),
         Scenario::new("the client is a server, but not this one")
-            .frame(tcp(OTHER4.at, HTTP4.at, flag::SYN).build(), Expect::ToServer(HTTP4, WEB4, Flow::New)),
+            .frame(tcp(OTHER4.at, HTTP4.at, flag::SYN).build(), Expect::ToServer(HTTP4, WEB4, FlowKind::New)),
         Scenario::new("a full flow table")
             .host_only()
             .full()

@@ -4,13 +4,13 @@ use slb_common::abi::stats::Reason;
 
 use crate::packets::{
     frames::{Frame, echo, flag, number, other, tcp, udp},
-    icmp::Cause,
-    scenario::{Expect, Flow, Scenario},
+    icmp::IcmpCause,
+    scenario::{Expect, FlowKind, Scenario},
     world::*,
 };
 
-const TO4: Expect = Expect::ToServer(HTTP4, WEB4, Flow::New);
-const TO6: Expect = Expect::ToServer(HTTP6, WEB6, Flow::New);
+const TO4: Expect = Expect::ToServer(HTTP4, WEB4, FlowKind::New);
+const TO6: Expect = Expect::ToServer(HTTP6, WEB6, FlowKind::New);
 
 pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = Vec::new();
@@ -53,7 +53,7 @@ fn ipv4() -> Vec<Scenario> {
             Reason::BadLength,
         ),
         both("IPv4: first fragment", |f| f.network(6, &[0x20, 0]), Reason::Fragment),
-        both("IPv4: a fragment in between", |f| f.network(6, &[0x20, 185]), Reason::Fragment),
+        both("IPv4: middle fragment", |f| f.network(6, &[0x20, 185]), Reason::Fragment),
         both("IPv4: last fragment", |f| f.network(6, &[0, 185]), Reason::Fragment),
         both("IPv4: highest offset", |f| f.network(6, &[0x1f, 0xff]), Reason::Fragment),
         Scenario::new("IPv4: neither fragment nor don't fragment")
@@ -74,9 +74,12 @@ fn ipv4() -> Vec<Scenario> {
             .frame(tcp(CLIENT4, HTTP4.at, flag::SYN).padding(1).build(), TO4)
             .frame(
                 tcp(CLIENT4, HTTP4.at, flag::SYN).padding(700).build(),
-                Expect::ToServer(HTTP4, WEB4, Flow::Old),
+                Expect::ToServer(HTTP4, WEB4, FlowKind::Old),
             )
-            .frame(udp(CLIENT4, DNS4.at, b"").padding(18).build(), Expect::ToServer(DNS4, NAME4, Flow::New)),
+            .frame(
+                udp(CLIENT4, DNS4.at, b"").padding(18).build(),
+                Expect::ToServer(DNS4, NAME4, FlowKind::New),
+            ),
         Scenario::new("IPv4 under the type of IPv6, and the reverse")
             .frame(
                 ours().patch(|f| f.bytes[12..14].copy_from_slice(&[0x86, 0xdd])),
@@ -121,8 +124,9 @@ fn ipv6() -> Vec<Scenario> {
         Scenario::new("IPv6: trailing padding").frame(ours().padding(33).build(), TO6),
         Scenario::new("IPv6: hop-by-hop options").frame(ours().extension(hop, 1).build(), TO6),
         Scenario::new("IPv6: destination options").frame(ours().extension(destination, 3).build(), TO6),
-        Scenario::new("IPv6: a routing header that is done").frame(ours().extension(routing, 3).build(), TO6),
-        Scenario::new("IPv6: a routing header with stations to visit")
+        Scenario::new("IPv6: a routing header without segments left")
+            .frame(ours().extension(routing, 3).build(), TO6),
+        Scenario::new("IPv6: a routing header with segments left")
             .frame(ours().extension(routing, 3).build().network(43, &[1]), Expect::Drop(Reason::SourceRoute)),
         Scenario::new("IPv6: several extension headers").frame(
             ours()
@@ -135,7 +139,7 @@ fn ipv6() -> Vec<Scenario> {
         ),
         Scenario::new("IPv6: extension headers before UDP").frame(
             udp(CLIENT6, DNS6.at, b"abc").extension(hop, 1).extension(destination, 4).build(),
-            Expect::ToServer(DNS6, NAME6, Flow::New),
+            Expect::ToServer(DNS6, NAME6, FlowKind::New),
         ),
         Scenario::new("IPv6: six extension headers").frame(six().build(), TO6),
         Scenario::new("IPv6: seven extension headers")
@@ -175,9 +179,9 @@ fn ipv6() -> Vec<Scenario> {
                 Expect::Drop(Reason::Fragment),
             )
             .frame(six().extension(number::FRAGMENT, 1).build(), Expect::Drop(Reason::Fragment)),
-        Scenario::new("IPv6: headers that are not walked").frame(
+        Scenario::new("IPv6: extension headers that are not parsed").frame(
             other(CLIENT6.ip(), VIP6, 51, &[6, 4, 0, 0, 0, 0, 0, 0]).build(),
-            Expect::Tell(Cause::NoProtocol),
+            Expect::IcmpError(IcmpCause::NoProtocol),
         ),
     ];
     // No packet carries such addresses (RFC 4942, 2.2). SLB keeps IPv4 addresses in this form.
@@ -222,7 +226,7 @@ fn transport() -> Vec<Scenario> {
         both("TCP: no room for the header", |f| f.network(2, &[0, 39]), Reason::BadLength),
         both("TCP: no room for anything", |f| f.network(2, &[0, 20]), Reason::BadLength),
         both(
-            "TCP: header only by virtue of padding",
+            "TCP: header that ends in the padding",
             |f| f.network(2, &[0, 32]).patch(|f| f.bytes.extend([0; 40])),
             Reason::BadLength,
         ),
@@ -238,7 +242,7 @@ fn transport() -> Vec<Scenario> {
         both_udp("UDP: length 7", |f| f.transport(4, &[0, 7]), Reason::BadLength),
         both_udp("UDP: length beyond the packet", |f| f.transport(4, &[0, 17]), Reason::BadLength),
         both_udp(
-            "UDP: length beyond the packet, but for padding",
+            "UDP: length that ends in the padding",
             |f| f.transport(4, &[0, 17]).patch(|f| f.bytes.extend([0; 9])),
             Reason::BadLength,
         ),

@@ -9,16 +9,16 @@ use slb_common::abi::{
 
 use crate::packets::{
     frames::{echo, flag, tcp, udp},
-    scenario::{Expect, Flow, Scenario},
+    scenario::{Expect, FlowKind, Scenario},
     world::*,
 };
 
 const MARTIAN: Expect = Expect::Drop(Reason::MartianSource);
 
 /// A second VIP of each family, with listeners and without.
-const OTHER_VIPS: [Listener; 2] = [
-    Listener { id: 17, at: SocketAddr::new(v4(198, 51, 100, 11), 0), ..ECHO4 },
-    Listener { id: 18, at: SocketAddr::new(v6(0x11), 0), ..ECHO6 },
+const OTHER_VIPS: [PacketListener; 2] = [
+    PacketListener { id: 17, at: SocketAddr::new(v4(198, 51, 100, 11), 0), ..ECHO4 },
+    PacketListener { id: 18, at: SocketAddr::new(v6(0x11), 0), ..ECHO6 },
 ];
 
 const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
@@ -63,14 +63,14 @@ fn sources() -> Vec<(IpAddr, bool)> {
 }
 
 /// A world with listeners of both families and protocols, all in one mode.
-fn world(mode: u8, tracked: bool) -> World {
+fn world(mode: u8, tracked: bool) -> PacketWorld {
     let set = move |service: &mut Service| {
         service.mode = mode;
         if tracked {
             service.policy |= policy::TRACK;
         }
     };
-    let world = OTHER_VIPS.into_iter().fold(World::standard(), World::listener);
+    let world = OTHER_VIPS.into_iter().fold(PacketWorld::standard(), PacketWorld::listener);
     [HTTP4, HTTP6, DNS4, DNS6].into_iter().fold(world, |world, listener| world.with(listener, set))
 }
 
@@ -89,16 +89,16 @@ pub(super) fn cases() -> Vec<Scenario> {
                 if is_host { Expect::ToServer(listener, server, flow) } else { MARTIAN }
             };
             let echoed = if source.is_ipv4() { ECHO4 } else { ECHO6 };
-            let begins = if mode == mode::NAT { Flow::New } else { Flow::Old };
+            let begins = if mode == mode::NAT { FlowKind::New } else { FlowKind::Old };
             let at = SocketAddr::new(source, 4000);
             let send = |flags| tcp(at, http.at, flags).build();
             cases.push(
                 Scenario::new(format!("{name}: from {source}"))
                     .in_world(world(mode, tracked))
-                    .frame(send(flag::SYN), to(http, web, Flow::New))
-                    .frame(send(flag::ACK), to(http, web, Flow::Old))
+                    .frame(send(flag::SYN), to(http, web, FlowKind::New))
+                    .frame(send(flag::ACK), to(http, web, FlowKind::Old))
                     .frame(udp(at, dns.at, b"x").build(), to(dns, server, begins))
-                    .frame(udp(at, dns.at, b"x").build(), to(dns, server, Flow::Old))
+                    .frame(udp(at, dns.at, b"x").build(), to(dns, server, FlowKind::Old))
                     .frame(
                         tcp(at, SocketAddr::new(http.at.ip(), 9), flag::SYN).build(),
                         if is_host { Expect::Refuse } else { MARTIAN },

@@ -11,34 +11,34 @@ use slb_common::abi::{
 
 use crate::packets::{
     frames::{Frame, flag, tcp, udp},
-    scenario::{Expect, Flow, Scenario},
+    scenario::{Expect, FlowKind, Scenario},
     world::*,
 };
 
-const PREVIOUS: Server = WEB4;
-const OWNER: Server = OTHER4;
+const PREVIOUS: PacketServer = WEB4;
+const CURRENT: PacketServer = OTHER4;
 
 pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = Vec::new();
     for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
-        let slots = Slots { mode };
+        let slots = SlotCase { mode };
         let named = |case: Scenario| Scenario { name: format!("{name}: {}", case.name), ..case };
         let all = slots.connections().into_iter().chain(slots.previous_backends()).chain(slots.datagrams());
         cases.extend(all.chain(slots.tracking()).chain(slots.full()).map(named));
     }
     cases.push(
-        Scenario::new("nat: who is unknown goes on with the keeper, a datagram begins anew")
+        Scenario::new("nat: a mid-stream segment goes to the previous backend, a datagram begins a new flow")
             .in_world(
-                World::standard()
-                    .table(1, &[OWNER])
-                    .kept_by(1, PREVIOUS)
+                PacketWorld::standard()
+                    .table(1, &[CURRENT])
+                    .with_previous_backend(1, PREVIOUS)
                     .table(3, &[NAME4B])
-                    .kept_by(3, NAME4),
+                    .with_previous_backend(3, NAME4),
             )
-            .frame(send(flag::ACK), to(PREVIOUS, Flow::Old))
-            .frame(send_from(1, flag::SYN), to(OWNER, Flow::New))
-            .frame(send_from(1, flag::ACK), to(OWNER, Flow::Old))
-            .frame(ask(0), Expect::ToServer(DNS4, NAME4B, Flow::New)),
+            .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old))
+            .frame(send_from(1, flag::SYN), to(CURRENT, FlowKind::New))
+            .frame(send_from(1, flag::ACK), to(CURRENT, FlowKind::Old))
+            .frame(ask(0), Expect::ToServer(DNS4, NAME4B, FlowKind::New)),
     );
     cases
 }
@@ -60,196 +60,196 @@ fn client(number: u16) -> SocketAddr {
     SocketAddr::new(CLIENT4.ip(), CLIENT4.port() + number)
 }
 
-fn to(server: Server, flow: Flow) -> Expect {
+fn to(server: PacketServer, flow: FlowKind) -> Expect {
     Expect::ToServer(HTTP4, server, flow)
 }
 
-fn asked(server: Server) -> Expect {
+fn asked(server: PacketServer) -> Expect {
     // Untracked datagrams of old and new flows look alike, so none counts as new.
-    Expect::ToServer(DNS4, server, Flow::Old)
+    Expect::ToServer(DNS4, server, FlowKind::Old)
 }
 
 #[derive(Clone, Copy)]
-struct Slots {
+struct SlotCase {
     mode: u8,
 }
 
-impl Slots {
+impl SlotCase {
     /// No slot is migrating.
-    fn quiet(self) -> World {
-        let change = |world: World, listener| world.with(listener, |service| service.mode = self.mode);
-        [HTTP4, DNS4].into_iter().fold(World::standard(), change)
+    fn quiet(self) -> PacketWorld {
+        let change = |world: PacketWorld, listener| world.with(listener, |service| service.mode = self.mode);
+        [HTTP4, DNS4].into_iter().fold(PacketWorld::standard(), change)
     }
 
     /// All slots are migrating.
-    fn moved(self, previous_backend: Server, current_backend: Server) -> World {
+    fn moved(self, previous_backend: PacketServer, current_backend: PacketServer) -> PacketWorld {
         self.quiet()
             .table(1, &[current_backend])
-            .kept_by(1, previous_backend)
+            .with_previous_backend(1, previous_backend)
             .table(3, &[NAME4B])
-            .kept_by(3, NAME4)
+            .with_previous_backend(3, NAME4)
     }
 
     fn case(self, name: &str) -> Scenario {
-        Scenario::new(name).in_world(self.moved(PREVIOUS, OWNER))
+        Scenario::new(name).in_world(self.moved(PREVIOUS, CURRENT))
     }
 
     fn connections(self) -> Vec<Scenario> {
         vec![
-            self.case("who is unknown goes on with the keeper, and stays there")
-                .frame(send(flag::ACK | flag::PSH), to(PREVIOUS, Flow::Old))
-                .change(self.moved(FOURTH, OWNER))
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old))
-                .frame(send_from(1, flag::ACK), to(FOURTH, Flow::Old)),
-            self.case("who asks goes to the owner, and stays there")
-                .frame(send(flag::SYN), to(OWNER, Flow::New))
-                .frame(send(flag::SYN), to(OWNER, Flow::Old))
-                .frame(send(flag::ACK | flag::PSH), to(OWNER, Flow::Old))
+            self.case("a mid-stream segment goes to the previous backend and stays there")
+                .frame(send(flag::ACK | flag::PSH), to(PREVIOUS, FlowKind::Old))
+                .change(self.moved(FOURTH, CURRENT))
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old))
+                .frame(send_from(1, flag::ACK), to(FOURTH, FlowKind::Old)),
+            self.case("a SYN goes to the current backend and its flow stays there")
+                .frame(send(flag::SYN), to(CURRENT, FlowKind::New))
+                .frame(send(flag::SYN), to(CURRENT, FlowKind::Old))
+                .frame(send(flag::ACK | flag::PSH), to(CURRENT, FlowKind::Old))
                 .change(self.moved(PREVIOUS, FOURTH))
-                .frame(send(flag::ACK), to(OWNER, Flow::Old))
-                .frame(send_from(1, flag::ACK), to(PREVIOUS, Flow::Old))
-                .frame(send_from(2, flag::SYN), to(FOURTH, Flow::New)),
-            self.case("what begins nothing goes to the keeper and is not remembered")
-                .frame(send(flag::RST), to(PREVIOUS, Flow::Old))
-                .change(self.moved(FOURTH, OWNER))
-                .frame(send(flag::ACK), to(FOURTH, Flow::Old)),
-            self.case("a RST ends what is remembered")
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old))
-                .frame(send(flag::RST), to(PREVIOUS, Flow::Old))
-                .frame(send(flag::SYN), to(OWNER, Flow::New))
-                .frame(send(flag::ACK), to(OWNER, Flow::Old)),
-            self.case("a FIN is remembered")
-                .frame(send(flag::ACK | flag::FIN), to(PREVIOUS, Flow::Old))
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old)),
-            self.case("a keeper that is owner too has what nobody remembers")
-                .change(self.moved(OWNER, OWNER))
-                .frame(send(flag::SYN), to(OWNER, Flow::New))
-                .frame(send(flag::SYN), to(OWNER, Flow::New))
-                .frame(send(flag::ACK), to(OWNER, Flow::Old)),
-            self.case("a flow begun before any slot changed hands")
+                .frame(send(flag::ACK), to(CURRENT, FlowKind::Old))
+                .frame(send_from(1, flag::ACK), to(PREVIOUS, FlowKind::Old))
+                .frame(send_from(2, flag::SYN), to(FOURTH, FlowKind::New)),
+            self.case("a RST goes to the previous backend and is not tracked")
+                .frame(send(flag::RST), to(PREVIOUS, FlowKind::Old))
+                .change(self.moved(FOURTH, CURRENT))
+                .frame(send(flag::ACK), to(FOURTH, FlowKind::Old)),
+            self.case("a RST ends a tracked flow")
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old))
+                .frame(send(flag::RST), to(PREVIOUS, FlowKind::Old))
+                .frame(send(flag::SYN), to(CURRENT, FlowKind::New))
+                .frame(send(flag::ACK), to(CURRENT, FlowKind::Old)),
+            self.case("a FIN is tracked")
+                .frame(send(flag::ACK | flag::FIN), to(PREVIOUS, FlowKind::Old))
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old)),
+            self.case("flows are untracked if the previous backend is the current one")
+                .change(self.moved(CURRENT, CURRENT))
+                .frame(send(flag::SYN), to(CURRENT, FlowKind::New))
+                .frame(send(flag::SYN), to(CURRENT, FlowKind::New))
+                .frame(send(flag::ACK), to(CURRENT, FlowKind::Old)),
+            self.case("a flow begun before a slot migration stays with the previous backend")
                 .in_world(self.quiet())
-                .frame(send(flag::SYN), to(PREVIOUS, Flow::New))
-                .change(self.moved(PREVIOUS, OWNER))
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old)),
+                .frame(send(flag::SYN), to(PREVIOUS, FlowKind::New))
+                .change(self.moved(PREVIOUS, CURRENT))
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old)),
         ]
     }
 
     fn previous_backends(self) -> Vec<Scenario> {
-        let draining = || self.moved(PREVIOUS, OWNER).flags(PREVIOUS, Backend::ALIVE);
+        let draining = || self.moved(PREVIOUS, CURRENT).flags(PREVIOUS, Backend::ALIVE);
         vec![
-            self.case("a keeper that takes nothing new keeps what it has")
+            self.case("a draining previous backend keeps its flows")
                 .change(draining())
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old))
-                .frame(send(flag::SYN), to(OWNER, Flow::New))
-                .frame(send(flag::ACK), to(OWNER, Flow::Old)),
-            self.case("a dead keeper keeps connections")
-                .change(self.moved(PREVIOUS, OWNER).flags(PREVIOUS, 0))
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old))
-                .frame(send_from(1, flag::SYN), to(OWNER, Flow::New)),
-            self.case("a keeper that is gone keeps nothing")
-                .frame(send_from(1, flag::ACK), to(PREVIOUS, Flow::Old))
-                .change(self.moved(PREVIOUS, OWNER).without(PREVIOUS))
-                .frame(send(flag::ACK), to(OWNER, Flow::Old))
-                .frame(send_from(1, flag::ACK), to(OWNER, Flow::Old)),
-            self.case("a dead owner gets nothing, and the keeper's go on")
-                .change(self.moved(PREVIOUS, OWNER).flags(OWNER, 0))
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old))
+                .frame(send(flag::SYN), to(CURRENT, FlowKind::New))
+                .frame(send(flag::ACK), to(CURRENT, FlowKind::Old)),
+            self.case("an unhealthy previous backend keeps its connections")
+                .change(self.moved(PREVIOUS, CURRENT).flags(PREVIOUS, 0))
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old))
+                .frame(send_from(1, flag::SYN), to(CURRENT, FlowKind::New)),
+            self.case("a removed previous backend loses its flows to the current one")
+                .frame(send_from(1, flag::ACK), to(PREVIOUS, FlowKind::Old))
+                .change(self.moved(PREVIOUS, CURRENT).without(PREVIOUS))
+                .frame(send(flag::ACK), to(CURRENT, FlowKind::Old))
+                .frame(send_from(1, flag::ACK), to(CURRENT, FlowKind::Old)),
+            self.case("an unhealthy current backend gets no flows, and those of the previous one go on")
+                .change(self.moved(PREVIOUS, CURRENT).flags(CURRENT, 0))
                 .frame(send(flag::SYN), Expect::Drop(Reason::NoServer))
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old)),
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old)),
         ]
     }
 
     fn datagrams(self) -> Vec<Scenario> {
-        let follow = || self.moved(PREVIOUS, OWNER).with(DNS4, |service| service.policy = policy::FOLLOW);
-        let turned = || self.quiet().table(3, &[NAME4]).kept_by(3, NAME4B);
+        let follow = || self.moved(PREVIOUS, CURRENT).with(DNS4, |service| service.policy = policy::FOLLOW);
+        let turned = || self.quiet().table(3, &[NAME4]).with_previous_backend(3, NAME4B);
         vec![
-            self.case("unknown datagrams stay with the keeper")
+            self.case("untracked datagrams stay with the previous backend")
                 .frame(ask(0), asked(NAME4))
                 .change(turned())
                 .frame(ask(0), asked(NAME4))
                 .frame(ask(1), asked(NAME4B)),
-            self.case("unknown datagrams follow the owner")
+            self.case("untracked datagrams follow the current backend")
                 .change(follow())
                 .frame(ask(0), asked(NAME4B))
                 .change(turned().with(DNS4, |service| service.policy = policy::FOLLOW))
                 .frame(ask(0), asked(NAME4B))
                 .frame(ask(1), asked(NAME4)),
-            self.case("datagrams leave a dead keeper")
+            self.case("datagrams leave an unhealthy previous backend")
                 .frame(ask(0), asked(NAME4))
-                .change(self.moved(PREVIOUS, OWNER).flags(NAME4, 0))
+                .change(self.moved(PREVIOUS, CURRENT).flags(NAME4, 0))
                 .frame(ask(0), asked(NAME4B))
                 .frame(ask(1), asked(NAME4B))
-                .change(self.moved(PREVIOUS, OWNER))
+                .change(self.moved(PREVIOUS, CURRENT))
                 .frame(ask(0), asked(NAME4B)),
-            self.case("datagrams leave a keeper without a next hop, connections wait for it")
+            self.case("datagrams leave a previous backend without a next hop, connections stay")
                 .frame(ask(0), asked(NAME4))
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old))
-                .change(self.moved(PREVIOUS, OWNER).unreached(NAME4).unreached(PREVIOUS))
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old))
+                .change(self.moved(PREVIOUS, CURRENT).without_next_hop(NAME4).without_next_hop(PREVIOUS))
                 .frame(ask(0), asked(NAME4B))
                 .frame(ask(1), asked(NAME4B))
                 .frame(send(flag::ACK), Expect::Drop(Reason::NoNextHop))
-                .change(self.moved(PREVIOUS, OWNER))
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old)),
-            self.case("datagrams leave a keeper that is gone")
-                .change(self.moved(PREVIOUS, OWNER).without(NAME4))
+                .change(self.moved(PREVIOUS, CURRENT))
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old)),
+            self.case("datagrams leave a removed previous backend")
+                .change(self.moved(PREVIOUS, CURRENT).without(NAME4))
                 .frame(ask(0), asked(NAME4B)),
         ]
     }
 
     fn tracking(self) -> Vec<Scenario> {
-        let always = |world: World| {
+        let always = |world: PacketWorld| {
             [HTTP4, DNS4]
                 .into_iter()
                 .fold(world, |world, listener| world.with(listener, |service| service.policy = policy::TRACK))
         };
-        let other = || always(self.quiet().table(1, &[OWNER]).table(3, &[NAME4B]));
+        let other = || always(self.quiet().table(1, &[CURRENT]).table(3, &[NAME4B]));
         vec![
-            self.case("tracked always: flows stay although no slot is said to have changed hands")
+            self.case("always tracked: flows stay although no slot migrates")
                 .in_world(always(self.quiet()))
-                .frame(send(flag::SYN), to(PREVIOUS, Flow::New))
-                .frame(send(flag::SYN), to(PREVIOUS, Flow::Old))
-                .frame(send_from(1, flag::ACK), to(PREVIOUS, Flow::Old))
+                .frame(send(flag::SYN), to(PREVIOUS, FlowKind::New))
+                .frame(send(flag::SYN), to(PREVIOUS, FlowKind::Old))
+                .frame(send_from(1, flag::ACK), to(PREVIOUS, FlowKind::Old))
                 .frame(ask(0), asked(NAME4))
                 .change(other())
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old))
-                .frame(send_from(1, flag::ACK), to(PREVIOUS, Flow::Old))
-                .frame(send_from(2, flag::ACK), to(OWNER, Flow::Old))
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old))
+                .frame(send_from(1, flag::ACK), to(PREVIOUS, FlowKind::Old))
+                .frame(send_from(2, flag::ACK), to(CURRENT, FlowKind::Old))
                 .frame(ask(0), asked(NAME4))
                 .frame(ask(1), asked(NAME4B)),
-            self.case("not tracked: flows go where the table says")
+            self.case("untracked: flows follow the server table")
                 .in_world(self.quiet())
-                .frame(send(flag::SYN), to(PREVIOUS, Flow::New))
-                .change(self.quiet().table(1, &[OWNER]))
-                .frame(send(flag::ACK), to(OWNER, Flow::Old)),
-            self.case("tracked always, and slots that have changed hands")
-                .change(always(self.moved(PREVIOUS, OWNER)))
-                .frame(send(flag::SYN), to(OWNER, Flow::New))
-                .frame(send_from(1, flag::ACK), to(PREVIOUS, Flow::Old))
-                .frame(send(flag::ACK), to(OWNER, Flow::Old)),
+                .frame(send(flag::SYN), to(PREVIOUS, FlowKind::New))
+                .change(self.quiet().table(1, &[CURRENT]))
+                .frame(send(flag::ACK), to(CURRENT, FlowKind::Old)),
+            self.case("always tracked, with migrating slots")
+                .change(always(self.moved(PREVIOUS, CURRENT)))
+                .frame(send(flag::SYN), to(CURRENT, FlowKind::New))
+                .frame(send_from(1, flag::ACK), to(PREVIOUS, FlowKind::Old))
+                .frame(send(flag::ACK), to(CURRENT, FlowKind::Old)),
         ]
     }
 
     /// The flow table refuses new entries: a new flow must be found again without one.
     fn full(self) -> Vec<Scenario> {
-        let draining = self.moved(PREVIOUS, OWNER).flags(PREVIOUS, Backend::ALIVE);
+        let draining = self.moved(PREVIOUS, CURRENT).flags(PREVIOUS, Backend::ALIVE);
         vec![
-            self.case("a full flow table: new flows begin with the keeper, where they are found")
+            self.case("full flow table: a SYN goes to the previous backend, as its later packets do")
                 .host_only()
                 .full()
-                .frame(send(flag::SYN), to(PREVIOUS, Flow::New))
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old))
+                .frame(send(flag::SYN), to(PREVIOUS, FlowKind::New))
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old))
                 .frame(ask(0), asked(NAME4)),
-            self.case("a full flow table: what the owner could not keep is not begun")
+            self.case("full flow table: a SYN is dropped if the previous backend takes no new flows")
                 .host_only()
                 .change(draining)
                 .full()
                 .frame(send(flag::SYN), Expect::Drop(Reason::FlowTableFull))
-                .frame(send(flag::ACK), to(PREVIOUS, Flow::Old)),
-            self.case("a full flow table: what the keeper of old had goes on with the owner")
+                .frame(send(flag::ACK), to(PREVIOUS, FlowKind::Old)),
+            self.case("full flow table: a SYN is forwarded if the previous backend is the current one")
                 .host_only()
-                .change(self.moved(OWNER, OWNER).flags(OWNER, Backend::ALIVE))
+                .change(self.moved(CURRENT, CURRENT).flags(CURRENT, Backend::ALIVE))
                 .full()
-                .frame(send(flag::SYN), to(OWNER, Flow::New))
-                .frame(send(flag::ACK), to(OWNER, Flow::Old)),
+                .frame(send(flag::SYN), to(CURRENT, FlowKind::New))
+                .frame(send(flag::ACK), to(CURRENT, FlowKind::Old)),
         ]
     }
 }

@@ -11,8 +11,8 @@ use slb_common::abi::{
 
 use crate::packets::{
     frames::{Builder, echo, flag, not_ip, number, other, tcp, udp},
-    icmp::Cause,
-    scenario::{CLIENT, Expect, Flow, Scenario},
+    icmp::IcmpCause,
+    scenario::{CLIENT, Expect, FlowKind, Scenario},
     world::*,
 };
 
@@ -36,15 +36,15 @@ const SEVEN: [&[(u16, u16)]; 3] =
 pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = vec![
         refused(),
-        unmatched(Family::Four),
-        unmatched(Family::Six),
+        unmatched(PriorityCase::Four),
+        unmatched(PriorityCase::Six),
         dropped(),
         passed(),
         macs(),
         three_tags(),
     ];
-    for family in [Family::Four, Family::Six] {
-        cases.extend([family.nat(), family.near(), family.ended(), family.told(), family.echo()]);
+    for family in [PriorityCase::Four, PriorityCase::Six] {
+        cases.extend([family.nat(), family.near(), family.ended(), family.icmp_error(), family.echo()]);
         cases.extend([mode::DSR, mode::IPIP].map(|mode| family.one_way(mode)));
     }
     cases
@@ -55,12 +55,12 @@ fn tagged(builder: Builder, tags: &[(u16, u16)]) -> Builder {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Family {
+enum PriorityCase {
     Four,
     Six,
 }
 
-impl Family {
+impl PriorityCase {
     fn client(self) -> SocketAddr {
         if matches!(self, Self::Four) { CLIENT4 } else { CLIENT6 }
     }
@@ -70,12 +70,12 @@ impl Family {
     }
 
     /// A listener whose server is behind the second interface.
-    fn far(self) -> (Listener, Server) {
+    fn far(self) -> (PacketListener, PacketServer) {
         if matches!(self, Self::Four) { (FAR4, DISTANT4) } else { (FAR6, DISTANT6) }
     }
 
     /// A listener whose server is behind the client's interface.
-    fn lan(self) -> (Listener, Server) {
+    fn lan(self) -> (PacketListener, PacketServer) {
         if matches!(self, Self::Four) { (HTTP4, WEB4) } else { (HTTP6, WEB6) }
     }
 
@@ -94,13 +94,13 @@ impl Family {
             let to = |flow| Expect::ToServer(listener, server, flow);
             let back = Expect::ToClient(listener, server, CLIENT);
             case = case
-                .frame(send(flag::SYN).build(), to(Flow::New))
+                .frame(send(flag::SYN).build(), to(FlowKind::New))
                 .frame_through(FAR, answer(flag::SYN | flag::ACK).build(), back)
-                .frame(send(flag::ACK).padding(5).build(), to(Flow::Old))
+                .frame(send(flag::ACK).padding(5).build(), to(FlowKind::Old))
                 // The other packets of the flow are untagged.
-                .frame(tcp(client, listener.at, flag::ACK).build(), to(Flow::Old))
+                .frame(tcp(client, listener.at, flag::ACK).build(), to(FlowKind::Old))
                 .frame_through(FAR, tcp(server.at, client, flag::ACK).build(), back)
-                .frame(send(flag::FIN | flag::ACK).build(), to(Flow::Old))
+                .frame(send(flag::FIN | flag::ACK).build(), to(FlowKind::Old))
                 .frame_through(FAR, answer(flag::FIN | flag::ACK).build(), back);
         }
         // In the kernel all frames arrive on the same interface.
@@ -116,13 +116,13 @@ impl Family {
         for (n, tags) in (0..).zip(NONE.into_iter().chain(SEVEN)) {
             let client = SocketAddr::new(self.client().ip(), 30_000 + n);
             case = case
-                .frame(tagged(tcp(client, listener.at, flag::SYN), tags).build(), to(Flow::New))
+                .frame(tagged(tcp(client, listener.at, flag::SYN), tags).build(), to(FlowKind::New))
                 .frame(tagged(tcp(server.at, client, flag::SYN | flag::ACK), tags).build(), back)
-                .frame(tagged(tcp(client, listener.at, flag::ACK), tags).build(), to(Flow::Old));
+                .frame(tagged(tcp(client, listener.at, flag::ACK), tags).build(), to(FlowKind::Old));
         }
         for (n, tags) in (0..).zip(NONE) {
             let client = SocketAddr::new(self.client().ip(), 31_000 + n);
-            let expect = Expect::ToServer(far.0, far.1, Flow::New);
+            let expect = Expect::ToServer(far.0, far.1, FlowKind::New);
             case = case.frame(tagged(tcp(client, far.0.at, flag::SYN), tags).build(), expect);
         }
         for tags in SEVEN {
@@ -135,13 +135,13 @@ impl Family {
     fn one_way(self, mode: u8) -> Scenario {
         let (listener, server) = self.far();
         let name = if mode == mode::DSR { "dsr" } else { "ipip" };
-        let world = World::standard().with(listener, |service| service.mode = mode);
+        let world = PacketWorld::standard().with(listener, |service| service.mode = mode);
         let mut case = self.case(&format!("{name}, through another interface")).in_world(world);
         for tags in NONE {
             let syn = tagged(tcp(self.client(), listener.at, flag::SYN), tags);
             case = case
-                .frame(syn.clone().build(), Expect::ToServer(listener, server, Flow::New))
-                .frame(syn.padding(9).build(), Expect::ToServer(listener, server, Flow::New));
+                .frame(syn.clone().build(), Expect::ToServer(listener, server, FlowKind::New))
+                .frame(syn.padding(9).build(), Expect::ToServer(listener, server, FlowKind::New));
         }
         for tags in SEVEN {
             let crossing = Expect::Drop(Reason::VlanCrossing);
@@ -155,23 +155,23 @@ impl Family {
     fn ended(self) -> Scenario {
         let (listener, server) = self.lan();
         let mut case = self.case("resets").in_world(
-            World::standard()
+            PacketWorld::standard()
                 .flags(server, Backend::TERMINATING)
-                .kept_by(listener.table.expect("a table"), server),
+                .with_previous_backend(listener.table.expect("a table"), server),
         );
         for (n, tags) in (0..).zip(NONE.into_iter().chain(SEVEN)) {
             let client = SocketAddr::new(self.client().ip(), 30_000 + n);
             let send = || tagged(tcp(client, listener.at, flag::ACK), tags).build();
             let answer = || tagged(tcp(server.at, client, flag::ACK), tags).build();
             case = case
-                .frame(send(), Expect::EndServer(listener, server, Flow::Old))
+                .frame(send(), Expect::EndServer(listener, server, FlowKind::Old))
                 .frame(send(), Expect::End)
                 .frame(answer(), Expect::End);
         }
         case
     }
 
-    fn told(self) -> Scenario {
+    fn icmp_error(self) -> Scenario {
         let (listener, _) = self.lan();
         let (dns, headers) = if matches!(self, Self::Four) { (DNS4, 28) } else { (DNS6, 48) };
         let mut case = self.case("ICMP errors");
@@ -180,11 +180,11 @@ impl Family {
             case = case
                 .frame(
                     tagged(tcp(self.client(), listener.at, flag::SYN), tags).hop_limit(1).build(),
-                    Expect::Tell(Cause::HopLimit),
+                    Expect::IcmpError(IcmpCause::HopLimit),
                 )
                 .frame(
                     tagged(udp(self.client(), dns.at, &payload), tags).build(),
-                    Expect::Tell(Cause::TooBig(MTU as u16)),
+                    Expect::IcmpError(IcmpCause::TooBig(MTU as u16)),
                 );
         }
         case
@@ -212,7 +212,7 @@ fn refused() -> Scenario {
         )
 }
 
-fn unmatched(family: Family) -> Scenario {
+fn unmatched(family: PriorityCase) -> Scenario {
     let (client, vip) = (family.client(), family.vip());
     let at = SocketAddr::new(vip, 4443);
     let mut case = family.case("unmatched, rejected");
@@ -220,19 +220,19 @@ fn unmatched(family: Family) -> Scenario {
         case = case
             .frame(tagged(tcp(client, at, flag::SYN), tags).build(), Expect::Refuse)
             .frame(tagged(tcp(client, at, flag::RST), tags).build(), Expect::Drop(Reason::Unmatched))
-            .frame(tagged(udp(client, at, b"abc"), tags).build(), Expect::Tell(Cause::NoPort))
+            .frame(tagged(udp(client, at, b"abc"), tags).build(), Expect::IcmpError(IcmpCause::NoPort))
             .frame(
                 tagged(other(client.ip(), vip, 47, &[0; 12]), tags).build(),
-                Expect::Tell(Cause::NoProtocol),
+                Expect::IcmpError(IcmpCause::NoProtocol),
             );
     }
     case
 }
 
 fn dropped() -> Scenario {
-    let world = [ECHO4, ECHO6]
-        .into_iter()
-        .fold(World::standard(), |world, echo| world.with(echo, |vip| vip.policy = policy::DROP_UNMATCHED));
+    let world = [ECHO4, ECHO6].into_iter().fold(PacketWorld::standard(), |world, echo| {
+        world.with(echo, |vip| vip.policy = policy::DROP_UNMATCHED)
+    });
     let mut case = Scenario::new("priority tags: unmatched, dropped").in_world(world);
     for (client, vip) in [(CLIENT4, VIP4), (CLIENT6, VIP6)] {
         let syn = tcp(client, SocketAddr::new(vip, 4443), flag::SYN);
@@ -244,8 +244,9 @@ fn dropped() -> Scenario {
 /// The kernel gets passed frames unchanged: it may have a VLAN device for VLAN 0, or use the priority.
 fn passed() -> Scenario {
     let pass = Expect::Pass;
-    let mut case = Scenario::new("priority tags: what is passed keeps them")
-        .in_world(World::standard().with(ECHO4, |vip| vip.policy = 0).with(ECHO6, |vip| vip.policy = 0));
+    let mut case = Scenario::new("priority tags: passed packets keep their tags").in_world(
+        PacketWorld::standard().with(ECHO4, |vip| vip.policy = 0).with(ECHO6, |vip| vip.policy = 0),
+    );
     for tags in NONE.into_iter().chain(SEVEN) {
         for (client, vip, server) in [(CLIENT4, VIP4, WEB4), (CLIENT6, VIP6, WEB6)] {
             let to = SocketAddr::new(vip, 4443);
@@ -272,12 +273,12 @@ fn macs() -> Scenario {
     let back = Expect::ToClient(HTTP4, WEB4, Hop { peer: here, ..CLIENT });
     let send = |flags| tcp(CLIENT4, HTTP4.at, flags).macs(here, OWN_MAC);
     let answer = || tcp(WEB4.at, CLIENT4, flag::ACK);
-    let mut case = Scenario::new("priority tags: a client's station")
-        .frame(tagged(send(flag::SYN), NONE[1]).build(), Expect::ToServer(HTTP4, WEB4, Flow::New))
+    let mut case = Scenario::new("priority tags: the client's MAC is read behind the tags")
+        .frame(tagged(send(flag::SYN), NONE[1]).build(), Expect::ToServer(HTTP4, WEB4, FlowKind::New))
         .frame(answer().build(), back);
     for tags in NONE {
         case = case
-            .frame(tagged(send(flag::ACK), tags).build(), Expect::ToServer(HTTP4, WEB4, Flow::Old))
+            .frame(tagged(send(flag::ACK), tags).build(), Expect::ToServer(HTTP4, WEB4, FlowKind::Old))
             .frame(answer().build(), back)
             .frame(tagged(answer(), tags).build(), back);
     }

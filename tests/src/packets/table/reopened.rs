@@ -9,7 +9,7 @@ use slb_common::abi::{
 
 use crate::packets::{
     frames::{FIRST, Frame, NEXT, flag, tcp_at},
-    scenario::{CLIENT, Expect, Flow, Scenario},
+    scenario::{CLIENT, Expect, FlowKind, Scenario},
     world::*,
 };
 
@@ -25,7 +25,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     for (family, client, listener, server, other) in
         [("IPv4", CLIENT4, HTTP4, WEB4, OTHER4), ("IPv6", CLIENT6, HTTP6, WEB6, OTHER6)]
     {
-        let ends = Ends { client, listener, server, other };
+        let ends = ReopenedFlow { client, listener, server, other };
         let named =
             |scenario: Scenario| Scenario { name: format!("{family}: {}", scenario.name), ..scenario };
         let all = ends.resets().into_iter().chain(ends.reuses()).chain(ends.accepts()).chain(ends.jumps());
@@ -38,20 +38,20 @@ pub(super) fn cases() -> Vec<Scenario> {
 }
 
 #[derive(Clone, Copy)]
-struct Ends {
+struct ReopenedFlow {
     client: std::net::SocketAddr,
-    listener: Listener,
-    server: Server,
-    other: Server,
+    listener: PacketListener,
+    server: PacketServer,
+    other: PacketServer,
 }
 
-impl Ends {
-    fn to(self, flow: Flow) -> Expect {
+impl ReopenedFlow {
+    fn to(self, flow: FlowKind) -> Expect {
         Expect::ToServer(self.listener, self.server, flow)
     }
 
     fn elsewhere(self) -> Expect {
-        Expect::ToServer(self.listener, self.other, Flow::New)
+        Expect::ToServer(self.listener, self.other, FlowKind::New)
     }
 
     fn back(self) -> Expect {
@@ -80,78 +80,82 @@ impl Ends {
     }
 
     /// The table names the other server for new flows.
-    fn moved(self) -> World {
-        World::standard().table(self.listener.table.expect("a listener with servers"), &[self.other])
+    fn moved(self) -> PacketWorld {
+        PacketWorld::standard().table(self.listener.table.expect("a listener with servers"), &[self.other])
     }
 
     fn begun(self, name: &str) -> Scenario {
         Scenario::new(name)
-            .frame(self.sent(flag::SYN, FIRST, 0), self.to(Flow::New))
+            .frame(self.sent(flag::SYN, FIRST, 0), self.to(FlowKind::New))
             .frame(self.answer(flag::SYN | flag::ACK, FIRST, FIRST + 1), self.back())
     }
 
     fn established(self, name: &str) -> Scenario {
         self.begun(name)
-            .frame(self.data(), self.to(Flow::Old))
+            .frame(self.data(), self.to(FlowKind::Old))
             .frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
             .change(self.moved())
     }
 
-    fn goes_on(self, scenario: Scenario) -> Scenario {
-        scenario.frame(self.data(), self.to(Flow::Old)).frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
+    fn continued(self, scenario: Scenario) -> Scenario {
+        scenario
+            .frame(self.data(), self.to(FlowKind::Old))
+            .frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
     }
 
     fn resets(self) -> Vec<Scenario> {
         let Self { server, .. } = self;
         let rst = || self.sent(flag::RST, NEAR, 0);
-        let held = |name: &str| self.established(name).frame(rst(), self.to(Flow::Old));
+        let held = |name: &str| self.established(name).frame(rst(), self.to(FlowKind::Old));
         vec![
-            self.goes_on(
-                held("a RST within the window and a SYN move no connection")
-                    .frame(self.syn(), self.to(Flow::Old)),
+            self.continued(
+                held("an in-window RST and a SYN move no connection")
+                    .frame(self.syn(), self.to(FlowKind::Old)),
             ),
-            self.goes_on(
-                held("nor do they where its server takes no new flows")
+            self.continued(
+                held("an in-window RST and a SYN move no connection of a server without new flows")
                     .change(self.moved().flags(server, Backend::ALIVE))
-                    .frame(self.syn(), self.to(Flow::Old)),
+                    .frame(self.syn(), self.to(FlowKind::Old)),
             ),
-            self.goes_on(
-                self.established("nor do a server's RST and a SYN")
+            self.continued(
+                self.established("a server's in-window RST and a SYN move no connection")
                     .frame(self.answer(flag::RST, NEAR, 0), self.back())
-                    .frame(self.syn(), self.to(Flow::Old)),
+                    .frame(self.syn(), self.to(FlowKind::Old)),
             ),
-            self.goes_on(
-                held("nor do a RST, a SYN and a SYN-ACK by another way than the server's")
+            self.continued(
+                held("an in-window RST, a SYN and a SYN-ACK on the wrong interface move no connection")
                     .host_only()
-                    .frame(self.syn(), self.to(Flow::Old))
+                    .frame(self.syn(), self.to(FlowKind::Old))
                     .frame_through(FAR, self.accept(), Expect::Drop(Reason::WrongInterface)),
             ),
-            self.goes_on(
-                held("a SYN-ACK by another way than the server's releases no flow")
-                    .host_only()
-                    .frame_through(FAR, self.accept(), Expect::Drop(Reason::WrongInterface)),
+            self.continued(
+                held("a SYN-ACK on the wrong interface releases no flow").host_only().frame_through(
+                    FAR,
+                    self.accept(),
+                    Expect::Drop(Reason::WrongInterface),
+                ),
             ),
             // If the flow were finished, SLB would pass a SYN-ACK to the kernel.
-            held("a client that goes on a second later takes the RST back")
+            held("a client's segment a second after a RST revokes the RST")
                 .host_only()
                 .clock(HZ)
-                .frame(self.data(), self.to(Flow::Old))
+                .frame(self.data(), self.to(FlowKind::Old))
                 .frame(self.accept(), self.back()),
-            held("and so does its server")
+            held("a server's segment a second after a client's RST revokes the RST")
                 .host_only()
                 .clock(HZ)
                 .frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
                 .frame(self.accept(), self.back()),
-            held("segments that were under way take nothing back")
+            held("segments within a second after a RST do not revoke it")
                 .host_only()
                 .clock(HZ - 1)
-                .frame(self.data(), self.to(Flow::Old))
+                .frame(self.data(), self.to(FlowKind::Old))
                 .frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
                 .frame(self.accept(), NOT_OURS),
-            held("nor do segments with wrong numbers")
+            held("segments with wrong sequence numbers do not revoke a RST")
                 .host_only()
                 .clock(HZ)
-                .frame(self.sent(flag::ACK, NEXT + (1 << 21), NEXT), self.to(Flow::Old))
+                .frame(self.sent(flag::ACK, NEXT + (1 << 21), NEXT), self.to(FlowKind::Old))
                 .frame(self.accept(), NOT_OURS),
         ]
     }
@@ -159,62 +163,65 @@ impl Ends {
     /// Clients that reuse their ports.
     fn reuses(self) -> Vec<Scenario> {
         let Self { server, .. } = self;
-        let over =
-            |name: &str| self.established(name).frame(self.sent(flag::RST, NEXT + 17, 0), self.to(Flow::Old));
+        let over = |name: &str| {
+            self.established(name).frame(self.sent(flag::RST, NEXT + 17, 0), self.to(FlowKind::Old))
+        };
         let refusal = || self.answer(flag::RST | flag::ACK, 0, AGAIN + 1);
         vec![
-            over("a port used again after a RST: its server accepts, and numbers follow the new connection")
-                .frame(self.syn(), self.to(Flow::Old))
-                .frame(self.accept(), self.back())
-                .frame(self.sent(flag::ACK, AGAIN + 1, ANSWER + 18), self.to(Flow::Old))
-                .frame(self.answer(flag::ACK | flag::FIN, ANSWER + 18, AGAIN + 18), self.back())
-                .frame(self.sent(flag::ACK | flag::FIN, AGAIN + 18, ANSWER + 36), self.to(Flow::Old))
-                .frame(self.syn(), self.elsewhere()),
-            over("a port used again after a RST: its server refuses, and the next SYN goes elsewhere")
-                .frame(self.syn(), self.to(Flow::Old))
+            over(
+                "port reuse after a RST: its server accepts, and expected numbers follow the new connection",
+            )
+            .frame(self.syn(), self.to(FlowKind::Old))
+            .frame(self.accept(), self.back())
+            .frame(self.sent(flag::ACK, AGAIN + 1, ANSWER + 18), self.to(FlowKind::Old))
+            .frame(self.answer(flag::ACK | flag::FIN, ANSWER + 18, AGAIN + 18), self.back())
+            .frame(self.sent(flag::ACK | flag::FIN, AGAIN + 18, ANSWER + 36), self.to(FlowKind::Old))
+            .frame(self.syn(), self.elsewhere()),
+            over("port reuse after a RST: its server refuses, and the next SYN goes to another server")
+                .frame(self.syn(), self.to(FlowKind::Old))
                 .frame(refusal(), self.back())
                 .frame(self.syn(), self.elsewhere()),
-            over("a port used again after a RST: its server takes no new flows, and the next SYN goes elsewhere")
+            over("port reuse after a RST: its server takes no new flows, and the next SYN goes to another")
                 .change(self.moved().flags(server, Backend::ALIVE))
-                .frame(self.syn(), self.to(Flow::Old))
+                .frame(self.syn(), self.to(FlowKind::Old))
                 .frame(self.accept(), Expect::End)
                 .frame(self.syn(), self.elsewhere()),
-            self.established("a server that takes no new flows refuses a SYN, and the client hears it")
+            self.established("a server without new flows refuses a SYN, and the client receives the RST")
                 .change(self.moved().flags(server, Backend::ALIVE))
-                .frame(self.syn(), self.to(Flow::Old))
+                .frame(self.syn(), self.to(FlowKind::Old))
                 .frame(refusal(), self.back()),
-            self.begun("a client that resets what its server has accepted assures no flow")
+            self.begun("a client's RST after the SYN-ACK does not assure the flow")
                 .frame(self.answer(flag::SYN | flag::ACK, FIRST, NEXT), self.back())
-                .frame(self.sent(flag::RST, NEXT, 0), self.to(Flow::Old))
+                .frame(self.sent(flag::RST, NEXT, 0), self.to(FlowKind::Old))
                 .change(self.moved())
                 .frame(self.syn(), self.elsewhere()),
-            Scenario::new("nor does one that resets a connection that its server does not know")
-                .in_world(World::standard())
-                .frame(self.sent(flag::ACK, NEXT, NEXT), self.to(Flow::Old))
+            Scenario::new("a client's RST after its server's RST does not assure the flow")
+                .in_world(PacketWorld::standard())
+                .frame(self.sent(flag::ACK, NEXT, NEXT), self.to(FlowKind::Old))
                 .frame(self.answer(flag::RST, NEXT, 0), self.back())
-                .frame(self.sent(flag::RST, NEXT, 0), self.to(Flow::Old))
+                .frame(self.sent(flag::RST, NEXT, 0), self.to(FlowKind::Old))
                 .change(self.moved())
                 .frame(self.syn(), self.elsewhere()),
-            over("a port used again after a RST: its server fails its checks")
+            over("port reuse after a RST: its server is unhealthy")
                 .change(self.moved().flags(server, 0))
                 .frame(self.syn(), self.elsewhere()),
-            over("a port used again after a RST: its server is terminating")
+            over("port reuse after a RST: its server is terminating")
                 .change(self.moved().flags(server, Backend::TERMINATING))
                 .frame(self.syn(), self.elsewhere()),
-            over("a port used again after a RST: its server is gone")
+            over("port reuse after a RST: its server is removed")
                 .change(self.moved().without(server))
                 .frame(self.syn(), self.elsewhere()),
-            over("a server that speaks to the client itself after a RST is let through")
+            over("a server's own connection to the client passes after a RST")
                 .frame(self.accept(), NOT_OURS)
                 .frame(self.answer(flag::ACK, ANSWER + 1, AGAIN + 1), NOT_OURS),
             // The client has lost the connection silently, and answers the server's challenge ACK with a RST.
-            self.established("a port used again by a client that has forgotten the connection")
-                .frame(self.syn(), self.to(Flow::Old))
+            self.established("port reuse by a client that lost the connection without a RST")
+                .frame(self.syn(), self.to(FlowKind::Old))
                 .frame(self.answer(flag::ACK, NEXT, NEXT), self.back())
-                .frame(self.sent(flag::RST, NEXT + 17, 0), self.to(Flow::Old))
-                .frame(self.syn(), self.to(Flow::Old))
+                .frame(self.sent(flag::RST, NEXT + 17, 0), self.to(FlowKind::Old))
+                .frame(self.syn(), self.to(FlowKind::Old))
                 .frame(self.accept(), self.back())
-                .frame(self.sent(flag::ACK, AGAIN + 1, ANSWER + 18), self.to(Flow::Old)),
+                .frame(self.sent(flag::ACK, AGAIN + 1, ANSWER + 18), self.to(FlowKind::Old)),
         ]
     }
 
@@ -225,45 +232,45 @@ impl Ends {
         let forged = || self.answer(flag::SYN | flag::ACK, ANSWER, 0x1234_5678);
         vec![
             // A restarted flow would never become assured again, and would soon expire.
-            self.goes_on(
-                self.established("a SYN-ACK that no client has asked for begins nothing anew")
+            self.continued(
+                self.established("an unsolicited SYN-ACK restarts no flow")
                     .host_only()
                     .frame(forged(), self.back())
-                    .frame(self.data(), self.to(Flow::Old))
+                    .frame(self.data(), self.to(FlowKind::Old))
                     .clock(UNASSURED + 1)
-                    .frame(self.syn(), self.to(Flow::Old)),
+                    .frame(self.syn(), self.to(FlowKind::Old)),
             ),
-            self.goes_on(
-                self.established("nor does it end a connection whose server takes no new flows")
+            self.continued(
+                self.established("an unsolicited SYN-ACK ends no connection of a server without new flows")
                     .change(self.moved().flags(server, Backend::ALIVE))
                     .frame(forged(), self.back())
-                    .frame(self.syn(), self.to(Flow::Old)),
+                    .frame(self.syn(), self.to(FlowKind::Old)),
             ),
-            self.goes_on(
-                self.established("a client that goes on has not asked")
+            self.continued(
+                self.established("a client's data after a SYN on its flow voids the SYN")
                     .host_only()
-                    .frame(self.syn(), self.to(Flow::Old))
-                    .frame(self.data(), self.to(Flow::Old))
+                    .frame(self.syn(), self.to(FlowKind::Old))
+                    .frame(self.data(), self.to(FlowKind::Old))
                     .frame(forged(), self.back())
                     .clock(UNASSURED + 1)
-                    .frame(self.syn(), self.to(Flow::Old)),
+                    .frame(self.syn(), self.to(FlowKind::Old)),
             ),
             self.begun("a SYN-ACK that acknowledges another SYN does not accept the connection")
                 .host_only()
                 .frame(forged(), self.back())
-                .frame(self.data(), self.to(Flow::Old))
+                .frame(self.data(), self.to(FlowKind::Old))
                 .change(self.moved())
                 .clock(UNASSURED + 1)
-                .frame(self.syn(), self.to(Flow::Old)),
-            Scenario::new("a client that gives up and asks anew is heard")
+                .frame(self.syn(), self.to(FlowKind::Old)),
+            Scenario::new("expected numbers follow a second SYN before the handshake")
                 .host_only()
-                .frame(self.sent(flag::SYN, FIRST, 0), self.to(Flow::New))
-                .frame(self.syn(), self.to(Flow::Old))
+                .frame(self.sent(flag::SYN, FIRST, 0), self.to(FlowKind::New))
+                .frame(self.syn(), self.to(FlowKind::Old))
                 .frame(self.accept(), self.back())
-                .frame(self.sent(flag::ACK, AGAIN + 1, ANSWER + 18), self.to(Flow::Old))
+                .frame(self.sent(flag::ACK, AGAIN + 1, ANSWER + 18), self.to(FlowKind::Old))
                 .change(self.moved())
                 .clock(UNASSURED + 1)
-                .frame(self.syn(), self.to(Flow::Old)),
+                .frame(self.syn(), self.to(FlowKind::Old)),
         ]
     }
 
@@ -273,14 +280,16 @@ impl Ends {
         let over = |scenario: Scenario| scenario.frame(self.accept(), NOT_OURS);
         vec![
             over(
-                self.established("a download of which 300 MiB have not come by: numbers follow what the server sends")
-                    .frame(self.answer(flag::ACK, FAR_ON, NEXT), self.back())
-                    .frame(self.answer(flag::RST, FAR_ON + 17, 0), self.back()),
+                self.established(
+                    "300 MiB of a download missed: expected numbers follow the server's segments",
+                )
+                .frame(self.answer(flag::ACK, FAR_ON, NEXT), self.back())
+                .frame(self.answer(flag::RST, FAR_ON + 17, 0), self.back()),
             ),
             over(
-                self.established("an upload of which 300 MiB have not come by: numbers follow what the server acknowledges")
+                self.established("300 MiB of an upload missed: expected numbers follow the server's ACKs")
                     .frame(self.answer(flag::ACK, NEXT, FAR_ON), self.back())
-                    .frame(self.sent(flag::RST, FAR_ON, 0), self.to(Flow::Old)),
+                    .frame(self.sent(flag::RST, FAR_ON, 0), self.to(FlowKind::Old)),
             ),
         ]
     }
@@ -288,14 +297,14 @@ impl Ends {
 
 /// Two listeners with the same server: a client endpoint can use only one of them at a time.
 fn twin() -> Scenario {
-    let ends = Ends { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
+    let ends = ReopenedFlow { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
     let there = tcp_at(CLIENT4, TWIN4.at, flag::SYN, AGAIN, 0).build();
     let scenario = ends
-        .established("a RST within the window and a SYN to another listener release no flow")
-        .change(World::standard())
-        .frame(ends.sent(flag::RST, NEAR, 0), ends.to(Flow::Old))
+        .established("an in-window RST and a SYN to another listener release no flow")
+        .change(PacketWorld::standard())
+        .frame(ends.sent(flag::RST, NEAR, 0), ends.to(FlowKind::Old))
         .frame(there, Expect::Drop(Reason::PortConflict));
-    ends.goes_on(scenario)
+    ends.continued(scenario)
 }
 
 /// Modes whose answers bypass SLB, with tracked flows.
@@ -303,52 +312,52 @@ fn past_slb() -> Vec<Scenario> {
     let mut cases = Vec::new();
     for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
         let world = move || {
-            World::standard().with(HTTP4, |service: &mut Service| {
+            PacketWorld::standard().with(HTTP4, |service: &mut Service| {
                 service.mode = mode;
                 service.policy = policy::TRACK;
             })
         };
         let moved = move || world().table(HTTP4.table.expect("servers"), &[OTHER4]);
         let to = |flow| Expect::ToServer(HTTP4, WEB4, flow);
-        let elsewhere = Expect::ToServer(HTTP4, OTHER4, Flow::New);
+        let elsewhere = Expect::ToServer(HTTP4, OTHER4, FlowKind::New);
         let sent = |flags, sequence| tcp_at(CLIENT4, HTTP4.at, flags, sequence, NEXT).build();
         let established = |what: &str| {
             Scenario::new(format!("{name}: {what}"))
                 .in_world(world())
-                .frame(sent(flag::SYN, FIRST), to(Flow::New))
-                .frame(sent(flag::ACK, NEXT), to(Flow::Old))
+                .frame(sent(flag::SYN, FIRST), to(FlowKind::New))
+                .frame(sent(flag::ACK, NEXT), to(FlowKind::Old))
                 .change(moved())
         };
         for (flags, what) in [(flag::RST, "RST"), (flag::FIN | flag::ACK, "FIN")] {
             cases.push(
-                established(&format!("a {what} within the window and a SYN move no connection"))
-                    .frame(sent(flags, NEAR), to(Flow::Old))
-                    .frame(sent(flag::SYN, AGAIN), to(Flow::Old))
-                    .frame(sent(flag::ACK, NEXT), to(Flow::Old))
-                    .frame(sent(flag::SYN, AGAIN), to(Flow::Old)),
+                established(&format!("an in-window {what} and a SYN move no connection"))
+                    .frame(sent(flags, NEAR), to(FlowKind::Old))
+                    .frame(sent(flag::SYN, AGAIN), to(FlowKind::Old))
+                    .frame(sent(flag::ACK, NEXT), to(FlowKind::Old))
+                    .frame(sent(flag::SYN, AGAIN), to(FlowKind::Old)),
             );
             let reused = |what: &str| {
                 established(what)
-                    .frame(sent(flags, NEXT + 17), to(Flow::Old))
-                    .frame(sent(flag::SYN, AGAIN), to(Flow::Old))
-                    .frame(sent(flag::ACK, AGAIN + 1), to(Flow::Old))
+                    .frame(sent(flags, NEXT + 17), to(FlowKind::Old))
+                    .frame(sent(flag::SYN, AGAIN), to(FlowKind::Old))
+                    .frame(sent(flag::ACK, AGAIN + 1), to(FlowKind::Old))
             };
             let leaving = || moved().flags(WEB4, Backend::ALIVE);
             cases.extend([
-                established(&format!("a port used again a minute after a {what} is scheduled anew"))
+                established(&format!("port reuse a minute after a {what} is scheduled anew"))
                     .host_only()
-                    .frame(sent(flags, NEXT + 17), to(Flow::Old))
+                    .frame(sent(flags, NEXT + 17), to(FlowKind::Old))
                     .clock(60 * HZ)
                     .frame(sent(flag::SYN, AGAIN), elsewhere),
-                reused(&format!("a port used again after a {what}: the new connection has not ended"))
+                reused(&format!("port reuse after a {what}: the new connection is live"))
                     .change(leaving())
-                    .frame(sent(flag::SYN, 77), to(Flow::Old)),
-                reused(&format!("a port used again after a {what}: numbers follow the new connection"))
-                    .frame(sent(flags, AGAIN + 18), to(Flow::Old))
+                    .frame(sent(flag::SYN, 77), to(FlowKind::Old)),
+                reused(&format!("port reuse after a {what}: expected numbers follow the new connection"))
+                    .frame(sent(flags, AGAIN + 18), to(FlowKind::Old))
                     .change(leaving())
                     .frame(sent(flag::SYN, 77), elsewhere),
-                established(&format!("a port used again after a {what}: the server takes no new flows"))
-                    .frame(sent(flags, NEXT + 17), to(Flow::Old))
+                established(&format!("port reuse after a {what}: the server takes no new flows"))
+                    .frame(sent(flags, NEXT + 17), to(FlowKind::Old))
                     .change(leaving())
                     .frame(sent(flag::SYN, AGAIN), elsewhere),
             ]);
@@ -362,39 +371,48 @@ fn migrating() -> Vec<Scenario> {
     let mut cases = Vec::new();
     for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
         let world = move || {
-            let quiet = World::standard().with(HTTP4, |service: &mut Service| service.mode = mode);
-            quiet.table(1, &[OTHER4]).kept_by(1, WEB4)
+            let quiet = PacketWorld::standard().with(HTTP4, |service: &mut Service| service.mode = mode);
+            quiet.table(1, &[OTHER4]).with_previous_backend(1, WEB4)
         };
         let to = |server, flow| Expect::ToServer(HTTP4, server, flow);
         let sent = |flags, sequence| tcp_at(CLIENT4, HTTP4.at, flags, sequence, NEXT).build();
         let (old, new) = (|| sent(flag::ACK, NEXT), || sent(flag::ACK, AGAIN + 1));
         let begun = |what: &str| {
             let begun = Scenario::new(format!("{name}: {what}")).in_world(world());
-            begun.frame(sent(flag::SYN, AGAIN), to(OTHER4, Flow::New))
+            begun.frame(sent(flag::SYN, AGAIN), to(OTHER4, FlowKind::New))
         };
         cases.extend([
-            begun("a SYN moves no connection of a slot that migrates, nor do its segments end what the SYN begins")
-                .frame(old(), to(WEB4, Flow::Old))
-                .frame(sent(flag::RST, NEXT), to(WEB4, Flow::Old))
-                .frame(old(), to(WEB4, Flow::Old))
-                .frame(new(), to(OTHER4, Flow::Old))
-                .frame(new(), to(OTHER4, Flow::Old)),
-            begun("a connection that goes on a second after such a SYN is tracked")
+            begun(
+                "migrating slot: a SYN and an untracked connection of its endpoint do not affect each other",
+            )
+            .frame(old(), to(WEB4, FlowKind::Old))
+            .frame(sent(flag::RST, NEXT), to(WEB4, FlowKind::Old))
+            .frame(old(), to(WEB4, FlowKind::Old))
+            .frame(new(), to(OTHER4, FlowKind::Old))
+            .frame(new(), to(OTHER4, FlowKind::Old)),
+            begun("migrating slot: an untracked connection is tracked a second after a SYN of its endpoint")
                 .host_only()
                 .clock(HZ)
-                .frame(old(), to(WEB4, Flow::Old))
-                .change(World::standard().with(HTTP4, |service| service.mode = mode).table(1, &[OTHER4]).kept_by(1, OTHER4))
-                .frame(old(), to(WEB4, Flow::Old)),
-            Scenario::new(format!("{name}: nor does a SYN move one whose server fails its checks"))
-                .in_world(world())
-                .frame(old(), to(WEB4, Flow::Old))
-                .change(world().flags(WEB4, 0))
-                .frame(sent(flag::SYN, AGAIN), to(OTHER4, Flow::New))
-                .frame(old(), to(WEB4, Flow::Old)),
-            begun("a SYN that is sent again with another number is followed")
-                .frame(sent(flag::SYN, FIRST), to(OTHER4, Flow::Old))
-                .frame(old(), to(OTHER4, Flow::Old))
-                .frame(sent(flag::ACK, NEXT + (1 << 20)), to(OTHER4, Flow::Old)),
+                .frame(old(), to(WEB4, FlowKind::Old))
+                .change(
+                    PacketWorld::standard()
+                        .with(HTTP4, |service| service.mode = mode)
+                        .table(1, &[OTHER4])
+                        .with_previous_backend(1, OTHER4),
+                )
+                .frame(old(), to(WEB4, FlowKind::Old)),
+            Scenario::new(format!(
+                "{name}: migrating slot: a SYN moves no untracked connection of an unhealthy server"
+            ))
+            .in_world(world())
+            .frame(old(), to(WEB4, FlowKind::Old))
+            .change(world().flags(WEB4, 0))
+            .frame(sent(flag::SYN, AGAIN), to(OTHER4, FlowKind::New))
+            .frame(old(), to(WEB4, FlowKind::Old)),
+            begun("migrating slot: expected numbers follow a second SYN with another number")
+                .frame(sent(flag::SYN, FIRST), to(OTHER4, FlowKind::Old))
+                .frame(old(), to(OTHER4, FlowKind::Old))
+                .frame(sent(flag::ACK, NEXT + (1 << 20)), to(OTHER4, FlowKind::Old)),
         ]);
     }
     cases

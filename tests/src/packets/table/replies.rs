@@ -9,7 +9,7 @@ use slb_control::dataplane::state::to_address;
 
 use crate::packets::{
     frames::{Frame, flag, tcp, udp},
-    scenario::{CLIENT, Expect, Flow, Scenario},
+    scenario::{CLIENT, Expect, FlowKind, Scenario},
     world::*,
 };
 
@@ -27,7 +27,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         let begun = |name: &str| {
             Scenario::new(format!("TCP/{family}: {name}")).frame(
                 tcp(client, listener.at, flag::SYN).build(),
-                Expect::ToServer(listener, server, Flow::New),
+                Expect::ToServer(listener, server, FlowKind::New),
             )
         };
         cases.extend([
@@ -38,27 +38,27 @@ pub(super) fn cases() -> Vec<Scenario> {
             begun("RST goes back").frame(answer(flag::RST | flag::ACK), back),
             begun("another port of the server")
                 .frame(tcp(other_port(server.at), client, flag::ACK).build(), NOT_OURS),
-            begun("another address with the number and the bit of the server's endpoint")
+            begun("another address that collides with the server's in filter and endpoint hash")
                 .frame(tcp(alike(server.at), client, flag::ACK).build(), NOT_OURS)
                 .frame(tcp(alike(server.at), client, flag::SYN | flag::ACK).build(), NOT_OURS)
                 .frame(answer(flag::SYN | flag::ACK), back),
             begun("another port of the client")
                 .frame(tcp(server.at, other_port(client), flag::ACK).build(), NOT_OURS),
-            begun("the answer's last hop")
+            begun("an answer without hops left is dropped")
                 .frame(tcp(server.at, client, flag::ACK).hop_limit(1).build(), Expect::Drop(Reason::HopLimit))
                 .frame(tcp(server.at, client, flag::ACK).hop_limit(0).build(), Expect::Drop(Reason::HopLimit))
                 .frame(tcp(server.at, client, flag::ACK).hop_limit(2).build(), back),
             begun("answers with tags and padding")
                 .frame(tcp(server.at, client, flag::ACK).tag(0x8100, 9).padding(5).build(), back),
-            begun("a broken answer is left to the kernel")
+            begun("a malformed answer passes to the kernel")
                 .frame(answer(flag::ACK).transport(12, &[4 << 4]), Expect::Pass(Reason::BadHeader)),
             begun("the listener is gone")
-                .change(World::standard().without_listener(listener))
+                .change(PacketWorld::standard().without_listener(listener))
                 .frame(answer(flag::ACK), NOT_OURS),
             begun("the server is gone")
-                .change(World::standard().without(server))
+                .change(PacketWorld::standard().without(server))
                 .frame(answer(flag::ACK), NOT_OURS),
-            Scenario::new(format!("TCP/{family}: a server speaks on its own account"))
+            Scenario::new(format!("TCP/{family}: packets of a server outside of flows pass to the kernel"))
                 .frame(answer(flag::SYN), NOT_OURS)
                 .frame(answer(flag::ACK), NOT_OURS),
         ]);
@@ -66,13 +66,13 @@ pub(super) fn cases() -> Vec<Scenario> {
     cases.extend(udp_cases());
     cases.extend(client_moves());
     cases.push(
-        Scenario::new("a connection taken up in the middle has answers")
-            .frame(tcp(CLIENT4, HTTP4.at, flag::ACK).build(), Expect::ToServer(HTTP4, WEB4, Flow::Old))
+        Scenario::new("answers of a mid-stream pickup reach the client")
+            .frame(tcp(CLIENT4, HTTP4.at, flag::ACK).build(), Expect::ToServer(HTTP4, WEB4, FlowKind::Old))
             .frame(tcp(WEB4.at, CLIENT4, flag::ACK).build(), Expect::ToClient(HTTP4, WEB4, CLIENT)),
     );
     cases.push(
-        Scenario::new("a RST that belongs to nothing leaves no flow behind")
-            .frame(tcp(CLIENT4, HTTP4.at, flag::RST).build(), Expect::ToServer(HTTP4, WEB4, Flow::Old))
+        Scenario::new("a RST without an entry creates none")
+            .frame(tcp(CLIENT4, HTTP4.at, flag::RST).build(), Expect::ToServer(HTTP4, WEB4, FlowKind::Old))
             .frame(tcp(WEB4.at, CLIENT4, flag::RST).build(), NOT_OURS),
     );
     cases
@@ -97,14 +97,17 @@ fn udp_cases() -> Vec<Scenario> {
         cases.push(
             Scenario::new(format!("UDP/{family}: answers go back"))
                 .frame(udp(server.at, client, b"too early").build(), NOT_OURS)
-                .frame(udp(client, listener.at, b"?").build(), Expect::ToServer(listener, server, Flow::New))
+                .frame(
+                    udp(client, listener.at, b"?").build(),
+                    Expect::ToServer(listener, server, FlowKind::New),
+                )
                 .frame(udp(server.at, client, b"an answer").build(), back)
                 .frame(udp(server.at, client, b"another one").build(), back),
         );
     }
     let asked = |name| {
         Scenario::new(name)
-            .frame(udp(CLIENT4, DNS4.at, b"?").build(), Expect::ToServer(DNS4, NAME4, Flow::New))
+            .frame(udp(CLIENT4, DNS4.at, b"?").build(), Expect::ToServer(DNS4, NAME4, FlowKind::New))
     };
     let back = Expect::ToClient(DNS4, NAME4, CLIENT);
     cases.push(
@@ -130,33 +133,33 @@ fn client_moves() -> Vec<Scenario> {
     let established = |name: &str| {
         Scenario::new(name)
             .host_only()
-            .frame(tcp(CLIENT4, HTTP4.at, flag::SYN).build(), to(Flow::New))
+            .frame(tcp(CLIENT4, HTTP4.at, flag::SYN).build(), to(FlowKind::New))
             .frame(tcp(WEB4.at, CLIENT4, flag::SYN | flag::ACK).build(), back(CLIENT))
-            .frame(data().build(), to(Flow::Old))
+            .frame(data().build(), to(FlowKind::Old))
     };
     let mut other_router = CLIENT;
     other_router.peer = ROUTER_MAC;
     let mut other_interface = other_router;
     (other_interface.out, other_interface.own) = (FAR, ROUTER.own);
     vec![
-        established("the client comes by another router")
-            .frame(data().macs(ROUTER_MAC, OWN_MAC).build(), to(Flow::Old))
+        established("answers follow the client to another router")
+            .frame(data().macs(ROUTER_MAC, OWN_MAC).build(), to(FlowKind::Old))
             .frame(answer(), back(other_router))
             // Any MAC of SLB is accepted as destination.
-            .frame(data().macs(ROUTER_MAC, OTHER_OWN_MAC).build(), to(Flow::Old))
+            .frame(data().macs(ROUTER_MAC, OTHER_OWN_MAC).build(), to(FlowKind::Old))
             .frame(answer(), back(other_router))
-            .frame(data().build(), to(Flow::Old))
+            .frame(data().build(), to(FlowKind::Old))
             .frame(answer(), back(CLIENT)),
-        established("the client comes through another interface")
-            .frame_through(FAR, data().macs(ROUTER_MAC, ROUTER.own).build(), to(Flow::Old))
+        established("answers follow the client to another interface")
+            .frame_through(FAR, data().macs(ROUTER_MAC, ROUTER.own).build(), to(FlowKind::Old))
             .frame(answer(), back(other_interface)),
-        established("the way stays known when the end of the connection takes another")
+        established("answers follow the client path of the client's FIN")
             .frame(
                 tcp(CLIENT4, HTTP4.at, flag::FIN | flag::ACK).macs(ROUTER_MAC, OWN_MAC).build(),
-                to(Flow::Old),
+                to(FlowKind::Old),
             )
             .frame(tcp(WEB4.at, CLIENT4, flag::FIN | flag::ACK).build(), back(other_router))
-            .frame(data().macs(ROUTER_MAC, OWN_MAC).build(), to(Flow::Old))
+            .frame(data().macs(ROUTER_MAC, OWN_MAC).build(), to(FlowKind::Old))
             .frame(answer(), back(other_router)),
     ]
 }

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use slb_common::abi::{backend::Backend, limit::Limit, service::mode, stats::Reason};
+use slb_common::abi::{backend::Backend, rate_limit::RateLimiter, service::mode, stats::Reason};
 
 use crate::packets::{
     frames::{Builder, flag, number, tcp},
-    scenario::{CLIENT, Expect, Flow, Scenario},
+    scenario::{CLIENT, Expect, FlowKind, Scenario},
     world::*,
 };
 
@@ -18,7 +18,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     for (family, client, listener, server, other) in
         [("IPv4", CLIENT4, HTTP4, WEB4, OTHER4), ("IPv6", CLIENT6, HTTP6, WEB6, OTHER6)]
     {
-        let ends = Ends { client, listener, server, other };
+        let ends = ResetFlow { client, listener, server, other };
         let named = |case: Scenario| Scenario { name: format!("{family}: {}", case.name), ..case };
         cases.extend(ends.cut().into_iter().chain(ends.gone()).chain(ends.silent()).map(named));
         for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
@@ -33,14 +33,14 @@ pub(super) fn cases() -> Vec<Scenario> {
 }
 
 #[derive(Clone, Copy)]
-struct Ends {
+struct ResetFlow {
     client: SocketAddr,
-    listener: Listener,
-    server: Server,
-    other: Server,
+    listener: PacketListener,
+    server: PacketServer,
+    other: PacketServer,
 }
 
-impl Ends {
+impl ResetFlow {
     fn send(self, flags: u8) -> Builder {
         tcp(self.client, self.listener.at, flags)
     }
@@ -49,12 +49,12 @@ impl Ends {
         tcp(self.server.at, self.client, flags).macs(SERVER_MAC, SERVER_SIDE_MAC)
     }
 
-    fn to(self, flow: Flow) -> Expect {
+    fn to(self, flow: FlowKind) -> Expect {
         Expect::ToServer(self.listener, self.server, flow)
     }
 
     fn end_server(self) -> Expect {
-        Expect::EndServer(self.listener, self.server, Flow::Old)
+        Expect::EndServer(self.listener, self.server, FlowKind::Old)
     }
 
     fn end_client(self) -> Expect {
@@ -68,68 +68,73 @@ impl Ends {
     /// A connection with a handshake that the server has answered.
     fn begun(self, name: &str) -> Scenario {
         Scenario::new(name)
-            .frame(self.send(flag::SYN).build(), self.to(Flow::New))
+            .frame(self.send(flag::SYN).build(), self.to(FlowKind::New))
             .frame(self.answer(flag::SYN | flag::ACK).build(), self.back())
-            .frame(self.send(flag::ACK).build(), self.to(Flow::Old))
+            .frame(self.send(flag::ACK).build(), self.to(FlowKind::Old))
     }
 
     /// The server is terminating: no new flows, and its connections are reset.
-    fn cut_off(self) -> World {
+    fn terminated(self) -> PacketWorld {
         let table = self.listener.table.expect("a table");
-        World::standard().table(table, &[self.other]).flags(self.server, Backend::TERMINATING)
+        PacketWorld::standard().table(table, &[self.other]).flags(self.server, Backend::TERMINATING)
     }
 
     fn cut(self) -> Vec<Scenario> {
-        let case = |name: &str| self.begun(name).change(self.cut_off());
+        let case = |name: &str| self.begun(name).change(self.terminated());
         let ack = || self.send(flag::ACK).build();
         let answer = || self.answer(flag::ACK).build();
         vec![
-            case("cut: the client speaks, and the server is told, and then the client")
+            case("terminating: a client's segment resets the server, the next one the client")
                 .frame(ack(), self.end_server())
                 .frame(ack(), Expect::End)
                 .frame(answer(), Expect::End)
                 .frame(ack(), Expect::End),
-            case("cut: the server speaks, and the client is told, and then the server")
+            case("terminating: a server's segment resets the client, the next one the server")
                 .frame(answer(), self.end_client())
                 .frame(answer(), Expect::End)
                 .frame(ack(), Expect::End),
-            case("cut: any segment will do")
+            case("terminating: any segment but RST and SYN becomes a RST")
                 .frame(self.send(flag::FIN | flag::ACK).build(), self.end_server())
                 .frame(self.send(flag::FIN | flag::ACK).build(), Expect::End)
                 .frame(self.send(flag::SYN | flag::ACK).build(), Expect::End)
                 .frame(self.send(flag::FIN).build(), Expect::End)
                 .frame(self.send(0).build(), Expect::End)
                 .frame(self.answer(flag::SYN).build(), NOT_OURS),
-            case("cut: a segment without acknowledgement goes on without one")
+            case("terminating: a segment without ACK becomes a RST without ACK")
                 .frame(self.send(flag::PSH).build(), self.end_server()),
-            case("cut: a RST is never answered")
-                .frame(self.send(flag::RST).build(), self.to(Flow::Old))
-                .frame(self.send(flag::RST | flag::ACK).build(), self.to(Flow::Old))
+            case("terminating: a RST is forwarded")
+                .frame(self.send(flag::RST).build(), self.to(FlowKind::Old))
+                .frame(self.send(flag::RST | flag::ACK).build(), self.to(FlowKind::Old))
                 .frame(self.answer(flag::RST).build(), self.back()),
-            case("cut: a new connection goes elsewhere")
-                .frame(self.send(flag::SYN).build(), Expect::ToServer(self.listener, self.other, Flow::New))
-                .frame(ack(), Expect::ToServer(self.listener, self.other, Flow::Old)),
-            case("cut: tags and padding")
+            case("terminating: a new connection goes to another server")
+                .frame(
+                    self.send(flag::SYN).build(),
+                    Expect::ToServer(self.listener, self.other, FlowKind::New),
+                )
+                .frame(ack(), Expect::ToServer(self.listener, self.other, FlowKind::Old)),
+            case("terminating: tags and padding")
                 .frame(
                     self.send(flag::ACK).tag(0x88a8, 7).tag(0x8100, 8).padding(9).build(),
                     self.end_server(),
                 )
                 .frame(self.send(flag::ACK).tag(0x88a8, 7).tag(0x8100, 8).padding(9).build(), Expect::End)
                 .frame(self.answer(flag::ACK).tag(0x8100, 8).build(), Expect::End),
-            case("cut, and not cut any more").change(World::standard()).frame(ack(), self.to(Flow::Old)),
-            Scenario::new("cut: who is not known is told")
+            case("terminating, and then enabled again: the flow goes on")
+                .change(PacketWorld::standard())
+                .frame(ack(), self.to(FlowKind::Old)),
+            Scenario::new("terminating: an untracked connection is reset")
                 .in_world(
-                    World::standard()
-                        .kept_by(self.listener.table.expect("a table"), self.server)
+                    PacketWorld::standard()
+                        .with_previous_backend(self.listener.table.expect("a table"), self.server)
                         .flags(self.server, Backend::TERMINATING),
                 )
                 .frame(ack(), self.end_server())
                 .frame(ack(), Expect::End)
                 .frame(answer(), Expect::End),
-            case("cut: the way to the server is not known")
+            case("terminating, without a next hop: the client is reset")
                 .change(
-                    self.cut_off()
-                        .server(Server { hop: UNRESOLVED, ..self.server })
+                    self.terminated()
+                        .server(PacketServer { hop: UNRESOLVED, ..self.server })
                         .flags(self.server, Backend::TERMINATING),
                 )
                 .frame(ack(), Expect::End)
@@ -140,12 +145,15 @@ impl Ends {
     fn gone(self) -> Vec<Scenario> {
         let table = self.listener.table.expect("a table");
         vec![
-            self.begun("gone: the client is told")
-                .change(World::standard().table(table, &[self.other]).without(self.server))
+            self.begun("removed: the client is reset")
+                .change(PacketWorld::standard().table(table, &[self.other]).without(self.server))
                 .frame(self.send(flag::ACK).build(), Expect::End)
                 .frame(self.answer(flag::ACK).build(), NOT_OURS)
                 .frame(self.send(flag::ACK).build(), Expect::End)
-                .frame(self.send(flag::SYN).build(), Expect::ToServer(self.listener, self.other, Flow::New)),
+                .frame(
+                    self.send(flag::SYN).build(),
+                    Expect::ToServer(self.listener, self.other, FlowKind::New),
+                ),
         ]
     }
 
@@ -158,77 +166,81 @@ impl Ends {
         let answer_push = || self.answer(flag::ACK | flag::PSH).build();
         vec![
             // Its packets may have gone through another node in between.
-            case("silent: the client goes on, and so does the connection")
-                .frame(ack(), self.to(Flow::Old))
+            case("idle: the client's segment keeps the connection")
+                .frame(ack(), self.to(FlowKind::Old))
                 .frame(answer(), self.back())
                 .clock(2 * IDLE)
-                .frame(push(), self.to(Flow::Old)),
-            case("silent: the server goes on, and so does the connection")
+                .frame(push(), self.to(FlowKind::Old)),
+            case("idle: the server's segment keeps the connection")
                 .frame(answer(), self.back())
-                .frame(ack(), self.to(Flow::Old)),
-            case("silent: the server is terminating")
-                .change(self.cut_off())
+                .frame(ack(), self.to(FlowKind::Old)),
+            case("idle: the server is terminating")
+                .change(self.terminated())
                 .frame(ack(), self.end_server())
                 .frame(answer(), Expect::End),
-            provoked("silent: the answers to a provocation are reset")
+            provoked("provoked: challenge ACKs are reset")
                 .frame(ack(), Expect::End)
                 .frame(answer(), Expect::End)
                 .clock(IDLE + 5 * HZ)
                 .frame(answer(), Expect::End),
-            provoked("silent: a client that says more than an answer goes on")
-                .frame(push(), self.to(Flow::Old))
+            provoked("provoked: the client's data keeps the connection")
+                .frame(push(), self.to(FlowKind::Old))
                 .frame(answer(), self.back())
-                .frame(ack(), self.to(Flow::Old)),
-            provoked("silent: a server that says more than an answer goes on")
+                .frame(ack(), self.to(FlowKind::Old)),
+            provoked("provoked: the server's data keeps the connection")
                 .frame(answer_push(), self.back())
-                .frame(ack(), self.to(Flow::Old)),
-            provoked("silent: who speaks some time after a provocation goes on")
+                .frame(ack(), self.to(FlowKind::Old)),
+            provoked("provoked: an ACK some seconds later keeps the connection")
                 .clock(IDLE + 7 * HZ)
-                .frame(ack(), self.to(Flow::Old))
+                .frame(ack(), self.to(FlowKind::Old))
                 .frame(answer(), self.back()),
             // The time for answers counts from the provocation.
-            case("silent: a late provocation")
+            case("provoked late: the time for challenge ACKs counts from the provocation")
                 .clock(IDLE + 30 * HZ)
                 .collect()
                 .clock(IDLE + 33 * HZ)
                 .frame(ack(), Expect::End)
                 .clock(IDLE + 37 * HZ)
                 .frame(answer(), self.back()),
-            case("silent: the server speaks to a client that came to it directly")
+            case("idle: a server's own connection to the client passes")
                 .frame(self.answer(flag::SYN | flag::ACK).build(), NOT_OURS)
                 .frame(answer(), NOT_OURS),
-            case("silent: a new connection")
-                .frame(self.send(flag::SYN).build(), self.to(Flow::New))
+            case("idle: a SYN begins a new flow")
+                .frame(self.send(flag::SYN).build(), self.to(FlowKind::New))
                 .frame(answer(), self.back()),
-            provoked("silent: a RST goes on").frame(self.send(flag::RST).build(), self.to(Flow::Old)),
+            provoked("provoked: a RST is forwarded")
+                .frame(self.send(flag::RST).build(), self.to(FlowKind::Old)),
         ]
     }
 
     /// Flows are untracked until their slot migrates.
     fn stateless(self, mode: u8) -> Vec<Scenario> {
         let table = self.listener.table.expect("a table");
-        let quiet = || World::standard().with(self.listener, |service| service.mode = mode);
-        let moved = || quiet().table(table, &[self.other]).kept_by(table, self.server);
+        let quiet = || PacketWorld::standard().with(self.listener, |service| service.mode = mode);
+        let moved = || quiet().table(table, &[self.other]).with_previous_backend(table, self.server);
         let ack = || self.send(flag::ACK | flag::PSH).build();
         vec![
-            Scenario::new("cut: the server is told, and then the client")
+            Scenario::new("terminating: the server is reset, and then the client")
                 .in_world(quiet())
-                .frame(self.send(flag::SYN).build(), self.to(Flow::New))
+                .frame(self.send(flag::SYN).build(), self.to(FlowKind::New))
                 .change(moved().flags(self.server, Backend::TERMINATING))
                 .frame(ack(), self.end_server())
                 .frame(ack(), Expect::End)
-                .frame(self.send(flag::RST).build(), self.to(Flow::Old))
-                .frame(self.send(flag::SYN).build(), Expect::ToServer(self.listener, self.other, Flow::New)),
-            Scenario::new("cut: nothing can be remembered, and the server is told")
+                .frame(self.send(flag::RST).build(), self.to(FlowKind::Old))
+                .frame(
+                    self.send(flag::SYN).build(),
+                    Expect::ToServer(self.listener, self.other, FlowKind::New),
+                ),
+            Scenario::new("terminating, with a full flow table: the server is reset")
                 .host_only()
                 .in_world(moved().flags(self.server, Backend::TERMINATING))
                 .full()
                 .frame(ack(), self.end_server())
                 .frame(ack(), self.end_server()),
-            Scenario::new("cut: the table still names it")
+            Scenario::new("terminating, and still in the server table: the client is reset")
                 .in_world(quiet().flags(self.server, Backend::TERMINATING))
                 .frame(ack(), Expect::End)
-                .frame(self.send(flag::RST).build(), self.to(Flow::Old))
+                .frame(self.send(flag::RST).build(), self.to(FlowKind::Old))
                 .frame(self.send(flag::SYN).build(), Expect::Drop(Reason::NoServer)),
         ]
     }
@@ -236,12 +248,12 @@ impl Ends {
 
 /// Only segments with plain headers are rewritten to RSTs.
 fn options() -> Scenario {
-    let four = Ends { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
-    let six = Ends { client: CLIENT6, listener: HTTP6, server: WEB6, other: OTHER6 };
-    let world = World::standard().flags(WEB4, Backend::TERMINATING).flags(WEB6, Backend::TERMINATING);
-    Scenario::new("options and extension headers are not turned")
-        .frame(four.send(flag::SYN).build(), four.to(Flow::New))
-        .frame(six.send(flag::SYN).build(), six.to(Flow::New))
+    let four = ResetFlow { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
+    let six = ResetFlow { client: CLIENT6, listener: HTTP6, server: WEB6, other: OTHER6 };
+    let world = PacketWorld::standard().flags(WEB4, Backend::TERMINATING).flags(WEB6, Backend::TERMINATING);
+    Scenario::new("segments with options or extension headers are not rewritten to RSTs")
+        .frame(four.send(flag::SYN).build(), four.to(FlowKind::New))
+        .frame(six.send(flag::SYN).build(), six.to(FlowKind::New))
         .change(world)
         .frame(four.send(flag::ACK).options(1).build(), DROPPED)
         .frame(four.send(flag::ACK).options(1).build(), DROPPED)
@@ -253,13 +265,13 @@ fn options() -> Scenario {
 
 /// RSTs for unmatched packets have a rate limit of their own.
 fn per_second() -> Scenario {
-    let four = Ends { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
+    let four = ResetFlow { client: CLIENT4, listener: HTTP4, server: WEB4, other: OTHER4 };
     let ack = || four.send(flag::ACK).build();
-    let case = four.begun("resets: so many a second").host_only().change(four.cut_off()).clock(5 * HZ);
+    let case = four.begun("resets: rate limit").host_only().change(four.terminated()).clock(5 * HZ);
     let scan = || tcp(CLIENT4, SocketAddr::new(VIP4, 4443), flag::SYN).build();
-    let case = (0..Limit::A_SECOND).fold(case, |case, _| case.frame(scan(), Expect::Refuse));
+    let case = (0..RateLimiter::PER_SECOND).fold(case, |case, _| case.frame(scan(), Expect::Refuse));
     let case = case.frame(scan(), Expect::Drop(Reason::Unmatched));
     let case = case.frame(ack(), four.end_server());
-    let case = (1..Limit::A_SECOND).fold(case, |case, _| case.frame(ack(), Expect::End));
+    let case = (1..RateLimiter::PER_SECOND).fold(case, |case, _| case.frame(ack(), Expect::End));
     case.frame(ack(), DROPPED).clock(6 * HZ).frame(ack(), Expect::End)
 }

@@ -6,7 +6,7 @@ use slb_common::abi::stats::Reason;
 
 use crate::packets::{
     frames::{flag, tcp, udp},
-    scenario::{CLIENT, Expect, Flow, Scenario},
+    scenario::{CLIENT, Expect, FlowKind, Scenario},
     world::*,
 };
 
@@ -19,16 +19,17 @@ pub(super) fn cases() -> Vec<Scenario> {
     {
         let ask = |flags| tcp(client, http.at, flags).build();
         let answer = |flags| tcp(web.at, client, flags).macs(SERVER_MAC, SERVER_SIDE_MAC).build();
-        let (begins, back) = (Expect::ToServer(http, web, Flow::New), Expect::ToClient(http, web, CLIENT));
+        let (begins, back) =
+            (Expect::ToServer(http, web, FlowKind::New), Expect::ToClient(http, web, CLIENT));
         let case = |what: &str| Scenario::new(format!("resizing, {family}: {what}"));
         cases.extend([
-            case("flows that are found go on")
+            case("tracked flows go on")
                 .frame(ask(flag::SYN), begins)
                 .resizing(true)
                 .frame(answer(flag::SYN | flag::ACK), back)
-                .frame(ask(flag::ACK), Expect::ToServer(http, web, Flow::Old)),
-            case("flows begin").resizing(true).frame(ask(flag::SYN), begins),
-            case("packets of connections that are not found are sent again")
+                .frame(ask(flag::ACK), Expect::ToServer(http, web, FlowKind::Old)),
+            case("new flows begin").resizing(true).frame(ask(flag::SYN), begins),
+            case("packets of untracked connections are dropped until the resize ends")
                 .resizing(true)
                 .frame(ask(flag::ACK), NOT_READY)
                 .frame(ask(flag::ACK | flag::FIN), NOT_READY)
@@ -36,11 +37,11 @@ pub(super) fn cases() -> Vec<Scenario> {
                 .frame(udp(name.at, client, b"an answer").build(), NOT_READY)
                 .resizing(false)
                 .frame(answer(flag::ACK), Expect::Pass(Reason::NotOurs))
-                .frame(ask(flag::ACK), Expect::ToServer(http, web, Flow::Old)),
+                .frame(ask(flag::ACK), Expect::ToServer(http, web, FlowKind::Old)),
             case("datagrams are forwarded")
                 .resizing(true)
-                .frame(udp(client, dns.at, b"?").build(), Expect::ToServer(dns, name, Flow::New)),
-            case("what no server sends is passed").resizing(true).frame(
+                .frame(udp(client, dns.at, b"?").build(), Expect::ToServer(dns, name, FlowKind::New)),
+            case("packets of no server pass to the kernel").resizing(true).frame(
                 tcp(SocketAddr::new(web.at.ip(), 9), client, flag::ACK).build(),
                 Expect::Pass(Reason::NotOurs),
             ),

@@ -10,7 +10,7 @@ use slb_common::abi::{
 
 use crate::packets::{
     frames::{Frame, flag, tcp, udp},
-    scenario::{CLIENT, Expect, Flow, Scenario},
+    scenario::{CLIENT, Expect, FlowKind, Scenario},
     world::*,
 };
 
@@ -24,10 +24,15 @@ pub(super) fn cases() -> Vec<Scenario> {
         for (mode, mode_name) in [(mode::NAT, "nat"), (mode::DSR, "dsr")] {
             // Mode `dsr` needs servers on the same link.
             let servers = if mode == mode::DSR { &servers[..2] } else { &servers[..] };
-            let group = Group { listener, servers: servers.to_vec(), mode };
+            let group = SchedulingCase { listener, servers: servers.to_vec(), mode };
             let named =
                 |case: Scenario| Scenario { name: format!("{mode_name}/{family}: {}", case.name), ..case };
-            let all = [group.turns(), group.least(), group.persistence(), group.persistence_ends()];
+            let all = [
+                group.round_robin_cases(),
+                group.least_connections_cases(),
+                group.persistence(),
+                group.persistence_ends(),
+            ];
             cases.extend(all.into_iter().flatten().map(named));
         }
     }
@@ -37,37 +42,37 @@ pub(super) fn cases() -> Vec<Scenario> {
 }
 
 /// A listener and the servers behind it.
-struct Group {
-    listener: Listener,
-    servers: Vec<Server>,
+struct SchedulingCase {
+    listener: PacketListener,
+    servers: Vec<PacketServer>,
     mode: u8,
 }
 
-impl Group {
+impl SchedulingCase {
     fn table(&self) -> u32 {
         self.listener.table.expect("a listener with servers")
     }
 
     /// The standard world with this policy of the listener; the table is not filled yet.
-    fn with(&self, policy: u32) -> World {
-        World::standard().with(self.listener, |service| {
+    fn with(&self, policy: u32) -> PacketWorld {
+        PacketWorld::standard().with(self.listener, |service| {
             service.mode = self.mode;
             service.policy = policy | policy::TRACK;
             service.persistence = if policy & policy::PERSIST == 0 { 0 } else { 60 };
         })
     }
 
-    fn turning(&self, policy: u32) -> World {
-        self.with(policy).turns(self.table(), &self.servers)
+    fn round_robin_world(&self, policy: u32) -> PacketWorld {
+        self.with(policy).round_robin(self.table(), &self.servers)
     }
 
     /// The first server has most of the turns, many in a row.
-    fn uneven(&self) -> World {
+    fn uneven(&self) -> PacketWorld {
         let servers = self.servers.iter().zip([100, 1]).map(|(server, weight)| (*server, weight));
-        self.with(policy::ROUND_ROBIN).turns_by_weight(self.table(), servers)
+        self.with(policy::ROUND_ROBIN).weighted_round_robin(self.table(), servers)
     }
 
-    fn persisting(&self, servers: &[Server]) -> World {
+    fn persistence_world(&self, servers: &[PacketServer]) -> PacketWorld {
         // The first call makes all servers members of the table; the second fills it with some.
         self.with(policy::PERSIST).table(self.table(), &self.servers).table(self.table(), servers)
     }
@@ -94,51 +99,53 @@ impl Group {
     }
 
     fn begun(&self, server: usize) -> Expect {
-        Expect::ToServer(self.listener, self.servers[server], Flow::New)
+        Expect::ToServer(self.listener, self.servers[server], FlowKind::New)
     }
 
     fn old(&self, server: usize) -> Expect {
-        Expect::ToServer(self.listener, self.servers[server], Flow::Old)
+        Expect::ToServer(self.listener, self.servers[server], FlowKind::Old)
     }
 
-    fn turns(&self) -> Vec<Scenario> {
+    fn round_robin_cases(&self) -> Vec<Scenario> {
         let last = self.servers.len() - 1;
-        let case = |name: &str| Scenario::new(name).in_world(self.turning(policy::ROUND_ROBIN));
+        let case = |name: &str| Scenario::new(name).in_world(self.round_robin_world(policy::ROUND_ROBIN));
         let round = |case: Scenario, first: u16| {
             (0..self.servers.len())
                 .fold(case, |case, server| case.frame(self.syn(first + server as u16), self.begun(server)))
         };
         let mut cases = vec![
             round(round(case("servers take turns"), 0), 100),
-            round(case("what goes on with a flow, or is sent again, is nobody's turn"), 0)
+            round(case("segments of established flows take no turn"), 0)
                 .frame(self.send(0, flag::ACK), self.old(0))
                 .frame(self.send(last as u16, flag::ACK | flag::PSH), self.old(last))
                 .frame(self.syn(50), self.begun(0))
                 .frame(self.syn(51), self.begun(1)),
             case("a server that takes no new flows is left out")
-                .change(self.turning(policy::ROUND_ROBIN).flags(self.servers[0], Backend::ALIVE))
+                .change(self.round_robin_world(policy::ROUND_ROBIN).flags(self.servers[0], Backend::ALIVE))
                 .frame(self.syn(0), self.begun(1))
                 .frame(self.syn(1), self.begun(1)),
-            case("another one's turn is found behind many of a server that takes no new flows")
+            case("a run of slots of a server without new flows is skipped")
                 .change(self.uneven())
                 .frame(self.syn(0), self.begun(0))
                 .frame(self.syn(1), self.begun(1))
                 .change(self.uneven().flags(self.servers[0], Backend::ALIVE))
                 .frame(self.syn(2), self.begun(1)),
             case("a table without servers")
-                .change(self.with(policy::ROUND_ROBIN).turns(self.table(), &[]))
+                .change(self.with(policy::ROUND_ROBIN).round_robin(self.table(), &[]))
                 .frame(self.syn(0), Expect::Drop(Reason::NoServer)),
-            case("servers of which none takes new flows")
-                .change(self.servers.iter().fold(self.turning(policy::ROUND_ROBIN), |world, server| {
-                    world.flags(*server, Backend::ALIVE)
-                }))
+            case("a table without a server that takes new flows")
+                .change(
+                    self.servers.iter().fold(self.round_robin_world(policy::ROUND_ROBIN), |world, server| {
+                        world.flags(*server, Backend::ALIVE)
+                    }),
+                )
                 .frame(self.syn(0), Expect::Drop(Reason::NoServer)),
-            case("a flow that cannot be remembered is not begun")
+            case("full flow table: a SYN is dropped")
                 .host_only()
                 .full()
                 .frame(self.syn(0), Expect::Drop(Reason::FlowTableFull)),
             round(case("flows stay when the table changes"), 0)
-                .change(self.with(policy::ROUND_ROBIN).turns(self.table(), &self.servers[..1]))
+                .change(self.with(policy::ROUND_ROBIN).round_robin(self.table(), &self.servers[..1]))
                 .frame(self.send(last as u16, flag::ACK), self.old(last))
                 .frame(self.syn(60), self.begun(0)),
         ];
@@ -146,10 +153,10 @@ impl Group {
             let of_server =
                 || tcp(SocketAddr::new(self.servers[0].at.ip(), 999), self.listener.at, flag::SYN).build();
             cases.push(
-                case("a client that is a server is served by another one").frame(of_server(), self.begun(1)),
+                case("a client that is a server gets another server").frame(of_server(), self.begun(1)),
             );
             cases.push(
-                case("a client that has most of the turns is served by another one")
+                case("a client that is the server of most slots gets another server")
                     .change(self.uneven())
                     .frame(self.syn(0), self.begun(0))
                     .frame(self.syn(1), self.begun(1))
@@ -157,30 +164,30 @@ impl Group {
                     .frame(self.syn(2), self.begun(0)),
             );
             cases.push(
-                case("a client that has all turns is served by nobody")
-                    .change(self.with(policy::ROUND_ROBIN).turns(self.table(), &self.servers[..1]))
+                case("a client that is the only server is dropped as hairpin")
+                    .change(self.with(policy::ROUND_ROBIN).round_robin(self.table(), &self.servers[..1]))
                     .frame(of_server(), Expect::Drop(Reason::Hairpin)),
             );
         }
         cases
     }
 
-    fn least(&self) -> Vec<Scenario> {
+    fn least_connections_cases(&self) -> Vec<Scenario> {
         let last = self.servers.len() - 1;
         let case = |name: &str| {
-            let begun = Scenario::new(name).in_world(self.turning(policy::LEAST_CONNECTIONS));
+            let begun = Scenario::new(name).in_world(self.round_robin_world(policy::LEAST_CONNECTIONS));
             (0..=last).fold(begun, |case, server| case.frame(self.syn(server as u16), self.begun(server)))
         };
         let heavy = || {
-            let mut world = self.turning(policy::LEAST_CONNECTIONS);
-            world.state.backends.get_mut(&self.servers[1].id).expect("a server").share = 3;
+            let mut world = self.round_robin_world(policy::LEAST_CONNECTIONS);
+            world.state.backends.get_mut(&self.servers[1].id).expect("a server").effective_weight = 3;
             world
         };
         let mut cases = vec![
-            case("the server whose flow ends with a RST has the fewest")
+            case("a client's RST decrements the connection count")
                 .frame(self.send(1, flag::RST), self.old(1))
                 .frame(self.syn(10), self.begun(1)),
-            case("the server whose flow the client ends has the fewest")
+            case("a client's FIN decrements the connection count")
                 .frame(self.send(1, flag::ACK | flag::FIN), self.old(1))
                 .frame(self.send(1, flag::ACK | flag::FIN), self.old(1))
                 .frame(self.send(1, flag::RST), self.old(1))
@@ -192,7 +199,9 @@ impl Group {
                 .frame(self.syn(0), self.begun(1))
                 .frame(self.syn(1), self.begun(1)),
             case("a server that takes no new flows is left out")
-                .change(self.turning(policy::LEAST_CONNECTIONS).flags(self.servers[1], Backend::ALIVE))
+                .change(
+                    self.round_robin_world(policy::LEAST_CONNECTIONS).flags(self.servers[1], Backend::ALIVE),
+                )
                 .frame(self.send(1, flag::RST), self.old(1))
                 .frame(self.syn(10), self.begun(0)),
         ];
@@ -202,7 +211,7 @@ impl Group {
                     .frame(self.send(1, flag::ACK), self.old(1))
                     .frame(self.send(1, flag::ACK | flag::FIN), self.old(1))
             };
-            let ended = case("a port that is used again and again counts for one connection at a time")
+            let ended = case("a reused client port counts as one connection at a time")
                 .frame(self.send(1, flag::ACK), self.old(1))
                 .frame(self.send(1, flag::ACK | flag::FIN), self.old(1));
             cases.push(
@@ -216,7 +225,7 @@ impl Group {
             let answer = |flags| tcp(self.servers[1].at, self.client(1), flags).build();
             let back = Expect::ToClient(self.listener, self.servers[1], CLIENT);
             cases.push(
-                case("the server that ends its flow itself has the fewest")
+                case("a server's RST decrements the connection count")
                     .frame(answer(flag::RST), back)
                     .frame(self.syn(10), self.begun(1)),
             );
@@ -227,41 +236,41 @@ impl Group {
     fn persistence(&self) -> Vec<Scenario> {
         let [first, second] = [self.servers[0], self.servers[1]];
         let begun = |name: &str| {
-            let case = Scenario::new(name).in_world(self.persisting(&[first]));
+            let case = Scenario::new(name).in_world(self.persistence_world(&[first]));
             case.frame(self.syn(0), self.begun(0))
         };
-        let moved = || self.persisting(&[second]);
+        let moved = || self.persistence_world(&[second]);
         vec![
-            begun("flows of a client go where its last one went, whatever the table says")
+            begun("new flows follow the client's affinity entry, not the table")
                 .change(moved())
                 .frame(self.syn(1), self.begun(0))
                 .frame(self.syn(2), self.begun(0))
                 .frame(self.send(1, flag::ACK), self.old(0))
                 .frame(tcp(self.stranger(), self.listener.at, flag::SYN).build(), self.begun(1)),
-            begun("what goes on with a flow that nobody knows is for the table")
+            begun("a mid-stream segment without an entry follows the table")
                 .change(moved())
                 .frame(self.send(1, flag::ACK), self.old(1)),
-            begun("a server that takes no new flows gets none for the sake of a client")
+            begun("an affinity entry of a server without new flows is replaced")
                 .change(moved().flags(first, Backend::ALIVE))
                 .frame(self.send(0, flag::ACK), self.old(0))
                 .frame(self.syn(1), self.begun(1))
                 // The affinity entry of the client now names the other server.
-                .change(self.persisting(&[first]))
+                .change(self.persistence_world(&[first]))
                 .frame(self.syn(2), self.begun(1))
                 .frame(self.send(0, flag::ACK), self.old(0)),
-            begun("a server that is gone, and its id put to another use")
+            begun("an affinity entry of a removed server or a reused id is ignored")
                 .change(moved().without(first))
                 .frame(self.syn(1), self.begun(1))
-                .change(moved().server(Server { generation: 2, ..first }))
+                .change(moved().server(PacketServer { generation: 2, ..first }))
                 .frame(self.syn(2), self.begun(1)),
-            begun("a server that is of another table now")
+            begun("an affinity entry of a server in another table is ignored")
                 .change(moved().table(11, &[first]))
                 .frame(self.syn(1), self.begun(1)),
-            begun("a listener that keeps nobody")
+            begun("a listener without persistence ignores affinity entries")
                 .change(self.with(0).table(self.table(), &[second]))
                 .frame(self.syn(1), self.begun(1)),
-            Scenario::new("servers take turns for clients")
-                .in_world(self.turning(policy::ROUND_ROBIN | policy::PERSIST))
+            Scenario::new("servers take turns for clients with session persistence")
+                .in_world(self.round_robin_world(policy::ROUND_ROBIN | policy::PERSIST))
                 .frame(self.syn(0), self.begun(0))
                 .frame(self.syn(1), self.begun(0))
                 .frame(tcp(self.stranger(), self.listener.at, flag::SYN).build(), self.begun(1))
@@ -273,15 +282,16 @@ impl Group {
         let [first, second] = [self.servers[0], self.servers[1]];
         let at = |seconds: u32| 500 + seconds * SECOND;
         let case = |name: &str| {
-            let case = Scenario::new(name).host_only().in_world(self.persisting(&[first])).clock(at(0));
-            case.frame(self.syn(0), self.begun(0)).change(self.persisting(&[second]))
+            let case =
+                Scenario::new(name).host_only().in_world(self.persistence_world(&[first])).clock(at(0));
+            case.frame(self.syn(0), self.begun(0)).change(self.persistence_world(&[second]))
         };
         vec![
-            case("a client is forgotten after its time")
+            case("an affinity entry expires")
                 .clock(at(62))
                 .frame(self.syn(1), self.begun(1))
                 .frame(self.syn(2), self.begun(1)),
-            case("each new flow gives a client its time anew")
+            case("each new flow extends the affinity entry")
                 .clock(at(59))
                 .frame(self.syn(1), self.begun(0))
                 .clock(at(118))
@@ -294,16 +304,18 @@ impl Group {
 
 /// A flow with a reverse-tuple conflict goes to another server; the affinity entry stays.
 fn conflict() -> Scenario {
-    let syn =
-        |listener: Listener, port| tcp(SocketAddr::new(CLIENT4.ip(), port), listener.at, flag::SYN).build();
-    let to = |listener, server| Expect::ToServer(listener, server, Flow::New);
+    let syn = |listener: PacketListener, port| {
+        tcp(SocketAddr::new(CLIENT4.ip(), port), listener.at, flag::SYN).build()
+    };
+    let to = |listener, server| Expect::ToServer(listener, server, FlowKind::New);
     let persist = |service: &mut Service| {
         service.policy = policy::PERSIST | policy::ROUND_ROBIN | policy::TRACK;
         service.persistence = 60;
     };
     // Another listener with the same servers.
-    let world = World::standard().with(HTTP4, persist).table(10, &[WEB4]).turns(1, &[WEB4, OTHER4]);
-    Scenario::new("a port conflict does not move the client")
+    let world =
+        PacketWorld::standard().with(HTTP4, persist).table(10, &[WEB4]).round_robin(1, &[WEB4, OTHER4]);
+    Scenario::new("a reverse-tuple conflict does not change the affinity entry")
         .in_world(world)
         .frame(syn(HTTP4, 1), to(HTTP4, WEB4))
         .frame(syn(FOURTH4, 2), to(FOURTH4, WEB4))
@@ -318,23 +330,23 @@ fn datagrams() -> Vec<Scenario> {
         service.persistence = 60;
     };
     let turn = |service: &mut Service| service.policy = policy::ROUND_ROBIN | policy::TRACK;
-    let world = |servers: &[Server]| World::standard().with(DNS4, persist).table(3, servers);
+    let world = |servers: &[PacketServer]| PacketWorld::standard().with(DNS4, persist).table(3, servers);
     let to = |server, flow| Expect::ToServer(DNS4, server, flow);
     vec![
-        Scenario::new("datagrams of a client go where its last ones went")
+        Scenario::new("UDP: new flows follow the client's affinity entry")
             .in_world(world(&[NAME4]))
-            .frame(ask(1), to(NAME4, Flow::New))
+            .frame(ask(1), to(NAME4, FlowKind::New))
             .change(world(&[NAME4B]))
-            .frame(ask(2), to(NAME4, Flow::New))
-            .frame(ask(1), to(NAME4, Flow::Old))
+            .frame(ask(2), to(NAME4, FlowKind::New))
+            .frame(ask(1), to(NAME4, FlowKind::Old))
             .change(world(&[NAME4B]).flags(NAME4, 0))
-            .frame(ask(1), to(NAME4B, Flow::New))
-            .frame(ask(3), to(NAME4B, Flow::New)),
-        Scenario::new("servers take turns for datagrams")
-            .in_world(World::standard().with(DNS4, turn).turns(3, &[NAME4, NAME4B]))
-            .frame(ask(1), to(NAME4, Flow::New))
-            .frame(ask(2), to(NAME4B, Flow::New))
-            .frame(ask(1), to(NAME4, Flow::Old))
-            .frame(ask(3), to(NAME4, Flow::New)),
+            .frame(ask(1), to(NAME4B, FlowKind::New))
+            .frame(ask(3), to(NAME4B, FlowKind::New)),
+        Scenario::new("UDP: servers take turns")
+            .in_world(PacketWorld::standard().with(DNS4, turn).round_robin(3, &[NAME4, NAME4B]))
+            .frame(ask(1), to(NAME4, FlowKind::New))
+            .frame(ask(2), to(NAME4B, FlowKind::New))
+            .frame(ask(1), to(NAME4, FlowKind::Old))
+            .frame(ask(3), to(NAME4, FlowKind::New)),
     ]
 }

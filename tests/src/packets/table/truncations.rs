@@ -46,8 +46,9 @@ pub(super) fn cases() -> Vec<Scenario> {
     ];
     let mut cases = Vec::new();
     for (name, frame, readable, reason) in frames {
-        let mut both = Scenario::new(format!("{name}, cut at every length"));
-        let mut tiny = Scenario::new(format!("{name}, cut at every length below a frame's")).host_only();
+        let mut both = Scenario::new(format!("{name}, truncated at every length"));
+        let mut tiny =
+            Scenario::new(format!("{name}, truncated at every length below an Ethernet header")).host_only();
         for len in 0..frame.bytes.len() {
             let expect = if len < readable { Expect::Pass(Reason::Truncated) } else { Expect::Drop(reason) };
             if len < 14 {
@@ -59,7 +60,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         cases.extend([both, tiny]);
     }
     // The length fields fit the cut frame: only the transport header is truncated.
-    let mut headers = Scenario::new("transport headers cut at every length");
+    let mut headers = Scenario::new("transport headers truncated at every length");
     for room in 0..20_u8 {
         let segment = tcp(CLIENT4, HTTP4.at, flag::SYN).build();
         let cut = segment.cut(34 + usize::from(room)).network(2, &[0, 20 + room]);
@@ -77,7 +78,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     }
     cases.push(headers);
     cases.push(
-        Scenario::new("tags cut at every length")
+        Scenario::new("tags truncated at every length")
             .frame(not_ip(OWN_MAC, 0x8100, &[]), Expect::Pass(Reason::Truncated))
             .frame(not_ip(OWN_MAC, 0x8100, &[0, 1, 8]), Expect::Pass(Reason::Truncated))
             .frame(not_ip(OWN_MAC, 0x8100, &[0, 1, 8, 0]), Expect::Pass(Reason::Truncated))

@@ -9,8 +9,8 @@ use slb_common::abi::{
 
 use crate::packets::{
     frames::{Builder, Frame, echo, flag, number, other, tcp, udp},
-    icmp::Cause,
-    scenario::{Expect, Flow, Scenario},
+    icmp::IcmpCause,
+    scenario::{Expect, FlowKind, Scenario},
     world::*,
 };
 
@@ -55,10 +55,10 @@ fn message(client: SocketAddr, vip: IpAddr, kind: u8) -> Builder {
     other(client.ip(), vip, protocol, &[kind, 0, 0, 0, 0, 0, 0, 0])
 }
 
-fn all(policy: u32) -> World {
+fn all(policy: u32) -> PacketWorld {
     [ECHO4, ECHO6]
         .into_iter()
-        .fold(World::standard(), |world, echo| world.with(echo, |vip| vip.policy = policy))
+        .fold(PacketWorld::standard(), |world, echo| world.with(echo, |vip| vip.policy = policy))
 }
 
 fn tcp_is_reset() -> Scenario {
@@ -82,7 +82,7 @@ fn tcp_is_reset() -> Scenario {
 
 fn unreachable() -> Scenario {
     let mut case = Scenario::new("unmatched: UDP and other protocols are unreachable");
-    let (port, protocol) = (Expect::Tell(Cause::NoPort), Expect::Tell(Cause::NoProtocol));
+    let (port, protocol) = (Expect::IcmpError(IcmpCause::NoPort), Expect::IcmpError(IcmpCause::NoProtocol));
     for (client, vip) in both() {
         case = case
             .frame(datagram(client, vip).build(), port)
@@ -119,7 +119,7 @@ fn senders() -> Scenario {
         [(v4(0, 0), VIP4), (v4(127, 1), VIP4), (v4(224, 1), VIP4), (v4(255, 255), VIP4), (VIP4, VIP4)];
     let senders6 = [(v6(0), VIP6), (v6(0xff02), VIP6), (VIP6, VIP6)];
     senders.into_iter().chain(senders6).fold(
-        Scenario::new("unmatched: senders that get no answer"),
+        Scenario::new("unmatched: martian sources get no answer"),
         |case, (sender, vip)| {
             let from = SocketAddr::new(sender, 40_000);
             case.frame(segment(from, vip, flag::SYN).build(), MARTIAN)
@@ -184,8 +184,8 @@ fn dropped() -> Scenario {
         .frame(message(CLIENT6, VIP6, 135).hop_limit(255).build(), Expect::Pass(Reason::OtherProtocol))
         .frame(echo(CLIENT4.ip(), VIP4, b"abc").build(), Expect::Answer(ECHO4))
         .frame(echo(CLIENT6.ip(), VIP6, b"abc").build(), Expect::Answer(ECHO6))
-        .frame(tcp(CLIENT4, HTTP4.at, flag::SYN).build(), Expect::ToServer(HTTP4, WEB4, Flow::New))
-        .frame(udp(CLIENT6, DNS6.at, b"abc").build(), Expect::ToServer(DNS6, NAME6, Flow::New))
+        .frame(tcp(CLIENT4, HTTP4.at, flag::SYN).build(), Expect::ToServer(HTTP4, WEB4, FlowKind::New))
+        .frame(udp(CLIENT6, DNS6.at, b"abc").build(), Expect::ToServer(DNS6, NAME6, FlowKind::New))
         .frame(segment(CLIENT4, WEB4.at.ip(), flag::SYN).build(), Expect::Pass(Reason::NotOurs))
         .frame(datagram(CLIENT6, WEB6.at.ip()).build(), Expect::Pass(Reason::NotOurs))
 }
@@ -251,17 +251,17 @@ fn fragment(of: Builder) -> Frame {
 
 /// RSTs and ICMP errors for unmatched packets share one rate limit.
 fn per_second() -> Scenario {
-    let limit = slb_common::abi::limit::Limit::A_SECOND / 2;
+    let limit = slb_common::abi::rate_limit::RateLimiter::PER_SECOND / 2;
     assert_eq!(Action::Answer as u8, 1, "answers are what is limited");
-    let mut case = Scenario::new("unmatched: so many answers a second").host_only().clock(HZ);
+    let mut case = Scenario::new("unmatched: rate limit").host_only().clock(HZ);
     for _ in 0..limit {
         case = case
             .frame(segment(CLIENT4, VIP4, flag::SYN).build(), Expect::Refuse)
-            .frame(datagram(CLIENT6, VIP6).build(), Expect::Tell(Cause::NoPort));
+            .frame(datagram(CLIENT6, VIP6).build(), Expect::IcmpError(IcmpCause::NoPort));
     }
     case.frame(segment(CLIENT4, VIP4, flag::SYN).build(), DROPPED)
         .frame(datagram(CLIENT6, VIP6).build(), DROPPED)
         .clock(2 * HZ)
         .frame(segment(CLIENT4, VIP4, flag::SYN).build(), Expect::Refuse)
-        .frame(datagram(CLIENT6, VIP6).build(), Expect::Tell(Cause::NoPort))
+        .frame(datagram(CLIENT6, VIP6).build(), Expect::IcmpError(IcmpCause::NoPort))
 }

@@ -2,25 +2,25 @@
 
 use std::time::Duration;
 
-use super::{Counts, DATAGRAMS, LIVE, ModelTest, SLACK, SLOTS, STREAMS};
+use super::{Counts, DATAGRAMS, MAX_LIVE, ModelTest, SLACK, SLOTS, STREAMS};
 use crate::packets::frames::flag;
 use crate::tracking::{
-    control::{Control, HZ},
-    servers::{SERVERS, Scheduling, Server, Setting, takes_new},
-    wire::{self, Kind},
+    control::{ControlPlane, HZ},
+    servers::{ModelServer, SERVERS, Scheduling, Setting, takes_new},
+    wire::{self, PacketKind},
 };
 
 impl ModelTest {
     /// Runs this many random steps, and then the checks at the end.
     pub fn random(setting: Setting, seed: u64, steps: usize) -> Counts {
-        let mut play = Self::new(setting, seed, SLOTS, 4);
-        play.reschedules = true;
+        let mut model = Self::new(setting, seed, SLOTS, 4);
+        model.reschedules = true;
         for _ in 0..steps {
-            play.step();
+            model.step();
         }
-        play.put_in_force();
-        play.settle();
-        play.counts
+        model.activate();
+        model.run_until_idle();
+        model.counts
     }
 
     fn step(&mut self) {
@@ -28,13 +28,13 @@ impl ModelTest {
             0..25 => {
                 let number = self.rng.below(STREAMS) as u32;
                 let is_reused = self.streams.contains_key(&number);
-                if (!is_reused && self.streams.len() < LIVE) || self.rng.once_in(20) {
+                if (!is_reused && self.streams.len() < MAX_LIVE) || self.rng.once_in(20) {
                     self.open(number);
                 }
             }
             25..55 => {
                 if let Some(number) = self.any_stream() {
-                    self.go_on(number, flag::ACK);
+                    self.continue_flow(number, flag::ACK);
                 }
             }
             55..60 => self.end_one(),
@@ -46,7 +46,7 @@ impl ModelTest {
                 self.change();
                 // Several changes may be applied at once.
                 if !self.rng.once_in(3) {
-                    self.put_in_force();
+                    self.activate();
                 }
             }
             88..90 => self.restart(),
@@ -72,43 +72,43 @@ impl ModelTest {
         }
         let n = self.rng.below(SERVERS as u64) as usize;
         let roll = self.rng.below(8);
-        let server = &mut self.wanted[n];
+        let server = &mut self.desired[n];
         match roll {
             0 | 1 => server.weight = [0, 0, 1, 10, 50, 100][self.rng.below(6) as usize],
             2 => {
                 server.exists = !server.exists;
-                server.life += u32::from(server.exists);
+                server.incarnation += u32::from(server.exists);
             }
             // Good news is more frequent than bad; otherwise no server would serve for long.
             3 => server.healthy = None,
             4 | 5 => server.healthy = Some(false),
-            _ => *server = Server { weight: server.weight.max(1), healthy: Some(true), ..*server },
+            _ => *server = ModelServer { weight: server.weight.max(1), healthy: Some(true), ..*server },
         }
-        self.note(format!("server {n} is to be {:?}", self.wanted[n]));
+        self.note(format!("server {n} is to be {:?}", self.desired[n]));
     }
 
     /// Applies the desired state; packets are processed between its operations.
-    pub fn put_in_force(&mut self) {
+    pub fn activate(&mut self) {
         self.note("put in force".to_owned());
         self.begin_change();
         self.carry_out(usize::MAX);
-        self.in_force = self.wanted;
+        self.active = self.desired;
         if self.scheduling[0] != self.setting.scheduling {
             self.kept.clear();
         }
         self.scheduling = [self.setting.scheduling, self.setting.datagrams];
-        self.leaving[0] = self.leaving[1];
+        self.drain_starts[0] = self.drain_starts[1];
         self.is_changing = false;
         self.counts.changes += 1;
     }
 
     fn begin_change(&mut self) {
         self.is_changing = true;
-        let servers = self.wanted.iter().enumerate().zip(&mut self.leaving[1]).zip(&mut self.cut);
+        let servers = self.desired.iter().enumerate().zip(&mut self.drain_starts[1]).zip(&mut self.cut);
         for (((n, server), since), cut) in servers {
-            if server.is_leaving() {
+            if server.is_draining() {
                 since.get_or_insert(self.now);
-            } else if takes_new(&self.wanted, n)
+            } else if takes_new(&self.desired, n)
                 && let Some(since) = since.take()
                 && self
                     .setting
@@ -118,7 +118,7 @@ impl ModelTest {
                 *cut = self.now;
             }
         }
-        self.control.reconcile(&self.setting, &self.wanted, self.now);
+        self.control.reconcile(&self.setting, &self.desired, self.now);
     }
 
     fn carry_out(&mut self, operations: usize) {
@@ -134,7 +134,7 @@ impl ModelTest {
 
     fn packets_in_between(&mut self) {
         if let Some(number) = self.any_stream() {
-            self.go_on(number, flag::ACK);
+            self.continue_flow(number, flag::ACK);
         }
         let number = self.rng.below(STREAMS) as u32;
         if !self.streams.contains_key(&number) && self.rng.once_in(4) {
@@ -158,9 +158,9 @@ impl ModelTest {
             }
         }
         self.note("restart".to_owned());
-        self.control = Control::start(&self.plane);
+        self.control = ControlPlane::start(&self.plane);
         self.counts.starts += 1;
-        self.put_in_force();
+        self.activate();
     }
 
     /// The daemon runs a GC pass over the flow table.
@@ -181,7 +181,7 @@ impl ModelTest {
         let millis = seconds * 1000 + self.rng.below(1000);
         self.pass(Duration::from_millis(millis));
         if self.rng.once_in(2) {
-            self.all_go_on();
+            self.continue_all();
         }
     }
 
@@ -189,7 +189,7 @@ impl ModelTest {
     pub fn pass(&mut self, time: Duration) {
         self.advance(time);
         while !self.is_changing && self.control.is_due(self.now) {
-            self.put_in_force();
+            self.activate();
         }
     }
 
@@ -203,10 +203,10 @@ impl ModelTest {
     }
 
     /// Each TCP flow sends a segment.
-    pub fn all_go_on(&mut self) {
+    pub fn continue_all(&mut self) {
         let numbers: Vec<_> = self.streams.keys().copied().collect();
         for number in numbers {
-            self.go_on(number, flag::ACK);
+            self.continue_flow(number, flag::ACK);
         }
     }
 
@@ -218,9 +218,9 @@ impl ModelTest {
     fn end_one(&mut self) {
         let Some(number) = self.any_stream() else { return };
         match self.rng.below(4) {
-            0 | 1 => self.go_on(number, flag::RST | flag::ACK),
+            0 | 1 => self.continue_flow(number, flag::RST | flag::ACK),
             2 => {
-                self.go_on(number, flag::FIN | flag::ACK);
+                self.continue_flow(number, flag::FIN | flag::ACK);
                 if self.setting.mode != "nat" && self.rng.once_in(2) {
                     // The client has closed and still receives data.
                     return;
@@ -231,10 +231,10 @@ impl ModelTest {
         }
         if let Some(flow) = self.streams.remove(&number)
             && self.setting.mode == "nat"
-            && self.is_there(&flow)
+            && self.is_present(&flow)
             && self.rng.once_in(2)
         {
-            wire::to_client(&self.plane, flow.server, number, Kind::Tcp(flag::FIN));
+            wire::to_client(&self.plane, flow.server, number, PacketKind::Tcp(flag::FIN));
         }
         self.note(format!("flow {number} ends"));
     }

@@ -19,8 +19,8 @@ const BYTES: u64 = 8 * 1024 * 1024 + 7;
 
 /// SLB switches it off at the start and whenever it is switched on. A detach restores it, also after a restart.
 #[test]
-fn frames_are_not_merged_below_a_bridge() {
-    scenario("frames_are_not_merged_below_a_bridge", &WEIGHTS, |world| {
+fn gro_is_off_on_bridge_ports_while_slb_forwards() {
+    scenario("gro_is_off_on_bridge_ports_while_slb_forwards", &WEIGHTS, |world| {
         merging_below_a_bridge(world)?;
         world.start()?;
         ensure!(is_off(world)?, "frames are merged");
@@ -59,8 +59,8 @@ fn frames_are_not_merged_below_a_bridge() {
 }
 
 #[test]
-fn first_start_that_ends_early_leaves_merging_on() {
-    scenario("first_start_that_ends_early_leaves_merging_on", &WEIGHTS, |world| {
+fn aborted_first_start_restores_gro() {
+    scenario("aborted_first_start_restores_gro", &WEIGHTS, |world| {
         merging_below_a_bridge(world)?;
         // A start waits for the next hop of a server that does not exist.
         let absent = IpAddr::from([10, 90, 1, 99]);
@@ -91,8 +91,8 @@ fn first_start_that_ends_early_leaves_merging_on() {
 }
 
 #[test]
-fn removing_an_interface_leaves_merging_on() {
-    scenario("removing_an_interface_leaves_merging_on", &WEIGHTS, |world| {
+fn removing_an_interface_restores_gro() {
+    scenario("removing_an_interface_restores_gro", &WEIGHTS, |world| {
         merging_below_a_bridge(world)?;
         world.start()?;
         let (all, with_bridge) = (world.plan.toml(), world.write_other(&world.plan.toml())?);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use slb_tests::{
-    forge::{NUMBERS, Tap, Way},
+    forge::{MacPair, NUMBERS, Tap},
     net::Family,
     packets::frames::flag,
     scenario,
@@ -18,17 +18,17 @@ use super::{
 
 /// Idle and active connections of servers that take new flows.
 #[test]
-fn blind_segments_end_and_move_no_connection() {
-    scenario("blind_segments_end_and_move_no_connection", &WEIGHTS, |world| {
+fn blind_segments_neither_end_nor_move_connections() {
+    scenario("blind_segments_neither_end_nor_move_connections", &WEIGHTS, |world| {
         victims::with_all_schedulers(world)?;
         world.start()?;
-        let (forger, way) = on_clients_side(world)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
         let busy = world.client().long_lived(world.vip(Family::V4, Service::Lines), 2)?;
         let mut connections = victims::open_everywhere(world)?;
-        let all = |way: Way, victim: &Victim| way.attacks(victim.local, victim.target);
-        let lost = attack("blind segments, idle connections", &forger, way, &mut connections, all)?;
+        let all = |mac_pair: MacPair, victim: &Victim| mac_pair.attacks(victim.local, victim.target);
+        let lost = attack("blind segments, idle connections", &forger, mac_pair, &mut connections, all)?;
         let target = world.vip(Family::V4, Service::Lines);
-        forger.send_all(busy.locals().flat_map(|local| way.attacks(local, target)))?;
+        forger.send_all(busy.locals().flat_map(|local| mac_pair.attacks(local, target)))?;
         ensure!(lost.is_empty(), "{lost:#?}");
         busy.progress(3)?;
         busy.expect_unbroken(None)
@@ -42,17 +42,17 @@ fn blind_resets_make_no_connection_evictable() {
         world.plan.flow_table_entries = 1024;
         victims::with_all_schedulers(world)?;
         world.start()?;
-        let (forger, way) = on_clients_side(world)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
         let mut connections = victims::open_everywhere(world)?;
         let resets = |victim: &Victim| {
             let (local, target) = (victim.local, victim.target);
-            NUMBERS.map(|number| way.segment(local, target, flag::RST, [number, 0]))
+            NUMBERS.map(|number| mac_pair.segment(local, target, flag::RST, [number, 0]))
         };
         forger.send_all(connections.iter().flat_map(resets))?;
         let opening = |number: u32| {
             let [.., c, d] = number.to_be_bytes();
             let from = ([10, 66, c, d], 40_000).into();
-            way.segment(from, world.vip(Family::V4, Service::Http), flag::SYN, [number, 0])
+            mac_pair.segment(from, world.vip(Family::V4, Service::Http), flag::SYN, [number, 0])
         };
         let flooded = forger.flood(20_000, (0..4096).map(opening))?;
         let lost = victims::lost(&mut connections);
@@ -72,11 +72,11 @@ const OFF: u32 = 9_000;
 /// What a blind attacker achieves with 2^18 RSTs or 2^17 FINs per connection. Here the numbers are read from the
 /// client's link.
 #[test]
-fn segments_that_hit_the_window_end_and_move_no_connection() {
-    scenario("segments_that_hit_the_window_end_and_move_no_connection", &WEIGHTS, |world| {
+fn in_window_rst_and_fin_neither_end_nor_move_connections() {
+    scenario("in_window_rst_and_fin_neither_end_nor_move_connections", &WEIGHTS, |world| {
         victims::with_all_schedulers(world)?;
         world.start()?;
-        let (forger, way) = on_clients_side(world)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
         let tap = Tap::at(&world.net.client, "eth0")?;
         for (name, flags) in [("RST", flag::RST), ("FIN", flag::FIN | flag::ACK)] {
             let mut connections = victims::open_everywhere(world)?;
@@ -84,15 +84,15 @@ fn segments_that_hit_the_window_end_and_move_no_connection() {
             connections.reverse();
             let answers = tap.seen()?.into_iter().filter_map(|seen| Some((seen.to, seen.tcp?.2)));
             let next: BTreeMap<_, _> = answers.collect();
-            let hits = |way: Way, victim: &Victim| {
+            let hits = |mac_pair: MacPair, victim: &Victim| {
                 let (local, target) = (victim.local, victim.target);
                 let sequence = next[&local].wrapping_add(OFF);
-                let end = way.segment(local, target, flags, [sequence, NUMBERS[0]]);
-                let opening = |number| way.segment(local, target, flag::SYN, [number, 0]);
+                let end = mac_pair.segment(local, target, flags, [sequence, NUMBERS[0]]);
+                let opening = |number| mac_pair.segment(local, target, flag::SYN, [number, 0]);
                 [vec![end], NUMBERS.map(opening).to_vec()].concat()
             };
             let name = format!("a {name} within the window, then SYNs");
-            let lost = attack(&name, &forger, way, &mut connections, hits)?;
+            let lost = attack(&name, &forger, mac_pair, &mut connections, hits)?;
             ensure!(lost.is_empty(), "{lost:#?}");
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
     client::PATIENCE,
-    forge::{Flooded, Forger, Seen, Tap},
+    forge::{CapturedFrame, FloodStats, Forger, Tap},
     net::Family,
     packets::frames::{self, Frame},
     scenario,
@@ -31,13 +31,13 @@ type Forge<'a> = &'a (dyn Fn(u16) -> Frame + Sync);
 
 /// Packets without hops left provoke ICMP errors, and echo requests provoke replies.
 #[test]
-fn errors_that_are_drawn_starve_no_path_mtu_discovery() {
-    scenario("errors_that_are_drawn_starve_no_path_mtu_discovery", &WEIGHTS, |world| {
+fn icmp_error_floods_starve_no_path_mtu_discovery() {
+    scenario("icmp_error_floods_starve_no_path_mtu_discovery", &WEIGHTS, |world| {
         for backend in &world.net.backends {
             world.net.slb.ip(&format!("link set {} mtu {MTU}", backend.name))?;
         }
         world.start()?;
-        let (forger, way) = on_clients_side(world)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
         let tap = Tap::at(&world.net.client, "eth0")?;
         let mut starved = Vec::new();
         for family in Family::ALL {
@@ -45,13 +45,13 @@ fn errors_that_are_drawn_starve_no_path_mtu_discovery() {
             let expired = |number: u16| {
                 let from = (sources[usize::from(number) % 4], 1_024 + number % 512).into();
                 let datagram = frames::udp(from, echo, b"far").hop_limit(1);
-                datagram.macs(way.sender, way.receiver).build()
+                datagram.macs(mac_pair.sender, mac_pair.receiver).build()
             };
             let ping = |number: u16| {
                 let from = sources[usize::from(number) % 4];
-                frames::echo(from, echo.ip(), b"ping").macs(way.sender, way.receiver).build()
+                frames::echo(from, echo.ip(), b"ping").macs(mac_pair.sender, mac_pair.receiver).build()
             };
-            let too_big = way.datagram((sources[7], 700).into(), echo, &[7; MTU as usize]);
+            let too_big = mac_pair.datagram((sources[7], 700).into(), echo, &[7; MTU as usize]);
             let (fragment, exceeded) = if family == Family::V4 { (3, 11) } else { (2, 3) };
             let floods: [(&str, Forge<'_>, u8); 2] = [
                 ("packets without hops left", &expired, exceeded),
@@ -85,7 +85,12 @@ fn errors_that_are_drawn_starve_no_path_mtu_discovery() {
 }
 
 /// Sends oversized frames during a flood. Returns what arrives at the client meanwhile.
-fn beside(forger: &Forger, tap: &Tap, forge: Forge<'_>, too_big: &Frame) -> Result<(Flooded, Vec<Seen>)> {
+fn beside(
+    forger: &Forger,
+    tap: &Tap,
+    forge: Forge<'_>,
+    too_big: &Frame,
+) -> Result<(FloodStats, Vec<CapturedFrame>)> {
     let are_done = AtomicBool::new(false);
     thread::scope(|scope| {
         let numbers = (0..=u16::MAX).cycle().take_while(|_| !are_done.load(Ordering::Relaxed));

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
     World,
-    forge::{Flooded, Forger, Way, wrong_checksum},
+    forge::{FloodStats, Forger, MacPair, wrong_checksum},
     net::Family,
     packets::frames::{Frame, flag},
     scenario,
@@ -47,12 +47,12 @@ fn client(number: u32) -> SocketAddr {
 }
 
 /// The SYN of a forged client, and the ACK of an earlier one that has been answered.
-fn pair(world: &World, way: Way, number: u32) -> Vec<Frame> {
+fn pair(world: &World, mac_pair: MacPair, number: u32) -> Vec<Frame> {
     let segment = |number: u32, flags| {
         let from = client(number);
         let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
         let numbers = [number.wrapping_mul(0x9e37_79b9), number.rotate_left(13)];
-        way.segment(from, world.vip(family, Service::Lines), flags, numbers)
+        mac_pair.segment(from, world.vip(family, Service::Lines), flags, numbers)
     };
     let answered = number.checked_sub(LAG).map(|number| {
         let ack = segment(number, flag::ACK);
@@ -62,20 +62,20 @@ fn pair(world: &World, way: Way, number: u32) -> Vec<Frame> {
 }
 
 #[test]
-fn a_blind_fill_keeps_no_client_out() {
+fn blind_fill_of_flow_table_blocks_no_client() {
     let entries =
         env::var(ENTRIES_VARIABLE).map_or(ENTRIES, |entries| entries.parse().expect("a number of entries"));
-    scenario("a_blind_fill_keeps_no_client_out", &WEIGHTS, |world| {
+    scenario("blind_fill_of_flow_table_blocks_no_client", &WEIGHTS, |world| {
         world.plan.flow_table_entries = entries;
         world.start()?;
         let mut established = victims::open(world, Service::Lines.vip_port(), ESTABLISHED)?;
-        let (forger, way) = on_clients_side(world)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
         let before = victims::newcomers_everywhere(world, NEWCOMERS)?;
         ensure!(before.0 == before.1, "without an attack {} of {} succeed", before.0, before.1);
 
-        let (filled, during) = beside(world, &forger, way, FILL, 0..entries * 3 / 2)?;
+        let (filled, during) = beside(world, &forger, mac_pair, FILL, 0..entries * 3 / 2)?;
         report("blind SYN and ACK, fill", filled, says(during));
-        let (kept, after) = beside(world, &forger, way, AFTERWARDS, AFTERWARDS_CLIENTS)?;
+        let (kept, after) = beside(world, &forger, mac_pair, AFTERWARDS, AFTERWARDS_CLIENTS)?;
         report("blind SYN and ACK, afterwards", kept, says(after));
         let lost = victims::lost(&mut established);
         ensure!(lost.is_empty(), "established connections: {lost:#?}");
@@ -94,12 +94,12 @@ fn says((succeed, tried): (usize, usize)) -> String {
 fn beside(
     world: &World,
     forger: &Forger,
-    way: Way,
+    mac_pair: MacPair,
     rate: u32,
     numbers: Range<u32>,
-) -> Result<(Flooded, (usize, usize))> {
+) -> Result<(FloodStats, (usize, usize))> {
     thread::scope(|scope| {
-        let frames = numbers.flat_map(|number| pair(world, way, number));
+        let frames = numbers.flat_map(|number| pair(world, mac_pair, number));
         let flood = scope.spawn(move || forger.flood(rate, frames));
         let mut newcomers = (0, 0);
         while newcomers.1 == 0 || !flood.is_finished() {

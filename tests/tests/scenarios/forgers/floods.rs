@@ -21,17 +21,17 @@ const NEWCOMERS: usize = 5;
 
 /// A SYN flood of eight times the table's size; every second SYN has a wrong checksum.
 #[test]
-fn a_syn_flood_evicts_no_connection_and_keeps_no_client_out() {
-    scenario("a_syn_flood_evicts_no_connection_and_keeps_no_client_out", &WEIGHTS, |world| {
+fn syn_flood_evicts_no_connection_and_blocks_no_client() {
+    scenario("syn_flood_evicts_no_connection_and_blocks_no_client", &WEIGHTS, |world| {
         world.plan.flow_table_entries = ENTRIES;
         victims::with_all_schedulers(world)?;
         world.start()?;
         let mut connections = victims::open_everywhere(world)?;
-        let (forger, way) = on_clients_side(world)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
         let to = world.vip(Family::V4, Service::Lines);
         let opening = |number: u32| {
             let [.., c, d] = number.to_be_bytes();
-            let frame = way.segment(([10, 66, c, d], 40_000).into(), to, flag::SYN, [number, 0]);
+            let frame = mac_pair.segment(([10, 66, c, d], 40_000).into(), to, flag::SYN, [number, 0]);
             if number.is_multiple_of(2) { wrong_checksum(frame) } else { frame }
         };
         let sent = forger.flood(RATE, (0..FRAMES).map(opening))?;
@@ -44,14 +44,15 @@ fn a_syn_flood_evicts_no_connection_and_keeps_no_client_out() {
 
 /// The hash leads evicted connections back to their server, whatever state a forged segment has left in SLB.
 #[test]
-fn blind_segments_end_no_connection_that_the_hash_leads_back() {
-    scenario("blind_segments_end_no_connection_that_the_hash_leads_back", &WEIGHTS, |world| {
+fn blind_segments_end_no_connection_of_maglev_listener() {
+    scenario("blind_segments_end_no_connection_of_maglev_listener", &WEIGHTS, |world| {
         world.start()?;
         let mut connections = victims::open(world, Service::Lines.vip_port(), NUMBERS.len())?;
-        let (forger, way) = on_clients_side(world)?;
-        let all =
-            |way: slb_tests::forge::Way, victim: &victims::Victim| way.attacks(victim.local, victim.target);
-        let lost = victims::attack("blind segments, by the hash", &forger, way, &mut connections, all)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
+        let all = |mac_pair: slb_tests::forge::MacPair, victim: &victims::Victim| {
+            mac_pair.attacks(victim.local, victim.target)
+        };
+        let lost = victims::attack("blind segments, by the hash", &forger, mac_pair, &mut connections, all)?;
         ensure!(lost.is_empty(), "{lost:#?}");
         Ok(())
     });

@@ -14,13 +14,13 @@ use super::{
 const FORGED: u32 = 1_000;
 
 #[test]
-fn a_flush_erases_what_it_is_asked_for() {
-    scenario("a_flush_erases_what_it_is_asked_for", &WEIGHTS, |world| {
+fn flush_erases_only_entries_that_match_its_filters() {
+    scenario("flush_erases_only_entries_that_match_its_filters", &WEIGHTS, |world| {
         victims::with_all_schedulers(world)?;
         world.start()?;
         let mut connections = victims::open_everywhere(world)?;
         let before = world.status()?.flow_table.used;
-        let (forger, way) = on_clients_side(world)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
         let opening = |number: u32| {
             let [.., c, d] = number.to_be_bytes();
             Family::ALL.map(|family| {
@@ -29,7 +29,7 @@ fn a_flush_erases_what_it_is_asked_for() {
                     Family::V6 => [0x2001, 0xdb8, 0x66, number as u16, 0, 0, 0, 1].into(),
                 };
                 let to = world.vip(family, Service::Lines);
-                way.segment(SocketAddr::new(from, 40_000), to, flag::SYN, [number, 0])
+                mac_pair.segment(SocketAddr::new(from, 40_000), to, flag::SYN, [number, 0])
             })
         };
         let flooded = forger.flood(17_500, (0..FORGED).flat_map(opening))?;

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use slb_tests::{
     World,
     config::health_check,
-    forge::{Forger, Way},
+    forge::{Forger, MacPair},
     net::{Backend, Family},
     scenario,
     server::Service,
@@ -22,8 +22,8 @@ const CONNECTIONS: usize = 4;
 const TUNNELS: u16 = 7307;
 
 #[test]
-fn forged_segments_move_no_connection_that_comes_to_another_node() {
-    scenario("forged_segments_move_no_connection_that_comes_to_another_node", &WEIGHTS, |world| {
+fn connections_survive_node_change_under_forged_segments() {
+    scenario("connections_survive_node_change_under_forged_segments", &WEIGHTS, |world| {
         prepare(world)?;
         world.start()?;
         let node = world.second_node()?;
@@ -35,16 +35,16 @@ fn forged_segments_move_no_connection_that_comes_to_another_node() {
 
         let first = at(world, &world.net.client, "client0")?;
         let forger = Forger::at(&world.net.client, "eth1")?;
-        let second = Way { sender: forger.mac, receiver: node.net.slb.mac("client0")? };
+        let second = MacPair { sender: forger.mac, receiver: node.net.slb.mac("client0")? };
         // The node without the traffic forwards them to the servers; the answers return through the other node.
         forger.send_all(connections.iter().flat_map(|victim| second.attacks(victim.local, victim.target)))?;
         victims::expect_all(&mut connections, "at the first node, after blind segments at the second one")?;
-        for (place, is_second, forger, way) in [
+        for (place, is_second, forger, mac_pair) in [
             ("second", true, &forger, second),
             ("first", false, &first.0, first.1),
             ("second", true, &forger, second),
         ] {
-            world.net.lead_through_second(is_second)?;
+            world.net.route_through_second(is_second)?;
             let forwarded = || {
                 let status = if is_second { node.status() } else { world.status() };
                 let counted = status?.reasons.into_iter().filter(|counted| counted.reason == "to_server");
@@ -56,7 +56,8 @@ fn forged_segments_move_no_connection_that_comes_to_another_node() {
             ensure!(packets >= connections.len() as u64, "{packets} packets take the {place} node");
             // Before the first packets of the clients, and once more after them.
             for when in ["first", "then"] {
-                let frames = connections.iter().flat_map(|victim| way.attacks(victim.local, victim.target));
+                let frames =
+                    connections.iter().flat_map(|victim| mac_pair.attacks(victim.local, victim.target));
                 let sent = forger.send_all(frames)?;
                 let lost = victims::lost(&mut connections);
                 let name = format!("blind segments at the {place} node, {when}");
@@ -72,7 +73,7 @@ fn forged_segments_move_no_connection_that_comes_to_another_node() {
 /// Maglev in every mode: with other schedulers, two nodes would not choose equal servers.
 fn prepare(world: &mut World) -> Result<()> {
     world.net.route_answers()?;
-    world.net.backends.iter().try_for_each(Backend::hold_vips)?;
+    world.net.backends.iter().try_for_each(Backend::add_vips)?;
     let own = Family::ALL.map(|family| world.net.slb_address(family));
     for (backend, index) in world.net.backends.iter().zip(0..) {
         backend.decapsulate(&own)?;

@@ -31,13 +31,13 @@ fn one_clients_datagrams_leave_room_for_others() {
     scenario("one_clients_datagrams_leave_room_for_others", &WEIGHTS, |world| {
         world.plan.flow_table_entries = ENTRIES;
         world.start()?;
-        let (forger, way) = on_clients_side(world)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
         let [v4, v6] = Family::ALL.map(|family| world.vip(family, Service::Echo));
         let source = world.net.sources(Family::V4)[7];
         let both = |number: u16| {
             let address = Ipv6Addr::new(0x2001, 0xdb8, 0x66, 1, 0, number.rotate_left(5), 7, number);
-            let first = way.datagram((source, 20_000 + number).into(), v4, b"again");
-            [first, way.datagram((address, 5_353).into(), v6, b"again")]
+            let first = mac_pair.datagram((source, 20_000 + number).into(), v4, b"again");
+            [first, mac_pair.datagram((address, 5_353).into(), v6, b"again")]
         };
         let datagrams = |place: u16| [place].into_iter().chain([place]).chain(place.checked_sub(CHUNK));
         let numbers = (0..FLOWS).flat_map(datagrams);
@@ -56,9 +56,9 @@ fn one_clients_connections_leave_room_for_others() {
     scenario("one_clients_connections_leave_room_for_others", &WEIGHTS, |world| {
         world.plan.flow_table_entries = ENTRIES;
         world.start()?;
-        let (forger, way) = on_clients_side(world)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
         let tap = Tap::at(&world.net.client, "eth0")?;
-        let peer = Peer { forger: &forger, tap: &tap, way };
+        let peer = Peer { forger: &forger, tap: &tap, mac_pair };
         let to = world.vip(Family::V4, Service::Lines);
         // The client's kernel does not own this address, so it does not answer for it.
         let address = Ipv4Addr::new(10, 90, 0, 200);

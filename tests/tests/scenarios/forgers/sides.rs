@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
     World,
-    forge::{Flooded, NUMBERS, Seen, Tap},
+    forge::{CapturedFrame, FloodStats, NUMBERS, Tap},
     net::Family,
     packets::frames::flag,
     scenario,
@@ -38,8 +38,10 @@ fn round_trip(socket: &UdpSocket, target: SocketAddr) -> Result<String> {
     }
 }
 
-fn shown(seen: &[Seen]) -> String {
-    let each = |seen: &Seen| format!("{} to {}, {:?}", seen.from, seen.to, seen.tcp.map(|(flags, ..)| flags));
+fn shown(seen: &[CapturedFrame]) -> String {
+    let each = |seen: &CapturedFrame| {
+        format!("{} to {}, {:?}", seen.from, seen.to, seen.tcp.map(|(flags, ..)| flags))
+    };
     seen.iter().map(each).collect::<Vec<_>>().join("; ")
 }
 
@@ -63,8 +65,8 @@ fn without_and_with_roles(world: &mut World, attack: fn(&World, &str) -> Result<
 /// A compromised server sends with a client's source address: new flows, and segments of existing ones. Answers of the
 /// other server go only to the client.
 #[test]
-fn a_server_draws_no_clients_answers() {
-    scenario("a_server_draws_no_clients_answers", &WEIGHTS, |world| {
+fn forged_client_source_at_server_diverts_no_answers() {
+    scenario("forged_client_source_at_server_diverts_no_answers", &WEIGHTS, |world| {
         // Without forwarding, the kernel gives the program no routes.
         world.net.kernel_forwarding(true)?;
         without_and_with_roles(world, draws)
@@ -72,9 +74,10 @@ fn a_server_draws_no_clients_answers() {
 }
 
 fn draws(world: &World, roles: &str) -> Result<()> {
-    let (forger, way) = at(world, &world.net.backends[FORGES].namespace, &world.net.backends[FORGES].name)?;
+    let (forger, mac_pair) =
+        at(world, &world.net.backends[FORGES].namespace, &world.net.backends[FORGES].name)?;
     let tap = Tap::at(&world.net.backends[FORGES].namespace, "eth0")?;
-    let (mut sent, mut drawn, mut unheard) = (Flooded::default(), Vec::new(), Vec::new());
+    let (mut sent, mut drawn, mut unheard) = (FloodStats::default(), Vec::new(), Vec::new());
     for family in Family::ALL {
         let source = world.net.sources(family)[0];
         let [lines, echo] = [Service::Lines, Service::Echo].map(|service| world.vip(family, service));
@@ -89,15 +92,15 @@ fn draws(world: &World, roles: &str) -> Result<()> {
         let mut forged = Vec::new();
         for victim in &connections {
             for number in NUMBERS {
-                forged.push(way.carrying(victim.local, lines, flag::ACK, [number, number], MARK));
-                forged.push(way.segment(victim.local, lines, flag::SYN, [number, 0]));
+                forged.push(mac_pair.carrying(victim.local, lines, flag::ACK, [number, number], MARK));
+                forged.push(mac_pair.segment(victim.local, lines, flag::SYN, [number, 0]));
             }
         }
         for port in 800..816 {
-            forged.push(way.segment((source, port).into(), lines, flag::SYN, [NUMBERS[0], 0]));
-            forged.push(way.datagram((source, port).into(), echo, MARK));
+            forged.push(mac_pair.segment((source, port).into(), lines, flag::SYN, [NUMBERS[0], 0]));
+            forged.push(mac_pair.datagram((source, port).into(), echo, MARK));
         }
-        forged.push(way.datagram((source, 700).into(), echo, MARK));
+        forged.push(mac_pair.datagram((source, 700).into(), echo, MARK));
         sent = sent.and(forger.send_all(forged)?);
         let heard = round_trip(&socket, echo);
         for victim in &mut connections {
@@ -125,9 +128,9 @@ fn server_source_on_the_clients_side_is_not_forwarded() {
 }
 
 fn injects(world: &World, roles: &str) -> Result<()> {
-    let (forger, way) = on_clients_side(world)?;
+    let (forger, mac_pair) = on_clients_side(world)?;
     let tap = Tap::at(&world.net.client, "eth0")?;
-    let (mut sent, mut injected) = (Flooded::default(), Vec::new());
+    let (mut sent, mut injected) = (FloodStats::default(), Vec::new());
     for family in Family::ALL {
         let source = world.net.sources(family)[0];
         let [lines, echo] = [Service::Lines, Service::Echo].map(|service| world.vip(family, service));
@@ -138,17 +141,17 @@ fn injects(world: &World, roles: &str) -> Result<()> {
             let from = |service: Service| (backend.address(family), service.backend_port()).into();
             let forged = NUMBERS.map(|number| {
                 [
-                    way.carrying(from(Service::Lines), victim.local, flag::ACK, [number, number], MARK),
-                    way.segment(from(Service::Lines), victim.local, flag::RST, [number, 0]),
-                    way.datagram(from(Service::Echo), (source, 700).into(), MARK),
+                    mac_pair.carrying(from(Service::Lines), victim.local, flag::ACK, [number, number], MARK),
+                    mac_pair.segment(from(Service::Lines), victim.local, flag::RST, [number, 0]),
+                    mac_pair.datagram(from(Service::Echo), (source, 700).into(), MARK),
                 ]
             });
             sent = sent.and(forger.send_all(forged.into_iter().flatten())?);
         }
         ensure!(round_trip(&socket, echo)? == server, "{source}:700 is with another server");
         ensure!(victim.ask()? == victim.server, "{} is with another server", victim.local);
-        let is_reset = |seen: &Seen| seen.tcp.is_some_and(|(flags, ..)| flags & flag::RST != 0);
-        let is_forged = |seen: &Seen| seen.payload == MARK || is_reset(seen);
+        let is_reset = |seen: &CapturedFrame| seen.tcp.is_some_and(|(flags, ..)| flags & flag::RST != 0);
+        let is_forged = |seen: &CapturedFrame| seen.payload == MARK || is_reset(seen);
         injected.extend(tap.seen()?.into_iter().filter(is_forged));
     }
     report(

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use slb_tests::{
     World,
     client::PATIENCE,
-    forge::{Flooded, Forger, Seen, Tap, Way},
+    forge::{CapturedFrame, FloodStats, Forger, MacPair, Tap},
     net::Family,
     packets::frames::{self, Frame, flag},
     scenario,
@@ -40,18 +40,18 @@ fn mark(from: IpAddr) -> String {
 }
 
 /// A SYN, a mid-stream segment, a datagram and an echo request from an address.
-fn all(world: &World, way: Way, from: IpAddr) -> Vec<Frame> {
+fn all(world: &World, mac_pair: MacPair, from: IpAddr) -> Vec<Frame> {
     let mark = mark(from);
     let mark = mark.as_bytes();
     let family = if from.is_ipv4() { Family::V4 } else { Family::V6 };
     let [lines, echo] = [Service::Lines, Service::Echo].map(|service| world.vip(family, service));
     // The source port is a service's: an answer to a VIP would be a request to it.
     vec![
-        way.carrying((from, lines.port()).into(), lines, flag::SYN, [7, 0], mark),
-        way.carrying((from, 4_000).into(), lines, flag::PSH | flag::ACK, [7, 7], mark),
-        way.datagram((from, echo.port()).into(), echo, mark),
-        way.datagram((from, 4_000).into(), echo, mark),
-        frames::echo(from, family.vip(), mark).macs(way.sender, way.receiver).build(),
+        mac_pair.carrying((from, lines.port()).into(), lines, flag::SYN, [7, 0], mark),
+        mac_pair.carrying((from, 4_000).into(), lines, flag::PSH | flag::ACK, [7, 7], mark),
+        mac_pair.datagram((from, echo.port()).into(), echo, mark),
+        mac_pair.datagram((from, 4_000).into(), echo, mark),
+        frames::echo(from, family.vip(), mark).macs(mac_pair.sender, mac_pair.receiver).build(),
     ]
 }
 
@@ -60,17 +60,17 @@ fn all(world: &World, way: Way, from: IpAddr) -> Vec<Frame> {
 fn come_out(
     world: &World,
     forger: &Forger,
-    way: Way,
+    mac_pair: MacPair,
     taps: &[Tap],
     froms: &[IpAddr],
-) -> Result<(Flooded, usize)> {
+) -> Result<(FloodStats, usize)> {
     let marks: Vec<_> = froms.iter().map(|from| mark(*from)).collect();
-    let sent = forger.send_all(froms.iter().flat_map(|from| all(world, way, *from)))?;
+    let sent = forger.send_all(froms.iter().flat_map(|from| all(world, mac_pair, *from)))?;
     let own: SocketAddr = (world.net.sources(Family::V4)[0], 700).into();
-    forger.send(&way.datagram(own, world.vip(Family::V4, Service::Echo), LAST))?;
+    forger.send(&mac_pair.datagram(own, world.vip(Family::V4, Service::Echo), LAST))?;
     let mut seen = 0;
     let [at_client, at_servers @ ..] = taps else { bail!("no tap") };
-    let mut count = |packet: &Seen| {
+    let mut count = |packet: &CapturedFrame| {
         let text = String::from_utf8_lossy(&packet.payload);
         let forged = marks.iter().any(|mark| text.contains(mark));
         seen += usize::from(forged && packet.from != own && packet.to != own);
@@ -86,8 +86,8 @@ fn come_out(
 }
 
 #[test]
-fn what_no_client_can_have_sent_goes_nowhere() {
-    scenario("what_no_client_can_have_sent_goes_nowhere", &WEIGHTS, |world| {
+fn packets_with_martian_source_are_neither_forwarded_nor_answered() {
+    scenario("packets_with_martian_source_are_neither_forwarded_nor_answered", &WEIGHTS, |world| {
         // The service at the other VIP would answer the first one's answer, and so on.
         let [v4, v6] = Family::ALL.map(tunnel_vip);
         world.plan.append(&format!(
@@ -96,23 +96,23 @@ fn what_no_client_can_have_sent_goes_nowhere() {
             Service::Echo.vip_port()
         ));
         world.start()?;
-        let (forger, way) = on_clients_side(world)?;
+        let (forger, mac_pair) = on_clients_side(world)?;
         let taps = [Tap::at(&world.net.client, "eth0")].into_iter();
         let taps = taps.chain(world.net.backends.iter().map(|backend| Tap::at(&backend.namespace, "eth0")));
         let taps = taps.collect::<Result<Vec<_>>>()?;
         let sound = Family::ALL.map(|family| world.net.sources(family)[3]);
-        let (sent, out) = come_out(world, &forger, way, &taps, &sound)?;
+        let (sent, out) = come_out(world, &forger, mac_pair, &taps, &sound)?;
         ensure!(out as u64 >= sent.frames, "{out} of {} frames of a client's own come out", sent.frames);
 
         let mut achieved = Vec::new();
         for address in NOBODY {
             let from = address.parse().context(address)?;
-            let (sent, out) = come_out(world, &forger, way, &taps, &[from])?;
+            let (sent, out) = come_out(world, &forger, mac_pair, &taps, &[from])?;
             report(format!("source {address}"), sent, format!("{out} frames come out"));
             achieved.extend((out > 0).then_some(address));
         }
         for vip in Family::ALL.into_iter().flat_map(|family| [family.vip(), tunnel_vip(family)]) {
-            let (sent, out) = come_out(world, &forger, way, &taps, &[vip])?;
+            let (sent, out) = come_out(world, &forger, mac_pair, &taps, &[vip])?;
             report(format!("source {vip}, a VIP"), sent, format!("{out} frames come out"));
             achieved.extend((out > 0).then_some("a VIP"));
         }

@@ -1,10 +1,10 @@
 //! Mid-stream segments without a connection: the servers' RSTs do not count as passive signals.
 
 use anyhow::ensure;
-use slb_api::types::Health;
+use slb_api::types::ApiHealth;
 use slb_tests::{
     client::PATIENCE,
-    forge::{Flooded, NUMBERS},
+    forge::{FloodStats, NUMBERS},
     net::{Family, run},
     packets::frames::flag,
     scenario,
@@ -26,13 +26,13 @@ fn stray_acks_eject_no_quiet_server() {
         let check = "kind = \"tcp\", port = 9009, passive = { failures = 3, within = \"5s\" }";
         world.plan.checks.extend([(Service::Http, check), (Service::Lines, check)]);
         world.start()?;
-        let (forger, way) = on_clients_side(world)?;
-        let mut sent = Flooded::default();
+        let (forger, mac_pair) = on_clients_side(world)?;
+        let mut sent = FloodStats::default();
         for family in Family::ALL {
             let (sources, to) = (world.net.sources(family), world.vip(family, Service::Http));
             let stray = |(number, sequence): (u8, u32)| {
                 let from = (sources[usize::from(number) % sources.len()], 500 + u16::from(number)).into();
-                way.segment(from, to, flag::ACK, [sequence, sequence])
+                mac_pair.segment(from, to, flag::ACK, [sequence, sequence])
             };
             let numbers = (0..STRAYS).zip(NUMBERS.into_iter().cycle());
             sent = sent.and(forger.send_all(numbers.map(stray))?);
@@ -46,7 +46,7 @@ fn stray_acks_eject_no_quiet_server() {
             let listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
             let unhealthy = |name: &str| {
                 let of = listeners.clone().filter(|listener| listener.name == name);
-                of.flat_map(|listener| &listener.servers).filter(|s| s.health == Health::Unhealthy).count()
+                of.flat_map(|listener| &listener.servers).filter(|s| s.health == ApiHealth::Unhealthy).count()
             };
             ejected = ejected.max(unhealthy("http"));
             Ok((unhealthy("lines") == 2).then_some(()))

@@ -11,7 +11,7 @@ use slb_tests::{
     World,
     client::PATIENCE,
     config::health_check,
-    forge::{Forger, Way},
+    forge::{Forger, MacPair},
     net::{Family, Namespace},
     packets::frames::Frame,
     server::Service,
@@ -109,7 +109,7 @@ pub(super) fn with_all_schedulers(world: &mut World) -> Result<()> {
     let own = Family::ALL.map(|family| world.net.slb_address(family));
     world.plan.tunnel_addresses = own.into();
     for (backend, index) in world.net.backends.iter().zip(0..) {
-        backend.hold_vips()?;
+        backend.add_vips()?;
         backend.decapsulate(&own)?;
         // Servers already listen on the port of the first `dsr` listener.
         LISTENERS[5..].iter().try_for_each(|(_, port)| world.serve_lines_also(index, *port))?;
@@ -141,11 +141,11 @@ pub(super) fn open_everywhere(world: &World) -> Result<Vec<Victim>> {
 pub(super) fn attack(
     name: &str,
     forger: &Forger,
-    way: Way,
+    mac_pair: MacPair,
     connections: &mut [Victim],
-    forge: impl Fn(Way, &Victim) -> Vec<Frame>,
+    forge: impl Fn(MacPair, &Victim) -> Vec<Frame>,
 ) -> Result<Vec<String>> {
-    let sent = forger.send_all(connections.iter().flat_map(|victim| forge(way, victim)))?;
+    let sent = forger.send_all(connections.iter().flat_map(|victim| forge(mac_pair, victim)))?;
     let lost = lost(connections);
     let of = |port: u16| lost.iter().filter(|lost| lost.contains(&format!(":{port} with "))).count();
     let each: Vec<_> = LISTENERS.iter().map(|(name, port)| format!("{name} {}", of(*port))).collect();

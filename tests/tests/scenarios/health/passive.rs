@@ -1,7 +1,7 @@
 //! Passive signals: a server whose check passes and whose traffic fails is ejected, and returns when it works again.
 
 use anyhow::{Result, ensure};
-use slb_api::types::{Health, Server};
+use slb_api::types::{ApiHealth, ApiServer};
 use slb_tests::{World, client::PATIENCE, net::run, scenario, server::Service, wait::wait_for};
 
 use super::{VICTIM, WEIGHTS, used};
@@ -10,17 +10,17 @@ use super::{VICTIM, WEIGHTS, used};
 const TRIES: usize = 8;
 
 #[test]
-fn a_silent_server_is_held_out() {
+fn silent_server_is_ejected() {
     // Every SYN is lost, as with a full accept queue or a wrong firewall rule.
-    play("a_silent_server_is_held_out", "drop", "unanswered in 3 s");
+    run_in_world("silent_server_is_ejected", "drop", "unanswered in 3 s");
 }
 
 #[test]
-fn a_refusing_server_is_held_out() {
-    play("a_refusing_server_is_held_out", "reject with tcp reset", "refused");
+fn refusing_server_is_ejected() {
+    run_in_world("refusing_server_is_ejected", "reject with tcp reset", "refused");
 }
 
-fn play(name: &str, verdict: &str, how: &str) {
+fn run_in_world(name: &str, verdict: &str, how: &str) {
     scenario(name, &WEIGHTS, |world| {
         // The checked port belongs to another service, which goes on.
         let check = "kind = \"tcp\", port = 7007, passive = { failures = 3, within = \"5s\" }";
@@ -37,24 +37,24 @@ fn play(name: &str, verdict: &str, how: &str) {
         let servers = wait_for("a server that is held out", 2 * PATIENCE, || {
             world.try_connections(Service::Http, 2 * TRIES)?;
             let servers = of_victim(world)?;
-            Ok(servers.iter().all(|server| server.health == Health::Unhealthy).then_some(servers))
+            Ok(servers.iter().all(|server| server.health == ApiHealth::Unhealthy).then_some(servers))
         })?;
-        for Server { detail, address, .. } in servers {
+        for ApiServer { detail, address, .. } in servers {
             let detail = detail.unwrap_or_default();
             let said = detail.strip_prefix("passive: ").is_some_and(|detail| detail.ends_with(how));
             ensure!(said, "{address}: {detail:?}");
         }
         used(world, Service::Http, false)?;
         // Its check has passed all the time, as has that of its other services.
-        world.wait_for_health_of(Service::Lines, VICTIM, Health::Healthy)?;
+        world.wait_for_health_of(Service::Lines, VICTIM, ApiHealth::Healthy)?;
 
         run(world.net.backends[VICTIM].namespace.command("nft").args(["flush", "ruleset"]), "")?;
-        world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+        world.wait_for_health_of(Service::Http, VICTIM, ApiHealth::Healthy)?;
         used(world, Service::Http, true)
     });
 }
 
-fn of_victim(world: &World) -> Result<Vec<Server>> {
+fn of_victim(world: &World) -> Result<Vec<ApiServer>> {
     let addresses = &world.plan.servers[VICTIM].addresses;
     let listeners = world.status()?.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
     let http = listeners.filter(|listener| listener.name == Service::Http.name());

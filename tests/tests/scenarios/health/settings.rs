@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use slb_api::types::{Health, Server};
+use slb_api::types::{ApiHealth, ApiServer};
 use slb_tests::{
     World,
     client::PATIENCE,
@@ -14,21 +14,21 @@ use slb_tests::{
 };
 
 use super::{VICTIM, VICTIM_NAME, WEIGHTS};
-use crate::modes::{Way, prepare};
+use crate::modes::{DirectMode, prepare};
 
 /// An address that the load balancer has temporarily.
 const SOURCE: &str = "10.123.0.1";
 
 #[test]
-fn checks_bear_the_mark() {
-    scenario("checks_bear_the_mark", &WEIGHTS, |world| {
+fn probes_carry_the_configured_mark() {
+    scenario("probes_carry_the_configured_mark", &WEIGHTS, |world| {
         world.plan.daemon = "probe_mark = 0x51b\n".to_owned();
         world.start()?;
-        expect(world, Health::Healthy)?;
+        expect(world, ApiHealth::Healthy)?;
         forbid(world, "add")?;
-        expect(world, Health::Unhealthy)?;
+        expect(world, ApiHealth::Unhealthy)?;
         forbid(world, "del")?;
-        expect(world, Health::Healthy)
+        expect(world, ApiHealth::Healthy)
     });
 }
 
@@ -42,11 +42,11 @@ fn forbid(world: &World, action: &str) -> Result<()> {
 }
 
 #[test]
-fn checks_come_from_the_source() {
-    scenario("checks_come_from_the_source: nat", &WEIGHTS, from_the_source);
-    for (name, way) in [("dsr", Way::Dsr), ("ipip", Way::Ipip(Family::V4))] {
-        scenario(&format!("checks_come_from_the_source: {name}"), &WEIGHTS, |world| {
-            prepare(world, way)?;
+fn probes_use_the_configured_source() {
+    scenario("probes_use_the_configured_source: nat", &WEIGHTS, from_the_source);
+    for (name, direct_mode) in [("dsr", DirectMode::Dsr), ("ipip", DirectMode::Ipip(Family::V4))] {
+        scenario(&format!("probes_use_the_configured_source: {name}"), &WEIGHTS, |world| {
+            prepare(world, direct_mode)?;
             from_the_source(world)
         });
     }
@@ -57,25 +57,25 @@ fn from_the_source(world: &mut World) -> Result<()> {
     let sources = Family::ALL.map(|family| world.net.slb_address(family));
     world.plan.daemon = format!("probe_source = [\"{}\", \"{}\"]\n", sources[0], sources[1]);
     world.start()?;
-    expect(world, Health::Healthy)?;
+    expect(world, ApiHealth::Healthy)?;
     let victim = &world.net.backends[VICTIM].namespace;
     for source in sources {
         victim.ip(&format!("route add blackhole {source}"))?;
     }
-    expect(world, Health::Unhealthy)?;
+    expect(world, ApiHealth::Unhealthy)?;
     for source in sources {
         victim.ip(&format!("route del blackhole {source}"))?;
     }
-    expect(world, Health::Healthy)
+    expect(world, ApiHealth::Healthy)
 }
 
 /// While the host lacks the configured source address, servers keep their health, and the daemon reports it.
 #[test]
-fn a_source_that_is_not_there_is_waited_for() {
-    scenario("a_source_that_is_not_there_is_waited_for: nat", &WEIGHTS, without_the_source);
-    for (name, way) in [("dsr", Way::Dsr), ("ipip", Way::Ipip(Family::V4))] {
-        scenario(&format!("a_source_that_is_not_there_is_waited_for: {name}"), &WEIGHTS, |world| {
-            prepare(world, way)?;
+fn missing_probe_source_keeps_health_until_it_appears() {
+    scenario("missing_probe_source_keeps_health_until_it_appears: nat", &WEIGHTS, without_the_source);
+    for (name, direct_mode) in [("dsr", DirectMode::Dsr), ("ipip", DirectMode::Ipip(Family::V4))] {
+        scenario(&format!("missing_probe_source_keeps_health_until_it_appears: {name}"), &WEIGHTS, |world| {
+            prepare(world, direct_mode)?;
             world.plan.checks.insert(Service::Lines, "kind = \"icmp\"");
             without_the_source(world)
         });
@@ -91,12 +91,12 @@ fn without_the_source(world: &mut World) -> Result<()> {
     world.start_without_waiting()?;
     world.wait_for_log("there is no such address yet: servers of its family are not probed", 0)?;
     wait_for("a daemon", PATIENCE, || Ok(world.status().is_ok().then_some(())))?;
-    said(world, Health::Unknown, Some(&not_probed))?;
+    said(world, ApiHealth::Unknown, Some(&not_probed))?;
     source("add")?;
-    said(world, Health::Healthy, None)?;
+    said(world, ApiHealth::Healthy, None)?;
 
     source("del")?;
-    said(world, Health::Healthy, Some(&not_probed))?;
+    said(world, ApiHealth::Healthy, Some(&not_probed))?;
     let warning = format!("warning: there is no address {SOURCE} yet, a probe_source: ");
     for command in ["diff", "reload"] {
         let warned = world.slb_warns(&[command])?;
@@ -108,7 +108,7 @@ fn without_the_source(world: &mut World) -> Result<()> {
     for service in [Service::Http, Service::Lines] {
         wait_for("a victim that is found out", PATIENCE, || {
             let entries = entries(world, service)?;
-            Ok(entries.iter().all(|entry| entry.health == Health::Unhealthy).then_some(()))
+            Ok(entries.iter().all(|entry| entry.health == ApiHealth::Unhealthy).then_some(()))
         })?;
     }
     Ok(())
@@ -116,9 +116,9 @@ fn without_the_source(world: &mut World) -> Result<()> {
 
 /// The VIP and the servers have different families, and the host has no address of the VIP's family towards the victim.
 #[test]
-fn a_check_without_any_source_says_so() {
-    scenario("a_check_without_any_source_says_so", &WEIGHTS, |world| {
-        prepare(world, Way::Ipip(Family::V4))?;
+fn probe_without_usable_source_is_reported() {
+    scenario("probe_without_usable_source_is_reported", &WEIGHTS, |world| {
+        prepare(world, DirectMode::Ipip(Family::V4))?;
         let (v4, v6) = (Family::V4.vip(), Family::V6.vip());
         world.plan.change(format!("addresses = [\"{v4}\", \"{v6}\"]"), format!("addresses = [\"{v6}\"]"));
         let flush = ["-6", "addr", "flush", "dev", VICTIM_NAME, "scope", "global"];
@@ -129,9 +129,9 @@ fn a_check_without_any_source_says_so() {
             format!("not probed: {VICTIM_NAME} has no IPv6 address that a probe of {v6} could come from: ");
         for service in [Service::Http, Service::Lines] {
             wait_for(&why, PATIENCE, || {
-                let detail = |entry: &Server| entry.detail.clone().unwrap_or_default();
+                let detail = |entry: &ApiServer| entry.detail.clone().unwrap_or_default();
                 let is_said =
-                    |entry: &Server| entry.health == Health::Unknown && detail(entry).starts_with(&why);
+                    |entry: &ApiServer| entry.health == ApiHealth::Unknown && detail(entry).starts_with(&why);
                 Ok(entries(world, service)?.iter().all(is_said).then_some(()))
             })?;
         }
@@ -140,11 +140,11 @@ fn a_check_without_any_source_says_so() {
 }
 
 /// Waits until every IPv4 entry of the victim has this health and detail.
-fn said(world: &World, health: Health, detail: Option<&str>) -> Result<()> {
+fn said(world: &World, health: ApiHealth, detail: Option<&str>) -> Result<()> {
     for service in [Service::Http, Service::Lines] {
         wait_for(&format!("{health:?}, {detail:?}"), PATIENCE, || {
             let entries = entries(world, service)?;
-            let is_said = |entry: &Server| entry.health == health && entry.detail.as_deref() == detail;
+            let is_said = |entry: &ApiServer| entry.health == health && entry.detail.as_deref() == detail;
             Ok(entries.iter().all(is_said).then_some(()))
         })?;
     }
@@ -152,19 +152,19 @@ fn said(world: &World, health: Health, detail: Option<&str>) -> Result<()> {
 }
 
 /// The victim's IPv4 entries behind a service.
-fn entries(world: &World, service: Service) -> Result<Vec<Server>> {
+fn entries(world: &World, service: Service) -> Result<Vec<ApiServer>> {
     let addresses = &world.plan.servers[VICTIM].addresses;
     let status = world.status()?;
     let listeners = status.load_balancers.into_iter().flat_map(|balancer| balancer.listeners);
     let servers =
         listeners.filter(|listener| listener.name == service.name()).flat_map(|listener| listener.servers);
-    let is_meant = |server: &Server| server.address.is_ipv4() && addresses.contains(&server.address.ip());
+    let is_meant = |server: &ApiServer| server.address.is_ipv4() && addresses.contains(&server.address.ip());
     let entries: Vec<_> = servers.filter(is_meant).collect();
     ensure!(!entries.is_empty(), "{} has no IPv4 server of the victim", service.name());
     Ok(entries)
 }
 
-fn expect(world: &World, health: Health) -> Result<()> {
+fn expect(world: &World, health: ApiHealth) -> Result<()> {
     for service in [Service::Http, Service::Lines] {
         world.wait_for_health_of(service, VICTIM, health)?;
     }

@@ -3,7 +3,7 @@
 use std::{io::ErrorKind, net::Ipv6Addr, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
-use slb_api::types::Health;
+use slb_api::types::ApiHealth;
 use slb_tests::{World, client::PATIENCE, net::Backend, scenario, server::Service, wait::wait_for};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -22,28 +22,28 @@ const CHECK: &str = "kind = \"https\", port = 8443, host = \"shop.example\"";
 const VERIFIED: &str = "kind = \"https\", port = 8443, host = \"shop.example\", verify = true";
 
 #[test]
-fn another_status_is_found_over_tls() {
-    scenario("another_status_is_found_over_tls", &WEIGHTS, |world| {
+fn https_check_detects_unexpected_status() {
+    scenario("https_check_detects_unexpected_status", &WEIGHTS, |world| {
         world.plan.checks.insert(Service::Http, CHECK);
         let mut servers = start(world, 200)?;
         world.start()?;
         used(world, Service::Http, true)?;
 
         replace(&mut servers[VICTIM], &world.net.backends[VICTIM], 500)?;
-        let found = world.wait_for_health_of(Service::Http, VICTIM, Health::Unhealthy)?;
+        let found = world.wait_for_health_of(Service::Http, VICTIM, ApiHealth::Unhealthy)?;
         let detail = found[0].detail.as_deref();
         ensure!(detail == Some("status 500, expected 2xx"), "{detail:?}");
         used(world, Service::Http, false)?;
 
         replace(&mut servers[VICTIM], &world.net.backends[VICTIM], 200)?;
-        world.wait_for_health_of(Service::Http, VICTIM, Health::Healthy)?;
+        world.wait_for_health_of(Service::Http, VICTIM, ApiHealth::Healthy)?;
         used(world, Service::Http, true)
     });
 }
 
 #[test]
-fn a_certificate_is_verified_if_wished() {
-    scenario("a_certificate_is_verified_if_wished", &WEIGHTS, |world| {
+fn https_check_with_verify_rejects_self_signed_certificate() {
+    scenario("https_check_with_verify_rejects_self_signed_certificate", &WEIGHTS, |world| {
         world.plan.checks.insert(Service::Http, VERIFIED);
         let _servers = start(world, 200)?;
         world.start_without_waiting()?;
@@ -57,7 +57,7 @@ fn a_certificate_is_verified_if_wished() {
             println!("skipped: this machine has no root certificates");
             return Ok(());
         }
-        let found = world.wait_for_health_of(Service::Http, VICTIM, Health::Unhealthy)?;
+        let found = world.wait_for_health_of(Service::Http, VICTIM, ApiHealth::Unhealthy)?;
         let detail = found[0].detail.clone().unwrap_or_default();
         ensure!(detail.starts_with("TLS: ") && detail.contains("certificate"), "{detail:?}");
         Ok(())

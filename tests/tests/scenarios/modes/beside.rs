@@ -55,7 +55,7 @@ pub(crate) fn plan(plan: &mut Plan) {
 pub(crate) fn prepare(world: &mut World) -> Result<()> {
     world.net.route_answers()?;
     for backend in &world.net.backends {
-        backend.hold_vips()?;
+        backend.add_vips()?;
         let [v4, v6] = Family::ALL.map(tunnel_vip);
         backend.namespace.ip(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo"))?;
     }

@@ -21,31 +21,31 @@ const PROGRESS: u64 = 100;
 /// Weights, applied in order: a server without new flows, other shares, the first weights.
 const CHANGES: [[u8; 3]; 3] = [[0, 30, 20], [10, 60, 30], WEIGHTS];
 
-in_each_way!(changed_weights_move_no_connection);
-in_each_way!(a_change_interrupted_by_sigkill_moves_no_connection);
-in_each_way!(reloads_move_no_connection);
+in_each_mode!(changed_weights_move_no_connection);
+in_each_mode!(weight_change_interrupted_by_sigkill_moves_no_connection);
+in_each_mode!(reloads_move_no_connection);
 
 fn changed_weights_move_no_connection(world: &mut World) -> Result<()> {
     world.start()?;
-    let mut watched = vec![Watched::open(world)?];
+    let mut watched = vec![ModeConnections::open(world)?];
     for weights in CHANGES {
-        weigh(world, weights);
+        set_weights(world, weights);
         world.restart()?;
         spreads(world, &world.plan.weights(), EXCHANGES)?;
-        watched.push(Watched::open(world)?);
-        watched.iter().try_for_each(Watched::undisturbed)?;
+        watched.push(ModeConnections::open(world)?);
+        watched.iter().try_for_each(ModeConnections::undisturbed)?;
     }
     ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
     Ok(())
 }
 
-fn a_change_interrupted_by_sigkill_moves_no_connection(world: &mut World) -> Result<()> {
+fn weight_change_interrupted_by_sigkill_moves_no_connection(world: &mut World) -> Result<()> {
     world.plan.unknown_datagrams = None;
     world.start()?;
     let traffic = Traffic::start(world, LONG_LIVED)?;
-    let watched = Watched::open(world)?;
+    let watched = ModeConnections::open(world)?;
     for weights in CHANGES {
-        weigh(world, weights);
+        set_weights(world, weights);
         world.terminate()?;
         world.kill_on_its_way_up()?;
         world.start()?;
@@ -64,15 +64,15 @@ fn reloads_move_no_connection(world: &mut World) -> Result<()> {
     world.plan.unknown_datagrams = None;
     world.start()?;
     let traffic = Traffic::start(world, LONG_LIVED)?;
-    let mut watched = vec![Watched::open(world)?];
+    let mut watched = vec![ModeConnections::open(world)?];
     for (round, weights) in (0..).zip(CHANGES.iter().chain(&CHANGES)) {
-        weigh(world, *weights);
+        set_weights(world, *weights);
         world.plan.names.listeners = format!("-{round}");
         world.plan.names.groups = format!("-{}", round / 2);
         world.reload()?;
         traffic.progress(PROGRESS)?;
-        watched.push(Watched::open(world)?);
-        watched.iter().try_for_each(Watched::undisturbed)?;
+        watched.push(ModeConnections::open(world)?);
+        watched.iter().try_for_each(ModeConnections::undisturbed)?;
         traffic.expect_unbroken(None)?;
     }
     ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
@@ -81,18 +81,18 @@ fn reloads_move_no_connection(world: &mut World) -> Result<()> {
 
 /// By default an untracked datagram may belong to a flow as old as the idle timeout: it goes to that flow's server.
 #[test]
-fn unknown_datagrams_go_where_they_went_before() {
-    scenario("unknown_datagrams_go_where_they_went_before", &WEIGHTS, |world| {
-        prepare(world, Way::Dsr)?;
+fn untracked_datagrams_stay_with_their_server_by_default() {
+    scenario("untracked_datagrams_stay_with_their_server_by_default", &WEIGHTS, |world| {
+        prepare(world, DirectMode::Dsr)?;
         world.plan.unknown_datagrams = None;
         world.start()?;
         for family in Family::ALL {
-            weigh(world, WEIGHTS);
+            set_weights(world, WEIGHTS);
             world.restart()?;
             let sockets = sockets(world, family)?;
             let before = answering(world, family, &sockets)?;
             ensure!(before.iter().any(|server| server == "b1"), "{before:?}");
-            weigh(world, CHANGES[0]);
+            set_weights(world, CHANGES[0]);
             world.restart()?;
             let after = answering(world, family, &sockets)?;
             ensure!(before == after, "{before:?}, then {after:?}");
@@ -122,16 +122,16 @@ fn answering(world: &World, family: Family, sockets: &[UdpSocket]) -> Result<Vec
     sockets.iter().map(ask).collect()
 }
 
-fn weigh(world: &mut World, weights: [u8; 3]) {
+fn set_weights(world: &mut World, weights: [u8; 3]) {
     for (server, weight) in world.plan.servers.iter_mut().zip(weights) {
         server.weight = weight;
     }
 }
 
 /// Long-lived connections of each family, and the number per server at the start.
-struct Watched(Vec<(LongLived, BTreeMap<String, usize>)>);
+struct ModeConnections(Vec<(LongLived, BTreeMap<String, usize>)>);
 
-impl Watched {
+impl ModeConnections {
     fn open(world: &World) -> Result<Self> {
         let open = |family| {
             let connections = world.client().long_lived(world.vip(family, Service::Lines), LONG_LIVED)?;

@@ -12,8 +12,8 @@ use super::{WEIGHTS, works};
 const INSTEAD: &str = "run `slbd detach`, which interrupts forwarding until the next start";
 
 #[test]
-fn maps_of_another_shape_are_refused() {
-    scenario("maps_of_another_shape_are_refused", &WEIGHTS, |world| {
+fn maps_with_another_layout_are_refused() {
+    scenario("maps_with_another_layout_are_refused", &WEIGHTS, |world| {
         world.start()?;
         world.terminate()?;
         let maps = world.plan.pin_dir.join(format!("v{ABI_VERSION}/maps"));

@@ -6,8 +6,8 @@ use slb_tests::{World, scenario};
 use super::{WEIGHTS, works};
 
 #[test]
-fn who_is_not_root_is_told_what_needs_root() {
-    scenario("who_is_not_root_is_told_what_needs_root", &WEIGHTS, |world| {
+fn commands_without_root_name_what_needs_root() {
+    scenario("commands_without_root_name_what_needs_root", &WEIGHTS, |world| {
         let config = world.write_other(&world.plan.toml())?;
         let socket = world.plan.socket.display().to_string();
         let pins = world.plan.pin_dir.display().to_string();

@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result, ensure};
 use slb_tests::{World, net::Family, scenario, traffic::Traffic};
 
 use super::{
-    flow::{Flow, SERVICES, clients},
-    modes::{Way, prepare},
+    flow::{SERVICES, ScheduledFlow, clients},
+    modes::{DirectMode, prepare},
 };
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
@@ -27,14 +27,14 @@ const CHANGES: [(&str, &str); 8] = [
 ];
 
 #[test]
-fn another_scheduler_disturbs_no_flow() {
-    scenario("another_scheduler_disturbs_no_flow", &WEIGHTS, changes);
+fn scheduler_change_disturbs_no_flow() {
+    scenario("scheduler_change_disturbs_no_flow", &WEIGHTS, changes);
 }
 
 #[test]
-fn another_scheduler_disturbs_no_flow_in_a_tunnel() {
-    scenario("another_scheduler_disturbs_no_flow_in_a_tunnel", &WEIGHTS, |world| {
-        prepare(world, Way::Ipip(Family::V4))?;
+fn scheduler_change_disturbs_no_flow_in_mode_ipip() {
+    scenario("scheduler_change_disturbs_no_flow_in_mode_ipip", &WEIGHTS, |world| {
+        prepare(world, DirectMode::Ipip(Family::V4))?;
         world.plan.unknown_datagrams = None;
         changes(world)
     });
@@ -58,7 +58,7 @@ fn changes(world: &mut World) -> Result<()> {
                 ensure!(said.contains(&format!("scheduler {before} -> {scheduler}")), "{said}");
             }
             traffic.progress(PROGRESS)?;
-            flows.iter_mut().try_for_each(Flow::go_on)?;
+            flows.iter_mut().try_for_each(ScheduledFlow::exchange)?;
             // Flows that began with this scheduler must survive the next changes.
             flows.extend(begin(world)?);
             traffic.expect_unbroken(None)?;
@@ -73,14 +73,15 @@ fn changes(world: &mut World) -> Result<()> {
             format!("change {}, {before:?} -> {scheduler}, persistence {persistence}", number + 1)
         })?;
     }
-    flows.iter_mut().try_for_each(Flow::go_on)?;
+    flows.iter_mut().try_for_each(ScheduledFlow::exchange)?;
     let batch = traffic.stop();
     ensure!(batch.retries == 0, "{} datagrams lost", batch.retries);
     batch.expect_no_failure()
 }
 
 /// Begins a flow of each client to each service.
-fn begin(world: &World) -> Result<Vec<Flow>> {
-    let flow = |service| clients(world).into_iter().map(move |client| Flow::begin(world, service, client));
+fn begin(world: &World) -> Result<Vec<ScheduledFlow>> {
+    let flow =
+        |service| clients(world).into_iter().map(move |client| ScheduledFlow::begin(world, service, client));
     SERVICES.into_iter().flat_map(flow).collect()
 }

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use slb_tests::{World, net::Family, scenario, server::Service, wait::wait_for};
 
 use super::{
-    flow::{Flow, SERVICES, clients, servers},
-    modes::{Way, prepare},
+    flow::{SERVICES, ScheduledFlow, clients, servers},
+    modes::{DirectMode, prepare},
 };
 
 /// The first two are equal, so that it is unlikely that all clients have the same server.
@@ -24,24 +24,26 @@ const LONG: &str = "1h";
 const SHORT: Duration = Duration::from_secs(4);
 const SHORT_WORDS: &str = "4s";
 
-type Kept = BTreeMap<(IpAddr, Service), String>;
+type ServersOfClients = BTreeMap<(IpAddr, Service), String>;
 
 #[test]
-fn clients_keep_their_server_when_the_table_changes() {
-    scenario("clients_keep_their_server_when_the_table_changes", &WEIGHTS, |world| {
+fn persistent_clients_keep_their_server_with_maglev() {
+    scenario("persistent_clients_keep_their_server_with_maglev", &WEIGHTS, |world| {
         clients_stay(world, "maglev")
     });
 }
 
 #[test]
-fn clients_of_servers_in_turn_keep_theirs() {
-    scenario("clients_of_servers_in_turn_keep_theirs", &WEIGHTS, |world| clients_stay(world, "rr"));
+fn persistent_clients_keep_their_server_with_round_robin() {
+    scenario("persistent_clients_keep_their_server_with_round_robin", &WEIGHTS, |world| {
+        clients_stay(world, "rr")
+    });
 }
 
 #[test]
-fn clients_keep_their_server_through_tunnels() {
-    scenario("clients_keep_their_server_through_tunnels", &WEIGHTS, |world| {
-        prepare(world, Way::Ipip(Family::V4))?;
+fn persistent_clients_keep_their_server_in_mode_ipip() {
+    scenario("persistent_clients_keep_their_server_in_mode_ipip", &WEIGHTS, |world| {
+        prepare(world, DirectMode::Ipip(Family::V4))?;
         clients_stay(world, "maglev")
     });
 }
@@ -102,12 +104,12 @@ fn weight_zero_and_disabling_override_persistence_at_once() {
             (2, &["drain"], &["enable"]),
         ] {
             let left = world.plan.servers[index].name.clone();
-            let with_it = |kept: &Kept| kept.values().filter(|server| **server == left).count();
+            let with_it = |kept: &ServersOfClients| kept.values().filter(|server| **server == left).count();
             ensure!(with_it(&kept) > 0, "nobody is with {left}: {kept:?}");
             let mut connections = Vec::new();
             for ((client, service), server) in &kept {
                 if *server == left && *service == Service::Lines {
-                    connections.push(Flow::begin(world, *service, *client)?);
+                    connections.push(ScheduledFlow::begin(world, *service, *client)?);
                 }
             }
             ensure!(connections.iter().all(|flow| flow.server == left), "{connections:?}");
@@ -118,11 +120,14 @@ fn weight_zero_and_disabling_override_persistence_at_once() {
             for (key, server) in kept.iter().filter(|(_, server)| **server != left) {
                 ensure!(now[key] == *server, "{key:?} has left {server} after {set:?}");
             }
-            connections.iter_mut().try_for_each(Flow::go_on).with_context(|| format!("after {set:?}"))?;
+            connections
+                .iter_mut()
+                .try_for_each(ScheduledFlow::exchange)
+                .with_context(|| format!("after {set:?}"))?;
 
             order(world, back, index)?;
             unmoved(world, &now).with_context(|| format!("after {back:?}"))?;
-            connections.iter_mut().try_for_each(Flow::go_on)?;
+            connections.iter_mut().try_for_each(ScheduledFlow::exchange)?;
             kept = now;
         }
         ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
@@ -148,14 +153,14 @@ fn order(world: &World, words: &[&str], index: usize) -> Result<()> {
 /// A client's affinity entry lasts while a connection is open, even an idle one, and for the configured time after. The
 /// test must wait by the clock: a new flow as a probe would extend the entry.
 #[test]
-fn clients_are_kept_while_connected_and_free_after_their_time() {
-    scenario("clients_are_kept_while_connected_and_free_after_their_time", &WEIGHTS[..3], |world| {
+fn affinity_lasts_while_connected_and_then_expires() {
+    scenario("affinity_lasts_while_connected_and_then_expires", &WEIGHTS[..3], |world| {
         world.plan.scheduler = Some("rr");
         world.plan.session_persistence = Some(SHORT_WORDS);
         world.start()?;
         let clients = world.net.sources(Family::V4);
         ensure!(clients.len() % WEIGHTS[..3].len() != 0, "each would have the turn that it had");
-        let begin = |client: &IpAddr| Flow::begin(world, Service::Lines, *client);
+        let begin = |client: &IpAddr| ScheduledFlow::begin(world, Service::Lines, *client);
         let mut first = clients.iter().map(begin).collect::<Result<Vec<_>>>()?;
         ensure!(first.iter().map(|flow| &flow.server).collect::<BTreeSet<_>>().len() == 3, "{first:?}");
 
@@ -164,12 +169,12 @@ fn clients_are_kept_while_connected_and_free_after_their_time() {
         for (first, second) in first.iter().zip(&second) {
             ensure!(first.server == second.server, "{second:?} beside {first:?}");
         }
-        first.iter_mut().chain(&mut second).try_for_each(Flow::go_on)?;
+        first.iter_mut().chain(&mut second).try_for_each(ScheduledFlow::exchange)?;
 
-        first.into_iter().chain(second).try_for_each(Flow::close)?;
+        first.into_iter().chain(second).try_for_each(ScheduledFlow::close)?;
         let before = clients.iter().map(begin).collect::<Result<Vec<_>>>()?;
         let servers: Vec<_> = before.iter().map(|flow| flow.server.clone()).collect();
-        before.into_iter().try_for_each(Flow::close)?;
+        before.into_iter().try_for_each(ScheduledFlow::close)?;
         // A GC pass may have extended the affinity entry just before the connection's end.
         pass(SHORT + SHORT / 2 + SHORT / 2)?;
         for (client, server) in clients.iter().zip(servers) {
@@ -182,8 +187,8 @@ fn clients_are_kept_while_connected_and_free_after_their_time() {
 
 /// Without persistence each flow is scheduled on its own, also for clients that had an affinity entry.
 #[test]
-fn persistence_switched_off_keeps_no_client() {
-    scenario("persistence_switched_off_keeps_no_client", &WEIGHTS[..2], |world| {
+fn persistence_switched_off_ignores_affinity_entries() {
+    scenario("persistence_switched_off_ignores_affinity_entries", &WEIGHTS[..2], |world| {
         world.plan.scheduler = Some("rr");
         world.plan.session_persistence = Some(LONG);
         world.start()?;
@@ -193,7 +198,7 @@ fn persistence_switched_off_keeps_no_client() {
         ensure!(said.contains("session persistence 3600s -> off"), "{said}");
         for service in SERVICES {
             for client in clients(world) {
-                let flow = |_| Ok(Flow::begin(world, service, client)?.server);
+                let flow = |_| Ok(ScheduledFlow::begin(world, service, client)?.server);
                 let all = (0..2).map(flow).collect::<Result<BTreeSet<_>>>()?;
                 ensure!(all.len() == 2, "{service:?} of {client} is with {all:?}");
             }
@@ -203,14 +208,14 @@ fn persistence_switched_off_keeps_no_client() {
 }
 
 /// Checks that new flows go to the servers of their clients' earlier flows.
-fn unmoved(world: &World, kept: &Kept) -> Result<()> {
+fn unmoved(world: &World, kept: &ServersOfClients) -> Result<()> {
     let clients: BTreeSet<IpAddr> = kept.keys().map(|(client, _)| *client).collect();
     let now = servers(world, &clients.into_iter().collect::<Vec<_>>())?;
     ensure!(now == *kept, "{now:?} after {kept:?}");
     Ok(())
 }
 
-fn of_all(kept: &Kept) -> BTreeSet<&str> {
+fn of_all(kept: &ServersOfClients) -> BTreeSet<&str> {
     kept.values().map(String::as_str).collect()
 }
 

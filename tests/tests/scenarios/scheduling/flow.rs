@@ -19,31 +19,31 @@ const FLOWS: usize = 3;
 
 /// An open flow, and its server.
 #[derive(Debug)]
-pub(super) struct Flow {
-    line: Line,
+pub(super) struct ScheduledFlow {
+    line: FlowSocket,
     client: IpAddr,
     pub(super) server: String,
 }
 
 #[derive(Debug)]
-enum Line {
+enum FlowSocket {
     Tcp(TcpStream),
     Udp(UdpSocket),
 }
 
-impl Flow {
+impl ScheduledFlow {
     /// Begins a flow.
     pub(super) fn begin(world: &World, service: Service, client: IpAddr) -> Result<Self> {
         let family = if client.is_ipv4() { Family::V4 } else { Family::V6 };
         let target = world.vip(family, service);
-        let line = world.net.client.on_thread(|| Line::open(service, client, target));
+        let line = world.net.client.on_thread(|| FlowSocket::open(service, client, target));
         let mut line = line.with_context(|| format!("{service:?} from {client}"))?;
         let server = line.ask()?;
         Ok(Self { line, client, server })
     }
 
     /// Sends on the flow, and checks that the same server answers.
-    pub(super) fn go_on(&mut self) -> Result<()> {
+    pub(super) fn exchange(&mut self) -> Result<()> {
         let server = self.line.ask().with_context(|| format!("{} with {}", self.client, self.server))?;
         ensure!(server == self.server, "{server} has answered in place of {}", self.server);
         Ok(())
@@ -51,7 +51,7 @@ impl Flow {
 
     /// Closes a connection, and waits until the server has closed it.
     pub(super) fn close(self) -> Result<()> {
-        if let Line::Tcp(mut stream) = self.line {
+        if let FlowSocket::Tcp(mut stream) = self.line {
             stream.shutdown(Shutdown::Write)?;
             ensure!(stream.read(&mut [0])? == 0, "something came unasked");
         }
@@ -59,7 +59,7 @@ impl Flow {
     }
 }
 
-impl Line {
+impl FlowSocket {
     fn open(service: Service, client: IpAddr, target: SocketAddr) -> Result<Self> {
         if service == Service::Echo {
             let socket = UdpSocket::bind((client, next_port(client)))?;
@@ -112,7 +112,7 @@ pub(super) fn servers(world: &World, clients: &[IpAddr]) -> Result<BTreeMap<(IpA
     let mut servers = BTreeMap::new();
     for service in SERVICES {
         for client in clients {
-            let flow = |_| Ok(Flow::begin(world, service, *client)?.server);
+            let flow = |_| Ok(ScheduledFlow::begin(world, service, *client)?.server);
             let all = (0..FLOWS).map(flow).collect::<Result<BTreeSet<_>>>()?;
             let one = all.first().filter(|_| all.len() == 1);
             let one = one.with_context(|| format!("{service:?} of {client} is with {all:?}"))?;

@@ -5,7 +5,7 @@ use slb_tests::{World, client::LongLived, net::Family, scenario, server::Service
 
 use super::{
     datagrams,
-    modes::{Way, prepare},
+    modes::{DirectMode, prepare},
 };
 
 const WEIGHTS: [u8; 4] = [25, 25, 50, 0];
@@ -16,14 +16,14 @@ const EXPECTED: [usize; 4] = [10, 10, 20, 0];
 const OFF: usize = 2;
 
 #[test]
-fn the_server_with_the_fewest_connections_is_next() {
-    scenario("the_server_with_the_fewest_connections_is_next", &WEIGHTS, refilled);
+fn server_with_fewest_connections_is_next() {
+    scenario("server_with_fewest_connections_is_next", &WEIGHTS, refilled);
 }
 
 #[test]
-fn the_server_with_the_fewest_connections_is_next_directly() {
-    scenario("the_server_with_the_fewest_connections_is_next_directly", &WEIGHTS, |world| {
-        prepare(world, Way::Dsr)?;
+fn server_with_fewest_connections_is_next_in_mode_dsr() {
+    scenario("server_with_fewest_connections_is_next_in_mode_dsr", &WEIGHTS, |world| {
+        prepare(world, DirectMode::Dsr)?;
         refilled(world)
     });
 }
@@ -62,8 +62,8 @@ fn refilled(world: &mut World) -> Result<()> {
 
 /// Existing connections count from the change of scheduler on.
 #[test]
-fn connections_of_another_scheduler_count() {
-    scenario("connections_of_another_scheduler_count", &[50, 50], |world| {
+fn least_connections_counts_flows_of_earlier_scheduler() {
+    scenario("least_connections_counts_flows_of_earlier_scheduler", &[50, 50], |world| {
         world.plan.scheduler = Some("rr");
         world.plan.servers[1].weight = 0;
         world.start()?;

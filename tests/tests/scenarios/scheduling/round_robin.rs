@@ -5,7 +5,7 @@ use slb_tests::{World, net::Family, scenario};
 
 use super::{
     connections, datagrams,
-    modes::{Way, prepare},
+    modes::{DirectMode, prepare},
 };
 
 /// New flows; a multiple of a whole round.
@@ -15,8 +15,8 @@ const UNEQUAL: [u8; 4] = [10, 50, 100, 0];
 const WEIGHTS: [u8; 4] = [40, 30, 20, 10];
 
 #[test]
-fn servers_take_turns_whatever_their_weights() {
-    scenario("servers_take_turns_whatever_their_weights", &UNEQUAL, |world| {
+fn round_robin_ignores_weights() {
+    scenario("round_robin_ignores_weights", &UNEQUAL, |world| {
         world.plan.scheduler = Some("rr");
         world.start()?;
         all_share(world, FLOWS, &[FLOWS / 3, FLOWS / 3, FLOWS / 3, 0])?;
@@ -36,22 +36,22 @@ fn servers_take_turns_whatever_their_weights() {
 }
 
 #[test]
-fn turns_come_by_weight() {
-    scenario("turns_come_by_weight", &WEIGHTS, by_weight);
+fn weighted_round_robin_follows_weights() {
+    scenario("weighted_round_robin_follows_weights", &WEIGHTS, by_weight);
 }
 
 #[test]
-fn turns_come_by_weight_directly() {
-    scenario("turns_come_by_weight_directly", &WEIGHTS, |world| {
-        prepare(world, Way::Dsr)?;
+fn weighted_round_robin_follows_weights_in_mode_dsr() {
+    scenario("weighted_round_robin_follows_weights_in_mode_dsr", &WEIGHTS, |world| {
+        prepare(world, DirectMode::Dsr)?;
         by_weight(world)
     });
 }
 
 #[test]
-fn turns_come_by_weight_through_tunnels() {
-    scenario("turns_come_by_weight_through_tunnels", &WEIGHTS, |world| {
-        prepare(world, Way::Ipip(Family::V4))?;
+fn weighted_round_robin_follows_weights_in_mode_ipip() {
+    scenario("weighted_round_robin_follows_weights_in_mode_ipip", &WEIGHTS, |world| {
+        prepare(world, DirectMode::Ipip(Family::V4))?;
         by_weight(world)
     });
 }

@@ -20,7 +20,7 @@ const WITH_ROLE: &str = "{ name = \"eth1\", role = \"server\" }";
 const ROLES: [(&str, InterfaceRole); 3] =
     [("client", InterfaceRole::Client), ("server", InterfaceRole::Server), ("both", InterfaceRole::Both)];
 
-type Interfaces = Spanned<List<Spanned<ScalarOr<raw::Interface>>>>;
+type Interfaces = Spanned<List<Spanned<ScalarOr<raw::RawInterface>>>>;
 
 /// Checks the interfaces. Returns their names, and the roles other than `both`.
 pub(super) fn build(
@@ -63,7 +63,7 @@ pub(super) fn build(
 /// Parses a name in quotes, or a table.
 fn interface(
     checker: &mut Checker,
-    value: &Spanned<ScalarOr<raw::Interface>>,
+    value: &Spanned<ScalarOr<raw::RawInterface>>,
     seen: &mut HashMap<String, Span>,
 ) -> Option<(String, InterfaceRole)> {
     match value.as_ref() {
@@ -85,9 +85,9 @@ fn interface(
 
 fn interface_name(checker: &mut Checker, value: &Value, seen: &mut HashMap<String, Span>) -> Option<String> {
     /// The kernel's IFNAMSIZ without the terminating zero.
-    const LONGEST: usize = 15;
+    const MAX_NAME_BYTES: usize = 15;
     let name = checker.text("interfaces", value, "the name of an interface in quotes")?;
-    let valid = (1..=LONGEST).contains(&name.len())
+    let valid = (1..=MAX_NAME_BYTES).contains(&name.len())
         && !matches!(name, "." | "..")
         && !name.contains(|c: char| matches!(c, '/' | ':') || c.is_whitespace() || c.is_control());
     if !valid {

@@ -10,7 +10,7 @@ use crate::{
 
 /// A kind of health check, as in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum KindWord {
     Tcp,
     Http,
     Https,
@@ -21,9 +21,9 @@ pub(super) enum Kind {
 }
 
 /// A setting of some kinds: its name, its value, and the kinds that have it.
-type Special<'a> = (&'static str, &'a Option<Value>, &'static [Kind]);
+type Special<'a> = (&'static str, &'a Option<Value>, &'static [KindWord]);
 
-impl Kind {
+impl KindWord {
     pub(super) const WORDS: [(&'static str, Self); 7] = [
         ("tcp", Self::Tcp),
         ("http", Self::Http),
@@ -43,7 +43,7 @@ impl Kind {
     }
 
     /// Refuses settings that this kind does not have. Returns `None` if there are any.
-    pub(super) fn refuse_others(self, checker: &mut Checker, raw: &raw::HealthCheck) -> Option<()> {
+    pub(super) fn refuse_others(self, checker: &mut Checker, raw: &raw::RawHealthCheck) -> Option<()> {
         let special: [Special<'_>; 7] = [
             ("port", &raw.port, &[Self::Tcp, Self::Http, Self::Https, Self::Tls, Self::Udp, Self::None]),
             ("method", &raw.method, &[Self::Http, Self::Https]),

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use crate::{
     diagnostic::Diagnostic,
     field::Checker,
-    model::{Mode, Passive, Protocol},
+    model::{Mode, PassiveCheck, Protocol},
     raw,
 };
 
@@ -15,17 +15,23 @@ const WITHIN: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from
 const WITHIN_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Checks the ejection policy.
-pub(super) fn build(checker: &mut Checker, table: &raw::Table<raw::Passive>) -> Option<Passive> {
+pub(super) fn build(
+    checker: &mut Checker,
+    table: &raw::RawTable<raw::RawPassiveCheck>,
+) -> Option<PassiveCheck> {
     let raw = &table.as_ref().0;
     let failures = raw.failures.as_ref();
     let failures =
         failures.map_or(Some(FAILURES_DEFAULT), |value| checker.integer("failures", value, FAILURES));
     let within = super::duration(checker, "within", raw.within.as_ref(), WITHIN, WITHIN_DEFAULT);
-    Some(Passive { failures: failures?, within: within? })
+    Some(PassiveCheck { failures: failures?, within: within? })
 }
 
 /// Refuses `passive` without a health check.
-pub(super) fn refuse_alone<T>(checker: &mut Checker, table: &raw::Table<raw::Passive>) -> Option<T> {
+pub(super) fn refuse_alone<T>(
+    checker: &mut Checker,
+    table: &raw::RawTable<raw::RawPassiveCheck>,
+) -> Option<T> {
     checker.refuse(
         Diagnostic::error(
             table.span(),
@@ -39,7 +45,7 @@ pub(super) fn refuse_alone<T>(checker: &mut Checker, table: &raw::Table<raw::Pas
 /// Refuses `passive` where outcomes of connections prove nothing or are not seen.
 pub(in crate::parse) fn check(
     checker: &mut Checker,
-    check: Option<&raw::Table<raw::HealthCheck>>,
+    check: Option<&raw::RawTable<raw::RawHealthCheck>>,
     protocol: Option<Protocol>,
     mode: Option<Mode>,
 ) {

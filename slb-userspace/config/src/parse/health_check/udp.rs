@@ -8,12 +8,12 @@ use crate::{
 };
 
 /// Maximum number of characters of `request` and `expect`.
-const LONGEST: usize = 500;
+const MAX_BYTES: usize = 500;
 
 /// Prefix of hexadecimal bytes.
 const HEX: &str = "hex:";
 
-pub(super) fn build(checker: &mut Checker, raw: &raw::HealthCheck) -> Option<UdpCheck> {
+pub(super) fn build(checker: &mut Checker, raw: &raw::RawHealthCheck) -> Option<UdpCheck> {
     let request = raw.request.as_ref().map_or(Some(Vec::new()), |value| bytes(checker, "request", value));
     let expect = raw.expect.as_ref().map_or(Some(None), |value| bytes(checker, "expect", value).map(Some));
     if let (Some(expect), None) = (&raw.expect, &raw.request) {
@@ -34,9 +34,13 @@ fn bytes(checker: &mut Checker, key: &str, value: &Value) -> Option<Vec<u8>> {
     let expected = "text, or bytes as in \"hex:0d0a\"";
     let text = checker.text(key, value, expected)?;
     let length = text.chars().count();
-    if !(1..=LONGEST).contains(&length) {
+    if !(1..=MAX_BYTES).contains(&length) {
         let message = format!("`{key}` cannot have {length} characters");
-        return checker.refuse(Diagnostic::error(value.span(), message, format!("allowed: 1 to {LONGEST}")));
+        return checker.refuse(Diagnostic::error(
+            value.span(),
+            message,
+            format!("allowed: 1 to {MAX_BYTES}"),
+        ));
     }
     if let Some(digits) = text.strip_prefix(HEX) {
         let pairs = digits.as_bytes().chunks(2).map(|pair| match pair {

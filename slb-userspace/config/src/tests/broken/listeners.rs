@@ -7,7 +7,7 @@ const WEB_TARGET: &str = "server_group = \"web\"";
 const DNS_TARGET: &str = "backend_port = 5353";
 
 #[test]
-fn listeners() {
+fn invalid_listeners_are_refused() {
     check(&[
         (
             "protocol = \"tcp\"",
@@ -70,7 +70,7 @@ fn listeners() {
 }
 
 #[test]
-fn endings() {
+fn out_of_range_drain_and_idle_timeouts_are_refused() {
     for (line, column, words) in [
         ("connection_drain = \"9s\"", 20, ["`connection_drain` is out of range", "10s to 15m"]),
         ("connection_drain = \"901s\"", 20, ["`connection_drain` is out of range", "10s to 15m"]),
@@ -88,7 +88,7 @@ fn endings() {
 }
 
 #[test]
-fn scheduling() {
+fn invalid_schedulers_are_refused() {
     for (line, column, words) in [
         (
             "scheduler = \"wcl\"",
@@ -119,7 +119,7 @@ fn scheduling() {
 }
 
 #[test]
-fn slow_starts() {
+fn invalid_slow_starts_are_refused() {
     for (value, words) in [
         ("\"0s\"", ["`slow_start` is out of range", "1s to 5m, or \"off\""]),
         ("\"301s\"", ["`slow_start` is out of range", "1s to 5m, or \"off\""]),
@@ -130,7 +130,7 @@ fn slow_starts() {
 }
 
 #[test]
-fn health_checks() {
+fn invalid_health_checks_are_refused() {
     for (check_text, column, words) in [
         (
             "{ kind = \"ftp\" }",
@@ -178,7 +178,7 @@ fn health_checks() {
 }
 
 #[test]
-fn passive_signals() {
+fn invalid_passive_signals_are_refused() {
     let with_check = "backend_port = 5353\nhealth_check = { kind = \"udp\", request = \"?\", expect = \"!\", passive = {} }";
     check(&[(
         DNS_TARGET,
@@ -194,7 +194,7 @@ fn passive_signals() {
 }
 
 #[test]
-fn http_checks() {
+fn invalid_http_checks_are_refused() {
     for (check_text, column, words) in [
         ("path = \"\"", 40, ["is not a path", "write \"/\""]),
         ("path = \"healthz\"", 40, ["`healthz` is not a path", "write \"/healthz\""]),
@@ -244,7 +244,7 @@ fn http_checks() {
 }
 
 #[test]
-fn udp_and_icmp_checks() {
+fn invalid_udp_and_icmp_checks_are_refused() {
     for (check_text, column, words) in [
         ("kind = \"udp\", request = \"\"", 42, ["`request` cannot have 0 characters", "1 to 500"]),
         ("kind = \"udp\", request = \"a\\tb\"", 42, ["holds a control character", "\"hex:0d0a\""]),
@@ -282,7 +282,7 @@ fn udp_and_icmp_checks() {
 }
 
 #[test]
-fn counts() {
+fn too_many_listeners_or_servers_are_refused() {
     let listeners = |count: usize| {
         let one = |port| {
             format!(

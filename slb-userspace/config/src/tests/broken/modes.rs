@@ -27,7 +27,7 @@ fn broken(text: &str, from: &str, to: &str, at: &str, words: &[&str]) {
 }
 
 #[test]
-fn both_modes_are_taken() {
+fn modes_dsr_and_ipip_are_accepted() {
     accepted(&untranslated("dsr"));
     accepted(&untranslated("ipip"));
     // Only tunnels need a source address.
@@ -37,7 +37,7 @@ fn both_modes_are_taken() {
 }
 
 #[test]
-fn words_and_their_types() {
+fn invalid_modes_and_tracking_are_refused() {
     let with = |line: &str| format!("server_group = \"web\"\n{line}");
     for (line, at, words) in [
         ("mode = \"DSR\"", "22:8", ["`mode` cannot be `DSR`", "did you mean \"dsr\"?"]),
@@ -61,7 +61,7 @@ fn words_and_their_types() {
 }
 
 #[test]
-fn unknown_datagrams_without_a_meaning() {
+fn unknown_datagrams_is_refused_outside_udp_in_dsr_and_ipip() {
     let words = ["`unknown_datagrams` has no meaning here", "UDP in the modes `dsr` and `ipip`", "remove it"];
     check(&[
         (DNS_TARGET, "backend_port = 5353\nunknown_datagrams = \"keep\"", "16:21", &words),
@@ -74,7 +74,7 @@ fn unknown_datagrams_without_a_meaning() {
 }
 
 #[test]
-fn ports_that_nobody_translates() {
+fn translated_ports_are_refused_in_dsr_and_ipip() {
     for mode in ["dsr", "ipip"] {
         let text = untranslated(mode);
         let says = format!("mode `{mode}` does not translate");
@@ -111,7 +111,7 @@ fn ports_that_nobody_translates() {
 }
 
 #[test]
-fn tunnels_without_a_beginning() {
+fn ipip_without_a_tunnel_address_of_the_family_is_refused() {
     let text = untranslated("ipip");
     let without = |kept: &str| text.replace(TUNNELS, &format!("tunnel_addresses = [{kept}]"));
     let needed =
@@ -138,7 +138,7 @@ fn tunnels_without_a_beginning() {
 }
 
 #[test]
-fn beginnings_of_tunnels() {
+fn invalid_tunnel_addresses_are_refused() {
     let text = untranslated("ipip");
     for (addresses, at, words) in [
         ("\"10.0.0.1\", \"10.0.0.2\"", "3:33", ["an IPv4 address appears twice", "first here"]),
@@ -161,7 +161,7 @@ fn beginnings_of_tunnels() {
 }
 
 #[test]
-fn groups_that_translate_nothing_serve_vips_of_both_families() {
+fn dsr_servers_of_one_family_serve_vips_of_both_families() {
     let six = untranslated("dsr").replace("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::10\"]");
     accepted(&six);
     // In mode `nat` the address family matters.

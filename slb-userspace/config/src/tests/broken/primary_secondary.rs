@@ -18,7 +18,7 @@ fn with_group(listener: &str, from: &str, to: &str) -> String {
 }
 
 #[test]
-fn groups() {
+fn invalid_primary_secondary_groups_are_refused() {
     accepted(&with_group("primary_secondary_group = \"db\"", "31", "31"));
     for (from, to, at, words) in [
         (
@@ -50,7 +50,7 @@ fn groups() {
 }
 
 #[test]
-fn two_groups() {
+fn invalid_primary_secondary_modes_are_refused() {
     let with = |lines: &str| changed(WEB_TARGET, lines) + SECOND;
     let good = "primary = \"web\"\nsecondary = \"web-b\"\nfailover_threshold = 2\nfailback_after = \"30s\"";
     accepted(&with(good));
@@ -88,7 +88,7 @@ fn two_groups() {
 }
 
 #[test]
-fn what_has_no_meaning() {
+fn misplaced_failover_settings_and_unknown_words_are_refused() {
     let with = |line: &str| format!("{WEB_TARGET}\n{line}");
     check(&[
         (

@@ -7,7 +7,7 @@ const SERVER_1: &str = "\"10.0.0.11\"";
 const PORT_1: &str = "port = 8080 }";
 
 #[test]
-fn names() {
+fn invalid_names_are_refused() {
     let long = format!("name = \"{}\"", "x".repeat(64));
     check(&[
         (
@@ -52,7 +52,7 @@ fn names() {
 }
 
 #[test]
-fn group_without_a_name_cannot_be_found_either() {
+fn reference_to_a_group_without_a_name_is_refused_too() {
     let report = errors(&changed("name = \"web\"\nservers", "servers"));
     let messages: Vec<_> = report.diagnostics().iter().map(Diagnostic::message).collect();
     assert_eq!(messages, ["server group `web` does not exist", "`name` is missing"], "{report}");
@@ -60,7 +60,7 @@ fn group_without_a_name_cannot_be_found_either() {
 }
 
 #[test]
-fn addresses() {
+fn invalid_addresses_are_refused() {
     check(&[
         ("addresses = [\"192.0.2.10\"]\n", "", "4:1", &["`addresses` is missing"]),
         ("[\"192.0.2.10\"]", "[]", "6:13", &["`addresses` is empty", "at least one"]),
@@ -107,7 +107,7 @@ fn addresses() {
 }
 
 #[test]
-fn servers() {
+fn invalid_servers_are_refused() {
     check(&[
         ("address = \"10.0.0.11\", ", "", "26:3", &["`address` is missing"]),
         (", port = 8080 }", " }", "26:3", &["`port` is missing"]),
@@ -157,7 +157,7 @@ fn servers() {
 }
 
 #[test]
-fn table_sizes() {
+fn invalid_table_sizes_are_refused() {
     check(&[
         (
             "name = \"shop\"",
@@ -172,7 +172,7 @@ fn table_sizes() {
 }
 
 #[test]
-fn interfaces_with_roles() {
+fn invalid_interface_roles_are_refused() {
     const ETH0: &str = "[\"eth0\"]";
     check(&[
         (

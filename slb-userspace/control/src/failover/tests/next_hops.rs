@@ -9,7 +9,7 @@ fn server_behind_a_router_serves_no_client_in_dsr() {
     world.set(DB, "10.0.0.31:5432", true);
     let through = |through_gateway| {
         let hop = NextHop { ifindex: 2, mtu: 1500, macs: MacPair::default() };
-        Ok(Reached { hop, through_gateway })
+        Ok(ServerRoute { hop, through_gateway })
     };
     world.next_hops.insert("10.0.0.31".parse().unwrap(), through(true));
     world.next_hops.insert("10.0.0.32".parse().unwrap(), through(false));
@@ -27,7 +27,7 @@ fn server_behind_a_router_serves_no_client_in_dsr() {
 }
 
 #[test]
-fn nobody_takes_over_without_weight_and_who_is_not_reached_gives_up() {
+fn unreachable_primary_fails_over_and_weight_0_takes_over_nothing() {
     let mut world = World::new();
     world.next_hops.insert("10.0.0.31".parse().unwrap(), Err("no route".to_owned()));
     assert_eq!(world.at(0).0, [true, false]);
@@ -46,7 +46,7 @@ fn nobody_takes_over_without_weight_and_who_is_not_reached_gives_up() {
 
 /// The check makes a server unhealthy after three failures, two seconds apart.
 #[test]
-fn next_hop_counts_as_lost_once_a_check_would_have_failed() {
+fn next_hop_counts_as_lost_after_the_detection_window() {
     let mut world = World::new();
     world.set(DB, "10.0.0.31:5432", true);
     world.reach("10.0.0.32", None);
@@ -66,7 +66,7 @@ fn next_hop_counts_as_lost_once_a_check_would_have_failed() {
 }
 
 #[test]
-fn next_hop_of_a_listener_without_check_counts_as_with_the_default_one() {
+fn next_hop_loss_without_check_uses_the_default_detection_window() {
     let mut world = World::new();
     world.change(&[("port = 5432\nprimary", "port = 5432\nhealth_check = { kind = \"none\" }\nprimary")]);
     world.reach("10.0.0.32", None);

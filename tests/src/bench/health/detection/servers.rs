@@ -17,7 +17,7 @@ use crate::net::Namespace;
 
 /// Protocol of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ServerKind {
     /// Accepts TCP connections.
     Tcp,
     /// Answers every HTTP request with status 200.
@@ -30,7 +30,7 @@ pub(super) enum Kind {
     None,
 }
 
-impl Kind {
+impl ServerKind {
     pub(super) fn port(self) -> u16 {
         match self {
             Self::Tcp => 9009,
@@ -44,24 +44,24 @@ impl Kind {
 
 /// Servers of one kind, one per address.
 #[derive(Debug)]
-pub(super) struct Server(JoinSet<()>);
+pub(super) struct TargetServer(JoinSet<()>);
 
-impl Server {
+impl TargetServer {
     /// Starts the servers. Their sockets are open when it returns.
     pub(super) async fn start(
         namespace: &Arc<Namespace>,
-        kind: Kind,
+        kind: ServerKind,
         addresses: Vec<Ipv4Addr>,
     ) -> Result<Self> {
-        let acceptor = if kind == Kind::Https { Some(acceptor()?) } else { None };
+        let acceptor = if kind == ServerKind::Https { Some(acceptor()?) } else { None };
         let start = async move {
             let mut tasks = JoinSet::new();
             for address in addresses {
                 let local = (address, kind.port());
                 match kind {
-                    Kind::None => {}
-                    Kind::Udp => drop(tasks.spawn(echo(UdpSocket::bind(local).await?))),
-                    Kind::Tcp | Kind::Http | Kind::Https => {
+                    ServerKind::None => {}
+                    ServerKind::Udp => drop(tasks.spawn(echo(UdpSocket::bind(local).await?))),
+                    ServerKind::Tcp | ServerKind::Http | ServerKind::Https => {
                         let listener = TcpListener::bind(local).await?;
                         tasks.spawn(accept(listener, kind, acceptor.clone()));
                     }
@@ -88,7 +88,7 @@ async fn echo(socket: UdpSocket) {
     }
 }
 
-async fn accept(listener: TcpListener, kind: Kind, acceptor: Option<TlsAcceptor>) {
+async fn accept(listener: TcpListener, kind: ServerKind, acceptor: Option<TlsAcceptor>) {
     // Dropped together with the listener, which closes the connections.
     let mut connections = JoinSet::new();
     loop {
@@ -96,7 +96,7 @@ async fn accept(listener: TcpListener, kind: Kind, acceptor: Option<TlsAcceptor>
         let acceptor = acceptor.clone();
         connections.spawn(async move {
             match (kind, acceptor) {
-                (Kind::Http, _) => answer(&mut stream).await,
+                (ServerKind::Http, _) => answer(&mut stream).await,
                 (_, Some(acceptor)) => {
                     if let Ok(mut stream) = acceptor.accept(stream).await {
                         answer(&mut stream).await;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::super::{
-    contestant::{Contestant, Workload},
-    lane::{Arms, Lane, SERVER_COUNT, SERVER_PORT, VIP, VIP_PORT},
-    layout::Expected,
+    contestant::{Contestant, PpsWorkload},
+    lane::{Arms, PpsLane, SERVER_COUNT, SERVER_PORT, VIP, VIP_PORT},
+    layout::ExpectedFrames,
 };
 use crate::net::{find_program, run};
 
@@ -22,16 +22,16 @@ pub(super) fn nft() -> Option<PathBuf> {
 
 /// Forwarding by the routing table only, to one server.
 pub(super) fn forwarding() -> Result<Contestant> {
-    let lane = Lane::build()?;
+    let lane = PpsLane::build()?;
     lane.forward_by_kernel()?;
     let server = Arms::Two.servers().next();
     lane.sut.ip(&server.map(|server| format!("route add {VIP}/32 via {server}")).unwrap_or_default())?;
-    Ok(Contestant::new(FORWARDING, Arms::Two, Expected::tcp((VIP, 32), VIP_PORT), lane))
+    Ok(Contestant::new(FORWARDING, Arms::Two, ExpectedFrames::tcp((VIP, 32), VIP_PORT), lane))
 }
 
 /// nftables chooses the server by a hash of the client endpoint; the conntrack entry decides for later packets.
 pub(super) fn nftables(nft: &PathBuf) -> Result<Contestant> {
-    let lane = Lane::build()?;
+    let lane = PpsLane::build()?;
     lane.forward_by_kernel()?;
     let servers: Vec<String> =
         Arms::Two.servers().enumerate().map(|(n, server)| format!("{n} : {server}")).collect();
@@ -42,9 +42,9 @@ pub(super) fn nftables(nft: &PathBuf) -> Result<Contestant> {
         servers.join(", ")
     );
     run(lane.sut.command(nft).args(["-f", "-"]), &rules)?;
-    let expected = Expected::tcp(Arms::Two.servers_prefix(), SERVER_PORT);
+    let expected = ExpectedFrames::tcp(Arms::Two.servers_prefix(), SERVER_PORT);
     Ok(Contestant {
-        workloads: &Workload::ALL,
+        workloads: &PpsWorkload::ALL,
         shows_servers: true,
         conntrack: true,
         ..Contestant::new(NFTABLES, Arms::Two, expected, lane)

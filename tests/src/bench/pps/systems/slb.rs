@@ -3,19 +3,19 @@
 use anyhow::Result;
 
 use super::super::{
-    contestant::{Contestant, Workload},
-    lane::{Arms, Lane, SERVER_PORT, VIP, VIP_PORT},
-    layout::Expected,
+    contestant::{Contestant, PpsWorkload},
+    lane::{Arms, PpsLane, SERVER_PORT, VIP, VIP_PORT},
+    layout::ExpectedFrames,
 };
-use crate::bench::slbd::{Listener, Mode, Slbd};
+use crate::bench::slbd::{BenchListener, BenchMode, Slbd};
 
 /// All modes, each with one arm and with two.
-pub(super) fn all() -> impl Iterator<Item = (Mode, Arms)> {
-    Mode::ALL.into_iter().flat_map(|mode| [(mode, Arms::Two), (mode, Arms::One)])
+pub(super) fn all() -> impl Iterator<Item = (BenchMode, Arms)> {
+    BenchMode::ALL.into_iter().flat_map(|mode| [(mode, Arms::Two), (mode, Arms::One)])
 }
 
 /// Name of the contestant.
-pub(super) fn label(mode: Mode, arms: Arms) -> String {
+pub(super) fn label(mode: BenchMode, arms: Arms) -> String {
     let way = match arms {
         Arms::One => "XDP_TX",
         Arms::Two => "redirect",
@@ -24,14 +24,14 @@ pub(super) fn label(mode: Mode, arms: Arms) -> String {
 }
 
 /// Starts the daemon in a new lane.
-pub(super) fn contestant(mode: Mode, arms: Arms) -> Result<Contestant> {
+pub(super) fn contestant(mode: BenchMode, arms: Arms) -> Result<Contestant> {
     let (server_port, expected) = match mode {
-        Mode::Nat => (SERVER_PORT, Expected::tcp(arms.servers_prefix(), SERVER_PORT)),
-        Mode::Dsr => (VIP_PORT, Expected::tcp((VIP, 32), VIP_PORT)),
-        Mode::Ipip => (VIP_PORT, Expected::tunnel(arms.servers_prefix())),
+        BenchMode::Nat => (SERVER_PORT, ExpectedFrames::tcp(arms.servers_prefix(), SERVER_PORT)),
+        BenchMode::Dsr => (VIP_PORT, ExpectedFrames::tcp((VIP, 32), VIP_PORT)),
+        BenchMode::Ipip => (VIP_PORT, ExpectedFrames::tunnel(arms.servers_prefix())),
     };
-    let lane = Lane::build()?;
-    let listener = Listener {
+    let lane = PpsLane::build()?;
+    let listener = BenchListener {
         interfaces: &["in0", "out0"],
         vip: VIP,
         port: VIP_PORT,
@@ -42,7 +42,7 @@ pub(super) fn contestant(mode: Mode, arms: Arms) -> Result<Contestant> {
     };
     let slbd = Slbd::start(&lane.sut, lane.id, lane.directory.path(), &listener)?;
     Ok(Contestant {
-        workloads: &Workload::ALL,
+        workloads: &PpsWorkload::ALL,
         shows_servers: true,
         _slbd: Some(slbd),
         ..Contestant::new(&label(mode, arms), arms, expected, lane)

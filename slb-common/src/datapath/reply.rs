@@ -1,0 +1,243 @@
+//! Finds the flow that a server's packet answers (mode `nat`), and updates its entry.
+//!
+//! A server's packet counts only if it arrives by the path to that server. So it is trusted: a server's SYN-ACK begins
+//! a connection, and its segments advance the sequence numbers of both sides.
+
+use super::{
+    flows::{EntrySnapshot, FAR, Flows, Query},
+    map_access::Maps,
+    select::update_connection_count,
+    sequence_numbers::{Segment, after_server},
+};
+use crate::{
+    abi::{
+        backend::Backend,
+        flow::{Client, ClientPath, SequenceNumbers, UNASSURED, idle_units, state},
+        interface,
+        service::{Service, ServiceIndex, mode},
+        stats::Reason,
+    },
+    net::{headers::protocol, parse::Packet},
+};
+
+/// The client that a reply goes to, and the service whose VIP becomes its source.
+pub(super) struct Reply<'t> {
+    pub(super) service: &'t Service,
+    pub(super) backend: u32,
+    pub(super) client: ClientPath,
+    /// Whether the connection is finished: the packet goes to the client as a RST.
+    pub(super) is_finished: bool,
+}
+
+/// The flow that a server's packet answers, or why there is none.
+pub(super) enum ReplyDisposition<'t> {
+    /// The packet answers this flow.
+    Client(Reply<'t>),
+    /// The packet answers no flow.
+    NoFlow,
+    /// The packet is dropped.
+    Refused(Reason),
+    /// The connection is finished. The server receives a RST.
+    Finished,
+    /// The slow path must decide.
+    Slow,
+}
+
+/// Finds the flow that a server's packet answers. `ifindex` is the interface that the packet arrived on.
+#[inline(always)]
+pub(super) fn to_client<'t, const FAST: bool, T: Maps>(
+    packet: &Packet,
+    ifindex: u32,
+    index: &ServiceIndex,
+    maps: &'t T,
+) -> ReplyDisposition<'t> {
+    let hash = ServiceIndex::server_hash(&packet.source, packet.source_port);
+    if !index.may_be_server(hash) {
+        return ReplyDisposition::NoFlow;
+    }
+    let flows = Flows::open(index, maps);
+    let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
+    let query = flows.query(client);
+    let endpoint = Backend::endpoint_of(hash);
+    let distance = if FAST {
+        flows.find_answered_near(&query, endpoint)
+    } else {
+        maps.find_answered_flow(&query, endpoint)
+    };
+    if FAST && distance == FAR {
+        return ReplyDisposition::Slow;
+    }
+    match reply::<FAST, T>(packet, ifindex, &flows, &query, distance, maps) {
+        Some(answered) => answered,
+        // The flow may still have its entry in the table that this one replaces.
+        None if maps.is_resizing() => ReplyDisposition::Refused(Reason::NotReady),
+        None => ReplyDisposition::NoFlow,
+    }
+}
+
+#[inline(always)]
+fn reply<'t, const FAST: bool, T: Maps>(
+    packet: &Packet,
+    ifindex: u32,
+    flows: &Flows<'t, T>,
+    query: &Query,
+    distance: u32,
+    maps: &'t T,
+) -> Option<ReplyDisposition<'t>> {
+    let found = flows.read(query, distance)?;
+    let backend = flows.live_backend(found.flow.backend)?;
+    // Two server endpoints may have the same 16-bit number.
+    if backend.port != packet.source_port || !backend.address.same(&packet.source) {
+        return None;
+    }
+    let service = maps.service(found.flow.service & 0xffff)?;
+    if service.handle.tag() != found.flow.service || service.mode != mode::NAT {
+        // Replies of this listener do not pass SLB. The slow path searches for a flow of a `nat` listener.
+        return if FAST { Some(ReplyDisposition::Slow) } else { None };
+    }
+    if !is_path_from(backend, ifindex, maps) {
+        return Some(ReplyDisposition::Refused(Reason::WrongInterface));
+    }
+    let was = found.sequence_word.state();
+    let is_expired = flows.is_expired(found.sequence_word);
+    // A SYN-ACK on a finished flow belongs to a connection past the VIP. A client's SYN through the VIP would have
+    // begun the flow anew, or set `REOPENED`.
+    if packet.flags.syn() && was & state::REOPENED == 0 && (is_expired || found.sequence_word.is_finished()) {
+        flows.mark(&found, was | state::TUPLE_REUSED);
+        return None;
+    }
+    if FAST && was & (state::RESET | state::REOPENED) != 0 {
+        return Some(ReplyDisposition::Slow);
+    }
+    let is_rst_due = backend.is_terminating() || (is_expired && (FAST || flows.is_rst_due(&found, packet)));
+    let mut is_finished = packet.protocol == protocol::TCP && is_rst_due;
+    if is_finished {
+        is_finished = !packet.flags.rst();
+        if FAST || (is_finished && was & state::RESET != 0) {
+            return Some(ReplyDisposition::Finished);
+        }
+        flows.mark(&found, was | state::RESET);
+        update_connection_count(service.policy, was, was | state::RESET, backend, maps);
+    } else {
+        let was = was & if !FAST && is_expired { !state::ENDS } else { !0 };
+        let mut update = if packet.protocol == protocol::TCP {
+            after_segment(was, &found, packet)
+        } else {
+            FlowUpdate { bits: was | state::ANSWERED, numbers: found.flow.numbers }
+        };
+        if !FAST && was & state::RESET != 0 && continues_after_reset(packet, &found, flows) {
+            update.bits &= !state::RESET;
+        }
+        if update.begins_new_connection(was) {
+            if FAST {
+                return Some(ReplyDisposition::Slow);
+            }
+            // The client has asked for a new connection, and this server takes no new flows. A RST answers its SYN-ACK.
+            // The client repeats its SYN, which goes to another server. A server that refuses the SYN sends a RST
+            // itself.
+            if packet.flags.syn() && backend.flags & Backend::ACCEPTS_NEW == 0 {
+                flows.mark(&found, was & !(state::ASSURED | state::REOPENED) | state::RESET);
+                return Some(ReplyDisposition::Finished);
+            }
+        }
+        if update.numbers != found.flow.numbers {
+            found.advance(update.numbers);
+        }
+        if flows.touch(&found, update.bits, update.idle(was, &found, service)) && !FAST {
+            update_connection_count(service.policy, was, update.bits, backend, maps);
+        }
+    }
+    let client = found.flow.client;
+    Some(ReplyDisposition::Client(Reply { service, backend: found.flow.backend.id(), client, is_finished }))
+}
+
+/// Whether a server's packets may arrive on this interface: that of its next hop, or one with the role `server` alone.
+#[inline(always)]
+fn is_path_from<T: Maps>(backend: &Backend, ifindex: u32, maps: &T) -> bool {
+    let Some(hop) = maps.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0) else { return true };
+    if hop.ifindex == ifindex {
+        return true;
+    }
+    let Some(arrival) = maps.interface(ifindex) else { return false };
+    let roles = arrival.flags() & (interface::CLIENT | interface::SERVER);
+    arrival.group() == hop.ifindex || roles == interface::SERVER
+}
+
+/// State and sequence numbers of a flow after a server's packet.
+struct FlowUpdate {
+    bits: u32,
+    numbers: SequenceNumbers,
+}
+
+impl FlowUpdate {
+    /// Whether the server accepts another connection than the established one.
+    const fn begins_new_connection(&self, was: u32) -> bool {
+        (was & !self.bits) & state::ASSURED != 0
+    }
+
+    #[inline(always)]
+    fn idle(&self, was: u32, found: &EntrySnapshot<'_>, service: &Service) -> u8 {
+        if (was ^ self.bits) & state::ASSURED == 0 {
+            return found.sequence_word.units();
+        }
+        let idle = idle_units(service.idle_timeout);
+        if self.bits & state::ASSURED == 0 && idle > UNASSURED { UNASSURED } else { idle }
+    }
+}
+
+#[inline(always)]
+fn after_segment(was: u32, found: &EntrySnapshot<'_>, packet: &Packet) -> FlowUpdate {
+    let (segment, flags, numbers) = (Segment::of(packet), packet.flags, found.flow.numbers);
+    if flags.syn() {
+        return after_syn(was, numbers, &segment);
+    }
+    let is_answered = was & state::ANSWERED != 0;
+    let is_pickup = was & state::PICKED_UP != 0;
+    if flags.rst() {
+        if was & state::REOPENED != 0 && flags.acknowledges() {
+            // The server refuses the client's SYN, so the connection before it is finished. The next SYN may go to
+            // another server.
+            return FlowUpdate { bits: was & !(state::ASSURED | state::REOPENED) | state::RESET, numbers };
+        }
+        // For a connection that it does not know, the server's RST takes the number that the client has acknowledged. A
+        // RST that refuses a connection acknowledges the SYN (RFC 9293, 3.10.7.1).
+        let of_known = (is_answered | is_pickup) & segment.ends(numbers.server);
+        let of_new = !is_answered & segment.acknowledges(numbers.client);
+        let reset = if of_known | of_new { state::RESET | state::ANSWERED } else { 0 };
+        return FlowUpdate { bits: was | reset, numbers };
+    }
+    if !is_answered {
+        if !is_pickup {
+            // The segment does not answer the SYN: it belongs to another connection.
+            return FlowUpdate { bits: was, numbers };
+        }
+        // The server continues a connection that was picked up mid-stream: it is established.
+        let known = SequenceNumbers { client: segment.acknowledges, server: segment.end };
+        let fin = if flags.fin() { state::SERVER_FIN } else { 0 };
+        return FlowUpdate { bits: was | fin | state::ANSWERED | state::ASSURED, numbers: known };
+    }
+    let fin = if flags.fin() && segment.finishes(numbers.server) { state::SERVER_FIN } else { 0 };
+    // The server's number stays until the client has acknowledged its SYN.
+    let next = if was & state::ASSURED != 0 { after_server(numbers, &segment) } else { None };
+    FlowUpdate { bits: was | fin, numbers: next.unwrap_or(numbers) }
+}
+
+/// State and numbers after a server's SYN: it accepts the connection that the client has asked for. It changes nothing
+/// if it accepts another one, or if the client has not asked.
+#[inline(always)]
+const fn after_syn(was: u32, numbers: SequenceNumbers, segment: &Segment) -> FlowUpdate {
+    let is_begun = was & state::ASSURED == 0 && segment.accepts(numbers.client);
+    if was & state::REOPENED == 0 && !is_begun {
+        return FlowUpdate { bits: was, numbers };
+    }
+    let begun = SequenceNumbers { client: segment.acknowledges, server: segment.end };
+    FlowUpdate { bits: state::USED | state::ANSWERED, numbers: begun }
+}
+
+/// Whether a server's segment shows that the connection has survived a RST.
+#[inline(always)]
+fn continues_after_reset<T: Maps>(packet: &Packet, found: &EntrySnapshot<'_>, flows: &Flows<'_, T>) -> bool {
+    let SequenceNumbers { client, server } = found.flow.numbers;
+    let is_plausible = Segment::of(packet).is_plausible(server, client);
+    is_plausible && !packet.flags.syn() && !packet.flags.rst() && flows.survives_reset(found)
+}

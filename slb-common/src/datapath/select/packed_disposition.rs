@@ -1,0 +1,49 @@
+//! The result of [`super::disposition`] as a number: a BPF subprogram returns no more than 64 bits.
+
+use super::Selection;
+use crate::{abi::stats::Reason, datapath::map_access::Maps};
+
+/// What a flow-table entry says about a packet, packed into 64 bits as the result of a BPF subprogram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedDisposition(pub u64);
+
+impl PackedDisposition {
+    const REFUSED: u64 = 1 << 63;
+    const FINISHED: u64 = 1 << 32;
+    /// There is no entry.
+    pub const NO_ENTRY: Self = Self(1 << 62);
+    /// The entry does not hold for the packet. A server is selected anew.
+    pub(super) const RESELECT: Self = Self(1 << 61);
+    /// The packet belongs to another connection than the entry.
+    pub(super) const OTHER_CONNECTION: Self = Self(1 << 60);
+
+    #[inline(always)]
+    pub(super) const fn forward(backend: u32, is_finished: bool) -> Self {
+        let finished = is_finished as u64 * Self::FINISHED;
+        Self(backend as u64 | finished)
+    }
+
+    #[inline(always)]
+    pub(super) const fn refusal(reason: Reason) -> Self {
+        Self(Self::REFUSED | reason as u64)
+    }
+
+    /// The server; `None` where one must be selected; or the reason for which the packet is refused.
+    #[inline(always)]
+    pub(super) fn selection<T: Maps>(self, maps: &T) -> Result<Option<Selection<'_>>, Reason> {
+        const RESET: u64 = PackedDisposition::refusal(Reason::Reset).0;
+        if self.0 == RESET {
+            return Err(Reason::Reset);
+        }
+        // No other reason is left: the server of an entry is chosen already.
+        if self.0 & Self::REFUSED != 0 {
+            return Err(Reason::NoNextHop);
+        }
+        if self.0 & (Self::NO_ENTRY.0 | Self::RESELECT.0 | Self::OTHER_CONNECTION.0) != 0 {
+            return Ok(None);
+        }
+        let backend = maps.backend(self.0 as u32).ok_or(Reason::NoServer)?;
+        let is_finished = self.0 & Self::FINISHED != 0;
+        Ok(Some(Selection { is_finished, ..Selection::new(backend, false, maps)? }))
+    }
+}

@@ -1,0 +1,416 @@
+//! Implements the packet path's [`Maps`] over maps and helpers, with its BPF subprograms.
+
+use core::ptr::null_mut;
+
+use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_jiffies64};
+use slb_common::{
+    abi::{
+        backend::{Backend, NextHop},
+        flow::{Client, ClientPath, FlowEntry},
+        interface::{self, Interface},
+        lookup_table::LookupTable,
+        service::{IndexEntry, Service, ServiceIndex},
+        shared_word::SharedWord,
+        stats::{Action, Counters, GeneratedPacket, REASONS},
+    },
+    datapath::{
+        flows::{self, Query},
+        insert::{self, NewFlow},
+        map_access::{Direction, Maps},
+        schedule::{self, SchedulerResult},
+        select::{self, PackedDisposition},
+        unmatched::{self, UnmatchedDecision},
+    },
+    net::parse::Packet,
+    opaque::{masked, opaque},
+};
+
+use crate::{
+    maps::{
+        BACKEND_COUNTERS, BACKENDS, CONNECTIONS, CONTROL, FLOW_MASK, FLOWS, INTERFACE_TABLE, INTERFACES,
+        LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, RESIZING, ROUND_ROBIN, SERVICE_COUNTERS, SERVICE_INDEX, SERVICES,
+        TOTALS,
+    },
+    route,
+};
+
+/// The maps of this program, and the kernel's context of its run. The context is null where no helper needs it.
+pub(crate) struct BpfMaps(pub(crate) *mut xdp_md);
+
+/// The maps without a context.
+const BPF_MAPS: BpfMaps = BpfMaps(null_mut());
+
+impl Maps for BpfMaps {
+    #[inline(always)]
+    fn index(&self) -> Option<&ServiceIndex> {
+        SERVICE_INDEX.get_value(0, &0)
+    }
+
+    #[inline(always)]
+    fn service(&self, id: u32) -> Option<&Service> {
+        SERVICES.get(id)
+    }
+
+    #[inline(always)]
+    fn lookup_table(&self, id: u32) -> Option<&LookupTable> {
+        LOOKUP_TABLES.get_value(id, &0)
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn next_hop(&self, id: u32) -> Option<&NextHop> {
+        NEXT_HOPS.get(id)
+    }
+
+    #[inline(always)]
+    fn flow_mask(&self) -> u32 {
+        // Volatile: the loader sets the value, which the compiler does not know.
+        // SAFETY: a valid static, read-only once the program is loaded.
+        unsafe { (&raw const FLOW_MASK).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn flow(&self, slot: u32) -> Option<FlowEntry<'_>> {
+        FLOWS.get(slot).map(FlowEntry::new)
+    }
+
+    #[inline(always)]
+    fn is_resizing(&self) -> bool {
+        RESIZING.get(0).is_some_and(|resizing| resizing.load() != 0)
+    }
+
+    #[inline(always)]
+    fn flow_seed(&self) -> u64 {
+        CONTROL.get(0).map_or(0, |control| control.flow_seed)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> u32 {
+        // SAFETY: takes nothing and returns a number.
+        unsafe { bpf_jiffies64() as u32 }
+    }
+
+    #[inline(always)]
+    fn round_robin_position(&self, service: u32) -> Option<&SharedWord> {
+        ROUND_ROBIN.get(service)
+    }
+
+    #[inline(always)]
+    fn connection_count(&self, backend: u32) -> Option<&SharedWord> {
+        CONNECTIONS.get(backend)
+    }
+
+    #[inline(always)]
+    fn interface_at(&self, slot: u32) -> Option<&Interface> {
+        INTERFACE_TABLE.get(slot)
+    }
+
+    #[inline(always)]
+    fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool {
+        slb_is_own_mac(interface::own_mac_key(ifindex, mac)) != 0
+    }
+
+    #[inline(always)]
+    fn route_to_client(&self, packet: &Packet) -> ClientPath {
+        ClientPath(opaque(slb_route_to_client(self.0, packet)))
+    }
+
+    #[inline(always)]
+    fn redirect(&self, ifindex: u32) -> bool {
+        INTERFACES.redirect(ifindex, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn find_flow(&self, query: &Query, service: u32) -> u32 {
+        let [high, low, end] = query.client.words();
+        slb_find_flow(high, low, end, query.home.into(), service.into()) as u32
+    }
+
+    #[inline(always)]
+    fn find_answered_flow(&self, query: &Query, endpoint: u32) -> u32 {
+        let [high, low, end] = query.client.words();
+        slb_find_answered(high, low, end, query.home.into(), endpoint.into()) as u32
+    }
+
+    #[inline(always)]
+    fn conflicting_flows(&self, query: &Query, service: u32) -> u64 {
+        let [high, low, end] = query.client.words();
+        slb_conflicting_flows(high, low, end, query.home.into(), service.into())
+    }
+
+    #[inline(always)]
+    fn mark_tuples_reused(&self, query: &Query, service: u32, endpoint: u32) {
+        let [high, low, end] = query.client.words();
+        let what = u64::from(endpoint) | u64::from(service) << 32;
+        slb_release_flows(high, low, end, query.home.into(), what);
+    }
+
+    // Opaque: the compiler knows the range of these functions' results, and the verifier does not.
+
+    #[inline(always)]
+    fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> SchedulerResult {
+        SchedulerResult(opaque(slb_server_by_hash(packet, service, conflicts)))
+    }
+
+    #[inline(always)]
+    fn server_by_round_robin(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        conflicts: u64,
+    ) -> SchedulerResult {
+        SchedulerResult(opaque(slb_server_by_round_robin(packet, service, conflicts)))
+    }
+
+    #[inline(always)]
+    fn affinity_server(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> SchedulerResult {
+        SchedulerResult(opaque(slb_affinity_server(packet, service, conflicts)))
+    }
+
+    #[inline(always)]
+    fn set_affinity(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        conflicts: u64,
+        chosen: SchedulerResult,
+    ) -> SchedulerResult {
+        SchedulerResult(opaque(slb_set_affinity(packet, service, conflicts, chosen.0)))
+    }
+
+    #[inline(always)]
+    fn unmatched(&self, packet: &Packet, reason: u32) -> UnmatchedDecision {
+        UnmatchedDecision(opaque(slb_unmatched(packet, reason.into())))
+    }
+
+    #[inline(always)]
+    fn slot_for_flow(&self, home: u32) -> u32 {
+        slb_slot_for_flow(home.into()) as u32
+    }
+
+    #[inline(always)]
+    fn flow_disposition(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        arrival: ClientPath,
+        distance: u32,
+    ) -> PackedDisposition {
+        PackedDisposition(opaque(slb_known_flow(self.0, packet, service, arrival.0, distance.into())))
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, packet: &Packet, service: &IndexEntry, arrival: ClientPath, new: NewFlow) -> bool {
+        slb_enter_flow(self.0, packet, service, arrival.0, new.0) != 0
+    }
+
+    #[inline(always)]
+    fn unfair_slot(&self, home: u32, prefix: u64) -> u32 {
+        slb_unfair_slot(home.into(), prefix) as u32
+    }
+
+    #[inline(always)]
+    fn count(&self, action: Action, reason: u32) {
+        if let Some(totals) = TOTALS.get_ptr_mut(0) {
+            let action = masked::<{ Action::ALL.len() }>(action as u64);
+            let reason = masked::<REASONS>(reason.into());
+            // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
+            unsafe { (*totals).packets[action][reason] += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn may_send(&self, what: GeneratedPacket, hz: u32) -> bool {
+        // SAFETY: as above.
+        TOTALS
+            .get_ptr_mut(0)
+            .is_some_and(|totals| unsafe { (*totals).limits[what as usize].allow(self.now(), hz) })
+    }
+
+    #[inline(always)]
+    fn count_evicted_migrating(&self) {
+        if let Some(totals) = TOTALS.get_ptr_mut(0) {
+            // SAFETY: as above.
+            unsafe { (*totals).evicted_migrating += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn count_evicted(&self, is_assured: bool) {
+        if let Some(totals) = TOTALS.get_ptr_mut(0) {
+            // SAFETY: as above.
+            unsafe {
+                (*totals).evicted += u64::from(!is_assured);
+                (*totals).evicted_assured += u64::from(is_assured);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool) {
+        add(SERVICE_COUNTERS.get_ptr_mut(id), direction, bytes, new_flow);
+    }
+
+    #[inline(always)]
+    fn count_backend(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool) {
+        add(BACKEND_COUNTERS.get_ptr_mut(id), direction, bytes, new_flow);
+    }
+}
+
+#[inline(always)]
+fn add(counters: Option<*mut Counters>, direction: Direction, bytes: usize, new_flow: bool) {
+    let Some(counters) = counters else { return };
+    // SAFETY: this processor's own copy, as above.
+    let counters = unsafe { &mut *counters };
+    match direction {
+        Direction::In => {
+            counters.packets_in += 1;
+            counters.bytes_in += bytes as u64;
+        }
+        Direction::Out => {
+            counters.packets_out += 1;
+            counters.bytes_out += bytes as u64;
+        }
+    }
+    counters.new_flows += u64::from(new_flow);
+}
+
+// BPF subprograms: global functions, which the verifier follows once for any arguments, not once for each caller. Their
+// names are exported for that reason alone.
+
+/// Whether a key is in [`OWN_MACS`]. The key lies in a stack frame of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_is_own_mac(key: u64) -> u64 {
+    // SAFETY: the value is not read.
+    unsafe { OWN_MACS.get(key) }.is_some().into()
+}
+
+/// [`route::to_client`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_route_to_client(ctx: *mut xdp_md, packet: *const Packet) -> u64 {
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    let packet = unsafe { packet.as_ref() };
+    packet.and_then(|packet| route::to_client(ctx, packet)).unwrap_or_default().0
+}
+
+/// [`flows::find`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_find_flow(high: u64, low: u64, end: u64, home: u64, service: u64) -> u64 {
+    flows::find(&query(high, low, end, home), service as u32, &BPF_MAPS).into()
+}
+
+/// [`flows::find_answered`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_find_answered(high: u64, low: u64, end: u64, home: u64, endpoint: u64) -> u64 {
+    flows::find_answered(&query(high, low, end, home), endpoint as u32, &BPF_MAPS).into()
+}
+
+/// [`flows::conflicts`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_conflicting_flows(high: u64, low: u64, end: u64, home: u64, service: u64) -> u64 {
+    flows::conflicts(&query(high, low, end, home), service as u32, &BPF_MAPS)
+}
+
+/// [`flows::mark_tuple_reused`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_release_flows(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
+    flows::mark_tuple_reused(&query(high, low, end, home), (what >> 32) as u32, what as u32, &BPF_MAPS);
+    // A global function must return a number.
+    0
+}
+
+/// Defines a subprogram that takes the packet, its service and numbers.
+macro_rules! scheduling {
+    ($name:ident($($number:ident),+) = $function:path, $($argument:expr),+) => {
+        #[doc = concat!("[`", stringify!($function), "`].")]
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $name(packet: *const Packet, service: *const IndexEntry, $($number: u64),+) -> u64 {
+            // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+            match unsafe { (packet.as_ref(), service.as_ref()) } {
+                (Some(packet), Some(service)) => $function(packet, service, $($argument),+, &BPF_MAPS).0,
+                _ => SchedulerResult::NO_SERVER.0,
+            }
+        }
+    };
+}
+
+scheduling!(slb_server_by_hash(conflicts) = schedule::by_hash, conflicts);
+scheduling!(slb_server_by_round_robin(conflicts) = schedule::by_round_robin, conflicts);
+scheduling!(slb_affinity_server(conflicts) = schedule::affinity_server, conflicts);
+scheduling!(slb_set_affinity(conflicts, chosen) = schedule::set_affinity, conflicts, SchedulerResult(chosen));
+
+/// [`unmatched::decide`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_unmatched(packet: *const Packet, reason: u64) -> u64 {
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    unsafe { packet.as_ref() }.map_or(0, |packet| unmatched::decide(packet, reason as u32, &BPF_MAPS).0)
+}
+
+/// [`flows::find_slot`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_slot_for_flow(home: u64) -> u64 {
+    flows::find_slot(home as u32, &BPF_MAPS).into()
+}
+
+/// [`select::disposition`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_known_flow(
+    ctx: *mut xdp_md,
+    packet: *const Packet,
+    service: *const IndexEntry,
+    arrival: u64,
+    distance: u64,
+) -> u64 {
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    match unsafe { (packet.as_ref(), service.as_ref()) } {
+        (Some(packet), Some(service)) => {
+            select::disposition(packet, service, ClientPath(arrival), distance as u32, &BpfMaps(ctx)).0
+        }
+        _ => PackedDisposition::NO_ENTRY.0,
+    }
+}
+
+/// [`insert::insert`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_enter_flow(
+    ctx: *mut xdp_md,
+    packet: *const Packet,
+    service: *const IndexEntry,
+    arrival: u64,
+    new: u64,
+) -> u64 {
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    match unsafe { (packet.as_ref(), service.as_ref()) } {
+        (Some(packet), Some(service)) => {
+            insert::insert(packet, service, ClientPath(arrival), NewFlow(new), &BpfMaps(ctx)).into()
+        }
+        _ => 0,
+    }
+}
+
+/// [`flows::find_unfair_slot`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_unfair_slot(home: u64, prefix: u64) -> u64 {
+    flows::find_unfair_slot(home as u32, prefix, &BPF_MAPS).into()
+}
+
+#[inline(always)]
+const fn query(high: u64, low: u64, end: u64, home: u64) -> Query {
+    Query { client: Client::from_words([high, low, end]), home: home as u32 }
+}

@@ -1,0 +1,43 @@
+//! Drain deadline and idle timeout of a listener.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use crate::{diagnostic::Diagnostic, field::Checker, model::Protocol, raw};
+
+const CONNECTION_DRAIN: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(900);
+const ESTABLISHED_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(900);
+const DEFAULT_ESTABLISHED_TIMEOUT: Duration = Duration::from_secs(900);
+/// Idle timeout of UDP flows.
+const UDP_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Drain deadline and idle timeout.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    pub(super) connection_drain: Option<Duration>,
+    pub(super) idle_timeout: Duration,
+}
+
+/// Checks drain deadline and idle timeout.
+pub(super) fn build(
+    checker: &mut Checker,
+    raw: &raw::RawListener,
+    protocol: Option<Protocol>,
+) -> Option<Timeouts> {
+    let connection_drain =
+        checker.optional_duration("connection_drain", raw.connection_drain.as_ref(), CONNECTION_DRAIN);
+    let established = raw.established_timeout.as_ref().map_or(Some(DEFAULT_ESTABLISHED_TIMEOUT), |value| {
+        checker.duration("established_timeout", value, ESTABLISHED_TIMEOUT)
+    });
+    if let (Some(value), Some(Protocol::Udp)) = (&raw.established_timeout, protocol) {
+        checker.note(
+            Diagnostic::error(
+                value.span(),
+                "`established_timeout` has no meaning here",
+                "for listeners of TCP: datagram flows are forgotten after 90 s of silence",
+            )
+            .help("remove it"),
+        );
+    }
+    let idle_timeout = if protocol == Some(Protocol::Udp) { UDP_IDLE_TIMEOUT } else { established? };
+    Some(Timeouts { connection_drain: connection_drain?, idle_timeout })
+}

@@ -1,0 +1,78 @@
+//! Hash-function transition: a listener changes between `maglev` and `maglev-client`. Pure.
+//!
+//! For the idle time every flow is tracked. Mid-stream packets without an entry follow the old hash. After the idle
+//! time no untracked flow of the old hash is left.
+
+use slb_common::abi::service::{Service, mode, policy};
+
+/// Seconds that a change may take until it is active.
+const SLACK: u32 = 10;
+
+/// Returns the policy of a service, the start of its transition (0 for none) and the end of it. `actual` is its actual
+/// entry and `configured` its configured policy. `idle` is the idle timeout in seconds. `now` and both times are seconds
+/// since boot.
+pub(super) fn hash_transition(
+    actual: Option<&Service>,
+    configured: u32,
+    mode: u8,
+    idle: u32,
+    now: u32,
+) -> (u32, u32, Option<u32>) {
+    // In mode `nat` every flow is tracked anyway.
+    let Some(actual) = actual.filter(|actual| mode != mode::NAT && actual.mode != mode::NAT) else {
+        return (configured, 0, None);
+    };
+    let has_changed = (actual.policy ^ configured) & policy::BY_CLIENT != 0;
+    let since = if has_changed { now } else { actual.hash_changed_at };
+    let end = since + idle + SLACK;
+    if since == 0 || now >= end {
+        return (configured, 0, None);
+    }
+    let was_other = actual.policy & policy::HASH_TRANSITION != 0;
+    let other = if was_other == has_changed { 0 } else { policy::HASH_TRANSITION };
+    (configured | policy::TRACK | other, since, Some(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: u32 = 900;
+    const BY_FLOW: u32 = 0;
+    const BY_CLIENT: u32 = policy::BY_CLIENT;
+    const OTHER: u32 = policy::TRACK | policy::HASH_TRANSITION;
+
+    fn actual(policy: u32, hash_changed_at: u32) -> Service {
+        Service { policy, hash_changed_at, mode: mode::DSR, ..Service::default() }
+    }
+
+    fn next(actual: &Service, configured: u32, now: u32) -> (u32, u32, Option<u32>) {
+        hash_transition(Some(actual), configured, mode::DSR, IDLE, now)
+    }
+
+    #[test]
+    fn hash_transition_lasts_for_the_idle_timeout() {
+        let (policy, since, end) = next(&actual(BY_FLOW, 0), BY_CLIENT, 100);
+        assert_eq!((policy, since, end), (BY_CLIENT | OTHER, 100, Some(1010)));
+        let during = actual(policy, since);
+        assert_eq!(next(&during, BY_CLIENT, 1009), (BY_CLIENT | OTHER, 100, Some(1010)));
+        assert_eq!(next(&during, BY_CLIENT, 1010), (BY_CLIENT, 0, None));
+    }
+
+    #[test]
+    fn hash_change_during_a_transition_leaves_all_flows_tracked() {
+        let during = actual(BY_CLIENT | OTHER, 100);
+        assert_eq!(next(&during, BY_FLOW, 300), (policy::TRACK, 300, Some(1210)));
+        assert_eq!(next(&actual(policy::TRACK, 300), BY_CLIENT, 400).0, BY_CLIENT | OTHER);
+    }
+
+    #[test]
+    fn no_hash_transition_without_change_or_in_mode_nat() {
+        assert_eq!(next(&actual(BY_CLIENT, 0), BY_CLIENT, 100), (BY_CLIENT, 0, None));
+        assert_eq!(hash_transition(None, BY_CLIENT, mode::DSR, IDLE, 100), (BY_CLIENT, 0, None));
+        assert_eq!(
+            hash_transition(Some(&actual(BY_FLOW, 0)), BY_CLIENT, mode::NAT, IDLE, 100),
+            (BY_CLIENT, 0, None)
+        );
+    }
+}

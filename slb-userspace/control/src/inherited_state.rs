@@ -1,0 +1,59 @@
+//! What a starting daemon reads from the maps of an earlier one. Pure.
+//!
+//! Until the first probes and neighbour entries arrive, the last known state remains valid. A restart moves no flow and
+//! empties no table.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use slb_common::abi::backend::{Backend, NextHop};
+
+use super::{
+    desired::HealthVerdict,
+    ids::key_of,
+    listener_servers::{ServerGroups, running},
+};
+use crate::dataplane::state::{MapState, backend_address, to_ip};
+use crate::inputs::Target;
+use slb_config::model::Config;
+
+/// Last health results of each listener's servers. A server that was unchecked counts as healthy until its first probe.
+pub fn health(config: &Config, actual: &MapState) -> BTreeMap<Target, HealthVerdict> {
+    let tables: BTreeMap<_, u32> =
+        actual.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
+    let before: BTreeMap<(u32, SocketAddr), bool> = actual
+        .backends
+        .values()
+        .filter(|backend| backend.flags & Backend::REMOVED == 0 && backend.health != Backend::HEALTH_UNKNOWN)
+        .map(|backend| {
+            ((backend.lookup_table, backend_address(backend)), backend.health != Backend::HEALTH_UNHEALTHY)
+        })
+        .collect();
+    let members = ServerGroups::of(config);
+    let mut health = BTreeMap::new();
+    for (balancer, listener) in running(config) {
+        for address in &balancer.addresses {
+            let key = (*address, listener.port, listener.protocol.number());
+            let Some(&table) = tables.get(&key) else { continue };
+            for server in members.servers_behind(balancer, listener).servers.iter().filter(|s| s.is_checked) {
+                if let Some(&healthy) = before.get(&(table, server.address))
+                    && let Some(target) = Target::of(balancer, listener, server.address)
+                {
+                    health.insert(target, HealthVerdict { healthy, detail: None });
+                }
+            }
+        }
+    }
+    health
+}
+
+/// Next hops in the maps, by server address.
+pub fn next_hops(actual: &MapState) -> BTreeMap<IpAddr, NextHop> {
+    actual
+        .backends
+        .values()
+        .filter_map(|backend| Some((to_ip(&backend.address), *actual.next_hops.get(&backend.next_hop)?)))
+        .collect()
+}

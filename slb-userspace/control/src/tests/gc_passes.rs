@@ -1,0 +1,81 @@
+//! Flow-table GC passes.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{World, backend, flow, group};
+use crate::dataplane::state::TABLE_BATCH;
+use slb_config::{model::Config, samples::forwarding};
+
+/// Groups of two servers, each behind its own listener.
+fn groups(number: usize) -> Config {
+    let listeners: String = (0..number)
+        .map(|n| {
+            format!(
+                "[[load_balancer]]\nname = \"b{n}\"\naddresses = [\"192.0.2.{n}\"]\n[[load_balancer.listener]]\n\
+                 name = \"l\"\nprotocol = \"tcp\"\nport = 80\nmode = \"dsr\"\nserver_group = \"g{n}\"\n"
+            )
+        })
+        .collect();
+    let groups: String = (0..number)
+        .map(|n| {
+            format!(
+                "[[server_group]]\nname = \"g{n}\"\ntable_size = 251\nservers = [\
+                 {{ address = \"10.0.0.1\", port = 80 }}, {{ address = \"10.0.0.2\", port = 80 }}]\n"
+            )
+        })
+        .collect();
+    forwarding(&(listeners + &groups))
+}
+
+#[test]
+fn gc_pass_takes_tables_in_batches_and_waits_for_unread_entries() {
+    let config = groups(TABLE_BATCH + 1);
+    let mut world = World::new();
+    world.all_healthy(&config);
+    world.reconcile(&config).unwrap();
+    assert!(!world.reconciler.has_migrating_slots());
+    world.reconciler.plane_mut().gc_passes = 0;
+    world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
+    assert_eq!(world.reconciler.plane_mut().gc_passes, 1, "flows are looked at whatever changes hands");
+    world.set_health(2, false);
+    let state = world.reconcile(&config).unwrap();
+    assert!(state.tables.values().all(|table| table.current_backends.is_none()), "they take too much room");
+    let moved = world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().moved;
+    assert!(moved > TABLE_BATCH);
+    assert_eq!(world.reconciler.plane_mut().gc_passes, 2, "nothing is due: one look");
+
+    world.now += Duration::from_secs(800);
+    world.reconciler.plane_mut().evictions += 1;
+    world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
+    world.now += Duration::from_secs(905);
+    assert_eq!(
+        world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().moved,
+        moved,
+        "what was forgotten may come back"
+    );
+    world.now += Duration::from_secs(10);
+    world.reconciler.plane_mut().gc_passes = 0;
+    let mut sweep = |unread| {
+        world.reconciler.plane_mut().unread = unread;
+        world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().moved
+    };
+    assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
+    assert_eq!(sweep(0), moved, "owners become keepers first");
+    assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
+    assert_eq!(sweep(0), 0);
+    assert_eq!(world.reconciler.plane_mut().gc_passes, 8, "one look for each part");
+    let actual = world.reconciler.actual().unwrap().clone();
+    assert_eq!(world.reconciler.plane_mut().state, actual);
+}
+
+/// A failed resize leaves a table whose size differs from the configured one.
+#[test]
+fn gc_pass_counts_entries_of_the_active_flow_table() {
+    let config = group(&[(1, 100)]);
+    let mut world = World::new();
+    world.all_healthy(&config);
+    let state = world.reconcile(&config).unwrap();
+    world.reconciler.plane_mut().flows = vec![flow(&state, 80, backend(&state, 1).1.handle); 3];
+    assert_ne!(config.daemon.flow_table_entries, 3);
+    assert_eq!(world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().entries, 3);
+}
