@@ -147,18 +147,23 @@ impl Daemon {
             outages: OutageTracker::default(),
             drains: DrainTracker::default(),
         };
+        daemon.warm_up(sockets, pins).await?;
+        Ok(daemon)
+    }
+
+    /// Waits for the first results, serves the API, and applies the configuration.
+    async fn warm_up(&mut self, sockets: Sockets, pins: &Pins) -> Result<()> {
         // Results that arrive in time save a second change. They also keep the first healthy server from receiving all
         // the load.
-        let config = daemon.config.clone();
-        daemon.process_events_until(targets(&config), destinations(&config), FIRST_WAIT).await;
-        daemon.serve(sockets, pins)?;
-        daemon.wait_for_replacements().await?;
-        if let Err(error) = daemon.run_gc_pass() {
+        let config = self.config.clone();
+        self.process_events_until(targets(&config), destinations(&config), FIRST_WAIT).await;
+        self.serve(sockets, pins)?;
+        self.wait_for_replacements().await?;
+        if let Err(error) = self.run_gc_pass() {
             // The pass is retried later. What can be forwarded is forwarded meanwhile.
             tracing::error!(error = format!("{error:#}"), "flow-table pass failed; retrying");
         }
-        daemon.apply_without_gc()?;
-        Ok(daemon)
+        self.apply_without_gc()
     }
 
     /// Serves the API once the first snapshot is published.

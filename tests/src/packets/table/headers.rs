@@ -3,7 +3,7 @@
 use slb_common::abi::stats::Reason;
 
 use crate::packets::{
-    frames::{Frame, echo, flag, number, other, tcp, udp},
+    frames::{Builder, Frame, echo, flag, number, other, tcp, udp},
     icmp::IcmpCause,
     scenario::{Expect, FlowKind, Scenario},
     world::*,
@@ -94,25 +94,28 @@ fn ipv4() -> Vec<Scenario> {
 }
 
 fn ipv6() -> Vec<Scenario> {
-    let ours = || tcp(CLIENT6, HTTP6.at, flag::SYN);
-    let others = || tcp(CLIENT6, WEB6.at, flag::SYN);
+    let mut cases = ipv6_header();
+    cases.extend(ipv6_extension_headers());
+    cases.extend(ipv4_mapped());
+    cases.push(mapped_answer());
+    cases
+}
+
+/// A SYN of an IPv6 client to a VIP.
+fn ours6() -> Builder {
+    tcp(CLIENT6, HTTP6.at, flag::SYN)
+}
+
+/// A SYN of an IPv6 client to an address that is no VIP.
+fn others6() -> Builder {
+    tcp(CLIENT6, WEB6.at, flag::SYN)
+}
+
+fn ipv6_header() -> Vec<Scenario> {
     let both = |name, change: fn(Frame) -> Frame, reason| {
-        refused(name, change(ours().build()), change(others().build()), reason)
+        refused(name, change(ours6().build()), change(others6().build()), reason)
     };
-    let (hop, destination, routing) = (number::HOP_BY_HOP, number::DESTINATION_OPTIONS, number::ROUTING);
-    let six = || (0..6).fold(ours(), |frame, _| frame.extension(destination, 1));
-    let mapped = |source: bool, destination: bool| {
-        let prefix = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-        let mut frame = ours().build();
-        if source {
-            frame = frame.network(8, &prefix).network(20, &[203, 0, 113, 7]);
-        }
-        if destination {
-            frame = frame.network(24, &prefix).network(36, &[198, 51, 100, 10]);
-        }
-        frame.sound()
-    };
-    let mut cases = vec![
+    vec![
         both("IPv6: version 4", |f| f.network(0, &[0x42]), Reason::BadHeader),
         both(
             "IPv6: payload beyond the frame",
@@ -120,16 +123,25 @@ fn ipv6() -> Vec<Scenario> {
             Reason::BadLength,
         ),
         Scenario::new("IPv6: traffic class and flow label")
-            .frame(ours().build().network(0, &[0x6f, 0xff, 0xff, 0xff]).sound(), TO6),
-        Scenario::new("IPv6: trailing padding").frame(ours().padding(33).build(), TO6),
-        Scenario::new("IPv6: hop-by-hop options").frame(ours().extension(hop, 1).build(), TO6),
-        Scenario::new("IPv6: destination options").frame(ours().extension(destination, 3).build(), TO6),
+            .frame(ours6().build().network(0, &[0x6f, 0xff, 0xff, 0xff]).sound(), TO6),
+        Scenario::new("IPv6: trailing padding").frame(ours6().padding(33).build(), TO6),
+    ]
+}
+
+fn ipv6_extension_headers() -> Vec<Scenario> {
+    let (hop, destination, routing) = (number::HOP_BY_HOP, number::DESTINATION_OPTIONS, number::ROUTING);
+    let six = || (0..6).fold(ours6(), |frame, _| frame.extension(destination, 1));
+    vec![
+        Scenario::new("IPv6: hop-by-hop options").frame(ours6().extension(hop, 1).build(), TO6),
+        Scenario::new("IPv6: destination options").frame(ours6().extension(destination, 3).build(), TO6),
         Scenario::new("IPv6: a routing header without segments left")
-            .frame(ours().extension(routing, 3).build(), TO6),
-        Scenario::new("IPv6: a routing header with segments left")
-            .frame(ours().extension(routing, 3).build().network(43, &[1]), Expect::Drop(Reason::SourceRoute)),
+            .frame(ours6().extension(routing, 3).build(), TO6),
+        Scenario::new("IPv6: a routing header with segments left").frame(
+            ours6().extension(routing, 3).build().network(43, &[1]),
+            Expect::Drop(Reason::SourceRoute),
+        ),
         Scenario::new("IPv6: several extension headers").frame(
-            ours()
+            ours6()
                 .extension(hop, 1)
                 .extension(destination, 2)
                 .extension(routing, 1)
@@ -145,18 +157,18 @@ fn ipv6() -> Vec<Scenario> {
         Scenario::new("IPv6: seven extension headers")
             .frame(six().extension(destination, 1).build(), Expect::Drop(Reason::ExtensionHeaders)),
         Scenario::new("IPv6: seven extension headers, not ours").frame(
-            (0..7).fold(others(), |frame, _| frame.extension(destination, 1)).build(),
+            (0..7).fold(others6(), |frame, _| frame.extension(destination, 1)).build(),
             Expect::Pass(Reason::ExtensionHeaders),
         ),
         Scenario::new("IPv6: 256 bytes of extension headers")
-            .frame(ours().extension(destination, 32).build(), TO6),
+            .frame(ours6().extension(destination, 32).build(), TO6),
         Scenario::new("IPv6: 264 bytes of extension headers")
-            .frame(ours().extension(destination, 33).build(), Expect::Drop(Reason::ExtensionHeaders)),
+            .frame(ours6().extension(destination, 33).build(), Expect::Drop(Reason::ExtensionHeaders)),
         Scenario::new("IPv6: the longest extension header")
-            .frame(ours().extension(destination, 256).build(), Expect::Drop(Reason::ExtensionHeaders)),
+            .frame(ours6().extension(destination, 256).build(), Expect::Drop(Reason::ExtensionHeaders)),
         Scenario::new("IPv6: an extension header longer than the packet")
             .frame(
-                ours()
+                ours6()
                     .extension(destination, 1)
                     .build()
                     .patch(|f| f.bytes[f.network + 41] = 20)
@@ -164,18 +176,22 @@ fn ipv6() -> Vec<Scenario> {
                 Expect::Drop(Reason::BadLength),
             )
             .frame(
-                ours().extension(destination, 1).padding(300).build().patch(|f| f.bytes[f.network + 41] = 20),
+                ours6()
+                    .extension(destination, 1)
+                    .padding(300)
+                    .build()
+                    .patch(|f| f.bytes[f.network + 41] = 20),
                 Expect::Drop(Reason::BadLength),
             ),
         Scenario::new("IPv6: extension header beyond the payload length").frame(
-            ours().extension(destination, 1).build().network(4, &[0, 4]),
+            ours6().extension(destination, 1).build().network(4, &[0, 4]),
             Expect::Drop(Reason::BadLength),
         ),
         Scenario::new("IPv6: fragments")
-            .frame(ours().extension(number::FRAGMENT, 1).build(), Expect::Drop(Reason::Fragment))
-            .frame(others().extension(number::FRAGMENT, 1).build(), Expect::Pass(Reason::Fragment))
+            .frame(ours6().extension(number::FRAGMENT, 1).build(), Expect::Drop(Reason::Fragment))
+            .frame(others6().extension(number::FRAGMENT, 1).build(), Expect::Pass(Reason::Fragment))
             .frame(
-                ours().extension(hop, 1).extension(number::FRAGMENT, 1).build(),
+                ours6().extension(hop, 1).extension(number::FRAGMENT, 1).build(),
                 Expect::Drop(Reason::Fragment),
             )
             .frame(six().extension(number::FRAGMENT, 1).build(), Expect::Drop(Reason::Fragment)),
@@ -183,19 +199,30 @@ fn ipv6() -> Vec<Scenario> {
             other(CLIENT6.ip(), VIP6, 51, &[6, 4, 0, 0, 0, 0, 0, 0]).build(),
             Expect::IcmpError(IcmpCause::NoProtocol),
         ),
-    ];
+    ]
+}
+
+fn ipv4_mapped() -> Vec<Scenario> {
+    let mapped = |source: bool, destination: bool| {
+        let prefix = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+        let mut frame = ours6().build();
+        if source {
+            frame = frame.network(8, &prefix).network(20, &[203, 0, 113, 7]);
+        }
+        if destination {
+            frame = frame.network(24, &prefix).network(36, &[198, 51, 100, 10]);
+        }
+        frame.sound()
+    };
     // No packet carries such addresses (RFC 4942, 2.2). SLB keeps IPv4 addresses in this form.
-    for (name, source, destination) in
-        [("source", true, false), ("destination", false, true), ("source and destination", true, true)]
-    {
-        cases.push(
+    [("source", true, false), ("destination", false, true), ("source and destination", true, true)]
+        .into_iter()
+        .map(|(name, source, destination)| {
             Scenario::new(format!("IPv6: an IPv4-mapped {name}"))
                 .frame(mapped(source, destination), Expect::Pass(Reason::NotOurs))
-                .frame(mapped(source, destination).transport(12, &[0]), Expect::Pass(Reason::NotOurs)),
-        );
-    }
-    cases.push(mapped_answer());
-    cases
+                .frame(mapped(source, destination).transport(12, &[0]), Expect::Pass(Reason::NotOurs))
+        })
+        .collect()
 }
 
 /// An IPv6 frame whose addresses are the two ends of an IPv4 flow, as IPv4-mapped addresses.
