@@ -10,17 +10,23 @@
 //! - A frame that is passed has not been changed.
 //! - A frame that is sent on is changed only after every check that could refuse it.
 //! - Every call counts the frame under exactly one action and one reason.
-//! - Maps and kernel helpers are reached through [`map_access::Maps`] alone.
+//! - Maps and kernel helpers are reached through [`maps::Maps`] alone, BPF subprograms through the traits above it:
+//!   [`flow_calls`], [`schedule_calls`], [`path_calls`].
 
+pub mod flow_calls;
 #[cfg(any(test, feature = "user"))]
 pub mod flow_gc;
 pub mod flows;
+pub mod frame_calls;
 pub mod icmp_error;
 pub mod insert;
 pub mod ipip;
-pub mod map_access;
+pub mod maps;
+pub mod path_calls;
 pub mod reset;
 pub mod schedule;
+pub mod schedule_calls;
+pub mod tracked;
 pub mod unmatched;
 
 mod client_path;
@@ -28,7 +34,7 @@ mod echo;
 mod nat;
 mod refusal;
 mod reply;
-pub mod select;
+mod select;
 pub mod sequence_numbers;
 mod slots;
 
@@ -50,11 +56,14 @@ use crate::{
         parse::{Packet, plain_ipv4, plain_ipv6},
     },
 };
+use frame_calls::{FrameCalls, Parsed};
 use icmp_error::{IcmpError, IcmpMessage};
-use map_access::{Direction, FrameCalls, Maps, Parsed};
+use maps::{Direction, Maps};
+use path_calls::PathCalls;
 use refusal::{Refusal, UNMATCHED, drop, pass};
 use reply::{Reply, ReplyDisposition};
-use select::{Request, Selection, UntrackedSelection};
+use select::{FastSelection, UntrackedSelection};
+use tracked::{Request, Selection};
 
 /// What the program does with the frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +80,7 @@ pub enum Verdict {
 
 /// Decides on a frame that arrived on the interface `ifindex`, and rewrites it for the verdict.
 #[inline(always)]
-pub fn process<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Verdict {
+pub fn process<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Verdict {
     match fast(head, ifindex, maps) {
         Some(verdict) => verdict,
         None => slow(head, ifindex, maps),
@@ -80,14 +89,14 @@ pub fn process<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> 
 
 /// The fast path of [`process`]. Returns `None` where the slow path must decide; the frame is unchanged then.
 #[inline(always)]
-pub fn fast<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Option<Verdict> {
+pub fn fast<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Option<Verdict> {
     let decided = decide_fast(head, ifindex, maps).transpose()?;
     Some(count(decided, maps))
 }
 
 /// The slow path of [`process`], which decides on every frame.
 #[inline(always)]
-pub fn slow<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Verdict {
+pub fn slow<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Verdict {
     count(decide_slow(head, ifindex, maps), maps)
 }
 
@@ -114,7 +123,7 @@ struct Egress {
 }
 
 #[inline(always)]
-fn decide_fast<G: FrameCalls, T: Maps>(
+fn decide_fast<G: FrameCalls, T: PathCalls>(
     head: &mut G,
     ifindex: u32,
     maps: &T,
@@ -151,7 +160,7 @@ fn decide_fast<G: FrameCalls, T: Maps>(
 }
 
 #[inline(always)]
-fn decide_slow<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
+fn decide_slow<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
     let Some(index) = maps.index() else { return Err(pass(Reason::NotOurs)) };
     let roles = maps.interface(ifindex).map_or(0, Interface::flags);
     let slow_path = PacketPath::<T, false> { ifindex, roles, index, maps };
@@ -187,7 +196,7 @@ struct PacketPath<'t, T, const FAST: bool> {
     maps: &'t T,
 }
 
-impl<T: Maps, const FAST: bool> PacketPath<'_, T, FAST> {
+impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
     /// Decides on a TCP or UDP packet; `None` where the slow path must decide.
     #[inline(always)]
     fn flow<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Option<Egress>, Refusal> {
@@ -247,14 +256,18 @@ impl<T: Maps, const FAST: bool> PacketPath<'_, T, FAST> {
             Ok(UntrackedSelection::Selection(selection)) if FAST => {
                 return self.forward(head, packet, sender, service, mode, &selection);
             }
-            Ok(UntrackedSelection::Selection(selection)) => Ok(Some(selection)),
+            Ok(UntrackedSelection::Selection(selection)) => Ok(selection),
             Ok(UntrackedSelection::Slow) => return Ok(None),
-            Ok(UntrackedSelection::Tracked) => select::select_tracked::<FAST, T>(&request, &frame),
+            Ok(UntrackedSelection::Tracked) if FAST => match select::select_tracked_fast(&request, &frame) {
+                Ok(FastSelection::Done(selection)) => Ok(selection),
+                Ok(FastSelection::Decline) => return Ok(None),
+                Err(reason) => Err(reason),
+            },
+            Ok(UntrackedSelection::Tracked) => select::select_tracked(&request),
             Err(reason) => Err(reason),
         };
         match selection {
-            Ok(Some(selection)) => self.forward(head, packet, sender, service, mode, &selection),
-            Ok(None) => Ok(None),
+            Ok(selection) => self.forward(head, packet, sender, service, mode, &selection),
             Err(Reason::Reset) => Self::refuse_with_rst(),
             Err(reason) => Err(reason.into()),
         }

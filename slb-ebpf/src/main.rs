@@ -2,10 +2,10 @@
 #![no_std]
 #![no_main]
 
-mod map_access;
 mod maps;
 mod route;
 mod runtime;
+mod subprograms;
 
 use aya_ebpf::{
     bindings::{xdp_action, xdp_md},
@@ -13,7 +13,6 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
-use map_access::BpfMaps;
 use maps::{PACKET, PROGRAMS};
 use slb_common::{
     abi::{
@@ -22,8 +21,9 @@ use slb_common::{
     },
     datapath::{
         Verdict, fast,
+        frame_calls::{FrameCalls, Parsed},
         icmp_error::{self, IcmpMessage},
-        map_access::{FrameCalls, Maps as _, Parsed},
+        maps::Maps as _,
         reset, slow,
     },
     net::{
@@ -33,6 +33,7 @@ use slb_common::{
     },
     opaque::opaque,
 };
+use subprograms::BpfMaps;
 
 /// The kernel's context of one run, and so its frame.
 struct Context(*mut xdp_md);

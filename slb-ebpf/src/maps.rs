@@ -18,8 +18,6 @@ use slb_common::abi::{
 };
 use slb_common::net::parse::Packet;
 
-use crate::route::FibLookup;
-
 /// BPF_F_MMAPABLE: the daemon reads entries without a system call for each. Entries lie on cache lines of their own.
 const MMAPABLE: usize = 1 << 10;
 
@@ -67,9 +65,6 @@ pub(crate) static OWN_MACS: HashMap<u64, u64, { MAX_OWN_MACS as usize }> = HashM
 /// The parsed packet of the current frame, per processor.
 #[btf_map]
 pub(crate) static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
-/// Argument and result of a route lookup, per processor.
-#[btf_map]
-pub(crate) static ROUTE: PerCpuArray<FibLookup, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 #[btf_map]

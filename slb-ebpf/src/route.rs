@@ -1,12 +1,14 @@
 //! Looks up the kernel's route to a client.
 
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_fib_lookup};
+use aya_ebpf::{
+    bindings::xdp_md, btf_maps::PerCpuArray, helpers::generated::bpf_fib_lookup, macros::btf_map,
+};
 use slb_common::{
     abi::{flow::ClientPath, interface::slot},
     net::parse::Packet,
 };
 
-use crate::maps::{INTERFACE_TABLE, ROUTE};
+use crate::maps::INTERFACE_TABLE;
 
 /// Index of `lo` in each network namespace: the lookup is that of a packet of this host. The kernel answers lookups
 /// only for interfaces with forwarding, which the daemon enables for this one.
@@ -20,7 +22,7 @@ const NO_NEIGHBOUR: i64 = 7;
 
 /// `struct bpf_fib_lookup`: argument and result of the lookup.
 #[repr(C)]
-pub(crate) struct FibLookup {
+struct FibLookup {
     family: u8,
     protocol: u8,
     source_port: u16,
@@ -41,8 +43,12 @@ pub(crate) struct FibLookup {
 
 const _: () = assert!(size_of::<FibLookup>() == 64);
 
+/// Argument and result of a route lookup, per processor.
+#[btf_map]
+static ROUTE: PerCpuArray<FibLookup, 1> = PerCpuArray::new();
+
 /// The client path for replies to a packet, as
-/// [`Maps::route_to_client`](slb_common::datapath::map_access::Maps::route_to_client) returns it; `None` for 0.
+/// [`Maps::route_to_client`](slb_common::datapath::maps::Maps::route_to_client) returns it; `None` for 0.
 #[inline(always)]
 pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet) -> Option<ClientPath> {
     let value = ROUTE.get_ptr_mut(0)?;

@@ -12,6 +12,7 @@ mod outages;
 mod ports;
 mod reconfiguration;
 mod reconfigure;
+mod replies;
 mod route_lookups;
 mod seed;
 mod signals;

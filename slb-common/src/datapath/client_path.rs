@@ -4,7 +4,7 @@
 //! The slow path looks the route up (`bpf_fib_lookup`) when a flow begins, and when its packets arrive from elsewhere.
 //! While a client is silent, the daemon updates the entry from the kernel's routes and neighbours.
 
-use super::map_access::Maps;
+use super::maps::Maps;
 use crate::abi::flow::ClientPath;
 
 /// The path to a client. `route` is the kernel's: 0 if packets can take no route, hardware address 0 while the

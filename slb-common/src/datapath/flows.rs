@@ -1,11 +1,11 @@
 //! The flow table on the packet path: lookup, insert and eviction.
 //!
 //! The searches of the slow path are BPF subprograms, which the verifier follows once: [`find`], [`find_answered`],
-//! [`conflicts`], [`mark_tuple_reused`], [`find_slot`] and [`find_unfair_slot`]. [`Maps`] calls them. They take and return numbers only.
+//! [`conflicts`], [`mark_tuple_reused`], [`find_slot`] and [`find_unfair_slot`]. [`FlowCalls`](super::flow_calls::FlowCalls) calls them. They take and return numbers only.
 
 mod eviction;
 
-use super::map_access::Maps;
+use super::maps::Maps;
 use crate::{
     abi::{
         Handle,
@@ -207,34 +207,11 @@ impl<'t, T: Maps> Flows<'t, T> {
         if sequence_word.is_used() { Some(EntrySnapshot { entry, sequence_word, flow }) } else { None }
     }
 
-    /// Inserts a flow that has no entry; `idle` is in [`idle_units`](crate::abi::flow::idle_units). Another processor
-    /// may lock the same slot first. That counts as [`Insertion::Full`]: it is too rare for a second search.
+    /// Inserts a flow that has no entry; `idle` is in [`idle_units`](crate::abi::flow::idle_units). `distance` is that of
+    /// the slot from the home bucket ([`find_slot`]; if `is_unfair`, [`find_unfair_slot`]). Another processor may lock
+    /// the slot first. That counts as [`Insertion::Full`]: it is too rare for a second search.
     #[inline(always)]
-    pub(super) fn insert_entry(&self, query: &Query, flow: &Flow, bits: u32, idle: u8) -> Insertion {
-        self.insert_entry_at(self.maps.slot_for_flow(query.home), false, query, flow, bits, idle)
-    }
-
-    /// As [`Self::insert_entry`], in the slot of a client with far more than its share of the neighbourhood ([`find_unfair_slot`]).
-    #[inline(always)]
-    pub(super) fn insert_entry_by_fairness(
-        &self,
-        query: &Query,
-        flow: &Flow,
-        bits: u32,
-        idle: u8,
-    ) -> Insertion {
-        self.insert_entry_at(
-            self.maps.unfair_slot(query.home, query.client.prefix()),
-            true,
-            query,
-            flow,
-            bits,
-            idle,
-        )
-    }
-
-    #[inline(always)]
-    fn insert_entry_at(
+    pub(super) fn insert_entry(
         &self,
         distance: u32,
         is_unfair: bool,

@@ -2,8 +2,8 @@
 
 use super::{
     client_path,
-    flows::{Flows, Insertion, Query},
-    map_access::Maps,
+    flow_calls::FlowCalls,
+    flows::{Flows, Insertion},
     sequence_numbers::Segment,
 };
 use crate::{
@@ -50,7 +50,7 @@ impl NewFlow {
 /// Inserts the flow of a client's packet; `false` if the table has no slot for it. `arrival` is where the packet came
 /// from.
 #[inline(always)]
-pub fn insert<T: Maps>(
+pub fn insert<T: FlowCalls>(
     packet: &Packet,
     service: &IndexEntry,
     arrival: ClientPath,
@@ -79,7 +79,15 @@ pub fn insert<T: Maps>(
     // silent for long.
     let is_short = sees_replies && bits & state::PICKED_UP == 0 && service.idle > UNASSURED;
     let idle = if is_short { UNASSURED } else { service.idle };
-    insert_entry(&flows, &query, new.distance(), &flow, bits, idle, sees_replies) == Insertion::Done
+    let mut insertion = match flows.read(&query, new.distance()) {
+        Some(found) => return flows.replace(&found, &query, &flow, bits, idle) == Insertion::Done,
+        None => flows.insert_entry(maps.slot_for_flow(query.home), false, &query, &flow, bits, idle),
+    };
+    if insertion == Insertion::Full && sees_replies {
+        let distance = maps.unfair_slot(query.home, query.client.prefix());
+        insertion = flows.insert_entry(distance, true, &query, &flow, bits, idle);
+    }
+    insertion == Insertion::Done
 }
 
 #[inline(always)]
@@ -101,25 +109,4 @@ const fn bits(packet: &Packet, sees_replies: bool, is_finished: bool) -> u32 {
     let finished = if is_finished { state::RESET } else { 0 };
     let fin = if packet.flags.fin() { state::CLIENT_FIN } else { 0 };
     fin | finished | if is_pickup { state::PICKED_UP } else { 0 }
-}
-
-#[inline(always)]
-fn insert_entry<T: Maps>(
-    flows: &Flows<'_, T>,
-    query: &Query,
-    distance: u32,
-    flow: &Flow,
-    bits: u32,
-    idle: u8,
-    sees_replies: bool,
-) -> Insertion {
-    if let Some(found) = flows.read(query, distance) {
-        return flows.replace(&found, query, flow, bits, idle);
-    }
-    let insert_entry = flows.insert_entry(query, flow, bits, idle);
-    if insert_entry == Insertion::Full && sees_replies {
-        flows.insert_entry_by_fairness(query, flow, bits, idle)
-    } else {
-        insert_entry
-    }
 }

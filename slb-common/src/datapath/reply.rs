@@ -4,10 +4,10 @@
 //! a connection, and its segments advance the sequence numbers of both sides.
 
 use super::{
+    flow_calls::FlowCalls,
     flows::{EntrySnapshot, FAR, Flows, Query},
-    map_access::Maps,
-    select::update_connection_count,
     sequence_numbers::{Segment, after_server},
+    tracked::update_connection_count,
 };
 use crate::{
     abi::{
@@ -45,7 +45,7 @@ pub(super) enum ReplyDisposition<'t> {
 
 /// Finds the flow that a server's packet answers. `ifindex` is the interface that the packet arrived on.
 #[inline(always)]
-pub(super) fn to_client<'t, const FAST: bool, T: Maps>(
+pub(super) fn to_client<'t, const FAST: bool, T: FlowCalls>(
     packet: &Packet,
     ifindex: u32,
     index: &ServiceIndex,
@@ -76,7 +76,7 @@ pub(super) fn to_client<'t, const FAST: bool, T: Maps>(
 }
 
 #[inline(always)]
-fn reply<'t, const FAST: bool, T: Maps>(
+fn reply<'t, const FAST: bool, T: FlowCalls>(
     packet: &Packet,
     ifindex: u32,
     flows: &Flows<'t, T>,
@@ -153,7 +153,7 @@ fn reply<'t, const FAST: bool, T: Maps>(
 
 /// Whether a server's packets may arrive on this interface: that of its next hop, or one with the role `server` alone.
 #[inline(always)]
-fn is_path_from<T: Maps>(backend: &Backend, ifindex: u32, maps: &T) -> bool {
+fn is_path_from<T: FlowCalls>(backend: &Backend, ifindex: u32, maps: &T) -> bool {
     let Some(hop) = maps.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0) else { return true };
     if hop.ifindex == ifindex {
         return true;
@@ -236,7 +236,11 @@ const fn after_syn(was: u32, numbers: SequenceNumbers, segment: &Segment) -> Flo
 
 /// Whether a server's segment shows that the connection has survived a RST.
 #[inline(always)]
-fn continues_after_reset<T: Maps>(packet: &Packet, found: &EntrySnapshot<'_>, flows: &Flows<'_, T>) -> bool {
+fn continues_after_reset<T: FlowCalls>(
+    packet: &Packet,
+    found: &EntrySnapshot<'_>,
+    flows: &Flows<'_, T>,
+) -> bool {
     let SequenceNumbers { client, server } = found.flow.numbers;
     let is_plausible = Segment::of(packet).is_plausible(server, client);
     is_plausible && !packet.flags.syn() && !packet.flags.rst() && flows.survives_reset(found)

@@ -8,8 +8,8 @@
 //! - least connections: of the servers of the next slots, the one with the fewest connections for its weight
 
 use super::{
+    flow_calls::FlowCalls,
     flows::{Conflicts, EntrySnapshot, Flows, Query},
-    map_access::Maps,
     slots::{current_backend, previous_backend},
 };
 use crate::{
@@ -80,7 +80,7 @@ impl SchedulerResult {
 
     /// Whether the server is its slot's previous backend.
     #[inline(always)]
-    const fn is_previous_backend(self) -> bool {
+    pub(super) const fn is_previous_backend(self) -> bool {
         let server = self.0 & Self::ID;
         !self.is_refused() && server != Self::ID && self.0 >> Self::PREVIOUS & Self::ID == server
     }
@@ -93,61 +93,20 @@ impl SchedulerResult {
     }
 }
 
-/// Selects a server for a packet's flow. Updates affinity entry, round-robin position and connection count.
-#[inline(always)]
-pub(super) fn schedule<T: Maps>(
-    packet: &Packet,
-    service: &IndexEntry,
-    conflicts: Conflicts,
-    maps: &T,
-) -> SchedulerResult {
-    let is_tcp = packet.protocol == protocol::TCP;
-    let begins = !is_tcp || (packet.flags.is_syn() && !packet.flags.rst());
-    let policy = if begins { service.policy } else { 0 };
-    if !is_tcp
-        && service.mode != mode::NAT
-        && policy & policy::PINNED_ELSEWHERE != 0
-        && policy & policy::FOLLOW == 0
-    {
-        // The datagram may belong to an untracked flow of the slot's previous backend.
-        let affinity_server = maps.server_by_hash(packet, service, conflicts.0);
-        if affinity_server.is_previous_backend() {
-            return affinity_server;
-        }
-    }
-    let persists = policy & policy::PERSIST != 0;
-    let mut chosen = SchedulerResult::NO_SERVER;
-    if persists {
-        chosen = maps.affinity_server(packet, service, conflicts.0);
-    }
-    if chosen.is_refused() {
-        chosen = if policy & (policy::ROUND_ROBIN | policy::LEAST_CONNECTIONS) == 0 {
-            maps.server_by_hash(packet, service, conflicts.0)
-        } else {
-            maps.server_by_round_robin(packet, service, conflicts.0)
-        };
-        if persists {
-            chosen = maps.set_affinity(packet, service, conflicts.0, chosen);
-        }
-    }
-    if policy & policy::LEAST_CONNECTIONS != 0
-        && let Ok(backend) = chosen.backend()
-        && let Some(load) = maps.connection_count(backend)
-    {
-        load.add(1);
-    }
-    chosen
-}
-
 /// Selects by the hash of the flow. Returns the server and its slot's previous backend.
 #[inline(always)]
-pub fn by_hash<T: Maps>(packet: &Packet, service: &IndexEntry, conflicts: u64, maps: &T) -> SchedulerResult {
+pub fn by_hash<T: FlowCalls>(
+    packet: &Packet,
+    service: &IndexEntry,
+    conflicts: u64,
+    maps: &T,
+) -> SchedulerResult {
     Scheduler::with(packet, service, conflicts, maps, Scheduler::by_hash)
 }
 
 /// Selects the next server in round robin, or by least connections if the policy says so.
 #[inline(always)]
-pub fn by_round_robin<T: Maps>(
+pub fn by_round_robin<T: FlowCalls>(
     packet: &Packet,
     service: &IndexEntry,
     conflicts: u64,
@@ -158,7 +117,7 @@ pub fn by_round_robin<T: Maps>(
 
 /// Selects the server of the client's affinity entry.
 #[inline(always)]
-pub fn affinity_server<T: Maps>(
+pub fn affinity_server<T: FlowCalls>(
     packet: &Packet,
     service: &IndexEntry,
     conflicts: u64,
@@ -170,7 +129,7 @@ pub fn affinity_server<T: Maps>(
 /// Records the server in the client's affinity entry. Returns the server that the entry then names: another processor
 /// may have recorded one for another flow of the client.
 #[inline(always)]
-pub fn set_affinity<T: Maps>(
+pub fn set_affinity<T: FlowCalls>(
     packet: &Packet,
     service: &IndexEntry,
     conflicts: u64,
@@ -194,7 +153,7 @@ struct Scheduler<'t, T> {
 /// Number of a [`Reason`], so that the verifier need not follow each reason apart.
 type ReasonNumber = u32;
 
-impl<'t, T: Maps> Scheduler<'t, T> {
+impl<'t, T: FlowCalls> Scheduler<'t, T> {
     #[inline(always)]
     fn with(
         packet: &'t Packet,
@@ -386,7 +345,14 @@ impl<'t, T: Maps> Scheduler<'t, T> {
         match &found {
             Some(found) if self.live_server(&flows, found).is_some() => {}
             Some(found) => drop(flows.replace(found, &query, &flow, state::AFFINITY, idle)),
-            None => drop(flows.insert_entry(&query, &flow, state::AFFINITY, idle)),
+            None => drop(flows.insert_entry(
+                self.maps.slot_for_flow(query.home),
+                false,
+                &query,
+                &flow,
+                state::AFFINITY,
+                idle,
+            )),
         }
         let first = flows.read(&query, self.maps.find_flow(&query, service)).ok_or(none)?;
         let backend = self.live_server(&flows, &first).ok_or(none)?;

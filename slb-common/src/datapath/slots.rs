@@ -1,6 +1,6 @@
 //! Current and previous backend of a slot.
 
-use super::map_access::Maps;
+use super::maps::Maps;
 use crate::{
     abi::{
         backend::Backend,

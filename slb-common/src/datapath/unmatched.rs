@@ -6,7 +6,7 @@
 //!
 //! A BPF subprogram, as the searches of [`super::flows`]: takes the parsed packet and returns a number.
 
-use super::{icmp_error::IcmpMessage, map_access::Maps};
+use super::{icmp_error::IcmpMessage, maps::Maps};
 use crate::{
     abi::{service::policy, stats::Reason},
     net::{headers::protocol, parse::Packet},

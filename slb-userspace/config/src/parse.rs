@@ -23,6 +23,7 @@ mod load_balancer;
 mod mode;
 mod primary_secondary;
 mod scheduling;
+mod scope;
 mod target;
 mod timeouts;
 mod vips;
@@ -81,7 +82,7 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
     let mut load_balancers = Vec::new();
     let tunnels = daemon.as_ref().map(|daemon| daemon.tunnel_addresses.iter().collect());
     for (table, addresses) in document.load_balancer.0.iter().zip(addresses) {
-        let mut scope = load_balancer::BalancerScope {
+        let mut scope = scope::BalancerScope {
             checker,
             vips: &vips,
             groups: &groups,

@@ -9,6 +9,7 @@ use super::{
     Daemon,
     reconfiguration::{ConfigCommand, Reconfiguration},
     reconfigure::AttachPolicy,
+    replies::{ChangeReply, answer_all, reply},
     store::with_names_of,
     update_rate::RETRY,
 };
@@ -41,8 +42,6 @@ pub(super) struct PendingAnswer {
     changes: Vec<String>,
     answer: ChangeReply,
 }
-
-pub(super) type ChangeReply = oneshot::Sender<Result<ChangeResult, RequestError>>;
 
 impl Daemon {
     /// Executes an API request and answers it.
@@ -430,39 +429,4 @@ fn changed(
         at: at.to_owned(),
     };
     (!now.is_empty()).then(|| at_override_key(record, override_key))
-}
-
-/// Answers all requests that this result is for.
-fn answer_all(
-    what: &str,
-    answers: Vec<(Requester, ChangeReply)>,
-    result: &Result<ChangeResult, RequestError>,
-) {
-    for (by, answer) in answers {
-        reply(what, &by, answer, result.clone());
-    }
-}
-
-pub(super) fn reply(
-    what: &str,
-    by: &Requester,
-    answer: ChangeReply,
-    result: Result<ChangeResult, RequestError>,
-) {
-    log(what, by, &result);
-    // The caller may have disconnected.
-    let _ = answer.send(result);
-}
-
-fn log(what: &str, by: &Requester, result: &Result<ChangeResult, RequestError>) {
-    match result {
-        Ok(changed) => {
-            let Requester { uid, user, pid } = by;
-            tracing::info!(what, uid, user, pid, changes = changed.changes.len(), "done");
-            for change in &changed.changes {
-                tracing::info!("changed: {change}");
-            }
-        }
-        Err(refused) => log_refused(what, by, refused),
-    }
 }

@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    api_commands::{ChangeReply, reply},
-    start::FIRST_WAIT,
-};
+use super::replies::{ChangeReply, reply};
 use crate::{
     health::Target,
     server::{PendingChange, requests::RequestError},
@@ -16,6 +13,9 @@ use slb_api::types::Requester;
 use slb_config::model::{CheckKind, Config};
 use slb_control::warm_up::WarmUp;
 
+/// Time that the first probes and the kernel's next hops get before the data plane is changed. A server without a check
+/// result by then receives new flows only while no server of its pool is known to be healthy.
+pub(super) const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait for a next hop: the kernel gives up resolving after 3 s.
 const NEXT_HOP_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest wait for the first result of a check, in addition to its timeout.

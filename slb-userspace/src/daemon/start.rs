@@ -26,7 +26,7 @@ use super::{
     observations::Observations,
     ports::{attach, links},
     probes,
-    reconfiguration::{REVIEW_INTERVAL, at_most, named},
+    reconfiguration::{FIRST_WAIT, REVIEW_INTERVAL, at_most, named},
     route_lookups, seed,
     store::Store,
     update_rate::UpdateRate,
@@ -55,9 +55,6 @@ use slb_control::{
     warm_up::{HealthyWeights, WarmUp, warm_up},
 };
 
-/// Time that the first probes and the kernel's next hops get before the data plane is changed. A server without a check
-/// result by then receives new flows only while no server of its pool is known to be healthy.
-pub(super) const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// Longest time that the start waits for servers that replace those of the earlier run. The daemon executes no commands
 /// meanwhile.
 const START_TIMEOUT: Duration = Duration::from_secs(15);

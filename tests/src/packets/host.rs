@@ -18,10 +18,14 @@ use slb_common::{
     },
     datapath::{
         Verdict,
+        flow_calls::FlowCalls,
         flow_gc::{Clock, FlowGc, FlowTable, GcAction},
+        frame_calls::{FrameCalls, Parsed},
         icmp_error::{self, IcmpMessage},
-        map_access::{Direction, FrameCalls, Maps, Parsed},
+        maps::{Direction, Maps},
+        path_calls::PathCalls,
         process, reset,
+        schedule_calls::ScheduleCalls,
     },
     net::{
         ethernet,
@@ -287,6 +291,10 @@ impl Host {
         self.backend_counters.borrow().get(&id).copied().unwrap_or_default()
     }
 }
+
+impl FlowCalls for Host {}
+impl ScheduleCalls for Host {}
+impl PathCalls for Host {}
 
 impl Maps for Host {
     fn index(&self) -> Option<&ServiceIndex> {

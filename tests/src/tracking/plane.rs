@@ -13,7 +13,7 @@ use slb_common::{
     abi::lookup_table::{LookupTable, MIGRATING, NO_BACKEND, current_backend},
     datapath::{
         flow_gc::{Clock, FlowGc, FlushResult, GcAction, GcPass},
-        map_access::Maps as _,
+        maps::Maps as _,
     },
 };
 use slb_control::dataplane::{

@@ -3,7 +3,7 @@
 use super::{Flows, NOT_FOUND};
 use crate::{
     abi::flow::{FlowEntry, NEIGHBOURHOOD, SequenceWord, state},
-    datapath::map_access::Maps,
+    datapath::maps::Maps,
     hash::mix,
     opaque::{forget, forget_long},
 };

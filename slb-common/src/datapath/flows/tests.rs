@@ -23,7 +23,7 @@ use crate::{
         shared_word::SharedWord,
         stats::{Action, GeneratedPacket},
     },
-    datapath::map_access::Direction,
+    datapath::maps::Direction,
 };
 
 const SLOTS: u32 = 64;
@@ -123,7 +123,7 @@ fn run_random_operations(shared: &SharedTable, thread: u32) {
         rng = rng.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let n = (rng >> 8) % CLIENTS;
         let query = flows.query(client(n));
-        let found = flows.read(&query, shared.find_flow(&query, n));
+        let found = flows.read(&query, find(&query, n, shared));
         if let Some(found) = &found {
             let generation = found.flow.backend.0 >> 32;
             assert_eq!(found.flow, flow(n, generation as u32), "words of two flows");
@@ -138,7 +138,7 @@ fn run_random_operations(shared: &SharedTable, thread: u32) {
                 flows.touch(&found, found.sequence_word.state() | state::RESET, 225);
             }
             (Some(_), _) => {}
-            (None, _) => drop(flows.insert_entry(&query, &new, 0, 225)),
+            (None, _) => drop(flows.insert_entry(find_slot(query.home, shared), false, &query, &new, 0, 225)),
         }
     }
 }

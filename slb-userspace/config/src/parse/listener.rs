@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use super::{
-    families::Families, health_check, load_balancer::BalancerScope, mode, scheduling, target, timeouts,
+    health_check, mode, scheduling,
+    scope::{BalancerContext, BalancerScope},
+    target, timeouts,
 };
 use crate::{
     diagnostic::Span,
@@ -15,16 +17,6 @@ use crate::{
 const STATES: [(&str, RunState); 2] = [("running", RunState::Running), ("stopped", RunState::Stopped)];
 const ON_NO_HEALTHY: [(&str, OnNoHealthy); 2] = [("drop", OnNoHealthy::Drop), ("all", OnNoHealthy::All)];
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-
-/// Properties of the load balancer that a listener needs.
-pub(super) struct BalancerContext {
-    /// Address families of its VIPs.
-    pub(super) vips: Families,
-    /// Address families of its default servers that receive new flows; `None` without default servers.
-    pub(super) default_servers: Option<Families>,
-    /// Address families of all its default servers.
-    pub(super) all_default_servers: Families,
-}
 
 /// Names and ports that listeners of a load balancer use so far.
 #[derive(Default)]

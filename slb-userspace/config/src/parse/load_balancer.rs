@@ -1,15 +1,11 @@
 //! `[[load_balancer]]` and its default server group.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-};
+use std::{collections::HashMap, net::IpAddr};
 
 use super::{
     families::Families,
-    group::{self, GroupIndex},
-    listener,
-    vips::Vips,
+    group, listener,
+    scope::{BalancerContext, BalancerScope},
 };
 use crate::{
     diagnostic::{Diagnostic, Span},
@@ -23,26 +19,6 @@ const MAX_LISTENERS: usize = 50;
 
 const UNMATCHED: [(&str, Unmatched); 3] =
     [("drop", Unmatched::Drop), ("reject", Unmatched::Reject), ("pass", Unmatched::Pass)];
-
-/// Context of a load balancer in the file.
-pub(super) struct BalancerScope<'s, 'a> {
-    /// Collects diagnostics.
-    pub(super) checker: &'s mut Checker,
-    /// The VIPs of all load balancers.
-    pub(super) vips: &'s Vips,
-    /// The server groups of the file.
-    pub(super) groups: &'s GroupIndex<'a>,
-    /// The primary/secondary server groups of the file.
-    pub(super) pairs: &'s GroupIndex<'a>,
-    /// Address families of tunnel source addresses, if they could be read.
-    pub(super) tunnels: Option<Families>,
-    /// Server groups that listeners have referred to so far.
-    pub(super) used: &'s mut HashSet<&'a str>,
-    /// Primary/secondary groups that listeners have referred to so far.
-    pub(super) used_pairs: &'s mut HashSet<&'a str>,
-    /// Names of load balancers so far.
-    pub(super) names: &'s mut HashMap<String, Span>,
-}
 
 /// Checks a load balancer. Its addresses have already been checked.
 pub(super) fn build(
@@ -70,7 +46,7 @@ pub(super) fn build(
     let spans: Vec<_> = raw.server.0.iter().map(toml::Spanned::span).collect();
     group::check_count(scope.checker, &spans, table_size, raw.table_size.as_ref());
 
-    let context = listener::BalancerContext {
+    let context = BalancerContext {
         vips: addresses.iter().flatten().collect(),
         default_servers: (!raw.server.0.is_empty()).then(|| default_families(&raw.server.0)),
         all_default_servers: group::families_of_all(
@@ -120,7 +96,7 @@ fn default_families(tables: &[raw::RawTable<raw::RawDefaultServer>]) -> Families
 fn listeners(
     scope: &mut BalancerScope<'_, '_>,
     raw: &raw::RawLoadBalancer,
-    context: &listener::BalancerContext,
+    context: &BalancerContext,
 ) -> Option<Vec<Listener>> {
     if let Some(first_too_many) = raw.listener.0.get(MAX_LISTENERS) {
         scope.checker.note(

@@ -1,6 +1,6 @@
 //! What a listener's mode requires of its servers and of the daemon.
 
-use super::{families::Families, group::FoundGroup, load_balancer::BalancerScope};
+use super::{families::Families, group::FoundGroup, scope::BalancerScope};
 use crate::{
     diagnostic::{Diagnostic, Span},
     model::{Mode, Protocol, Tracking, UnknownDatagrams},

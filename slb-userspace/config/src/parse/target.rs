@@ -3,7 +3,10 @@
 use std::{ops::RangeInclusive, time::Duration};
 
 use super::{
-    families::Families, group::FoundGroup, listener::BalancerContext, load_balancer::BalancerScope, mode,
+    families::Families,
+    group::FoundGroup,
+    mode,
+    scope::{BalancerContext, BalancerScope},
 };
 use crate::{
     diagnostic::{Diagnostic, Span},

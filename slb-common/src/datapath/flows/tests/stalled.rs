@@ -27,9 +27,11 @@ fn insert_entry(shared: &SharedTable, n: u32, generation: u32) {
     let query = flows.query(client(n));
     // Later clients may have mid-stream pickups.
     let bits = if n < 100 { state::ANSWERED } else { state::PICKED_UP };
-    let _ = match flows.read(&query, shared.find_flow(&query, n)) {
+    let _ = match flows.read(&query, find(&query, n, shared)) {
         Some(found) => flows.replace(&found, &query, &flow(n, generation), bits, IDLE),
-        None => flows.insert_entry(&query, &flow(n, generation), bits, IDLE),
+        None => {
+            flows.insert_entry(find_slot(query.home, shared), false, &query, &flow(n, generation), bits, IDLE)
+        }
     };
 }
 
@@ -37,7 +39,14 @@ fn insert_entry(shared: &SharedTable, n: u32, generation: u32) {
 fn put_client(shared: &SharedTable, n: u32, generation: u32) {
     let flows = Flows::open(&shared.index, shared);
     let query = flows.query(Client::affinity(&client(n).parts().0, n));
-    flows.insert_entry(&query, &flow(n, generation), state::AFFINITY, PERSISTENCE);
+    flows.insert_entry(
+        find_slot(query.home, shared),
+        false,
+        &query,
+        &flow(n, generation),
+        state::AFFINITY,
+        PERSISTENCE,
+    );
 }
 
 /// A table with flows of [`OLD`] clients, and an affinity entry of the first.

@@ -14,11 +14,14 @@ use slb_common::{
         stats::{Action, Counters, GeneratedPacket, REASONS},
     },
     datapath::{
+        flow_calls::FlowCalls,
         flows::{self, Query},
         insert::{self, NewFlow},
-        map_access::{Direction, Maps},
+        maps::{Direction, Maps},
+        path_calls::PathCalls,
         schedule::{self, SchedulerResult},
-        select::{self, PackedDisposition},
+        schedule_calls::ScheduleCalls,
+        tracked::{self, PackedDisposition},
         unmatched::{self, UnmatchedDecision},
     },
     net::parse::Packet,
@@ -125,95 +128,6 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
-    fn find_flow(&self, query: &Query, service: u32) -> u32 {
-        let [high, low, end] = query.client.words();
-        slb_find_flow(high, low, end, query.home.into(), service.into()) as u32
-    }
-
-    #[inline(always)]
-    fn find_answered_flow(&self, query: &Query, endpoint: u32) -> u32 {
-        let [high, low, end] = query.client.words();
-        slb_find_answered(high, low, end, query.home.into(), endpoint.into()) as u32
-    }
-
-    #[inline(always)]
-    fn conflicting_flows(&self, query: &Query, service: u32) -> u64 {
-        let [high, low, end] = query.client.words();
-        slb_conflicting_flows(high, low, end, query.home.into(), service.into())
-    }
-
-    #[inline(always)]
-    fn mark_tuples_reused(&self, query: &Query, service: u32, endpoint: u32) {
-        let [high, low, end] = query.client.words();
-        let what = u64::from(endpoint) | u64::from(service) << 32;
-        slb_release_flows(high, low, end, query.home.into(), what);
-    }
-
-    // Opaque: the compiler knows the range of these functions' results, and the verifier does not.
-
-    #[inline(always)]
-    fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> SchedulerResult {
-        SchedulerResult(opaque(slb_server_by_hash(packet, service, conflicts)))
-    }
-
-    #[inline(always)]
-    fn server_by_round_robin(
-        &self,
-        packet: &Packet,
-        service: &IndexEntry,
-        conflicts: u64,
-    ) -> SchedulerResult {
-        SchedulerResult(opaque(slb_server_by_round_robin(packet, service, conflicts)))
-    }
-
-    #[inline(always)]
-    fn affinity_server(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> SchedulerResult {
-        SchedulerResult(opaque(slb_affinity_server(packet, service, conflicts)))
-    }
-
-    #[inline(always)]
-    fn set_affinity(
-        &self,
-        packet: &Packet,
-        service: &IndexEntry,
-        conflicts: u64,
-        chosen: SchedulerResult,
-    ) -> SchedulerResult {
-        SchedulerResult(opaque(slb_set_affinity(packet, service, conflicts, chosen.0)))
-    }
-
-    #[inline(always)]
-    fn unmatched(&self, packet: &Packet, reason: u32) -> UnmatchedDecision {
-        UnmatchedDecision(opaque(slb_unmatched(packet, reason.into())))
-    }
-
-    #[inline(always)]
-    fn slot_for_flow(&self, home: u32) -> u32 {
-        slb_slot_for_flow(home.into()) as u32
-    }
-
-    #[inline(always)]
-    fn flow_disposition(
-        &self,
-        packet: &Packet,
-        service: &IndexEntry,
-        arrival: ClientPath,
-        distance: u32,
-    ) -> PackedDisposition {
-        PackedDisposition(opaque(slb_known_flow(self.0, packet, service, arrival.0, distance.into())))
-    }
-
-    #[inline(always)]
-    fn insert_flow(&self, packet: &Packet, service: &IndexEntry, arrival: ClientPath, new: NewFlow) -> bool {
-        slb_enter_flow(self.0, packet, service, arrival.0, new.0) != 0
-    }
-
-    #[inline(always)]
-    fn unfair_slot(&self, home: u32, prefix: u64) -> u32 {
-        slb_unfair_slot(home.into(), prefix) as u32
-    }
-
-    #[inline(always)]
     fn count(&self, action: Action, reason: u32) {
         if let Some(totals) = TOTALS.get_ptr_mut(0) {
             let action = masked::<{ Action::ALL.len() }>(action as u64);
@@ -258,6 +172,101 @@ impl Maps for BpfMaps {
     #[inline(always)]
     fn count_backend(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool) {
         add(BACKEND_COUNTERS.get_ptr_mut(id), direction, bytes, new_flow);
+    }
+}
+
+impl FlowCalls for BpfMaps {
+    #[inline(always)]
+    fn find_flow(&self, query: &Query, service: u32) -> u32 {
+        let [high, low, end] = query.client.words();
+        slb_find_flow(high, low, end, query.home.into(), service.into()) as u32
+    }
+
+    #[inline(always)]
+    fn find_answered_flow(&self, query: &Query, endpoint: u32) -> u32 {
+        let [high, low, end] = query.client.words();
+        slb_find_answered(high, low, end, query.home.into(), endpoint.into()) as u32
+    }
+
+    #[inline(always)]
+    fn conflicting_flows(&self, query: &Query, service: u32) -> u64 {
+        let [high, low, end] = query.client.words();
+        slb_conflicting_flows(high, low, end, query.home.into(), service.into())
+    }
+
+    #[inline(always)]
+    fn mark_tuples_reused(&self, query: &Query, service: u32, endpoint: u32) {
+        let [high, low, end] = query.client.words();
+        let what = u64::from(endpoint) | u64::from(service) << 32;
+        slb_release_flows(high, low, end, query.home.into(), what);
+    }
+
+    #[inline(always)]
+    fn slot_for_flow(&self, home: u32) -> u32 {
+        slb_slot_for_flow(home.into()) as u32
+    }
+
+    #[inline(always)]
+    fn unfair_slot(&self, home: u32, prefix: u64) -> u32 {
+        slb_unfair_slot(home.into(), prefix) as u32
+    }
+}
+
+// Opaque: the compiler knows the range of these functions' results, and the verifier does not.
+
+impl ScheduleCalls for BpfMaps {
+    #[inline(always)]
+    fn server_by_hash(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> SchedulerResult {
+        SchedulerResult(opaque(slb_server_by_hash(packet, service, conflicts)))
+    }
+
+    #[inline(always)]
+    fn server_by_round_robin(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        conflicts: u64,
+    ) -> SchedulerResult {
+        SchedulerResult(opaque(slb_server_by_round_robin(packet, service, conflicts)))
+    }
+
+    #[inline(always)]
+    fn affinity_server(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> SchedulerResult {
+        SchedulerResult(opaque(slb_affinity_server(packet, service, conflicts)))
+    }
+
+    #[inline(always)]
+    fn set_affinity(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        conflicts: u64,
+        chosen: SchedulerResult,
+    ) -> SchedulerResult {
+        SchedulerResult(opaque(slb_set_affinity(packet, service, conflicts, chosen.0)))
+    }
+}
+
+impl PathCalls for BpfMaps {
+    #[inline(always)]
+    fn unmatched(&self, packet: &Packet, reason: u32) -> UnmatchedDecision {
+        UnmatchedDecision(opaque(slb_unmatched(packet, reason.into())))
+    }
+
+    #[inline(always)]
+    fn flow_disposition(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        arrival: ClientPath,
+        distance: u32,
+    ) -> PackedDisposition {
+        PackedDisposition(opaque(slb_known_flow(self.0, packet, service, arrival.0, distance.into())))
+    }
+
+    #[inline(always)]
+    fn insert_flow(&self, packet: &Packet, service: &IndexEntry, arrival: ClientPath, new: NewFlow) -> bool {
+        slb_enter_flow(self.0, packet, service, arrival.0, new.0) != 0
     }
 }
 
@@ -365,7 +374,7 @@ extern "C" fn slb_slot_for_flow(home: u64) -> u64 {
     flows::find_slot(home as u32, &BPF_MAPS).into()
 }
 
-/// [`select::disposition`].
+/// [`tracked::disposition`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_known_flow(
@@ -378,7 +387,7 @@ extern "C" fn slb_known_flow(
     // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
     match unsafe { (packet.as_ref(), service.as_ref()) } {
         (Some(packet), Some(service)) => {
-            select::disposition(packet, service, ClientPath(arrival), distance as u32, &BpfMaps(ctx)).0
+            tracked::disposition(packet, service, ClientPath(arrival), distance as u32, &BpfMaps(ctx)).0
         }
         _ => PackedDisposition::NO_ENTRY.0,
     }

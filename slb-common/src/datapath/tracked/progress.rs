@@ -5,7 +5,7 @@ use crate::{
     abi::flow::{SequenceNumbers, state},
     datapath::{
         flows::{EntrySnapshot, Flows},
-        map_access::Maps,
+        maps::Maps,
         sequence_numbers::{Segment, after_client},
     },
 };

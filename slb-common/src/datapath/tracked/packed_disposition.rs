@@ -1,7 +1,7 @@
 //! The result of [`super::disposition`] as a number: a BPF subprogram returns no more than 64 bits.
 
 use super::Selection;
-use crate::{abi::stats::Reason, datapath::map_access::Maps};
+use crate::{abi::stats::Reason, datapath::maps::Maps};
 
 /// What a flow-table entry says about a packet, packed into 64 bits as the result of a BPF subprogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,9 +13,9 @@ impl PackedDisposition {
     /// There is no entry.
     pub const NO_ENTRY: Self = Self(1 << 62);
     /// The entry does not hold for the packet. A server is selected anew.
-    pub(super) const RESELECT: Self = Self(1 << 61);
+    pub(in crate::datapath) const RESELECT: Self = Self(1 << 61);
     /// The packet belongs to another connection than the entry.
-    pub(super) const OTHER_CONNECTION: Self = Self(1 << 60);
+    pub(in crate::datapath) const OTHER_CONNECTION: Self = Self(1 << 60);
 
     #[inline(always)]
     pub(super) const fn forward(backend: u32, is_finished: bool) -> Self {
@@ -30,7 +30,7 @@ impl PackedDisposition {
 
     /// The server; `None` where one must be selected; or the reason for which the packet is refused.
     #[inline(always)]
-    pub(super) fn selection<T: Maps>(self, maps: &T) -> Result<Option<Selection<'_>>, Reason> {
+    pub(in crate::datapath) fn selection<T: Maps>(self, maps: &T) -> Result<Option<Selection<'_>>, Reason> {
         const RESET: u64 = PackedDisposition::refusal(Reason::Reset).0;
         if self.0 == RESET {
             return Err(Reason::Reset);

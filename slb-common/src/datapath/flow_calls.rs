@@ -1,0 +1,34 @@
+//! Searches of the flow table. Each is a BPF subprogram.
+
+use super::{
+    flows::{self, Query},
+    maps::Maps,
+};
+
+/// The searches of the flow table, as BPF subprograms.
+pub trait FlowCalls: Maps {
+    /// [`flows::find`], a BPF subprogram.
+    fn find_flow(&self, query: &Query, service: u32) -> u32 {
+        flows::find(query, service, self)
+    }
+    /// [`flows::find_answered`], a BPF subprogram.
+    fn find_answered_flow(&self, query: &Query, endpoint: u32) -> u32 {
+        flows::find_answered(query, endpoint, self)
+    }
+    /// [`flows::conflicts`], a BPF subprogram.
+    fn conflicting_flows(&self, query: &Query, service: u32) -> u64 {
+        flows::conflicts(query, service, self)
+    }
+    /// [`flows::mark_tuple_reused`], a BPF subprogram.
+    fn mark_tuples_reused(&self, query: &Query, service: u32, endpoint: u32) {
+        flows::mark_tuple_reused(query, service, endpoint, self);
+    }
+    /// [`flows::find_slot`], a BPF subprogram.
+    fn slot_for_flow(&self, home: u32) -> u32 {
+        flows::find_slot(home, self)
+    }
+    /// [`flows::find_unfair_slot`], a BPF subprogram.
+    fn unfair_slot(&self, home: u32, prefix: u64) -> u32 {
+        flows::find_unfair_slot(home, prefix, self)
+    }
+}

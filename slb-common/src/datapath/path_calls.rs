@@ -1,0 +1,34 @@
+//! Steps of the slow path. Each is a BPF subprogram.
+
+use super::{
+    insert::{self, NewFlow},
+    schedule_calls::ScheduleCalls,
+    tracked::{self, PackedDisposition},
+    unmatched::{self, UnmatchedDecision},
+};
+use crate::{
+    abi::{flow::ClientPath, service::IndexEntry},
+    net::parse::Packet,
+};
+
+/// Everything that the packet path calls: maps, and all its BPF subprograms.
+pub trait PathCalls: ScheduleCalls {
+    /// [`unmatched::decide`], a BPF subprogram.
+    fn unmatched(&self, packet: &Packet, reason: u32) -> UnmatchedDecision {
+        unmatched::decide(packet, reason, self)
+    }
+    /// [`tracked::disposition`], a BPF subprogram.
+    fn flow_disposition(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        arrival: ClientPath,
+        distance: u32,
+    ) -> PackedDisposition {
+        tracked::disposition(packet, service, arrival, distance, self)
+    }
+    /// [`insert::insert`], a BPF subprogram.
+    fn insert_flow(&self, packet: &Packet, service: &IndexEntry, arrival: ClientPath, new: NewFlow) -> bool {
+        insert::insert(packet, service, arrival, new, self)
+    }
+}

@@ -1,0 +1,45 @@
+//! Answers to API commands, and their log lines.
+
+use tokio::sync::oneshot;
+
+use crate::server::requests::{RequestError, log_refused};
+use slb_api::types::{ChangeResult, Requester};
+
+/// Channel for the answer to a command.
+pub(super) type ChangeReply = oneshot::Sender<Result<ChangeResult, RequestError>>;
+
+/// Answers all requests that this result is for.
+pub(super) fn answer_all(
+    what: &str,
+    answers: Vec<(Requester, ChangeReply)>,
+    result: &Result<ChangeResult, RequestError>,
+) {
+    for (by, answer) in answers {
+        reply(what, &by, answer, result.clone());
+    }
+}
+
+/// Answers a request.
+pub(super) fn reply(
+    what: &str,
+    by: &Requester,
+    answer: ChangeReply,
+    result: Result<ChangeResult, RequestError>,
+) {
+    log(what, by, &result);
+    // The caller may have disconnected.
+    let _ = answer.send(result);
+}
+
+fn log(what: &str, by: &Requester, result: &Result<ChangeResult, RequestError>) {
+    match result {
+        Ok(changed) => {
+            let Requester { uid, user, pid } = by;
+            tracing::info!(what, uid, user, pid, changes = changed.changes.len(), "done");
+            for change in &changed.changes {
+                tracing::info!("changed: {change}");
+            }
+        }
+        Err(refused) => log_refused(what, by, refused),
+    }
+}
