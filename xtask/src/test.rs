@@ -19,9 +19,14 @@ use crate::process::{self, Privilege, cargo};
 
 /// The package whose tests need root.
 const PRIVILEGED: &str = "slb-tests";
-/// Test programs of this package that run two tests at a time, each with its own network or maps. The others run one
-/// test at a time.
-const SIDE_BY_SIDE: [&str; 3] = ["packets", "scenarios", "tracking"];
+/// Test programs of this package that run several tests at a time, each with its own network or maps, and how many.
+/// The others run one test at a time.
+const SIDE_BY_SIDE: [(&str, &str); 3] = [
+    ("packets", "--test-threads=2"),
+    // As many as there may be worlds: `LANES` in tests/src/turn.rs.
+    ("scenarios", "--test-threads=3"),
+    ("tracking", "--test-threads=2"),
+];
 
 /// Name prefix of scenarios for the guest of `cargo xtask vm`. On the host they run only if a filter names them.
 pub(crate) const GUEST_ONLY: &str = "guest::";
@@ -32,7 +37,6 @@ pub(crate) const GUEST_ONLY: &str = "guest::";
 /// A program cannot be built or started, or no test matches the filter. Failed tests are no error: the totals count
 /// them.
 pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
-    process::run(&mut cargo(&["build"])?)?;
     let (mut programs, mut privileged): (Vec<_>, Vec<_>) =
         build()?.into_iter().partition(|program| program.package != PRIVILEGED);
     programs.sort_unstable();
@@ -49,9 +53,8 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
 
     let privilege = if privileged.is_empty() { Privilege::None } else { Privilege::find() };
     for program in &privileged {
-        let threads = if SIDE_BY_SIDE.contains(&program.name.as_str()) { 2 } else { 1 };
-        let threads = format!("--test-threads={threads}");
-        let mut more = vec![threads.as_str()];
+        let threads = SIDE_BY_SIDE.iter().find(|(name, _)| *name == program.name);
+        let mut more = vec![threads.map_or("--test-threads=1", |(_, threads)| *threads)];
         if filter.is_none() && program.name == "scenarios" {
             println!("scenarios {GUEST_ONLY} run in the guest, by cargo xtask vm");
             more.extend(["--skip", GUEST_ONLY]);
@@ -70,7 +73,6 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
 /// # Errors
 /// The build fails.
 pub(crate) fn privileged_programs() -> Result<Vec<(String, PathBuf)>> {
-    process::run(&mut cargo(&["build"])?)?;
     let programs = build()?.into_iter().filter(|program| program.package == PRIVILEGED);
     Ok(programs.map(|program| (program.name, program.path)).collect())
 }
@@ -93,7 +95,8 @@ impl Program {
     }
 }
 
-/// Builds all test programs and lists them.
+/// Builds all test programs and lists them. Cargo also builds the programs of packages with integration tests: `slbd`,
+/// `slb`, `slb-decap`, `slb-demo` and `slb-bench`, which the tests start.
 fn build() -> Result<Vec<Program>> {
     let mut command = cargo(&["test", "--workspace", "--exclude", "slb-ebpf", "--no-run"])?;
     process::show(&command);

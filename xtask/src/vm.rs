@@ -11,14 +11,15 @@ mod qemu;
 
 use std::{
     path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use ebpf_build::toolchain::Search;
 
-use self::guest::Run;
 pub(crate) use self::kernel::Kernel;
+use self::{guest::Run, kernel::Image};
 use crate::{
     packages,
     test::{self, GUEST_ONLY, Totals},
@@ -27,6 +28,9 @@ use crate::{
 /// Time limits per kernel for the tests of [`VmExtent::Load`] and [`VmExtent::All`]. Emulation is slow: the verifier alone
 /// takes half a minute on an idle processor.
 const LIMITS: [Duration; 2] = [Duration::from_secs(900), Duration::from_secs(1800)];
+
+/// Number of guests that run side by side. Each has one processor.
+const SIDE_BY_SIDE: usize = 2;
 
 /// Which tests run in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,24 +125,51 @@ pub(crate) fn run(kernels: &[Kernel], extent: VmExtent, filter: Option<&str>) ->
     }
     let programs = test::privileged_programs()?;
     let limit = LIMITS[usize::from(extent == VmExtent::All)];
-    let mut totals = Totals::default();
+    let (mut totals, mut guests) = (Totals::default(), Vec::new());
     for kernel in kernels {
-        let image = match kernel.fetch(&search) {
-            Ok(image) => image,
+        match kernel.fetch(&search) {
+            Ok(image) => {
+                let runs = runs(&programs, *kernel, extent, filter)?;
+                let initramfs = guest::initramfs(&search, *kernel, &image, &runs)?;
+                guests.push(Guest { kernel: *kernel, image, runs, initramfs });
+            }
             Err(error) => {
                 println!("skipped: vm {kernel}: {error:#}");
                 totals += Totals { skipped: 1, ..Totals::default() };
-                continue;
             }
-        };
-        let started = Instant::now();
-        let runs = runs(&programs, *kernel, extent, filter)?;
-        let initramfs = guest::initramfs(&search, *kernel, &image, &runs)?;
-        let in_guest = qemu::boot(&search, &image, &initramfs, &runs, limit)?;
-        println!("vm {kernel} ({}): {in_guest} in {:.0} s", image.release, started.elapsed().as_secs_f64());
-        totals += in_guest;
+        }
+    }
+    for side_by_side in guests.chunks(SIDE_BY_SIDE) {
+        thread::scope(|scope| -> Result<()> {
+            let running: Vec<_> =
+                side_by_side.iter().map(|guest| scope.spawn(|| guest.boot(&search, limit))).collect();
+            for guest in running {
+                totals +=
+                    guest.join().map_err(|_| anyhow!("a thread that reads a guest's console panicked"))??;
+            }
+            Ok(())
+        })?;
     }
     Ok(totals)
+}
+
+/// A kernel and what it boots into.
+struct Guest {
+    kernel: Kernel,
+    image: Image,
+    runs: Vec<Run>,
+    initramfs: PathBuf,
+}
+
+impl Guest {
+    /// Boots the kernel and runs its tests. Each line of its output names the kernel.
+    fn boot(&self, search: &Search, limit: Duration) -> Result<Totals> {
+        let started = Instant::now();
+        let label = self.kernel.to_string();
+        let totals = qemu::boot(search, &label, &self.image, &self.initramfs, &self.runs, limit)?;
+        println!("vm {label} ({}): {totals} in {:.0} s", self.image.release, started.elapsed().as_secs_f64());
+        Ok(totals)
+    }
 }
 
 /// The test programs for the guest, in order. Modules may create interfaces in every network namespace, so the program

@@ -34,12 +34,14 @@ const CARDS: [&str; 2] = ["52:54:00:51:4c:01", "52:54:00:51:4c:02"];
 /// Attempts to boot. Under emulation, a kernel sometimes dies before its first test.
 const BOOTS: u32 = 3;
 
-/// Boots a kernel and returns the totals of its tests. A test program without a result counts as a failed test.
+/// Boots a kernel and returns the totals of its tests. A test program without a result counts as a failed test. Lines
+/// of output begin with `label`.
 ///
 /// # Errors
 /// QEMU cannot be started.
 pub(super) fn boot(
     search: &Search,
+    label: &str,
     image: &Image,
     initramfs: &Path,
     runs: &[Run],
@@ -75,17 +77,17 @@ pub(super) fn boot(
     process::show(&command);
     let deadline = Instant::now() + limit;
     for _ in 1..BOOTS {
-        let console = watch(&mut command, runs, deadline)?;
+        let console = watch(&mut command, label, runs, deadline)?;
         if console.has_begun || Instant::now() > deadline {
-            return Ok(console.finish());
+            return Ok(console.finish(label));
         }
-        println!("vm: {} died before its first test; booting again", image.release);
+        println!("vm {label}: {} died before its first test; booting again", image.release);
     }
-    Ok(watch(&mut command, runs, deadline)?.finish())
+    Ok(watch(&mut command, label, runs, deadline)?.finish(label))
 }
 
 /// Reads the console until QEMU ends or the deadline passes.
-fn watch(command: &mut Command, runs: &[Run], deadline: Instant) -> Result<Console> {
+fn watch(command: &mut Command, label: &str, runs: &[Run], deadline: Instant) -> Result<Console> {
     let mut child = Running(
         command
             .stdin(Stdio::null())
@@ -100,12 +102,12 @@ fn watch(command: &mut Command, runs: &[Run], deadline: Instant) -> Result<Conso
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
                 if let Some(shown) = reader.line(&line) {
-                    println!("{shown}");
+                    println!("{label} | {shown}");
                 }
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                println!("vm: the tests were not done in time");
+                println!("vm {label}: the tests were not done in time");
                 break;
             }
         }
@@ -179,9 +181,9 @@ impl Console {
     }
 
     /// The totals after the console has closed.
-    fn finish(mut self) -> Totals {
+    fn finish(mut self, label: &str) -> Totals {
         for name in self.open {
-            println!("vm: {name} has not come to its end");
+            println!("vm {label}: {name} has not come to its end");
             self.totals += Totals { failed: 1, ..Totals::default() };
         }
         self.totals
@@ -207,7 +209,7 @@ mod tests {
         {
             console.line(line);
         }
-        assert_eq!(console.finish(), Totals { passed: 2, failed: 1, skipped: 0 });
+        assert_eq!(console.finish("6.1"), Totals { passed: 2, failed: 1, skipped: 0 });
     }
 
     #[test]
@@ -216,6 +218,6 @@ mod tests {
         for line in ["vm: begin packets", "Kernel panic"] {
             console.line(line);
         }
-        assert_eq!(console.finish(), Totals { passed: 0, failed: 2, skipped: 0 });
+        assert_eq!(console.finish("6.1"), Totals { passed: 0, failed: 2, skipped: 0 });
     }
 }
