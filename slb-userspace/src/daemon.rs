@@ -246,21 +246,21 @@ impl Daemon {
                     self.change_soon();
                 }
                 changed = self.neighbours.changed() => {
-                    changed.context("neighbours are not followed any more")?;
+                    changed.context("neighbours are no longer monitored")?;
                     self.on_next_hops();
                     self.on_awaited_result(None);
                 }
                 changed = self.clients.changed() => {
-                    changed.context("paths to clients are not followed any more")?;
+                    changed.context("client paths are no longer monitored")?;
                     self.follow_clients();
                 }
                 changed = self.vip_states.changed() => {
-                    changed.context("VIPs are not followed any more")?;
+                    changed.context("VIPs are no longer monitored")?;
                     self.observations.set_vips(self.vip_states.borrow_and_update().clone());
                     self.change_soon();
                 }
                 changed = self.links_changed.changed() => {
-                    changed.context("interfaces are not followed any more")?;
+                    changed.context("interfaces are no longer monitored")?;
                     let change = *self.links_changed.borrow_and_update();
                     match change {
                         LinkChange::Started => self.follow_addresses().await,
@@ -311,7 +311,10 @@ impl Daemon {
         }
         let applied = self.apply();
         if let Err(error) = &applied {
-            tracing::error!(error = format!("{error:#}"), "the data plane is not as desired; trying again");
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the data plane differs from the desired state; retrying"
+            );
         }
         self.send_pending_answers(&applied);
     }
@@ -326,7 +329,7 @@ impl Daemon {
     async fn follow_addresses(&mut self) {
         match links().await {
             Ok(links) => self.ports.note_addresses(&links),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "interfaces cannot be followed"),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "interfaces cannot be monitored"),
         }
     }
 
@@ -335,7 +338,7 @@ impl Daemon {
         let links = match links().await {
             Ok(links) => links,
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "interfaces cannot be followed");
+                tracing::warn!(error = format!("{error:#}"), "interfaces cannot be monitored");
                 return;
             }
         };
@@ -389,11 +392,7 @@ impl Daemon {
         let applied = self.reconciler.reconcile(&desired, now);
         let has_built = applied.as_ref().map(|applied| applied.has_built).map_err(drop);
         for ResizedTable { before, after } in applied.iter().flat_map(|applied| &applied.resized) {
-            tracing::warn!(
-                before,
-                now = after,
-                "another table size: connections that are not tracked may move"
-            );
+            tracing::warn!(before, now = after, "table size changed: untracked connections may move");
         }
         self.update_rate.on_change(has_built, begun, Instant::now());
         let applied = applied?;
@@ -410,7 +409,7 @@ impl Daemon {
             // Otherwise these connections would be reset before they are rehomed or terminated.
             self.gc_schedule.schedule_now(Instant::now());
         }
-        tracing::debug!(applied.operations, "the data plane is as desired");
+        tracing::debug!(applied.operations, "the data plane has the desired state");
         self.follow_outages(&desired, now);
         self.follow_drains(&applied.state, now);
         let outages = self.outages_document(now);

@@ -42,7 +42,7 @@ impl Provoker {
         let TerminatedConnection { client, vip, server } = *ended;
         for (from, to) in [(vip, client), (client, server)] {
             if let Err(error) = self.send(from, to) {
-                tracing::debug!(%from, %to, error = format!("{error:#}"), "cannot tell that a connection is over");
+                tracing::debug!(%from, %to, error = format!("{error:#}"), "cannot provoke an idle peer");
             }
         }
     }

@@ -211,7 +211,7 @@ impl Sockets {
 }
 
 async fn refuse_to_change() -> Failure {
-    (StatusCode::FORBIDDEN, "this socket only shows: `[daemon] socket` takes changes".to_owned())
+    (StatusCode::FORBIDDEN, "this socket is read-only: `[daemon] socket` takes changes".to_owned())
 }
 
 struct Api {
@@ -238,7 +238,8 @@ impl Api {
         permit: Option<LoadPermit>,
     ) -> Result<T, Failure> {
         let (answer, answered) = oneshot::channel();
-        let ended = || (StatusCode::SERVICE_UNAVAILABLE, "the daemon is ending: ask again later".to_owned());
+        let ended =
+            || (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping: try again later".to_owned());
         self.requests.send(request(answer)).await.map_err(|_| ended())?;
         drop(permit);
         answered.await.map_err(|_| ended())
@@ -436,10 +437,7 @@ async fn serve_apply(
 ) -> Result<Json<ChangeResult>, Failure> {
     let ConfigText { name, text, confirm_within_seconds } = bodies.read(body).await?;
     let Some(text) = text else {
-        return Err((
-            StatusCode::BAD_REQUEST,
-            "`text` is missing: the configuration to put in force".to_owned(),
-        ));
+        return Err((StatusCode::BAD_REQUEST, "`text` is missing: the configuration to apply".to_owned()));
     };
     let confirm_within = confirm_within_seconds.map(Duration::from_secs);
     if confirm_within.is_some_and(|limit| limit.is_zero() || limit > MAX_CONFIRM_TIME) {

@@ -123,7 +123,7 @@ mod tests {
     /// Waits until a thread waits for lanes.
     fn somebody_waits(directory: &Path) {
         let gate = file(directory, "gate").unwrap();
-        wait_for("somebody at the gate", PATIENCE, || {
+        wait_for("a process at the gate", PATIENCE, || {
             let is_held = matches!(gate.try_lock(), Err(TryLockError::WouldBlock));
             if !is_held {
                 gate.unlock()?;
@@ -151,7 +151,7 @@ mod tests {
         let only = waits(directory.path(), alone);
         somebody_waits(directory.path());
         let later = waits(directory.path(), beside_others);
-        assert!(is_waiting(&later), "somebody waits for all of them");
+        assert!(is_waiting(&later), "a process waits for all of them");
         assert!(is_waiting(&only));
         drop(first);
         let lanes = only.recv_timeout(PATIENCE).unwrap();

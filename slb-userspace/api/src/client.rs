@@ -99,7 +99,7 @@ async fn exchange<T: DeserializeOwned>(
     }
     let text = String::from_utf8_lossy(&body).into_owned();
     if text.is_empty() {
-        bail!("the daemon answers {code}, and says nothing of it");
+        bail!("the daemon answers {code} without a reason");
     }
     Err(RequestRefused(text).into())
 }

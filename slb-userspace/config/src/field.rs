@@ -197,7 +197,7 @@ impl Checker {
             return self.refuse(
                 Diagnostic::error(
                     value.span(),
-                    format!("{} cannot stand in a name", quoted(&wrong.to_string())),
+                    format!("a name cannot contain {}", quoted(&wrong.to_string())),
                     allowed,
                 )
                 .help(format!("for example \"{instead}\"")),

@@ -6,7 +6,7 @@ use super::model::{DaemonConfig, XdpMode};
 
 /// For each setting of `wanted` that differs from `running` and cannot change: the reason and what to do instead.
 pub fn violations(running: &DaemonConfig, wanted: &DaemonConfig) -> Vec<String> {
-    const RESTART: &str = "restart slbd for it to take effect: forwarding goes on meanwhile";
+    const RESTART: &str = "restart slbd for it to take effect: forwarding continues meanwhile";
     const DETACH: &str = "stop slbd, run `slbd detach`, which interrupts forwarding, and start it again";
     let mut refused = Vec::new();
     let mut fixed = |key: &str, running: &dyn Display, wanted: &dyn Display, instead: &str| {
@@ -28,7 +28,7 @@ pub fn violations(running: &DaemonConfig, wanted: &DaemonConfig) -> Vec<String> 
     fixed("state_dir", &quoted(&running.state_dir), &quoted(&wanted.state_dir), RESTART);
     fixed("flow_table_entries", &running.flow_table_entries, &wanted.flow_table_entries, RESTART);
     fixed("max_servers", &running.max_servers, &wanted.max_servers, DETACH);
-    let seed = "restart slbd for it to take effect: connections that are not remembered then move";
+    let seed = "restart slbd for it to take effect: untracked connections then move";
     fixed("hash_seed", &running.seed(), &wanted.seed(), seed);
     fixed("xdp_mode", &mode(running.xdp_mode), &mode(wanted.xdp_mode), DETACH);
     // Servers and tables would have to change atomically: tunnel headers in between would have a wrong checksum.
@@ -97,7 +97,7 @@ mod tests {
             refused,
             [
                 "`[daemon] hash_seed` cannot change from 0 to 1 while slbd runs: restart slbd for it to take effect: \
-              connections that are not remembered then move; or write `hash_seed = 0`"
+              untracked connections then move; or write `hash_seed = 0`"
             ]
         );
     }

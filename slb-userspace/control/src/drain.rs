@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(
             next_change(servers.iter(), 2000),
             Some(2000 + RST_CHECK_SECONDS),
-            "it has connections whose ends were not told"
+            "it has connections whose ends have not received a RST"
         );
     }
 }

@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(
             finished_flows.affinity_fate(&client, Some(&elsewhere)),
             GcAction::Terminate,
-            "clients are not kept any more"
+            "affinity entries expire"
         );
         assert_eq!(finished_flows.affinity_fate(&client, None), GcAction::Terminate, "the listener is gone");
         assert!(finished_flows.rehomed.is_empty());
@@ -403,12 +403,16 @@ mod tests {
             (finished_flows.rst_delivered(), finished_flows.next_pass())
         };
         let soon = Duration::from_secs(20);
-        assert_eq!(rst_delivered(&flow(None), &entry()), (BTreeSet::new(), soon), "told in this very look");
+        assert_eq!(rst_delivered(&flow(None), &entry()), (BTreeSet::new(), soon), "a RST in this GC pass");
         assert_eq!(rst_delivered(&flow(Some(5 * HZ)), &entry()), (BTreeSet::new(), soon));
         let over = FlowRecord { is_finished: true, ..flow(Some(5 * HZ)) };
         assert_eq!(rst_delivered(&over, &entry()).0, server);
         let dsr = IndexEntry { mode: mode::DSR, ..entry() };
-        assert_eq!(rst_delivered(&flow(Some(0)), &dsr).0, BTreeSet::new(), "who speaks is told");
+        assert_eq!(
+            rst_delivered(&flow(Some(0)), &dsr).0,
+            BTreeSet::new(),
+            "an end that sends a packet receives a RST"
+        );
         assert_eq!(rst_delivered(&flow(None), &dsr).0, server);
         assert_eq!(
             rst_delivered(&flow(Some(0)), &IndexEntry { protocol: protocol::UDP, ..entry() }).0,

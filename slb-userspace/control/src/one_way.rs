@@ -48,7 +48,7 @@ impl CheckEvidence {
     pub const fn detail(self) -> &'static str {
         match self {
             Self::CheckPasses => {
-                "answers do not come back through SLB: make SLB's address the server's gateway (default route, or a policy route), let \
+                "answers do not return through SLB: make SLB's address the server's gateway (default route, or a policy route), let \
                  its firewall answer the clients, or use mode \"dsr\" or \"ipip\""
             }
             Self::Unchecked => {

@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(
             outlier_detector.reason(server(1), EjectionPolicy { failures: 6, ..POLICY }),
             None,
-            "on other terms"
+            "with another ejection policy"
         );
     }
 
@@ -340,7 +340,11 @@ mod tests {
         let pool = |of: DetectorServer| DetectorPool { policy: POLICY, servers: [(server(1), of)].into() };
         assert_eq!(outlier_detector.judge(&[pool(DetectorServer { can_serve: false, ..aside })], at(1)), []);
         let counted_servers = DetectorServer { is_counted: true, can_serve: false, signals: silent(0) };
-        assert_eq!(outlier_detector.judge(&[pool(counted_servers)], at(2)).len(), 1, "nobody else can serve");
+        assert_eq!(
+            outlier_detector.judge(&[pool(counted_servers)], at(2)).len(),
+            1,
+            "no other server can serve"
+        );
     }
 
     #[test]

@@ -264,7 +264,11 @@ mod tests {
         assert_eq!(previous_backends(&slot_migration), [(0, 1), (1, 1)]);
         assert!(slot_migration.is_due(IDLE, at(901)));
         slot_migration.complete(|_| 2, one, IDLE, at(901));
-        assert_eq!(previous_backends(&slot_migration), [(0, 2), (1, 2)], "kept by another until now");
+        assert_eq!(
+            previous_backends(&slot_migration),
+            [(0, 2), (1, 2)],
+            "served by its previous backend until now"
+        );
         slot_migration.complete(|_| 2, one, IDLE, at(902));
         assert_eq!(previous_backends(&slot_migration), [(1, 2)]);
         slot_migration.complete(|_| 2, none, IDLE, at(903));
@@ -277,7 +281,7 @@ mod tests {
         slot_migration.change(&[1], &[2], |_| true, at(0));
         slot_migration.restart_wait(at(800));
         slot_migration.complete(|_| 2, none, IDLE, at(1700));
-        assert_eq!(previous_backends(&slot_migration), [(0, 1)], "forgotten at 800");
+        assert_eq!(previous_backends(&slot_migration), [(0, 1)], "expired at 800");
         let seen = |seconds| {
             move |_| {
                 let mut elsewhere = PinnedElsewhere::default();
@@ -288,14 +292,14 @@ mod tests {
             }
         };
         slot_migration.complete(|_| 2, seen(1700), IDLE, at(2000));
-        assert_eq!(previous_backends(&slot_migration), [(0, 1)], "could be forgotten");
+        assert_eq!(previous_backends(&slot_migration), [(0, 1)], "could expire");
         slot_migration.complete(|_| 2, |_| PinnedElsewhere::UNKNOWN, IDLE, at(2000));
         assert_eq!(previous_backends(&slot_migration), [(0, 1)], "could not be read");
         slot_migration.complete(|_| 2, seen(1701), IDLE, at(2000));
         assert_eq!(
             previous_backends(&slot_migration),
             [(0, 2)],
-            "taken up too late to have begun before the change"
+            "picked up too late to have begun before the change"
         );
     }
 
@@ -308,7 +312,7 @@ mod tests {
         assert_eq!(
             previous_backends(&slot_migration),
             [(0, 1)],
-            "flows that went to 2 are remembered, and found"
+            "flows that went to 2 are tracked, and found"
         );
     }
 }

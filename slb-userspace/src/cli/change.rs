@@ -47,8 +47,10 @@ pub async fn apply(socket: &Path, file: &Path, confirm_within: Option<Duration>)
     let changed: ChangeResult = with_progress(socket, client::post(socket, "/v1/apply", &text)).await?;
     print_changes(&changed);
     match changed.confirm_within_seconds {
-        Some(seconds) => println!("it falls back in {seconds} s unless `slb confirm` comes"),
-        None => println!("it is in force until the daemon is started again or reads its own file"),
+        Some(seconds) => println!("active; it rolls back in {seconds} s unless `slb confirm` follows"),
+        None => println!(
+            "active until slbd restarts or reloads its own file; to keep it, write it to that file (`slb status` names it)"
+        ),
     }
     Ok(())
 }
@@ -57,7 +59,9 @@ pub async fn apply(socket: &Path, file: &Path, confirm_within: Option<Duration>)
 pub async fn confirm(socket: &Path) -> Result<()> {
     let ChangeResult { changes, .. } = client::post(socket, "/v1/confirm", &()).await?;
     changes.iter().for_each(|change| println!("{change}"));
-    println!("confirmed: in force until the daemon is started again or reads its own file");
+    println!(
+        "confirmed: active until slbd restarts or reloads its own file; to keep it, write it to that file (`slb status` names it)"
+    );
     Ok(())
 }
 
@@ -96,7 +100,7 @@ async fn with_progress(
 pub(super) fn print_changes(changed: &ChangeResult) {
     warn(&changed.warnings);
     if changed.changes.is_empty() {
-        println!("no difference to what was in force");
+        println!("no difference to the active configuration");
     }
     changed.changes.iter().for_each(|change| println!("{change}"));
     changed.waited.iter().for_each(|waited| println!("{waited}"));

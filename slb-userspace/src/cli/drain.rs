@@ -74,7 +74,7 @@ pub(super) async fn drain(socket: &Path, override_keys: &[OverrideKey], wait: bo
             }
         }
         if is_enabled(&status, override_keys) {
-            bail!("a server takes new connections again: somebody has enabled it meanwhile");
+            bail!("a server takes new connections again: it has been enabled meanwhile");
         }
     }
 }

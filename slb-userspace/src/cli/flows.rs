@@ -61,7 +61,7 @@ pub async fn flows(socket: &Path, Command::Flush(filters): Command) -> Result<()
     let Flushed { entries, locked } = client::post(socket, "/v1/flows/flush", &flush).await?;
     println!("{entries} entries {}", if dry_run { "would be erased" } else { "erased" });
     if locked > 0 {
-        println!("{locked} entries were being written, and have not been looked at: try again");
+        println!("{locked} entries were being written, and have been skipped: try again");
     }
     Ok(())
 }

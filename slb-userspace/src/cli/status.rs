@@ -140,7 +140,7 @@ fn render(status: &Status) -> String {
                 + &configuration(&daemon.configuration)
                 + &trouble(daemon.overrides_trouble.as_deref())
         }
-        None => "no daemon answers: this is what the kernel forwards by; health and next hops are of the last daemon's last change\n".to_owned(),
+        None => "no daemon answers: this is the state of the kernel's maps; health and next hops are as of the last daemon's last change\n".to_owned(),
     };
     if let Some(digest) = &status.digest {
         let seed = status.hash_seed.map_or_else(String::new, |seed| format!("; hash seed {seed}"));
@@ -195,7 +195,7 @@ fn interfaces(daemon: &DaemonStatus) -> String {
         text += &match why {
             Some(why) => format!("interface {name}: does not forward: {why}\n"),
             None if *exists => format!("interface {name}: does not forward; the log says why\n"),
-            None => format!("interface {name}: missing; attached when it comes\n"),
+            None => format!("interface {name}: missing; attached when it appears\n"),
         };
     }
     for InterfaceLosses { interface, redirect, transmit, exception } in daemon.losses.iter().flatten() {
@@ -218,13 +218,13 @@ fn configuration(configuration: &ConfigurationStatus) -> String {
         None => String::new(),
         Some("differs") => {
             format!(
-                "running configuration differs from {file}, which the next start uses (`slb diff` shows how)\n"
+                "active configuration differs from {file}, which the next start uses (`slb diff` shows how)\n"
             )
         }
         Some(why) => format!("{file}, which the next start uses, {why}\n"),
     };
     if let Some(seconds) = confirm_within_seconds {
-        text += &format!("running configuration falls back in {seconds} s unless `slb confirm` comes\n");
+        text += &format!("active configuration rolls back in {seconds} s unless `slb confirm` follows\n");
     }
     if let Some(ApiPendingChange { change, waits_for, at_most_seconds }) = pending {
         let servers = waits_for.join(", ");
@@ -238,7 +238,7 @@ fn stale(age_seconds: u64) -> String {
     match age_seconds {
         0..STALE => String::new(),
         age => format!(
-            "STALE: the control loop has not run for {age} s; health, next hops and orders are of that time\n"
+            "STALE: the control loop has not run for {age} s; health, next hops and overrides are as of that time\n"
         ),
     }
 }
@@ -252,9 +252,7 @@ fn troubles(daemon: &DaemonStatus) -> String {
 }
 
 pub(super) fn trouble(why: Option<&str>) -> String {
-    why.map_or_else(String::new, |why| {
-        format!("servers are as configured, and nothing can be set at run time: {why}\n")
-    })
+    why.map_or_else(String::new, |why| format!("no override is active, and none can be set: {why}\n"))
 }
 
 fn heading(balancer: &str, listener: &ApiListener) -> String {

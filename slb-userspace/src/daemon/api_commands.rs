@@ -94,7 +94,7 @@ impl Daemon {
             let result = match applied {
                 Ok(()) => Ok(ChangeResult { changes, ..ChangeResult::default() }),
                 Err(error) => Err(RequestError::Failed(format!(
-                    "error: {error:#}: what is set is kept, but is not in force; it is tried again every second"
+                    "error: {error:#}: the override is stored, but not active yet; retrying every second"
                 ))),
             };
             reply(what, &by, answer, result);
@@ -195,13 +195,12 @@ impl Daemon {
         }
         if self.pending_confirmation.take().is_none() {
             return Err(RequestError::Conflict(
-                "nothing waits to be confirmed: the running configuration stays in force anyway, or it has fallen back \
-                 already (`slb status` says so)"
+                "nothing waits to be confirmed: the active configuration needs no confirmation, or it has been rolled back already (`slb status` says so)"
                     .to_owned(),
             ));
         }
         if let Err(error) = self.expect() {
-            tracing::error!(error = format!("{error:#}"), "cannot read what the data plane holds");
+            tracing::error!(error = format!("{error:#}"), "cannot read the state of the data plane");
         }
         Ok(ChangeResult { changes: self.prune_overrides(), ..ChangeResult::default() })
     }
@@ -213,16 +212,14 @@ impl Daemon {
             .is_some_and(|reconfiguration| matches!(reconfiguration.then, ConfigCommand::RollBack(_)))
         {
             return Err(RequestError::Conflict(format!(
-                "an applied configuration was not confirmed and is falling back: wait until it has (`slb status` says so); \
-                 then {what}"
+                "an applied configuration was not confirmed and is being rolled back: wait for the end of it (`slb status` says so); then {what}"
             )));
         }
         match &self.pending_confirmation {
             Some(pending_confirmation) => {
                 let left = pending_confirmation.ends.saturating_duration_since(Instant::now()).as_secs();
                 Err(RequestError::Conflict(format!(
-                    "an applied configuration waits for `slb confirm`, for {left} s more: confirm it, or let it fall \
-                     back; then {what}"
+                    "an applied configuration waits for `slb confirm`, for {left} s more: confirm it, or let it roll back; then {what}"
                 )))
             }
             None => Ok(()),
@@ -339,7 +336,7 @@ impl Daemon {
                 }
             }
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "cannot fall back; trying again");
+                tracing::error!(error = format!("{error:#}"), "cannot roll back; retrying");
                 self.pending_confirmation =
                     Some(PendingConfirmation { before, ends: Instant::now() + RETRY });
             }
@@ -349,7 +346,7 @@ impl Daemon {
     /// Logs that the daemon stops, and whether forwarding continues.
     pub(super) fn stop(&self, signal: &str, pins: PinLifetime) {
         if self.pending_confirmation.is_some() {
-            tracing::warn!("the running configuration has not been confirmed: the next start uses the file");
+            tracing::warn!("the active configuration has not been confirmed: the next start uses the file");
         }
         if let Some(reconfiguration) = &self.reconfiguration {
             tracing::warn!(

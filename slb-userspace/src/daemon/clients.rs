@@ -39,7 +39,7 @@ impl ClientResolver {
 
     /// Sets the clients whose paths are resolved, one sample for each path.
     pub(super) fn watch(&self, samples: BTreeSet<IpAddr>) {
-        tracing::debug!(?samples, "paths to clients are followed");
+        tracing::debug!(?samples, "client paths are monitored");
         self.resolver.watch(samples);
     }
 
@@ -81,8 +81,8 @@ impl Daemon {
             return;
         }
         match self.reconciler.update_client_paths(&changed_paths) {
-            Ok(flows) => tracing::info!(flows, "paths to clients changed: answers take the new ones"),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "answers take old paths to clients"),
+            Ok(flows) => tracing::info!(flows, "client paths changed: answers take the new ones"),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "answers take old client paths"),
         }
     }
 }

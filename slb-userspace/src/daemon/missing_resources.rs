@@ -31,7 +31,7 @@ impl MissingResources {
     /// Logs a warning for each.
     pub(super) fn log(&self) {
         for name in &self.interfaces {
-            tracing::warn!(interface = name, "there is no such interface yet: attached when it comes");
+            tracing::warn!(interface = name, "there is no such interface yet: attached when it appears");
         }
         for source in &self.probe_sources {
             tracing::warn!(probe_source = %source, "there is no such address yet: {UNTIL}");
@@ -41,7 +41,7 @@ impl MissingResources {
     /// The warnings, for the answer to the caller.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         let of_interface =
-            |name: &String| format!("warning: there is no interface {name} yet: attached when it comes");
+            |name: &String| format!("warning: there is no interface {name} yet: attached when it appears");
         let of_source =
             |source: &IpAddr| format!("warning: there is no address {source} yet, a probe_source: {UNTIL}");
         let interfaces = self.interfaces.iter().map(of_interface);
@@ -50,7 +50,7 @@ impl MissingResources {
 }
 
 /// Consequence of a missing probe source.
-const UNTIL: &str = "servers of its family are not probed until it comes";
+const UNTIL: &str = "servers of its family are not probed until it appears";
 
 #[cfg(test)]
 mod tests {
@@ -79,9 +79,8 @@ mod tests {
         assert_eq!(
             warnings,
             [
-                "warning: there is no interface absent0 yet: attached when it comes",
-                "warning: there is no address 198.51.100.1 yet, a probe_source: servers of its family are not probed \
-                 until it comes"
+                "warning: there is no interface absent0 yet: attached when it appears",
+                "warning: there is no address 198.51.100.1 yet, a probe_source: servers of its family are not probed until it appears"
             ]
         );
         settings.interfaces.pop();

@@ -317,7 +317,7 @@ impl Observations {
                 lasted,
                 detail = self.outlier_detector.reason(*server, *policy),
                 ?duration,
-                "unhealthy: its traffic fails, and its check does not"
+                "ejected: its traffic fails, and its health check passes"
             ),
             None => tracing::info!(
                 %server,
@@ -326,7 +326,7 @@ impl Observations {
                 server_group,
                 check,
                 lasted,
-                "no longer held out for its traffic"
+                "ejection for failing traffic has ended"
             ),
         }
     }

@@ -415,7 +415,7 @@ impl Ports {
         }
         let Some(link) = link else {
             if *port != PortState::Absent {
-                tracing::warn!(interface = name, "the interface is gone: attached again when it comes back");
+                tracing::warn!(interface = name, "the interface is gone: attached again when it reappears");
             }
             return PortState::Absent;
         };
@@ -470,13 +470,16 @@ impl Ports {
         let interface = &link.name;
         match held.pinned.bound() {
             Ok(bound) if bound.interface.is_none() => {
-                tracing::warn!(interface, "SLB's program was taken off the interface: putting it back");
+                tracing::warn!(
+                    interface,
+                    "SLB's program was detached from the interface: attaching it again"
+                );
             }
             Ok(bound) if bound.program != self.id => {
                 tracing::error!(
                     interface,
                     program = bound.program,
-                    "another program has been put into SLB's link"
+                    "another program has replaced SLB's in its link"
                 );
             }
             _ => {}

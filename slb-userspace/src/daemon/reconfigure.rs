@@ -194,7 +194,7 @@ impl Daemon {
         let reconfigured = applied.map(|()| ChangeResult { changes, waited, ..ChangeResult::default() });
         self.finish_command(reconfiguration.then, before, reconfigured);
         if let Err(error) = self.expect() {
-            tracing::error!(error = format!("{error:#}"), "cannot read what the data plane holds");
+            tracing::error!(error = format!("{error:#}"), "cannot read the state of the data plane");
         }
     }
 

@@ -54,7 +54,7 @@ pub(super) fn fill_in(
             "another hash_seed takes effect: connections without a flow-table entry (modes dsr and ipip) move to other servers"
         ),
         (SeedOrigin::FromMaps, _) if seed == 0 => tracing::warn!(
-            "hash_seed 0 of an earlier start stays in use, so that no connection moves, and is known to everybody: to replace it, set \
+            "hash_seed 0 of an earlier start stays in use, so that no connection moves; it is a well-known value: to replace it, set \
              [daemon] hash_seed to a random number and restart slbd, which moves connections without a flow-table entry"
         ),
         (SeedOrigin::Generated, _) => tracing::info!(

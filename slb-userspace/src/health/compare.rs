@@ -35,7 +35,7 @@ async fn compare(target: &Target, error: &ProbeError, paths: &ProbePaths) -> Opt
                 ProbeError::Refused | ProbeError::PortUnreachable => {
                     "does its service listen on the VIP?".to_owned()
                 }
-                _ => return Some(format!("{way}; the server is well at its own address")),
+                _ => return Some(format!("{way}; the server is healthy at its own address")),
             };
             format!("{way}; the server answers at its own address: {hint}")
         }

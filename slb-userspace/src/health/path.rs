@@ -193,10 +193,10 @@ impl ProbePaths {
                 let hop = resolved(&known, server).map(|hop| (vip_path, vip, hop));
                 Ok((ProbeRoute::new(self, target, hop), deadline))
             }
-            Ok(Err(_)) => Err(ProbeError::NoProbePath("next hops are not followed".to_owned())),
+            Ok(Err(_)) => Err(ProbeError::NoProbePath("next hops are not monitored".to_owned())),
             Err(_elapsed) => match self.neighbours.borrow().get(&server) {
                 Some(Resolution::Unresolved(why)) => Err(ProbeError::Unreachable(why.clone())),
-                _ => Err(ProbeError::NoProbePath("nothing is known of its next hop yet".to_owned())),
+                _ => Err(ProbeError::NoProbePath("its next hop is not resolved yet".to_owned())),
             },
         }
     }
@@ -212,8 +212,7 @@ impl ProbePaths {
             made.inspect_err(|error| {
                 tracing::warn!(
                     error = format!("{error:#}"),
-                    "health checks of listeners in the modes `dsr` and `ipip` go to the servers' own addresses, not the way \
-                     the traffic goes"
+                    "health checks of listeners in the modes `dsr` and `ipip` go to the servers' own addresses, not along the path of the traffic"
                 );
             })
             .ok()

@@ -30,7 +30,7 @@ pub async fn probe(target: &Target, paths: &ProbePaths) -> Result<(), ProbeError
             Err(error)
         }
         Err(error) if error.blames_server() && route.is_broken() => Err(ProbeError::NoProbePath(format!(
-            "health checks on the way of the traffic cannot be sent at present (the log says why): {error}"
+            "health checks on the path of the traffic cannot be sent at present (the log says why): {error}"
         ))),
         outcome => outcome,
     }

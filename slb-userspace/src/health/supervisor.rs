@@ -159,7 +159,7 @@ async fn save(failures: Failures) {
                 is_reported = true;
                 warn!(
                     error = format!("{error:#}"),
-                    "failures of health checks are not kept for the next start"
+                    "failures of health checks are not stored for the next start"
                 );
             }
             _ => {}
@@ -289,8 +289,7 @@ impl Prober {
                 address = %self.target.address,
                 late = ?late,
                 at_once = self.at_once,
-                "health check made late: the limit of open files leaves room for so many at once (LimitNOFILE), or the \
-                 machine is busy"
+                "health check delayed: the limit of open files allows no more at once (LimitNOFILE), or the machine is busy"
             );
         }
     }

@@ -44,7 +44,7 @@ async fn run_pausing<F: Follower>(pause: Duration, mut follower: F, mut connecti
             None => anyhow!("the task that follows them has panicked"),
         };
         connections = loop {
-            warn!(error = format!("{failed:#}"), "{} are not followed; will try again", F::WHAT);
+            warn!(error = format!("{failed:#}"), "{} are not monitored; retrying", F::WHAT);
             sleep(pause).await;
             if !follower.is_needed() {
                 return;

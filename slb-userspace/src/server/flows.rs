@@ -30,7 +30,7 @@ pub fn filter(flush: &Flush) -> Result<FlushFilter> {
              --listener, --server, --not-assured), or write --all"
         ),
         (false, true) => {
-            bail!("--all erases every entry, and `{filter}` is asked for as well: write one of them")
+            bail!("--all erases every entry, and `{filter}` is given as well: write one of them")
         }
         _ => Ok(filter),
     }
@@ -58,10 +58,7 @@ mod tests {
             (Flush::default(), "without a filter every entry would be erased"),
             (Flush { dry_run: true, ..Flush::default() }, "or write --all"),
             (Flush { all: true, ..Flush::default() }, "all"),
-            (
-                Flush { all: true, not_assured: true, ..Flush::default() },
-                "`not assured` is asked for as well",
-            ),
+            (Flush { all: true, not_assured: true, ..Flush::default() }, "`not assured` is given as well"),
             (Flush { client: some("203.0.113.7"), ..Flush::default() }, "client 203.0.113.7/32"),
             (Flush { client: some("2001:db8::/32"), ..Flush::default() }, "client 2001:db8::/32"),
             (

@@ -215,7 +215,7 @@ impl fmt::Display for ControlReport {
         )?;
         writeln!(f, "{} listeners x {} servers, each group of its own:", self.listeners, self.servers)?;
         writeln!(f, "  reading the configuration            {:8.1} ms", self.parse)?;
-        writeln!(f, "  start: everything in force           {:8.1} ms", self.start)?;
+        writeln!(f, "  start: everything active             {:8.1} ms", self.start)?;
         writeln!(
             f,
             "  one weight changed                   {:8.1} ms in the median, {:.1} at best",

@@ -163,7 +163,7 @@ impl fmt::Display for StatusReport {
         writeln!(f, "  a status document, one caller        {:8.3} s", self.alone)?;
         writeln!(
             f,
-            "  a dead server, nobody asks           {:8.3} s at most (promised: {:.1})",
+            "  a dead server, no request            {:8.3} s at most (promised: {:.1})",
             self.quiet, self.expected
         )?;
         write!(

@@ -169,7 +169,7 @@ impl Load {
 
 impl Shared {
     fn batch(&self) -> MutexGuard<'_, Batch> {
-        self.batch.lock().expect("nobody panics while holding the batch")
+        self.batch.lock().expect("no holder of the batch panics")
     }
 }
 

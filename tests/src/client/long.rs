@@ -203,7 +203,7 @@ impl Connection {
     }
 
     fn broken(&self) -> Option<BrokenConnection> {
-        self.broken.lock().expect("nobody panics while holding it").clone()
+        self.broken.lock().expect("no holder of the lock panics").clone()
     }
 }
 
@@ -240,7 +240,7 @@ async fn run_connection(
     let at_ms = millis(opened, Instant::now());
     let broken =
         BrokenConnection { server: connection.server.clone(), local: connection.local, at_ms, error };
-    *connection.broken.lock().expect("nobody panics while holding it") = Some(broken);
+    *connection.broken.lock().expect("no holder of the lock panics") = Some(broken);
 }
 
 /// Closes a connection, and waits until the server has closed it.

@@ -25,7 +25,7 @@ pub fn run(setting: Setting, seed: u64) -> (Counts, u64) {
     let before = model.plane.flow_words();
     flooded += flood(&mut model);
     if setting.is_stateless() && before != model.plane.flow_words() {
-        model.fail("3: a flood was remembered in steady state");
+        model.fail("3: a flood was tracked in steady state");
     }
     model.continue_all();
     model.desired[0].weight = 0;

@@ -56,7 +56,7 @@ impl ModelTest {
         self.continue_all();
         self.new_datagrams();
         if before != self.plane.flow_words() {
-            self.fail("3: a flow was remembered in steady state");
+            self.fail("3: a flow was tracked in steady state");
         }
     }
 }

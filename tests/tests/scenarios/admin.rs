@@ -382,12 +382,12 @@ fn truncated_overrides_file_is_kept_and_forwarding_continues() {
         spreads(world, &world.plan.weights(), EXCHANGES * 2)?;
         let said = world.slb_refused(&arguments(&["disable", "http"], &entries(world, 0)))?;
         ensure!(said.contains("is not what slbd writes: move it away (`mv "), "{said}");
-        ensure!(world.slb(&["status"])?.contains("nothing can be set at run time"));
+        ensure!(world.slb(&["status"])?.contains("no override is active, and none can be set"));
         ensure!(fs::read_to_string(&path)? == torn, "the file was changed");
         fs::rename(&path, path.with_extension("old"))?;
         world.slb(&arguments(&["disable", "http"], &entries(world, 0)))?;
         only_without(world, "b1")?;
-        ensure!(!world.slb(&["status"])?.contains("nothing can be set at run time"));
+        ensure!(!world.slb(&["status"])?.contains("no override is active, and none can be set"));
         Ok(())
     });
 }

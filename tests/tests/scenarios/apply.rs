@@ -24,7 +24,7 @@ fn unconfirmed_apply_rolls_back() {
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let other = without_b1(world)?;
         let said = world.slb(&["apply", &other, "--confirm-within", "8s"])?;
-        ensure!(said.contains("weight 50 -> 0") && said.contains("falls back in 8 s"), "{said}");
+        ensure!(said.contains("weight 50 -> 0") && said.contains("rolls back in 8 s"), "{said}");
         spreads(world, &[("b1", 0), ("b2", 50)], EXCHANGES / 4)?;
         let configuration = configuration(world)?;
         ensure!(configuration.confirm_within_seconds.is_some_and(|left| left < 8), "{configuration:?}");
@@ -32,7 +32,7 @@ fn unconfirmed_apply_rolls_back() {
         for arguments in [&["reload"][..], &["apply", &other]] {
             let said = world.slb_refused(arguments)?;
             ensure!(
-                said.contains("waits for `slb confirm`, for") && said.contains("fall back; then"),
+                said.contains("waits for `slb confirm`, for") && said.contains("roll back; then"),
                 "{said}"
             );
         }
@@ -59,13 +59,10 @@ fn confirmed_apply_stays_until_next_start() {
         let other = without_b1(world)?;
         world.slb(&["apply", &other, "--confirm-within", "60s"])?;
         let said = world.slb(&["status"])?;
-        ensure!(said.contains("running configuration falls back in"), "{said}");
+        ensure!(said.contains("active configuration rolls back in"), "{said}");
         world.slb(&["confirm"])?;
         let said = world.slb(&["status"])?;
-        ensure!(
-            !said.contains("falls back") && said.contains("running configuration differs from"),
-            "{said}"
-        );
+        ensure!(!said.contains("rolls back") && said.contains("active configuration differs from"), "{said}");
         let said = world.slb(&["diff"])?;
         ensure!(said.contains("weight 0 -> 50"), "{said}");
         spreads(world, &[("b1", 0), ("b2", 50)], EXCHANGES / 4)?;

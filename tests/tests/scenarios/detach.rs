@@ -36,7 +36,7 @@ fn detach_leaves_nothing() {
         })?;
         ensure!(!world.plan.pin_dir.exists(), "{} still exists", world.plan.pin_dir.display());
         ensure!(world.status_from_pins().is_err(), "there is still a status");
-        ensure!(world.client().exchange(Service::Http, target).is_err(), "somebody still forwards");
+        ensure!(world.client().exchange(Service::Http, target).is_err(), "packets are still forwarded");
 
         // A second detach succeeds, and a later start is like the first.
         world.detach()?;

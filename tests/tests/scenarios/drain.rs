@@ -169,7 +169,7 @@ fn removing_server_from_listener_keeps_connections_of_others() {
         let said = world.reload()?;
         ensure!(said.contains("twin"), "{said}");
         let begun = watched.talking[0].age();
-        wait_for("the time after which nobody is told any more", 3 * DRAIN + RST_TIMEOUT, || {
+        wait_for("the time after which no end receives a RST", 3 * DRAIN + RST_TIMEOUT, || {
             Ok((watched.talking[0].age() > begun + DRAIN + RST_TIMEOUT).then_some(()))
         })?;
         watched.talking.iter().try_for_each(|talking| talking.progress(5))?;

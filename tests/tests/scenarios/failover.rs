@@ -120,7 +120,7 @@ fn without_healthy_servers(world: &mut World, on_no_healthy: &str) -> Result<()>
     let (before, after) = (rest[..rest.find(check).expect("a check")].to_owned(), check.to_owned());
     world.plan.change(format!("{before}{after}"), format!("{before}{broken}"));
     world.start()?;
-    wait_for("nobody to be healthy", PATIENCE, || {
+    wait_for("no server to be healthy", PATIENCE, || {
         let unhealthy =
             |index| Ok::<_, anyhow::Error>(reported(world, index)?.health == ApiHealth::Unhealthy);
         Ok((unhealthy(0)? && unhealthy(1)?).then_some(()))

@@ -36,7 +36,7 @@ fn random_failures_and_commands_disturb_no_flow() {
     let seed = number(SEED_VARIABLE, fresh);
     // `println` output appears only at the end, which a user who interrupts the test does not see.
     let repeat = format!("{SECONDS_VARIABLE}={} {SEED_VARIABLE}={seed}", length.as_secs());
-    writeln!(io::stderr(), "to repeat the flaps: {repeat}").expect("somewhere to write to");
+    writeln!(io::stderr(), "to repeat the chaos test: {repeat}").expect("somewhere to write to");
     scenario::alone("random_failures_and_commands_disturb_no_flow", &WEIGHTS, |world| {
         world.net.route_answers()?;
         world.net.backends.iter().try_for_each(Backend::add_vips)?;

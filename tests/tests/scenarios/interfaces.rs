@@ -201,13 +201,13 @@ fn interface_missing_at_start_is_attached_when_it_appears() {
     scenario("interface_missing_at_start_is_attached_when_it_appears", &WEIGHTS, |world| {
         world.net.unplug(GUEST)?;
         world.start_without_waiting()?;
-        world.wait_for_log("there is no such interface yet: attached when it comes", 0)?;
+        world.wait_for_log("there is no such interface yet: attached when it appears", 0)?;
         for index in 0..GUEST {
             wait_for("a daemon", PATIENCE, || Ok(world.status().is_ok().then_some(())))?;
             world.wait_for_health(index, ApiHealth::Healthy)?;
         }
         let status = world.slb(&["status"])?;
-        ensure!(status.contains("interface b3: missing; attached when it comes"), "{status}");
+        ensure!(status.contains("interface b3: missing; attached when it appears"), "{status}");
         // The other servers serve meanwhile.
         let others = world.plan.weights();
         spreads(world, &others[..GUEST], EXCHANGES)?;
@@ -233,14 +233,14 @@ fn interface_missing_at_reload_is_attached_when_it_appears() {
         world.plan.servers.push(guest);
         world.plan.interfaces.push(interface.clone());
         world.write(&world.plan.toml())?;
-        let warning = format!("warning: there is no interface {interface} yet: attached when it comes");
+        let warning = format!("warning: there is no interface {interface} yet: attached when it appears");
         for command in ["diff", "reload", "reload"] {
             let said = world.slb_warns(&[command])?;
             ensure!(said.contains(&warning), "{command}: {said}");
         }
-        world.wait_for_log("there is no such interface yet: attached when it comes", 0)?;
+        world.wait_for_log("there is no such interface yet: attached when it appears", 0)?;
         let status = world.slb(&["status"])?;
-        let missing = format!("interface {interface}: missing; attached when it comes");
+        let missing = format!("interface {interface}: missing; attached when it appears");
         ensure!(status.contains(&missing), "{status}");
         let others = world.plan.weights();
         spreads(world, &others[..GUEST], EXCHANGES)?;

@@ -12,7 +12,7 @@ const TRIES: usize = 8;
 /// Connections count for 30 s, and a GC pass runs every ten.
 const LIMIT: Duration = Duration::from_secs(60);
 
-const WARNING: &str = "the server passes its check, and its answers do not come back through SLB";
+const WARNING: &str = "the server passes its check, and its answers do not return through SLB";
 
 /// Log message about a server without a check.
 const UNCHECKED: &str = "no answer to new connections of the server passes through SLB";
@@ -48,7 +48,7 @@ fn server_without_return_route_is_reported() {
         )?;
         expect_only(world, WARNING, &victim)?;
         let status = world.slb(&["status"])?;
-        ensure!(status.contains("answers do not come back through SLB"), "{status}");
+        ensure!(status.contains("answers do not return through SLB"), "{status}");
         let healthy = world.wait_for_health_of(Service::Http, VICTIM, ApiHealth::Healthy)?;
         // The routes of the other family lead back.
         ensure!(healthy.iter().filter(|server| server.detail.is_some()).count() == 1, "{healthy:?}");
@@ -57,7 +57,7 @@ fn server_without_return_route_is_reported() {
         wait_for("answers to be noticed", LIMIT, || {
             world.try_connections(Service::Http, 2 * TRIES)?;
             world.try_connections(Service::Lines, 2 * TRIES)?;
-            Ok((world.log().matches("the server's answers come back through SLB").count() >= 2).then_some(()))
+            Ok((world.log().matches("the server's answers return through SLB").count() >= 2).then_some(()))
         })?;
         wait_for("the detail to go", LIMIT, || {
             let servers = world.wait_for_health_of(Service::Http, VICTIM, ApiHealth::Healthy)?;

@@ -35,7 +35,7 @@ fn api_errors_name_what_is_expected() {
         let huge = format!("\"{}\"", "x".repeat(1 << 20));
         let servers = |fields: &str| format!("{{{fields}, \"servers\": [\"10.90.1.10:8080\"]}}");
         for (path, body, code, words) in [
-            ("apply", "{}", 400, "`text` is missing: the configuration to put in force"),
+            ("apply", "{}", 400, "`text` is missing: the configuration to apply"),
             ("apply", "[]", 400, "the body is not the document that is expected here: "),
             ("apply", "", 400, "the body is not the document that is expected here: EOF while parsing"),
             (
@@ -257,13 +257,16 @@ fn world_writable_state_directory_is_not_used() {
         world.start()?;
         let chmod = format!("run `chmod o-w {}`", directory.display());
         let said = world.slb(&["status"])?;
-        ensure!(said.contains("nothing can be set at run time: ") && said.contains(&chmod), "{said}");
+        ensure!(
+            said.contains("no override is active, and none can be set: ") && said.contains(&chmod),
+            "{said}"
+        );
         let said = world.slb_refused(&["server", "drain", "http", "10.90.1.10:8080"])?;
         ensure!(said.contains("everyone on this machine may write to it") && said.contains(&chmod), "{said}");
         works(world)?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
         world.slb(&["server", "drain", "http", "10.90.1.10:8080"])?;
-        ensure!(!world.slb(&["status"])?.contains("nothing can be set"));
+        ensure!(!world.slb(&["status"])?.contains("none can be set"));
         works(world)
     });
 }

@@ -29,7 +29,7 @@ fn detached_program_is_attached_again() {
             wait_for("the program on the interface", DETECTION_LIMIT, || {
                 Ok((world.programs()? == programs).then_some(()))
             })?;
-            world.wait_for_log("SLB's program was taken off the interface: putting it back", round)?;
+            world.wait_for_log("SLB's program was detached from the interface: attaching it again", round)?;
             works(world)?;
         }
         Ok(())

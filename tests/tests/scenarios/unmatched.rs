@@ -101,7 +101,7 @@ fn udp(world: &World, vip: IpAddr, len: usize) -> Result<ReplyOutcome> {
         socket.connect((vip, PORT))?;
         socket.send(&vec![7; len])?;
         match socket.recv(&mut [0; 1]) {
-            Ok(_) => bail!("nobody answers datagrams"),
+            Ok(_) => bail!("no process answers datagrams"),
             Err(error) => match outcome(error)? {
                 ReplyOutcome::Silence if server.recv(&mut vec![0; LARGE]).is_ok_and(|got| got == len) => {
                     Ok(ReplyOutcome::Answered)

@@ -371,7 +371,7 @@ mod tests {
                 (1, 1, ESTABLISHED),
             ),
             (
-                "taken up by both",
+                "picked up by both",
                 (1, 1, state::PICKED_UP),
                 (1, 0, state::PICKED_UP),
                 (1, 0, state::PICKED_UP),

@@ -199,7 +199,7 @@ fn flow_active_since_it_was_read_is_not_erased() {
     let sequence_word = table.at(used).sequence_word();
     assert!(table.erase(used, sequence_word));
     table.at(used).touch(sequence_word, 1, sequence_word.state());
-    assert!(table.at(used).sequence_word().is_free(), "seen by one who did not see it erased");
+    assert!(table.at(used).sequence_word().is_free(), "seen by a reader that did not see it erased");
 }
 
 #[test]

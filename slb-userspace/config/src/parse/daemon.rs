@@ -86,7 +86,7 @@ fn hash_seed(checker: &mut Checker, value: Option<&Value>) -> Option<Option<u64>
     let Some(value) = value else { return Some(None) };
     let seed = checker.integer("hash_seed", value, 0..=u64::MAX)?;
     if seed == 0 {
-        let message = "`hash_seed = 0` is known to everybody";
+        let message = "`hash_seed = 0` is a well-known value";
         checker.note(
             Diagnostic::warning(value.span(), message, "clients can choose which server they load").help(
                 "leave it out: slbd makes a random one, keeps it in `state_dir`, and `slb status` shows it. Machines that serve the same VIPs \

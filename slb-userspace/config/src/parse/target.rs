@@ -57,7 +57,7 @@ pub(super) fn build(
                     Diagnostic::error(
                         value.span(),
                         format!("`{key}` has no meaning here"),
-                        format!("it stands {place}"),
+                        format!("it belongs {place}"),
                     )
                     .help("remove it"),
                 );
@@ -212,7 +212,7 @@ impl<'s, 'a> TargetChecker<'_, 's, 'a> {
                 .help("add a `[[load_balancer.server]]`, or name a `server_group`"),
             );
         };
-        self.warn_of_families(value, "the default group", families);
+        self.warn_of_families(value, "the default server group", families);
         if let (Some(mode), Some(port), Some(backend_port)) = (self.mode, self.port.clone(), backend_port) {
             mode::check_port(self.scope, mode, port, (backend_port, value.span()));
         }

@@ -33,7 +33,7 @@ pub(super) fn build(
             Diagnostic::error(
                 value.span(),
                 "`established_timeout` has no meaning here",
-                "for listeners of TCP: datagram flows are forgotten after 90 s of silence",
+                "for TCP listeners: UDP flows expire after 90 s without a packet",
             )
             .help("remove it"),
         );

@@ -38,7 +38,7 @@ impl Vips {
         if let Some(owner) = self.declarations.get(&address) {
             let message = format!("server address `{address}` is a VIP");
             checker.note(
-                Diagnostic::error(value.span(), message, "packets to this server would come back to SLB")
+                Diagnostic::error(value.span(), message, "packets to this server would return to SLB")
                     .related(owner.span.clone(), format!("a VIP of load balancer {}", owner.load_balancer)),
             );
         }

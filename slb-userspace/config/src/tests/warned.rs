@@ -25,13 +25,13 @@ fn doubtful_configuration_causes_one_warning() {
             "\"10.0.0.21\"",
             "\"fd00::21\"",
             "15:16",
-            &["the default group has no IPv4 server", "IPv4 connections", "dropped"],
+            &["the default server group has no IPv4 server", "IPv4 connections", "dropped"],
         ),
         (
             "address = \"10.0.0.21\"",
             "address = \"10.0.0.21\"\nweight = 0",
             "16:16",
-            &["the default group has no IPv4 server", "weight above 0"],
+            &["the default server group has no IPv4 server", "weight above 0"],
         ),
     ];
     for (from, to, at, words) in cases {
@@ -46,7 +46,7 @@ fn hash_seed_0_causes_a_warning() {
     assert_single(
         &warnings(&text),
         "2:13",
-        &["`hash_seed = 0` is known to everybody", "leave it out", "random"],
+        &["`hash_seed = 0` is a well-known value", "leave it out", "random"],
         &text,
     );
     super::accepted(&text.replace("hash_seed = 0", "hash_seed = 1"));
@@ -56,7 +56,10 @@ fn hash_seed_0_causes_a_warning() {
 fn address_family_without_servers_causes_a_warning_per_listener() {
     let text = changed("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::1\"]");
     let shown = warnings(&text).to_string();
-    assert!(shown.contains("15:16") && shown.contains("the default group has no IPv6 server"), "{shown}");
+    assert!(
+        shown.contains("15:16") && shown.contains("the default server group has no IPv6 server"),
+        "{shown}"
+    );
     assert!(shown.contains("21:16") && shown.contains("group `web` has no IPv6 server"), "{shown}");
     let only_weight_0 = "servers = [\n  { address = \"fd00::1\", port = 1, weight = 0 },\n";
     let still = warnings(&text.replace("servers = [\n", only_weight_0)).to_string();

@@ -284,7 +284,7 @@ fn check_consistency(state: &MapState) -> Result<()> {
         for (slot, previous_backend) in table.slot_migration.previous_backends() {
             if previous_backend != NO_BACKEND && !state.backends.contains_key(&previous_backend) {
                 bail!(
-                    "table {id} names server {previous_backend} as keeper of slot {slot}, which is not there"
+                    "table {id} names server {previous_backend} as previous backend of slot {slot}, which does not exist"
                 );
             }
         }
@@ -292,7 +292,7 @@ fn check_consistency(state: &MapState) -> Result<()> {
             match state.backends.get(&member.backend) {
                 None => bail!("table {id} names server {}, which is not there", member.backend),
                 Some(terminating) if terminating.flags & Backend::TERMINATING != 0 => {
-                    bail!("table {id} gives new flows to server {}, which is cut", member.backend)
+                    bail!("table {id} gives new flows to server {}, which is terminating", member.backend)
                 }
                 Some(_) => {}
             }

@@ -211,9 +211,9 @@ fn failover_chooses_no_side_that_cannot_serve() {
     }
     assert_eq!(world.at(1).0, [false, false], "one of the primary side is left");
     world.set(WEB, "10.0.0.3:80", false);
-    assert_eq!(world.at(2).0, [false, true], "nobody is");
+    assert_eq!(world.at(2).0, [false, true], "none is");
     world.set(WEB, "10.0.0.3:80", true);
-    assert_eq!(world.at(3).0, [false, false], "no wait: nobody is on the other side");
+    assert_eq!(world.at(3).0, [false, false], "no wait: no server of the other side can serve");
     world.set(WEB, "10.0.1.2:80", true);
     assert_eq!(world.at(4).0, [false, true]);
 }
@@ -391,7 +391,7 @@ fn server_on_both_sides_has_weight_and_override_of_each_side() {
     world.overrides.clear();
     world.set(WEB, "10.0.1.1:80", false);
     world.overrides.insert(override_key("b"), ServerOverride { weight: Some(0), state: None });
-    assert_eq!(world.at(2).0, [false, false], "nobody is left on the secondary side");
+    assert_eq!(world.at(2).0, [false, false], "no server of the secondary side can serve");
 }
 
 #[test]
@@ -450,7 +450,7 @@ proptest! {
             let due = next.is_some_and(|next| next <= Duration::from_secs(now));
             let (later, _) = world.at(now);
             prop_assert!(later == on_secondary || due, "changed by itself");
-            prop_assert!(!(due && later[WEB]), "did not come back");
+            prop_assert!(!(due && later[WEB]), "did not return");
         }
     }
 }

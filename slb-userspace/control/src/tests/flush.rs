@@ -123,7 +123,7 @@ fn slots_migrate_while_erased_flows_may_return() {
         }
         world.reconciler.has_migrating_slots()
     };
-    assert!(moved_after(905), "the idle time since they were erased is not over");
+    assert!(moved_after(905), "the idle time since they were erased has not passed");
     moved_after(10);
     assert!(!moved_after(1000));
 }

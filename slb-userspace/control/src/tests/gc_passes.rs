@@ -36,13 +36,17 @@ fn gc_pass_takes_tables_in_batches_and_waits_for_unread_entries() {
     assert!(!world.reconciler.has_migrating_slots());
     world.reconciler.plane_mut().gc_passes = 0;
     world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
-    assert_eq!(world.reconciler.plane_mut().gc_passes, 1, "flows are looked at whatever changes hands");
+    assert_eq!(
+        world.reconciler.plane_mut().gc_passes,
+        1,
+        "a GC pass reads flows, whichever slots are reassigned"
+    );
     world.set_health(2, false);
     let state = world.reconcile(&config).unwrap();
     assert!(state.tables.values().all(|table| table.current_backends.is_none()), "they take too much room");
     let moved = world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().moved;
     assert!(moved > TABLE_BATCH);
-    assert_eq!(world.reconciler.plane_mut().gc_passes, 2, "nothing is due: one look");
+    assert_eq!(world.reconciler.plane_mut().gc_passes, 2, "nothing is due: one pass");
 
     world.now += Duration::from_secs(800);
     world.reconciler.plane_mut().evictions += 1;
@@ -51,7 +55,7 @@ fn gc_pass_takes_tables_in_batches_and_waits_for_unread_entries() {
     assert_eq!(
         world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().moved,
         moved,
-        "what was forgotten may come back"
+        "expired flows may return"
     );
     world.now += Duration::from_secs(10);
     world.reconciler.plane_mut().gc_passes = 0;
@@ -60,10 +64,10 @@ fn gc_pass_takes_tables_in_batches_and_waits_for_unread_entries() {
         world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().moved
     };
     assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
-    assert_eq!(sweep(0), moved, "owners become keepers first");
+    assert_eq!(sweep(0), moved, "current backends become previous ones first");
     assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
     assert_eq!(sweep(0), 0);
-    assert_eq!(world.reconciler.plane_mut().gc_passes, 8, "one look for each part");
+    assert_eq!(world.reconciler.plane_mut().gc_passes, 8, "one pass for each part");
     let actual = world.reconciler.actual().unwrap().clone();
     assert_eq!(world.reconciler.plane_mut().state, actual);
 }

@@ -143,7 +143,7 @@ proptest! {
             };
             world.reconciler.plane_mut().fail_after = None;
             let actual = known(&world.reconciler.plane_mut().state);
-            prop_assert!(actual == known(&after), "the data plane does not hold what it is said to");
+            prop_assert!(actual == known(&after), "the data plane differs from the state it reports");
             for (id, new) in after.backends.iter().filter(|(_, new)| !lingers(new)) {
                 let mut before = before.backends.iter().filter(|(_, old)| !lingers(old));
                 if let Some((old_id, old)) = before.find(|(_, old)| (old.lookup_table, old.address) == (new.lookup_table, new.address)) {

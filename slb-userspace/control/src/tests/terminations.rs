@@ -76,7 +76,7 @@ fn slots_leave_a_terminating_server_before_it_goes() {
         };
         let (kept, moved) = slots_at(0);
         assert!(kept > 50, "{kept} of {moved}");
-        assert_eq!(slots_at(cut), (kept, moved), "who speaks receives a RST");
+        assert_eq!(slots_at(cut), (kept, moved), "an end that sends a packet receives a RST");
         assert_eq!(slots_at(cut + 2), (kept, moved));
         assert_eq!(slots_at(cut + 3), (0, moved), "the slots still migrate, and have no previous backend");
     }
@@ -247,7 +247,7 @@ fn ended_connections_are_reported_once_after_a_failed_gc_pass() {
     assert!(world.reconciler.plane_mut().flows[0].is_finished && world.reconciler.is_gc_due());
     assert_eq!(world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().ended.len(), 1);
     assert!(!world.reconciler.is_gc_due());
-    assert_eq!(world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().ended.len(), 0, "told once");
+    assert_eq!(world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().ended.len(), 0, "a RST once");
 }
 
 /// One GC pass ends a limited number of connections.
@@ -266,7 +266,7 @@ fn removed_server_leaves_the_maps_after_its_last_connection_ends() {
     while ended < FLOWS {
         assert!(
             world.reconcile(&after).unwrap().backends.contains_key(&id),
-            "{ended} of {FLOWS} have been told"
+            "{ended} of {FLOWS} have received a RST"
         );
         let sweep = world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
         assert!(sweep.ended.len() <= MAX_TERMINATED && sweep.next <= Duration::from_secs(20));

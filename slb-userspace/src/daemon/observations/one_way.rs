@@ -41,7 +41,7 @@ impl Observations {
                         "no answer to new connections of the server passes through SLB"
                     );
                 }
-                OneWayChange::AnswersReturned(_) => log!(info, "the server's answers come back through SLB"),
+                OneWayChange::AnswersReturned(_) => log!(info, "the server's answers return through SLB"),
             }
         }
         !changes.is_empty()

@@ -243,7 +243,7 @@ fn logged_of_silence(check: &str, news: &TargetUpdate) -> String {
 fn one_way_traffic_log_line_depends_on_the_check_result() {
     let (own, other) = ("kind = \"tcp\"", "kind = \"tcp\", port = 9000");
     let failed = TargetUpdate::Unhealthy("refused".to_owned());
-    let route = "the server passes its check, and its answers do not come back";
+    let route = "the server passes its check, and its answers do not return";
     let unknown = "no answer to new connections of the server passes through SLB";
     for (check, news, said) in [
         ("kind = \"none\"", TargetUpdate::Healthy, Some(unknown)),

@@ -64,7 +64,7 @@ fn polled_state(port: &PortState, held: &mut ManagedInterface, scope: HookScope,
         Err(error) => {
             let error = format!("{error:#}");
             if held.trouble.as_ref() != Some(&error) {
-                tracing::warn!(interface = name, error, "cannot find out what it can do");
+                tracing::warn!(interface = name, error, "cannot read the XDP features of the interface");
                 held.trouble = Some(error);
             }
             return port.clone();

@@ -67,7 +67,7 @@ impl DecapPins {
     pub fn lock(&self) -> Result<Flock<File>> {
         self.root
             .lock()?
-            .with_context(|| format!("another slb-decap is at work in {}: try again", self.root().display()))
+            .with_context(|| format!("another slb-decap is running in {}: try again", self.root().display()))
     }
 
     /// Sorted indexes of the interfaces that have pins; none if there is no directory.

@@ -275,7 +275,7 @@ impl Maps {
         let (ids, descriptors): (Vec<_>, Vec<_>) =
             lookup_tables.iter().map(|(id, lookup_table)| (*id, lookup_table.as_raw_fd() as u32)).unzip();
         syscall::update_batch(self.lookup_tables.fd().as_fd(), &ids, &descriptors)
-            .context("cannot put tables in force")
+            .context("cannot activate server tables")
     }
 
     /// Replaces tables by the empty one. The kernel then frees their memory.
@@ -391,7 +391,7 @@ impl DataPlane for Maps {
 
     fn rehome_flows(&mut self, moves: &RehomeMap) -> Result<()> {
         let moved = rehome::rehome_flows(self.flows.slots(), moves);
-        tracing::debug!(moved, "flows have come to the tables of their listeners");
+        tracing::debug!(moved, "flows rehomed to the tables of their listeners");
         Ok(())
     }
 

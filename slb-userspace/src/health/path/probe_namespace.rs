@@ -137,7 +137,7 @@ impl ProbeNamespace {
         self.netlink.route().add(v4).execute().await.context("cannot add a route")?;
         let v6 = RouteMessageBuilder::<std::net::Ipv6Addr>::new().output_interface(self.device).build();
         if let Err(error) = self.netlink.route().add(v6).execute().await {
-            tracing::debug!(%error, "no IPv6 for probes on the way of the traffic");
+            tracing::debug!(%error, "no IPv6 for probes on the path of the traffic");
         }
         Ok(())
     }

@@ -81,7 +81,7 @@ fn in_words(alert: c_int) -> String {
         70 => "it supports none of TLS 1.0 to 1.3 (protocol_version)",
         71 => "what was offered is too weak for it (insufficient_security)",
         80 => "it has an error of its own (internal_error)",
-        112 => "it does not know the name it is called by; set `host` (unrecognized_name)",
+        112 => "it does not know the requested name; set `host` (unrecognized_name)",
         120 => "it speaks no HTTP/1 (no_application_protocol)",
         41..=49 => return format!("the server refuses the certificate of its client (alert {alert})"),
         _ => return format!("the server refuses the handshake (alert {alert})"),

@@ -292,7 +292,7 @@ async fn unrecognised_server_name_is_reported() {
     });
     let (probed, _) = probed(&context, https(CertificateCheck::Any)).await;
     let text = probed.unwrap_err().to_string();
-    assert!(text.contains("does not know the name it is called by; set `host`"), "{text}");
+    assert!(text.contains("does not know the requested name; set `host`"), "{text}");
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn flood_untracked(
             table.current_backends = None;
             table.slot_migration = SlotMigration::default();
             table.slot_migration.change(&old, &table.spec.build(), |_| true, Duration::ZERO);
-            ensure!(!table.slot_migration.is_empty(), "no slot of table {id} has changed hands");
+            ensure!(!table.slot_migration.is_empty(), "no slot of table {id} is reassigned");
         }
         // Weight 0: these servers keep their established flows.
         state.backends.values_mut().filter(|b| b.handle.id() % 2 == 1).for_each(|b| b.flags = Backend::ALIVE);
@@ -236,7 +236,7 @@ impl fmt::Display for FloodReport {
         for flood in &self.floods {
             writeln!(
                 f,
-                "{:<32} {:>12} new flows ({:.2} M/s), {} looks at the established ones: moved {}",
+                "{:<32} {:>12} new flows ({:.2} M/s), {} checks of the established ones: moved {}",
                 flood.name,
                 flood.new_flows,
                 flood.per_second / 1e6,

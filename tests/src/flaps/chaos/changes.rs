@@ -99,7 +99,7 @@ impl ChaosDriver<'_> {
             now.weight = set.weight.or(now.weight);
             self.order(index, pool, word, now)?;
         }
-        Ok(Some(("servers taken out by order", format!("{} was told {word:?}", self.name(index)))))
+        Ok(Some(("servers taken out by override", format!("{} was set to {word:?}", self.name(index)))))
     }
 
     /// Enables a server or resets its overrides.
@@ -121,7 +121,7 @@ impl ChaosDriver<'_> {
             words.push(word);
         }
         let name = self.name(index);
-        Ok((!words.is_empty()).then(|| ("orders taken back", format!("{name} was told {words:?}"))))
+        Ok((!words.is_empty()).then(|| ("overrides reset", format!("{name} was set to {words:?}"))))
     }
 
     fn change_weight(&mut self, index: usize) -> Result<Changed> {
@@ -134,7 +134,7 @@ impl ChaosDriver<'_> {
             let set = ServerOverrides { weight: Some(weight), ..before };
             self.order(index, pool, &["set", "--weight", &weight.to_string()], set)?;
         }
-        Ok(Some(("weights set by order", format!("{} was told weight {weight}", self.name(index)))))
+        Ok(Some(("weights set by override", format!("{} was set to weight {weight}", self.name(index)))))
     }
 
     fn some_pools(&mut self) -> Vec<&'static str> {

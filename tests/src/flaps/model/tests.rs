@@ -87,7 +87,7 @@ fn established_flows_of_failed_server_may_break() {
     assert!(!fixture.is_wrong(Service::Echo, 9, 11, moved()));
     fixture.model.on_recovery("b1", fixture.at(20));
     assert!(fixture.is_wrong(Service::Lines, 21, 22, broke("b1")));
-    assert!(!fixture.is_wrong(Service::Echo, 21, 22, moved()), "nobody may know that it is well");
+    assert!(!fixture.is_wrong(Service::Echo, 21, 22, moved()), "no check may have seen its recovery");
     assert!(fixture.is_wrong(Service::Echo, 24, 25, moved()));
 }
 
@@ -181,7 +181,7 @@ fn unserved_packets_are_excused_only_within_detection_window() {
     assert_eq!(counted(&mut fixture, 4, 17), 1);
     fixture.model.on_failure("b2", fixture.at(20));
     fixture.model.on_recovery("b2", fixture.at(22));
-    assert_eq!(counted(&mut fixture, 5, 24), 0, "the daemon may still hold it for ill");
+    assert_eq!(counted(&mut fixture, 5, 24), 0, "the daemon may still consider it unhealthy");
     let during = fixture.during(23, 24);
     fixture.model.judge(&FlowReport { view: view(Service::Http), source: None, during, what: failed() });
     assert_eq!(fixture.model.totals().failed, 1, "nothing more than a packet is lost");

@@ -222,7 +222,7 @@ fn not_ours() -> Vec<Scenario> {
         ),
         Scenario::new("length in place of a type")
             .frame(not_ip(OWN_MAC, 38, &[0x42; 38]), Expect::Pass(Reason::NotIp)),
-        Scenario::new("to a group of stations")
+        Scenario::new("to a multicast MAC address")
             .frame(syn().macs(CLIENT_MAC, [1, 0, 0x5e, 0, 0, 1]).build(), Expect::Pass(Reason::LinkMulticast))
             .frame(syn().macs(CLIENT_MAC, [0xff; 6]).build(), Expect::Pass(Reason::LinkMulticast)),
         Scenario::new("other protocols to a VIP")
@@ -241,7 +241,7 @@ fn not_ours() -> Vec<Scenario> {
 fn nowhere_to_go() -> Vec<Scenario> {
     let to = |listener: PacketListener| tcp(CLIENT4, listener.at, flag::SYN).build();
     vec![
-        Scenario::new("maps that nobody has filled")
+        Scenario::new("empty maps")
             .in_world(PacketWorld::empty())
             .frame(to(HTTP4), Expect::Pass(Reason::NotOurs))
             .frame(tcp(CLIENT6, HTTP6.at, flag::SYN).build(), Expect::Pass(Reason::NotOurs))

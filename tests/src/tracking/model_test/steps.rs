@@ -89,7 +89,7 @@ impl ModelTest {
 
     /// Applies the desired state; packets are processed between its operations.
     pub fn activate(&mut self) {
-        self.note("put in force".to_owned());
+        self.note("commit".to_owned());
         self.begin_change();
         self.carry_out(usize::MAX);
         self.active = self.desired;
@@ -150,7 +150,7 @@ impl ModelTest {
             self.change();
             self.begin_change();
             let done = self.rng.below(6) as usize;
-            self.note(format!("put in force, and crash after {done} operations"));
+            self.note(format!("commit, and crash after {done} operations"));
             self.carry_out(done);
             self.plane.forget_waiting();
             if self.rng.once_in(2) {
@@ -167,7 +167,7 @@ impl ModelTest {
     pub fn sweep(&mut self) {
         let left = self.control.sweep(self.now);
         self.carry_out(usize::MAX);
-        self.note(format!("sweep leaves {left} slots"));
+        self.note(format!("GC pass leaves {left} slots"));
     }
 
     fn wait(&mut self) {

@@ -114,13 +114,13 @@ fn forged_client_mac_diverts_no_answers_and_new_router_gets_them() {
         }
         let drawn = tap.seen()?.iter().filter(|seen: &&CapturedFrame| seen.receiver == OTHER).count();
         report(
-            "a client's source from another station",
+            "a client's source from another MAC address",
             sent,
             format!("{drawn} answers go there; no more answers at clients of {silent:?}"),
         );
         ensure!(
             drawn == 0 && silent.is_empty(),
-            "{drawn} answers go to another station, {silent:?} hear none"
+            "{drawn} answers go to another MAC address, {silent:?} hear none"
         );
 
         // The client's MAC changes, as when a router replaces one that has died.

@@ -88,7 +88,7 @@ fn forged_frames_to_other_macs_are_not_forwarded() {
             ensure!(seen == sound - 1, "{family}: {seen} frames that are for SLB reach servers");
         }
         let shown: Vec<_> = forwarded.iter().map(|seen| format!("{} to {}", seen.from, seen.to)).collect();
-        report("frames for other stations", sent, format!("{} frames leave", forwarded.len()));
+        report("frames for other MAC addresses", sent, format!("{} frames leave", forwarded.len()));
         ensure!(forwarded.is_empty(), "forwarded or answered: {shown:?}");
         Ok(())
     });

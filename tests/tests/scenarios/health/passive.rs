@@ -34,7 +34,7 @@ fn run_in_world(name: &str, verdict: &str, how: &str) {
              tcp dport 8080 {verdict}\n  }}\n}}\n"
         );
         run(world.net.backends[VICTIM].namespace.command("nft").args(["-f", "-"]), &rule)?;
-        let servers = wait_for("a server that is held out", 2 * PATIENCE, || {
+        let servers = wait_for("an ejected server", 2 * PATIENCE, || {
             world.try_connections(Service::Http, 2 * TRIES)?;
             let servers = of_victim(world)?;
             Ok(servers.iter().all(|server| server.health == ApiHealth::Unhealthy).then_some(servers))

@@ -202,7 +202,7 @@ fn checks_without_tun_device_use_server_addresses() {
             prepare(world, *direct_mode)?;
             world.hide("/dev/net");
             world.start()?;
-            world.wait_for_log("go to the servers' own addresses, not the way the traffic goes", 0)?;
+            world.wait_for_log("go to the servers' own addresses, not along the path of the traffic", 0)?;
             all_healthy(world)?;
             used(world, Service::Http, true)?;
 

@@ -105,7 +105,7 @@ fn weight_zero_and_disabling_override_persistence_at_once() {
         ] {
             let left = world.plan.servers[index].name.clone();
             let with_it = |kept: &ServersOfClients| kept.values().filter(|server| **server == left).count();
-            ensure!(with_it(&kept) > 0, "nobody is with {left}: {kept:?}");
+            ensure!(with_it(&kept) > 0, "no client is with {left}: {kept:?}");
             let mut connections = Vec::new();
             for ((client, service), server) in &kept {
                 if *server == left && *service == Service::Lines {

@@ -96,7 +96,7 @@ impl FlowSocket {
 /// ports from 1024 on.
 fn next_port(client: IpAddr) -> u16 {
     static LAST: Mutex<BTreeMap<IpAddr, u16>> = Mutex::new(BTreeMap::new());
-    let mut last = LAST.lock().expect("nobody panics while holding it");
+    let mut last = LAST.lock().expect("no holder of the lock panics");
     let port = last.entry(client).or_default();
     *port = *port % 1023 + 1;
     *port

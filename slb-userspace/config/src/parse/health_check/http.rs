@@ -49,7 +49,7 @@ fn path(checker: &mut Checker, value: &Value) -> Option<String> {
         let wrong = text.chars().find(|c| !c.is_ascii_graphic() || *c == '#');
         wrong.map(|c| {
             format!(
-                "{} cannot stand in a path: write it percent-encoded, as `%20` for a space",
+                "a path cannot contain {}: write it percent-encoded, as `%20` for a space",
                 quoted(&c.to_string())
             )
         })

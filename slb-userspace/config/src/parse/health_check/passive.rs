@@ -36,7 +36,7 @@ pub(super) fn refuse_alone<T>(
         Diagnostic::error(
             table.span(),
             "`passive` without a health check",
-            "nothing would bring a server back that it has taken out",
+            "nothing would return an ejected server to service",
         )
         .help("remove it, or write `kind = \"tcp\"`"),
     )
@@ -52,13 +52,13 @@ pub(in crate::parse) fn check(
     let Some(table) = check.and_then(|check| check.as_ref().0.passive.as_ref()) else { return };
     let (message, label, help) = match (protocol, mode) {
         (Some(Protocol::Udp), _) => (
-            "`passive` has no meaning for a listener of UDP".to_owned(),
-            "nobody need answer a datagram",
+            "`passive` has no meaning for a UDP listener".to_owned(),
+            "a server need not answer a datagram",
             "remove it; a check of kind `udp` with `request` and `expect` asks the service itself",
         ),
         (_, Some(mode @ (Mode::Dsr | Mode::Ipip))) => (
             format!("`passive` has no meaning in mode `{}`", if mode == Mode::Dsr { "dsr" } else { "ipip" }),
-            "answers go past SLB, so nothing is known of them",
+            "answers do not pass through SLB, which cannot observe them",
             "remove it, or write `mode = \"nat\"`",
         ),
         _ => return,

@@ -21,9 +21,9 @@ pub(super) fn build(checker: &mut Checker, raw: &raw::RawHealthCheck) -> Option<
             Diagnostic::error(
                 expect.span(),
                 "`expect` without `request`",
-                "nothing is asked that could be answered",
+                "without a request there is no answer to compare",
             )
-            .help("add what is to be sent, as in `request = \"ping\"`"),
+            .help("add the payload, as in `request = \"ping\"`"),
         );
     }
     Some(UdpCheck { request: request?, expect: expect? })

@@ -83,7 +83,7 @@ fn out_of_range_drain_and_idle_timeouts_are_refused() {
     ] {
         check(&[(WEB_TARGET, &format!("{WEB_TARGET}\n{line}"), &format!("22:{column}"), &words)]);
     }
-    let words = ["`established_timeout` has no meaning here", "listeners of TCP", "remove it"];
+    let words = ["`established_timeout` has no meaning here", "TCP listeners", "remove it"];
     check(&[(DNS_TARGET, &format!("{DNS_TARGET}\nestablished_timeout = \"10s\""), "16:23", &words)]);
 }
 
@@ -169,7 +169,7 @@ fn invalid_health_checks_are_refused() {
         (
             "{ kind = \"none\", passive = {} }",
             43,
-            ["`passive` without a health check", "nothing would bring a server back"],
+            ["`passive` without a health check", "return an ejected server"],
         ),
     ] {
         let text = format!("server_group = \"web\"\nhealth_check = {check_text}");
@@ -184,12 +184,13 @@ fn invalid_passive_signals_are_refused() {
         DNS_TARGET,
         with_check,
         "16:71",
-        &["`passive` has no meaning for a listener of UDP", "nobody need answer a datagram"],
+        &["`passive` has no meaning for a UDP listener", "a server need not answer a datagram"],
     )]);
     let target = "server_group = \"web\"\nmode = \"dsr\"\nhealth_check = { kind = \"tcp\", passive = {} }";
     let text =
         changed(WEB_TARGET, target).replace("port = 8080", "port = 80").replace("port = 8081", "port = 80");
-    let words = ["`passive` has no meaning in mode `dsr`", "answers go past SLB", "`mode = \"nat\"`"];
+    let words =
+        ["`passive` has no meaning in mode `dsr`", "answers do not pass through SLB", "`mode = \"nat\"`"];
     assert_single(&errors(&text), "23:42", &words, &text);
 }
 
@@ -198,10 +199,10 @@ fn invalid_http_checks_are_refused() {
     for (check_text, column, words) in [
         ("path = \"\"", 40, ["is not a path", "write \"/\""]),
         ("path = \"healthz\"", 40, ["`healthz` is not a path", "write \"/healthz\""]),
-        ("path = \"/a b\"", 40, ["` ` cannot stand in a path", "percent-encoded"]),
-        ("path = \"/a\\r\\nX: y\"", 40, ["cannot stand in a path", "visible ASCII"]),
-        ("path = \"/ä\"", 40, ["`ä` cannot stand in a path", "percent-encoded"]),
-        ("path = \"/a#b\"", 40, ["`#` cannot stand in a path", "percent-encoded"]),
+        ("path = \"/a b\"", 40, ["a path cannot contain ` `", "percent-encoded"]),
+        ("path = \"/a\\r\\nX: y\"", 40, ["a path cannot contain", "visible ASCII"]),
+        ("path = \"/ä\"", 40, ["a path cannot contain `ä`", "percent-encoded"]),
+        ("path = \"/a#b\"", 40, ["a path cannot contain `#`", "percent-encoded"]),
         ("path = 7", 40, ["expected a string for `path`", "\"/healthz\""]),
         ("method = \"head\"", 42, ["did you mean \"HEAD\"?", "allowed: \"HEAD\", \"GET\""]),
         ("method = \"POST\"", 42, ["`method` cannot be `POST`", "\"GET\""]),
