@@ -10,6 +10,44 @@ use crate::{World, test_lock::TestLock};
 /// Number of lines of the daemon's log that a failure shows.
 const LOG_LINES: usize = 100;
 
+/// Path of the function that contains the call, without the crate.
+#[macro_export]
+macro_rules! function_name {
+    () => {{
+        fn here() {}
+        $crate::scenario::enclosing(std::any::type_name_of_val(&here))
+    }};
+}
+
+/// Runs a scenario under the name of the function that contains the call: `scenario!(&WEIGHTS, |world| ...)`. One of
+/// several variants has a name of its own after it: `scenario!(mode; &WEIGHTS, |world| ...)`. See
+/// [`scenario()`](fn@scenario).
+#[macro_export]
+macro_rules! scenario {
+    ($variant:expr; $weights:expr, $body:expr $(,)?) => {
+        $crate::scenario::scenario(&format!("{}: {}", $crate::function_name!(), $variant), $weights, $body)
+    };
+    ($weights:expr, $body:expr $(,)?) => {
+        $crate::scenario::scenario($crate::function_name!(), $weights, $body)
+    };
+}
+
+/// As [`scenario!`], while no other world exists. See [`alone()`](fn@alone).
+#[macro_export]
+macro_rules! scenario_alone {
+    ($weights:expr, $body:expr $(,)?) => {
+        $crate::scenario::alone($crate::function_name!(), $weights, $body)
+    };
+}
+
+/// Path of the function that contains the item of this path, without the crate, as the test runner names it. Closures
+/// do not count.
+pub fn enclosing(item: &'static str) -> &'static str {
+    let function = item.rsplit_once("::").map_or(item, |(function, _)| function);
+    let function = function.trim_end_matches("::{{closure}}");
+    function.split_once("::").map_or(function, |(_, path)| path)
+}
+
 /// Runs `body` in a world with one backend per weight. Its servers run, its daemon does not. Without root, the scenario
 /// counts as skipped.
 ///
@@ -60,4 +98,14 @@ fn show_log(name: &str, world: &World) {
     let lines: Vec<_> = log.lines().collect();
     let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
     eprintln!("{name}: the daemon's log, last {} of {} lines:\n{}", tail.len(), lines.len(), tail.join("\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn function_name_is_that_of_the_enclosing_function() {
+        let expected = "scenario::tests::function_name_is_that_of_the_enclosing_function";
+        assert_eq!(function_name!(), expected);
+        assert_eq!(Some(1).map(|_| function_name!()), Some(expected));
+    }
 }

@@ -21,7 +21,7 @@ fn names_of(id: RunId) -> Result<Vec<String>> {
 /// With forwarding in the kernel in place of XDP, every service of every backend is reached at its own address.
 #[test]
 fn clients_reach_servers_directly() {
-    scenario("clients_reach_servers_directly", &[1, 1], |world| {
+    scenario!(&[1, 1], |world| {
         world.net.kernel_forwarding(true)?;
         let client = world.client();
         for family in Family::ALL {
@@ -53,7 +53,7 @@ fn clients_reach_servers_directly() {
 /// Without forwarding in the kernel no packet gets from client to backend: what reaches a server came by XDP.
 #[test]
 fn only_xdp_can_carry_traffic() {
-    scenario("only_xdp_can_carry_traffic", &[1], |world| {
+    scenario!(&[1], |world| {
         for family in Family::ALL {
             let answer =
                 world.client().ping(world.net.backends[0].address(family), Duration::from_millis(300))?;
@@ -65,7 +65,7 @@ fn only_xdp_can_carry_traffic() {
 
 #[test]
 fn killed_server_resets_connections_and_silent_server_answers_nothing() {
-    scenario("killed_server_resets_connections_and_silent_server_answers_nothing", &[1, 1], |world| {
+    scenario!(&[1, 1], |world| {
         world.net.kernel_forwarding(true)?;
         let client = world.client();
         let at = |world: &World, index: usize, service: Service| {
@@ -96,7 +96,7 @@ fn killed_server_resets_connections_and_silent_server_answers_nothing() {
 #[test]
 fn dropped_world_leaves_nothing_behind() {
     let mut made = None;
-    scenario("dropped_world_leaves_nothing_behind", &[1, 1], |world| {
+    scenario!(&[1, 1], |world| {
         let names = names_of(world.id)?;
         ensure!(names.len() == 4, "{names:?}");
         made = Some((world.id, world.directory().to_owned()));
@@ -110,7 +110,7 @@ fn dropped_world_leaves_nothing_behind() {
 /// A killed run leaves namespaces, processes in them, pins and a directory; the next run removes them.
 #[test]
 fn leftovers_of_dead_runs_are_removed() {
-    scenario::alone("leftovers_of_dead_runs_are_removed", &[1], |_| {
+    slb_tests::scenario_alone!(&[1], |_| {
         // The number of a process that has ended and been waited for; no process has it.
         let mut ended = Command::new("true").spawn()?;
         ended.wait()?;

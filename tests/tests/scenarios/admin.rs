@@ -15,7 +15,7 @@ const LONG_LIVED: usize = 16;
 
 #[test]
 fn overrides_survive_restarts_until_reset() {
-    scenario("overrides_survive_restarts_until_reset", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let b1 = entries(world, 0);
@@ -66,7 +66,7 @@ fn overrides_survive_restarts_until_reset() {
 /// A draining server of a default group keeps its connections and gets no new ones.
 #[test]
 fn a_draining_server_keeps_its_connections() {
-    scenario("a_draining_server_keeps_its_connections", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let with_b1 = traffic.alive_with("b1");
@@ -89,7 +89,7 @@ fn a_draining_server_keeps_its_connections() {
 /// `slb` has its own exit status for a missing daemon. Where one listens elsewhere, its message names the socket.
 #[test]
 fn missing_daemon_has_own_exit_status_and_pins_name_its_socket() {
-    scenario("missing_daemon_has_own_exit_status_and_pins_name_its_socket", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let pins = world.plan.pin_dir.display().to_string();
         let socket = world.plan.socket.display().to_string();
         for arguments in
@@ -123,7 +123,7 @@ fn missing_daemon_has_own_exit_status_and_pins_name_its_socket() {
 /// The connections left in a drain are counted, and `--wait` waits for them.
 #[test]
 fn drain_reports_connections_left_and_wait_option_waits_for_them() {
-    scenario("drain_reports_connections_left_and_wait_option_waits_for_them", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         world.start()?;
         let traffic = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
@@ -178,7 +178,7 @@ fn drain_reports_connections_left_and_wait_option_waits_for_them() {
 /// status.
 #[test]
 fn last_server_of_listener_is_taken_out_only_with_force() {
-    scenario("last_server_of_listener_is_taken_out_only_with_force", &[60, 40], |world| {
+    scenario!(&[60, 40], |world| {
         world.start()?;
         let (b1, b2) = (entries(world, 0), entries(world, 1));
         world.slb(&arguments(&["drain", "http"], &b1))?;
@@ -233,7 +233,7 @@ fn last_server_of_listener_is_taken_out_only_with_force() {
 
 #[test]
 fn invalid_batch_of_overrides_changes_nothing() {
-    scenario("invalid_batch_of_overrides_changes_nothing", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let b1 = &entries(world, 0)[0];
         for (arguments, words) in [
@@ -266,7 +266,7 @@ fn invalid_batch_of_overrides_changes_nothing() {
 /// An override ends with its server entry, and not before.
 #[test]
 fn override_ends_with_its_server_entry() {
-    scenario("override_ends_with_its_server_entry", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         world.slb(&arguments(&["disable", "http"], &entries(world, 0)))?;
         let b1 = world.plan.servers.remove(0);
@@ -296,7 +296,7 @@ fn override_ends_with_its_server_entry() {
 /// An override follows a renamed group or load balancer, also before `slb confirm`.
 #[test]
 fn override_follows_renamed_group_and_load_balancer() {
-    scenario("override_follows_renamed_group_and_load_balancer", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let b1 = entries(world, 0);
         let b2: Vec<_> = world.plan.servers[1].addresses.iter().map(ToString::to_string).collect();
@@ -346,7 +346,7 @@ fn override_follows_renamed_group_and_load_balancer() {
 /// `slb apply` may rename groups; the next start returns to the file and its names.
 #[test]
 fn override_returns_to_name_in_file_after_restart() {
-    scenario("override_returns_to_name_in_file_after_restart", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let b1 = entries(world, 0);
         world.slb(&arguments(&["disable", "http"], &b1))?;
@@ -370,7 +370,7 @@ fn override_returns_to_name_in_file_after_restart() {
 
 #[test]
 fn truncated_overrides_file_is_kept_and_forwarding_continues() {
-    scenario("truncated_overrides_file_is_kept_and_forwarding_continues", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         world.slb(&arguments(&["disable", "http"], &entries(world, 0)))?;
         world.terminate()?;

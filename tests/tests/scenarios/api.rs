@@ -23,7 +23,7 @@ const PROGRESS: u64 = 50;
 
 #[test]
 fn misbehaving_api_clients_are_bounded() {
-    scenario("misbehaving_api_clients_are_bounded", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         world.start()?;
         let mode = fs::metadata(&world.plan.socket)?.permissions().mode() & 0o777;
         ensure!(mode == 0o660, "mode {mode:o}");

@@ -19,7 +19,7 @@ const PROGRESS: u64 = 50;
 
 #[test]
 fn unconfirmed_apply_rolls_back() {
-    scenario::alone("unconfirmed_apply_rolls_back", &WEIGHTS, |world| {
+    slb_tests::scenario_alone!(&WEIGHTS, |world| {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let other = without_b1(world)?;
@@ -54,7 +54,7 @@ fn unconfirmed_apply_rolls_back() {
 
 #[test]
 fn confirmed_apply_stays_until_next_start() {
-    scenario("confirmed_apply_stays_until_next_start", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let other = without_b1(world)?;
         world.slb(&["apply", &other, "--confirm-within", "60s"])?;
@@ -75,7 +75,7 @@ fn confirmed_apply_stays_until_next_start() {
 /// A daemon that ends before `slb confirm` starts with its file.
 #[test]
 fn daemon_restarted_before_confirm_uses_its_file() {
-    scenario("daemon_restarted_before_confirm_uses_its_file", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         for end in [World::terminate as fn(&mut World) -> Result<()>, World::kill] {
             world.start()?;
             let other = without_b1(world)?;
@@ -91,7 +91,7 @@ fn daemon_restarted_before_confirm_uses_its_file() {
 
 #[test]
 fn apply_without_confirm_limit_stays_until_reload() {
-    scenario("apply_without_confirm_limit_stays_until_reload", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let other = without_b1(world)?;
         let said = world.slb(&["diff", &other])?;

@@ -8,7 +8,7 @@ const CONNECTIONS: usize = 4;
 
 #[test]
 fn bulk_transfers_arrive_unchanged() {
-    scenario("bulk_transfers_arrive_unchanged", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         world.start()?;
         for family in Family::ALL {
             for direction in [Direction::Upload, Direction::Download] {

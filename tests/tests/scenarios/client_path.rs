@@ -79,7 +79,7 @@ fn behind_the_client(world: &World) -> Result<()> {
 /// route moves to another router, through which the client never sent packets.
 #[test]
 fn answers_to_idle_clients_follow_router_changes() {
-    scenario("answers_to_idle_clients_follow_router_changes", &[100, 100], |world| {
+    scenario!(&[100, 100], |world| {
         world.start()?;
         behind_the_client(world)?;
         (0..2).for_each(|server| world.behaviour(server).set_repeats(true));

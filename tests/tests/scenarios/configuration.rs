@@ -14,7 +14,7 @@ const BROKEN: [(&str, &str, &str); 3] = [
 
 #[test]
 fn a_bad_configuration_is_refused_and_changes_nothing() {
-    scenario("a_bad_configuration_is_refused_and_changes_nothing", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         let good = world.plan.toml();
         let checked = world.slbd("check", &good)?;
         ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
@@ -36,7 +36,7 @@ fn a_bad_configuration_is_refused_and_changes_nothing() {
 /// runs.
 #[test]
 fn failed_start_changes_nothing() {
-    scenario("failed_start_changes_nothing", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         let good = world.plan.toml();
         let interfaces = format!("interfaces = {:?}", world.plan.interfaces);
         ensure!(good.contains(&interfaces), "{good}");

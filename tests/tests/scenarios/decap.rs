@@ -42,7 +42,7 @@ const TUNNELS: [(Family, Family); 4] =
 
 #[test]
 fn decap_lets_servers_answer_inner_packets() {
-    scenario("decap_lets_servers_answer_inner_packets", &[1], |world| {
+    scenario!(&[1], |world| {
         let backend = prepare(world)?;
         for (outer, inner) in TUNNELS {
             datagrams(world, &backend, outer, inner).with_context(|| format!("UDP/{inner} in {outer}"))?;
@@ -59,7 +59,7 @@ fn decap_lets_servers_answer_inner_packets() {
 #[test]
 fn decap_replacement_loses_no_packet() {
     const REPLACEMENTS: u8 = 10;
-    scenario("decap_replacement_loses_no_packet", &[1], |world| {
+    scenario!(&[1], |world| {
         let backend = prepare(world)?;
         let (family, client) = (Family::V4, &world.net.client);
         let server = echo(&backend.namespace, family)?;
@@ -99,7 +99,7 @@ fn decap_replacement_loses_no_packet() {
 /// A refused attach leaves nothing behind, and neither does a detach.
 #[test]
 fn refused_decap_attach_names_reason_and_leaves_nothing() {
-    scenario("refused_decap_attach_names_reason_and_leaves_nothing", &[1], |world| {
+    scenario!(&[1], |world| {
         let backend = &world.net.backends[0];
         let pins = Path::new(BPF_FS).join(backend.namespace.name());
         let command = |arguments: &str| -> Result<Command> {

@@ -5,7 +5,7 @@ use slb_tests::{client::PATIENCE, net::Family, scenario, server::Service, wait::
 
 #[test]
 fn detach_leaves_nothing() {
-    scenario("detach_leaves_nothing", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         ensure!(world.programs()?.is_empty(), "a program is attached before the start");
         world.start()?;
         let target = world.vip(Family::V4, Service::Http);

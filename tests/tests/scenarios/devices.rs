@@ -21,7 +21,7 @@ const DETECTION_LIMIT: Duration = Duration::from_secs(5);
 /// A native program cannot redirect to a bridge: the kernel drops the frames.
 #[test]
 fn servers_behind_bridge_are_served_by_generic_xdp() {
-    scenario("servers_behind_bridge_are_served_by_generic_xdp", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         automatic(world);
         behind_a_bridge(world)?;
         let status = world.start()?;
@@ -49,7 +49,7 @@ fn servers_behind_bridge_are_served_by_generic_xdp() {
 /// A veth delivers frames of native XDP only if its peer runs a program.
 #[test]
 fn veth_with_plain_peer_is_served_by_generic_xdp() {
-    scenario("veth_with_plain_peer_is_served_by_generic_xdp", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         automatic(world);
         world.net.backends[GUEST].release()?;
         expect_modes(&world.start()?, AttachMode::Generic)?;
@@ -61,7 +61,7 @@ fn veth_with_plain_peer_is_served_by_generic_xdp() {
 
 #[test]
 fn native_xdp_is_refused_where_packets_would_be_lost() {
-    scenario("native_xdp_is_refused_where_packets_would_be_lost", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.net.backends[GUEST].release()?;
         let refused = |world: &World, words: &[&str]| -> Result<()> {
             let output = world.slbd("run", &world.plan.toml())?;
@@ -101,7 +101,7 @@ fn native_xdp_is_refused_where_packets_would_be_lost() {
 /// Frames that the kernel loses are counted and reported, and an unreachable server gets no more traffic.
 #[test]
 fn interface_losing_frames_gets_no_more_packets() {
-    scenario("interface_losing_frames_gets_no_more_packets", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         works(world)?;
         world.net.backends[GUEST].release()?;

@@ -30,7 +30,7 @@ const OF_LINES: [&str; 3] = ["load_balancer=\"shop\"", "listener=\"lines\"", "ch
 
 #[test]
 fn removal_without_drain_resets_connections_at_both_ends() {
-    scenario("removal_without_drain_resets_connections_at_both_ends", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let watched = DrainedConnections::open(world, true)?;
         world.plan.servers.remove(0);
@@ -41,7 +41,7 @@ fn removal_without_drain_resets_connections_at_both_ends() {
 
 #[test]
 fn drain_of_removed_server_resets_both_ends_at_deadline() {
-    scenario("drain_of_removed_server_resets_both_ends_at_deadline", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         drains(world, true, |world| {
             world.plan.servers.remove(0);
@@ -52,7 +52,7 @@ fn drain_of_removed_server_resets_both_ends_at_deadline() {
 
 #[test]
 fn drain_of_weight_zero_server_resets_both_ends_at_deadline() {
-    scenario("drain_of_weight_zero_server_resets_both_ends_at_deadline", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         drains(world, true, |world| {
             world.plan.servers[0].weight = 0;
@@ -63,7 +63,7 @@ fn drain_of_weight_zero_server_resets_both_ends_at_deadline() {
 
 #[test]
 fn drain_of_disabled_server_resets_both_ends_at_deadline() {
-    scenario("drain_of_disabled_server_resets_both_ends_at_deadline", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         drains(world, true, |world| {
             let addresses = world.plan.servers[0].addresses.iter().map(ToString::to_string);
@@ -78,7 +78,7 @@ fn drain_of_disabled_server_resets_both_ends_at_deadline() {
 /// The server fails its check, and its connections go on until the deadline.
 #[test]
 fn drain_of_unhealthy_server_resets_both_ends_at_deadline() {
-    scenario("drain_of_unhealthy_server_resets_both_ends_at_deadline", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         world.plan.checks.insert(Service::Lines, "kind = \"http\", port = 8080, path = \"/healthz\"");
         drains(world, true, |world| {
@@ -95,7 +95,7 @@ fn drain_of_unhealthy_server_resets_both_ends_at_deadline() {
 
 #[test]
 fn drain_ended_before_deadline_keeps_connections() {
-    scenario("drain_ended_before_deadline_keeps_connections", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         world.start()?;
         let watched = DrainedConnections::open(world, true)?;
@@ -141,7 +141,7 @@ fn move_listener(world: &mut World, listener: &str, without: usize) {
 /// Two listeners share a server table. One gets another group, and thereby its own table; its connections move with it.
 #[test]
 fn connections_drain_with_new_group_after_table_split() {
-    scenario("connections_drain_with_new_group_after_table_split", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.connection_drain = Some("10s");
         let [_, lines] = add_twin(world)?;
         world.start()?;
@@ -161,7 +161,7 @@ fn connections_drain_with_new_group_after_table_split() {
 /// table, and that server's connections through the other listener go on.
 #[test]
 fn removing_server_from_listener_keeps_connections_of_others() {
-    scenario("removing_server_from_listener_keeps_connections_of_others", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let [twin, _] = add_twin(world)?;
         world.start()?;
         let watched = DrainedConnections::open(world, true)?;
@@ -179,7 +179,7 @@ fn removing_server_from_listener_keeps_connections_of_others() {
 
 #[test]
 fn idle_timeout_resets_connections_at_both_ends() {
-    scenario("idle_timeout_resets_connections_at_both_ends", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.established_timeout = Some("10s");
         world.start()?;
         let watched = DrainedConnections::open(world, true)?;

@@ -42,7 +42,7 @@ fn reported(world: &World, index: usize) -> Result<ApiServer> {
 
 #[test]
 fn secondary_takes_over_and_primary_returns() {
-    scenario("secondary_takes_over_and_primary_returns", &[100, 100], |world| {
+    scenario!(&[100, 100], |world| {
         let (primary, secondary) = (server(world, 0), server(world, 1));
         world.plan.change(TARGET, "primary_secondary_group = \"pair\"");
         world.plan.append(&format!(
@@ -79,7 +79,7 @@ fn secondary_takes_over_and_primary_returns() {
 
 #[test]
 fn a_primary_group_fails_over_at_its_threshold() {
-    scenario("a_primary_group_fails_over_at_its_threshold", &[100, 100, 100], |world| {
+    scenario!(&[100, 100, 100], |world| {
         let [a, b, c] = [0, 1, 2].map(|index| server(world, index));
         world.plan.change(
             TARGET,
@@ -129,7 +129,7 @@ fn without_healthy_servers(world: &mut World, on_no_healthy: &str) -> Result<()>
 
 #[test]
 fn all_servers_serve_when_none_is_healthy_and_fail_open() {
-    scenario("all_servers_serve_when_none_is_healthy_and_fail_open", &[100, 100, 0], |world| {
+    scenario!(&[100, 100, 0], |world| {
         without_healthy_servers(world, "all")?;
         serve(world, &["b1", "b2"])
     });
@@ -137,7 +137,7 @@ fn all_servers_serve_when_none_is_healthy_and_fail_open() {
 
 #[test]
 fn no_server_serves_when_none_is_healthy_and_fail_closed() {
-    scenario("no_server_serves_when_none_is_healthy_and_fail_closed", &[100, 100], |world| {
+    scenario!(&[100, 100], |world| {
         without_healthy_servers(world, "drop")?;
         let refused = world.packets("drop", Some("no_server"))?;
         let target = world.vip(Family::V4, Service::Http);
@@ -157,7 +157,7 @@ fn stopped(world: &World) -> Result<Vec<String>> {
 
 #[test]
 fn stopped_listeners_and_load_balancers_forward_nothing() {
-    scenario("stopped_listeners_and_load_balancers_forward_nothing", &[100], |world| {
+    scenario!(&[100], |world| {
         world.plan.change(TARGET, format!("{TARGET}\nstate = \"stopped\""));
         world.start()?;
         let (web, dns) = (world.vip(Family::V4, Service::Http), world.vip(Family::V4, Service::Echo));

@@ -26,13 +26,13 @@ const LONG_LIVED: usize = 48;
 /// The server's processes die: connections to them are refused.
 #[test]
 fn killed_server_loses_new_flows_until_it_recovers() {
-    scenario("killed_server_loses_new_flows_until_it_recovers", &WEIGHTS, killed);
+    scenario!(&WEIGHTS, killed);
 }
 
 /// A machine that hangs does not answer at all.
 #[test]
 fn silent_server_loses_new_flows_until_it_recovers() {
-    scenario("silent_server_loses_new_flows_until_it_recovers", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let traffic = start(world)?;
         world.net.backends[VICTIM].go_silent()?;
         left_out(world, &traffic)?;
@@ -44,7 +44,7 @@ fn silent_server_loses_new_flows_until_it_recovers() {
 /// With all servers down nothing is forwarded to them, and the first to recover serves at once.
 #[test]
 fn packets_are_dropped_while_no_server_is_healthy() {
-    scenario("packets_are_dropped_while_no_server_is_healthy", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         world.start()?;
         for index in [0, 1] {
             world.kill_servers(index);

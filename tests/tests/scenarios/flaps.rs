@@ -37,7 +37,7 @@ fn random_failures_and_commands_disturb_no_flow() {
     // `println` output appears only at the end, which a user who interrupts the test does not see.
     let repeat = format!("{SECONDS_VARIABLE}={} {SEED_VARIABLE}={seed}", length.as_secs());
     writeln!(io::stderr(), "to repeat the chaos test: {repeat}").expect("somewhere to write to");
-    scenario::alone("random_failures_and_commands_disturb_no_flow", &WEIGHTS, |world| {
+    slb_tests::scenario_alone!(&WEIGHTS, |world| {
         world.net.route_answers()?;
         world.net.backends.iter().try_for_each(Backend::add_vips)?;
         ChaosDriver::prepare(world);

@@ -16,7 +16,7 @@ const SECOND_NAME: &str = "b1 again";
 
 #[test]
 fn server_serves_in_several_groups_and_on_several_ports() {
-    scenario("server_serves_in_several_groups_and_on_several_ports", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.serve_also(0, SECOND_NAME, SECOND)?;
         let [b1, b2] = [0, 1].map(|index| world.net.backends[index].address(Family::V4));
         let http = Service::Http.backend_port();

@@ -8,6 +8,7 @@ use slb_api::types::{ApiHealth, AttachMode, Status};
 use slb_tests::{
     World,
     config::Mode,
+    function_name,
     net::{Family, TEAM, run},
     scenario,
     server::Service,
@@ -38,8 +39,7 @@ fn with_devices(name: &str, kinds: &[&'static str], body: impl FnOnce(&mut World
 
 #[test]
 fn unusable_bond_vlan_and_vrf_interfaces_are_refused_with_advice() {
-    let name = "unusable_bond_vlan_and_vrf_interfaces_are_refused_with_advice";
-    with_devices(name, &["bond", "vlan", "vrf"], |world| {
+    with_devices(function_name!(), &["bond", "vlan", "vrf"], |world| {
         let _program = world.net.bond_backend(0, "bond1", "balance-xor")?;
         let upper = world.net.vlan(1)?;
         use_generic(world);
@@ -67,7 +67,7 @@ fn refused(world: &mut World, interfaces: &[&str], why: &str) -> Result<()> {
 #[test]
 fn all_modes_work_through_bonds_with_native_xdp() {
     let kinds = ["bond", "ipip", "sit", "ip6tnl"];
-    with_devices("all_modes_work_through_bonds_with_native_xdp", &kinds, |world| {
+    with_devices(function_name!(), &kinds, |world| {
         let _programs = bonded(world, ["balance-xor", "balance-rr", "active-backup"])?;
         expect_native(&world.start()?)?;
         all_modes_work(world)?;
@@ -81,7 +81,7 @@ fn all_modes_work_through_bonds_with_native_xdp() {
 #[test]
 fn all_modes_work_through_lacp_bonds_with_native_xdp() {
     let kinds = ["bond", "ipip", "sit", "ip6tnl"];
-    with_devices("all_modes_work_through_lacp_bonds_with_native_xdp", &kinds, |world| {
+    with_devices(function_name!(), &kinds, |world| {
         let _programs = bonded(world, ["802.3ad"; 3])?;
         expect_native(&world.start()?)?;
         all_modes_work(world)?;
@@ -100,7 +100,7 @@ fn all_modes_work_through_lacp_bonds_with_native_xdp() {
 #[test]
 fn all_modes_work_through_teams_with_generic_xdp() {
     let kinds = ["team", "ipip", "sit", "ip6tnl"];
-    with_devices("all_modes_work_through_teams_with_generic_xdp", &kinds, |world| {
+    with_devices(function_name!(), &kinds, |world| {
         let _programs = bonded(world, [TEAM; 3])?;
         let interfaces = world.plan.interfaces.clone();
         refused(world, &["bond0", "b1", "bond2"], "b1 belongs to the team bond1: name bond1")?;
@@ -153,7 +153,7 @@ fn all_modes_work(world: &World) -> Result<()> {
 /// configure. A reload that adds the VLAN device is refused; one that replaces the interface by it works.
 #[test]
 fn vlan_device_and_bond_forward_with_generic_xdp() {
-    with_devices("vlan_device_and_bond_forward_with_generic_xdp", &["bond", "vlan"], |world| {
+    with_devices(function_name!(), &["bond", "vlan"], |world| {
         let _program = world.net.bond_client("bond0", "balance-xor")?;
         let upper = world.net.vlan(0)?;
         use_generic(world);
@@ -185,7 +185,7 @@ fn vlan_device_and_bond_forward_with_generic_xdp() {
 /// The kernel's devices `ipip` and `sit` decapsulate tunnel packets over IPv4, `ip6tnl` those over IPv6.
 #[test]
 fn tunnels_are_decapsulated_by_kernel_devices() {
-    with_devices("tunnels_are_decapsulated_by_kernel_devices", &["ipip", "sit", "ip6tnl"], |world| {
+    with_devices(function_name!(), &["ipip", "sit", "ip6tnl"], |world| {
         world.net.route_answers()?;
         world.plan.mode = Mode::Ipip;
         world.plan.unknown_datagrams = Some("follow");
@@ -210,7 +210,7 @@ fn tunnels_are_decapsulated_by_kernel_devices() {
 /// Clients are behind the network card of a virtual machine.
 #[test]
 fn nat_works_with_native_xdp_of_virtio_net() {
-    scenario("nat_works_with_native_xdp_of_virtio_net", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         if !world.net.cable_client()? {
             println!("skipped: this machine has not the guest's network cards: cargo xtask vm has");
             return Ok(());

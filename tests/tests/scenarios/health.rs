@@ -10,7 +10,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use slb_api::types::ApiHealth;
-use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
+use slb_tests::{
+    World, client::PATIENCE, function_name, net::Family, scenario, server::Service, wait::wait_for,
+};
 
 const WEIGHTS: [u8; 2] = [50, 50];
 /// Index and name of the server that fails.
@@ -45,7 +47,7 @@ fn http_check_detects_unexpected_status() {
             Ok(())
         },
     };
-    case.run("http_check_detects_unexpected_status");
+    case.run(function_name!());
 }
 
 #[test]
@@ -63,7 +65,7 @@ fn http_check_accepts_only_configured_statuses() {
             Ok(())
         },
     };
-    case.run("http_check_accepts_only_configured_statuses");
+    case.run(function_name!());
 }
 
 #[test]
@@ -75,7 +77,7 @@ fn http_check_detects_closed_port() {
         details: &["connection refused"],
         mends: revive,
     };
-    case.run("http_check_detects_closed_port");
+    case.run(function_name!());
 }
 
 #[test]
@@ -93,7 +95,7 @@ fn udp_check_detects_wrong_answer() {
             Ok(())
         },
     };
-    case.run("udp_check_detects_wrong_answer");
+    case.run(function_name!());
 }
 
 #[test]
@@ -105,7 +107,7 @@ fn udp_check_detects_closed_port() {
         details: &["port unreachable"],
         mends: revive,
     };
-    case.run("udp_check_detects_closed_port");
+    case.run(function_name!());
 }
 
 #[test]
@@ -117,7 +119,7 @@ fn icmp_check_detects_unreachable_host() {
         details: &["no answer within 1s", "host unreachable"],
         mends: |world| world.net.backends[VICTIM].speak_again(),
     };
-    case.run("icmp_check_detects_unreachable_host");
+    case.run(function_name!());
 }
 
 /// A UDP check without an expected answer accepts silence, but not from a host that is down.
@@ -134,13 +136,13 @@ fn udp_check_detects_unreachable_host() {
         ],
         mends: |world| world.net.backends[VICTIM].speak_again(),
     };
-    case.run("udp_check_detects_unreachable_host");
+    case.run(function_name!());
 }
 
 /// The check does not depend on services: the host answers pings while its services are down.
 #[test]
 fn icmp_check_ignores_state_of_services() {
-    scenario("icmp_check_ignores_state_of_services", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.checks.insert(Service::Bulk, "kind = \"icmp\"");
         world.start()?;
         world.kill_servers(VICTIM);
@@ -152,7 +154,7 @@ fn icmp_check_ignores_state_of_services() {
 /// A server without new flows is still checked and shown.
 #[test]
 fn a_server_of_weight_0_is_checked_and_shown() {
-    scenario("a_server_of_weight_0_is_checked_and_shown", &[0, 50], |world| {
+    scenario!(&[0, 50], |world| {
         world.start()?;
         world.wait_for_health(VICTIM, ApiHealth::Healthy)?;
         used(world, Service::Http, false)?;

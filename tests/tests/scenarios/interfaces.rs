@@ -27,7 +27,7 @@ const BACK: Duration = Duration::from_secs(1);
 /// A renamed interface keeps index, program and addresses in the kernel. The configuration may use an alternative name.
 #[test]
 fn renamed_interface_keeps_forwarding_and_altnames_are_accepted() {
-    scenario("renamed_interface_keeps_forwarding_and_altnames_are_accepted", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         world.start()?;
         let slb = world.net.slb.clone();
         for (from, to) in [("client0", "uplink"), ("b1", "srv1")] {
@@ -81,7 +81,7 @@ fn renamed_interface_keeps_forwarding_and_altnames_are_accepted() {
 
 #[test]
 fn interfaces_are_added_and_removed_by_a_reload() {
-    scenario("interfaces_are_added_and_removed_by_a_reload", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let guest = world.plan.servers.remove(GUEST);
         let interface = world.plan.interfaces.pop().expect("there are interfaces");
         world.start()?;
@@ -121,7 +121,7 @@ fn interfaces_are_added_and_removed_by_a_reload() {
 
 #[test]
 fn recreated_interface_is_attached_again() {
-    scenario::alone("recreated_interface_is_attached_again", &WEIGHTS, |world| {
+    slb_tests::scenario_alone!(&WEIGHTS, |world| {
         let guest = world.plan.servers.remove(GUEST);
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
@@ -157,7 +157,7 @@ fn recreated_interface_is_attached_again() {
 
 #[test]
 fn recreated_interface_is_attached_once_other_program_leaves() {
-    scenario("recreated_interface_is_attached_once_other_program_leaves", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         gone(world)?;
         let occupant = world.net.plug_occupied(GUEST)?;
@@ -176,7 +176,7 @@ fn recreated_interface_is_attached_once_other_program_leaves() {
 
 #[test]
 fn interface_with_another_program_does_not_block_rollback() {
-    scenario("interface_with_another_program_does_not_block_rollback", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let mut without = world.plan.clone();
         without.interfaces.retain(|name| name != "b3");
@@ -198,7 +198,7 @@ fn interface_with_another_program_does_not_block_rollback() {
 /// Interfaces may appear after the daemon has started.
 #[test]
 fn interface_missing_at_start_is_attached_when_it_appears() {
-    scenario("interface_missing_at_start_is_attached_when_it_appears", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.net.unplug(GUEST)?;
         world.start_without_waiting()?;
         world.wait_for_log("there is no such interface yet: attached when it appears", 0)?;
@@ -224,7 +224,7 @@ fn interface_missing_at_start_is_attached_when_it_appears() {
 /// A reload too may name an interface that does not exist yet.
 #[test]
 fn interface_missing_at_reload_is_attached_when_it_appears() {
-    scenario("interface_missing_at_reload_is_attached_when_it_appears", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let guest = world.plan.servers.remove(GUEST);
         let interface = world.plan.interfaces.pop().expect("there are interfaces");
         world.start()?;
@@ -258,7 +258,7 @@ fn interface_missing_at_reload_is_attached_when_it_appears() {
 /// ones.
 #[test]
 fn reload_requires_an_interface_only_if_interfaces_change() {
-    scenario("reload_requires_an_interface_only_if_interfaces_change", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let all = world.plan.interfaces.clone();
         let interface = all.last().expect("there are interfaces").clone();
         world.plan.interfaces = vec![interface.clone()];

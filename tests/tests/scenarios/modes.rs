@@ -28,7 +28,7 @@ macro_rules! in_each_mode {
 
             #[test]
             fn dsr() {
-                scenario(concat!(stringify!($body), "::dsr"), &WEIGHTS, |world| {
+                scenario!(&WEIGHTS, |world| {
                     prepare(world, DirectMode::Dsr)?;
                     super::$body(world)
                 });
@@ -36,7 +36,7 @@ macro_rules! in_each_mode {
 
             #[test]
             fn ipip_over_ipv4() {
-                scenario(concat!(stringify!($body), "::ipip_over_ipv4"), &WEIGHTS, |world| {
+                scenario!(&WEIGHTS, |world| {
                     prepare(world, DirectMode::Ipip(Family::V4))?;
                     super::$body(world)
                 });
@@ -44,7 +44,7 @@ macro_rules! in_each_mode {
 
             #[test]
             fn ipip_over_ipv6() {
-                scenario(concat!(stringify!($body), "::ipip_over_ipv6"), &WEIGHTS, |world| {
+                scenario!(&WEIGHTS, |world| {
                     prepare(world, DirectMode::Ipip(Family::V6))?;
                     super::$body(world)
                 });

@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// The client's interface has the same index as the interface of SLB that leads to it.
 #[test]
 fn pins_of_another_network_namespace_are_refused() {
-    scenario("pins_of_another_network_namespace_are_refused", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let status = world.start()?;
         ensure!(status.interfaces.iter().any(|attached| attached.index == 2), "{:?}", status.interfaces);
         world.terminate()?;
@@ -75,7 +75,7 @@ fn pins_of_another_network_namespace_are_refused() {
 
 #[test]
 fn decapsulator_of_another_network_namespace_is_not_detached() {
-    scenario("decapsulator_of_another_network_namespace_is_not_detached", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let from = [world.net.slb_address(Family::V4)];
         let [one, other] = [&world.net.backends[0], &world.net.backends[1]];
         one.decapsulate(&from)?;

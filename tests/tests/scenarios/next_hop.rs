@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn changed_server_mac_updates_next_hop() {
-    scenario("changed_server_mac_updates_next_hop", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         world.start()?;
         world.net.backends[0].namespace.ip(&format!("link set dev eth0 address {NEW_ADDRESS}"))?;
         let addresses = &world.plan.servers[0].addresses;
@@ -76,7 +76,7 @@ fn under_load(world: &World, blip: impl FnOnce() -> Result<()>) -> Result<Vec<He
 /// over; the secondary side must not get connections.
 #[test]
 fn brief_next_hop_loss_causes_no_outage() {
-    scenario("brief_next_hop_loss_causes_no_outage", &[100, 100], |world| {
+    scenario!(&[100, 100], |world| {
         let server = |index: usize, service: Service| {
             let address = world.net.backends[index].address(Family::V4);
             format!("{{ address = \"{address}\", port = {} }}", service.backend_port())
@@ -170,8 +170,7 @@ macro_rules! in_each_mode {
 
             $(#[test]
             fn $name() {
-                let name = concat!("datagrams_leave_a_server_that_is_not_reached::", stringify!($name));
-                scenario(name, &[100, 100], |world| {
+                scenario!(&[100, 100], |world| {
                     let way: Option<DirectMode> = $way;
                     way.map_or(Ok(()), |way| prepare(world, way))?;
                     // The default, `keep`: they stay with a slot's previous backend, if it has one.

@@ -19,7 +19,7 @@ const UNCHECKED: &str = "no answer to new connections of the server passes throu
 
 #[test]
 fn server_without_return_route_is_reported() {
-    scenario("server_without_return_route_is_reported", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         let namespace = |world: &World, lines: &str| world.net.backends[VICTIM].namespace.ip(lines);
         let gateway = namespace_gateway(world);
         namespace(world, "route del default")?;

@@ -89,7 +89,7 @@ fn expect_virtual_address(world: &World, sockets: &[(Family, UdpSocket)]) -> Res
 
 #[test]
 fn frames_for_other_hosts_pass_to_the_kernel() {
-    scenario("frames_for_other_hosts_pass_to_the_kernel", &[100], |world| {
+    scenario!(&[100], |world| {
         world.start()?;
         let sockets = sockets(world)?;
         expect_answers(world, &sockets, "answers at first")?;

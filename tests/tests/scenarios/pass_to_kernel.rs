@@ -15,7 +15,7 @@ const EXCHANGES: u64 = 50;
 
 #[test]
 fn packets_without_listener_pass_to_the_kernel() {
-    scenario("packets_without_listener_pass_to_the_kernel", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         // The load balancer's host has servers of its own, on ports without a listener.
         let own = Servers::start(&world.net.slb, "slb")?;
         world.start()?;
@@ -41,7 +41,7 @@ fn packets_without_listener_pass_to_the_kernel() {
 
 #[test]
 fn pings_of_vip_are_answered_by_xdp() {
-    scenario("pings_of_vip_are_answered_by_xdp", &[50], |world| {
+    scenario!(&[50], |world| {
         world.start()?;
         // From here on the kernel answers no pings, so replies come from XDP.
         world.net.slb.sysctl("net/ipv4/icmp_echo_ignore_all", "1")?;

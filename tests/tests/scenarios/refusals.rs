@@ -29,7 +29,7 @@ const GUEST: usize = 1;
 /// Answers of the API to requests that `slb` never sends.
 #[test]
 fn api_errors_name_what_is_expected() {
-    scenario("api_errors_name_what_is_expected", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let before = world.slb(&["server", "list"])?;
         let huge = format!("\"{}\"", "x".repeat(1 << 20));
@@ -105,7 +105,7 @@ fn api_errors_name_what_is_expected() {
 
 #[test]
 fn command_errors_name_what_is_missing() {
-    scenario("command_errors_name_what_is_missing", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         for arguments in [&["reload"][..], &["server", "list"], &["confirm"], &["diff"]] {
             let said = world.slb_refused(arguments)?;
             ensure!(
@@ -127,7 +127,7 @@ fn command_errors_name_what_is_missing() {
 /// A configuration file that has become a pipe does not block the daemon.
 #[test]
 fn configuration_file_replaced_by_pipe_is_refused() {
-    scenario("configuration_file_replaced_by_pipe_is_refused", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let file = world.directory().join("slb.toml");
         fs::remove_file(&file)?;
@@ -149,7 +149,7 @@ fn configuration_file_replaced_by_pipe_is_refused() {
 
 #[test]
 fn interface_with_another_xdp_program_is_refused() {
-    scenario("interface_with_another_xdp_program_is_refused", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.net.unplug(GUEST)?;
         let occupant = world.net.plug_occupied(GUEST)?;
         let words = [
@@ -188,7 +188,7 @@ fn interface_with_another_xdp_program_is_refused() {
 /// A packet for native XDP must fit into a page: the kernel refuses the program on interfaces with a larger MTU.
 #[test]
 fn mtu_too_large_for_native_xdp_is_refused() {
-    scenario("mtu_too_large_for_native_xdp_is_refused", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         // For a veth, the MTU of the peer matters.
         world.net.backends[0].namespace.ip("link set eth0 mtu 9000")?;
         let refused = world.slbd("run", &world.plan.toml())?;
@@ -208,7 +208,7 @@ fn mtu_too_large_for_native_xdp_is_refused() {
 /// Pins of other programs are neither used nor removed.
 #[test]
 fn foreign_pins_are_neither_used_nor_removed() {
-    scenario("foreign_pins_are_neither_used_nor_removed", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let pins = world.plan.pin_dir.clone();
         for (name, words) in [
             ("v1", "holds pins of another version (v1; this program uses v"),
@@ -250,7 +250,7 @@ fn foreign_pins_are_neither_used_nor_removed() {
 /// The daemon stores nothing in a world-writable directory; everything else works.
 #[test]
 fn world_writable_state_directory_is_not_used() {
-    scenario("world_writable_state_directory_is_not_used", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let directory = world.plan.state_dir.clone();
         fs::create_dir(&directory)?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o777))?;

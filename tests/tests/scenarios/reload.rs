@@ -36,7 +36,7 @@ const GUEST: usize = 3;
 
 #[test]
 fn servers_are_added_weighted_and_removed_under_traffic() {
-    scenario("servers_are_added_weighted_and_removed_under_traffic", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let guest = world.plan.servers.remove(GUEST);
         world.start()?;
         let watched = ReloadTraffic::start(world)?;
@@ -77,7 +77,7 @@ fn servers_are_added_weighted_and_removed_under_traffic() {
 /// A reload replaces all servers of a group at once by others that are just as able to serve.
 #[test]
 fn replacing_all_servers_never_empties_a_group() {
-    scenario("replacing_all_servers_never_empties_a_group", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         let second = world.plan.servers.remove(1);
         world.start()?;
         let first = std::mem::replace(&mut world.plan.servers[0], second);
@@ -95,7 +95,7 @@ fn replacing_all_servers_never_empties_a_group() {
 /// A new health check without a result yet empties no group.
 #[test]
 fn changed_check_keeps_health_until_first_result() {
-    scenario("changed_check_keeps_health_until_first_result", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         world.start()?;
         let watched = ReloadTraffic::start(world)?;
         for interval in ["30s", "40s"] {
@@ -116,7 +116,7 @@ fn changed_check_keeps_health_until_first_result() {
 
 #[test]
 fn renames_keep_flows_and_counters() {
-    scenario("renames_keep_flows_and_counters", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let watched = ReloadTraffic::start(world)?;
         let before = flows(&world.status()?);
@@ -140,7 +140,7 @@ fn renames_keep_flows_and_counters() {
 
 #[test]
 fn sighup_reloads_the_file() {
-    scenario("sighup_reloads_the_file", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         world.start()?;
         world.plan.servers[0].weight = 0;
         world.write(&world.plan.toml())?;
@@ -158,7 +158,7 @@ fn sighup_reloads_the_file() {
 
 #[test]
 fn a_refused_file_changes_nothing_and_says_why() {
-    scenario("a_refused_file_changes_nothing_and_says_why", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         world.start()?;
         let watched = ReloadTraffic::start(world)?;
         let good = world.plan.toml();
@@ -217,7 +217,7 @@ fn a_refused_file_changes_nothing_and_says_why() {
 fn reloads_under_traffic_disturb_no_flow() {
     let reloads =
         env::var(RELOADS_VARIABLE).map_or(RELOADS, |reloads| reloads.parse().expect("a number of reloads"));
-    scenario("reloads_under_traffic_disturb_no_flow", &WITH_STRANGER, |world| {
+    scenario!(&WITH_STRANGER, |world| {
         world.plan.servers.truncate(WEIGHTS.len());
         let guest = world.plan.servers.remove(GUEST);
         world.plan.flow_table_entries = FLOWS;

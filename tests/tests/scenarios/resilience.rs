@@ -21,7 +21,7 @@ const SLOW: usize = 40;
 
 #[test]
 fn unwritable_or_unread_log_stops_nothing() {
-    scenario("unwritable_or_unread_log_stops_nothing", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         let fifo = world.directory().join("log.fifo");
         let _reader = full(&fifo)?;
         for log in [Path::new("/dev/full"), &fifo] {
@@ -55,7 +55,7 @@ fn full(path: &Path) -> Result<File> {
 /// In a mount namespace of its own, as `ip netns exec` makes one, the pins disappear with the daemon.
 #[test]
 fn private_mount_namespace_warns_that_forwarding_ends() {
-    scenario("private_mount_namespace_warns_that_forwarding_ends", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         world.hide("/sys/fs/bpf");
         world.start()?;
         world.wait_for_log("FORWARDING ENDS with its last process", 0)?;
@@ -68,7 +68,7 @@ fn private_mount_namespace_warns_that_forwarding_ends() {
 
 #[test]
 fn removed_sockets_return_and_slow_clients_delay_no_others() {
-    scenario("removed_sockets_return_and_slow_clients_delay_no_others", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         let read_only = world.directory().join("status.sock");
         world.plan.daemon = format!("read_only_socket = {read_only:?}\n");
         world.start()?;

@@ -45,7 +45,7 @@ const LOST_OF_A_FLOW: u64 = 16;
 /// would go to the first server or to the third. Starts are killed at each step, and one is refused in between.
 #[test]
 fn flow_table_resize_keeps_every_flow() {
-    scenario("flow_table_resize_keeps_every_flow", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         prepare(world)?;
         for backend in &world.net.backends {
             backend.decapsulate(&world.plan.tunnel_addresses)?;

@@ -17,20 +17,20 @@ const ROUNDS_VARIABLE: &str = "SLB_SIGKILL_ROUNDS";
 
 #[test]
 fn sigterm_and_restart_disturb_no_flow() {
-    scenario("sigterm_and_restart_disturb_no_flow", &WEIGHTS, |world| unnoticed(world, 1, World::terminate));
+    scenario!(&WEIGHTS, |world| unnoticed(world, 1, World::terminate));
 }
 
 #[test]
 fn sigkill_and_restart_disturb_no_flow() {
     let rounds =
         env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |rounds| rounds.parse().expect("a number of rounds"));
-    scenario("sigkill_and_restart_disturb_no_flow", &WEIGHTS, |world| unnoticed(world, rounds, World::kill));
+    scenario!(&WEIGHTS, |world| unnoticed(world, rounds, World::kill));
 }
 
 /// A daemon killed at any point of a start leaves forwarding active, and the next start completes.
 #[test]
 fn sigkill_during_start_disturbs_no_flow() {
-    scenario("sigkill_during_start_disturbs_no_flow", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let dropped = world.packets("drop", None)?;
@@ -47,7 +47,7 @@ fn sigkill_during_start_disturbs_no_flow() {
 /// A daemon killed at any point of its first start leaves nothing that prevents the next one.
 #[test]
 fn sigkill_during_first_start_is_repaired_by_the_next() {
-    scenario("sigkill_during_first_start_is_repaired_by_the_next", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.kill_on_its_way_up()?;
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
@@ -102,7 +102,7 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
 /// maps.
 #[test]
 fn hash_seed_is_generated_once_and_kept() {
-    scenario("hash_seed_is_generated_once_and_kept", &[1], |world| {
+    scenario!(&[1], |world| {
         let configured = world.plan.toml();
         world.plan.change("hash_seed = 1\n", "");
         let first = world.start()?;

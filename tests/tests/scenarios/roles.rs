@@ -22,7 +22,7 @@ fn wrong(world: &World, sent: impl FnOnce() -> Result<()>) -> Result<u64> {
 
 #[test]
 fn vip_packets_are_accepted_on_client_interfaces_only() {
-    scenario("vip_packets_are_accepted_on_client_interfaces_only", &[100], |world| {
+    scenario!(&[100], |world| {
         world.plan.changes = vec![with_roles("client", "server")];
         world.start()?;
         spreads(world, &world.plan.weights(), EXCHANGES)?;

@@ -26,7 +26,7 @@ const LONG_LIVED: usize = 16;
 
 #[test]
 fn recovered_server_gets_rising_share() {
-    scenario("recovered_server_gets_rising_share", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         slowly(world);
         world.start()?;
         // The first servers of a group start with their full weight.
@@ -41,7 +41,7 @@ fn recovered_server_gets_rising_share() {
 
 #[test]
 fn added_server_gets_rising_share_across_daemon_restart() {
-    scenario("added_server_gets_rising_share_across_daemon_restart", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         slowly(world);
         let added = world.plan.servers.remove(BEGINS);
         world.start()?;
@@ -57,7 +57,7 @@ fn added_server_gets_rising_share_across_daemon_restart() {
 
 #[test]
 fn reenabled_server_gets_rising_share() {
-    scenario("reenabled_server_gets_rising_share", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         slowly(world);
         world.start()?;
         let port = Service::Http.backend_port();

@@ -11,18 +11,18 @@ const WEIGHTS: [u8; 4] = [40, 30, 20, 10];
 
 #[test]
 fn tcp_connections_spread_by_weight() {
-    scenario("tcp_connections_spread_by_weight", &WEIGHTS, |world| spreads(world, Service::Http));
+    scenario!(&WEIGHTS, |world| spreads(world, Service::Http));
 }
 
 #[test]
 fn udp_flows_spread_by_weight() {
-    scenario("udp_flows_spread_by_weight", &WEIGHTS, |world| spreads(world, Service::Echo));
+    scenario!(&WEIGHTS, |world| spreads(world, Service::Echo));
 }
 
 /// With the scheduler `maglev-client`, each client address has one server, and not all have the same.
 #[test]
 fn all_flows_of_one_client_go_to_one_server() {
-    scenario("all_flows_of_one_client_go_to_one_server", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         for family in Family::ALL {
             ensure!(servers_of_clients(world, family)?.iter().all(|servers| *servers > 1));

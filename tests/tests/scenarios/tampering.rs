@@ -21,7 +21,7 @@ const DETECTION_LIMIT: Duration = Duration::from_secs(5);
 
 #[test]
 fn detached_program_is_attached_again() {
-    scenario("detached_program_is_attached_again", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let programs = world.programs()?;
         for round in 0..2 {
@@ -39,7 +39,7 @@ fn detached_program_is_attached_again() {
 /// A foreign program that has replaced SLB's stays until its owner removes it.
 #[test]
 fn foreign_program_in_place_of_slbs_is_reported_and_kept() {
-    scenario("foreign_program_in_place_of_slbs_is_reported_and_kept", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let programs = world.programs()?;
         let pin = link(world, "b2")?;
@@ -66,7 +66,7 @@ fn foreign_program_in_place_of_slbs_is_reported_and_kept() {
 
 #[test]
 fn removed_pins_are_recreated() {
-    scenario("removed_pins_are_recreated", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let programs = world.programs()?;
@@ -86,7 +86,7 @@ fn removed_pins_are_recreated() {
 /// A lazily unmounted BPF file system lasts as long as the daemon; when it is mounted again, the daemon pins anew.
 #[test]
 fn pins_are_recreated_after_bpf_file_system_is_remounted() {
-    scenario("pins_are_recreated_after_bpf_file_system_is_remounted", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let mount = world.mount_bpf()?;
         world.plan.pin_dir = mount.path().join("slb");
         world.start()?;

@@ -26,7 +26,7 @@ enum ReplyOutcome {
 
 #[test]
 fn unmatched_packets_do_not_loop_and_host_services_work() {
-    scenario("unmatched_packets_do_not_loop_and_host_services_work", &[50], |world| {
+    scenario!(&[50], |world| {
         // As on a gateway: VIPs are routed to this host, whose kernel would route the packets back.
         world.net.route_vips()?;
         world.net.kernel_forwarding(true)?;

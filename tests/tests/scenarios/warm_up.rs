@@ -26,7 +26,7 @@ const PROGRESS: u64 = 50;
 
 #[test]
 fn replaced_servers_serve_until_new_servers_are_checked() {
-    scenario("replaced_servers_serve_until_new_servers_are_checked", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         prepare(world);
         let second = world.plan.servers.remove(1);
         first_start(world)?;

@@ -10,7 +10,7 @@ const LONG_LIVED: usize = 24;
 
 #[test]
 fn server_of_weight_zero_keeps_flows_and_gets_no_new_ones() {
-    scenario("server_of_weight_zero_keeps_flows_and_gets_no_new_ones", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let connections = Family::ALL
             .into_iter()
@@ -34,7 +34,7 @@ fn server_of_weight_zero_keeps_flows_and_gets_no_new_ones() {
 /// Removing a server disturbs no flow of another.
 #[test]
 fn removed_server_disturbs_no_flow_of_others() {
-    scenario("removed_server_disturbs_no_flow_of_others", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let target = world.vip(Family::V4, Service::Lines);
         let connections = world.client().long_lived(target, LONG_LIVED)?;

@@ -20,7 +20,7 @@ const BYTES: u64 = 8 * 1024 * 1024 + 7;
 /// SLB switches it off at the start and whenever it is switched on. A detach restores it, also after a restart.
 #[test]
 fn gro_is_off_on_bridge_ports_while_slb_forwards() {
-    scenario("gro_is_off_on_bridge_ports_while_slb_forwards", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         merging_below_a_bridge(world)?;
         world.start()?;
         ensure!(is_off(world)?, "frames are merged");
@@ -60,7 +60,7 @@ fn gro_is_off_on_bridge_ports_while_slb_forwards() {
 
 #[test]
 fn aborted_first_start_restores_gro() {
-    scenario("aborted_first_start_restores_gro", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         merging_below_a_bridge(world)?;
         // A start waits for the next hop of a server that does not exist.
         let absent = IpAddr::from([10, 90, 1, 99]);
@@ -92,7 +92,7 @@ fn aborted_first_start_restores_gro() {
 
 #[test]
 fn removing_an_interface_restores_gro() {
-    scenario("removing_an_interface_restores_gro", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         merging_below_a_bridge(world)?;
         world.start()?;
         let (all, with_bridge) = (world.plan.toml(), world.write_other(&world.plan.toml())?);

@@ -19,7 +19,7 @@ use super::{
 /// Idle and active connections of servers that take new flows.
 #[test]
 fn blind_segments_neither_end_nor_move_connections() {
-    scenario("blind_segments_neither_end_nor_move_connections", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         victims::with_all_schedulers(world)?;
         world.start()?;
         let (forger, mac_pair) = on_clients_side(world)?;
@@ -38,7 +38,7 @@ fn blind_segments_neither_end_nor_move_connections() {
 /// Connections stay assured under forged RSTs: none is evicted for a new flow.
 #[test]
 fn blind_resets_make_no_connection_evictable() {
-    scenario("blind_resets_make_no_connection_evictable", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.flow_table_entries = 1024;
         victims::with_all_schedulers(world)?;
         world.start()?;
@@ -73,7 +73,7 @@ const OFF: u32 = 9_000;
 /// client's link.
 #[test]
 fn in_window_rst_and_fin_neither_end_nor_move_connections() {
-    scenario("in_window_rst_and_fin_neither_end_nor_move_connections", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         victims::with_all_schedulers(world)?;
         world.start()?;
         let (forger, mac_pair) = on_clients_side(world)?;

@@ -80,7 +80,7 @@ impl DivertedClient {
 
 #[test]
 fn forged_client_mac_diverts_no_answers_and_new_router_gets_them() {
-    scenario("forged_client_mac_diverts_no_answers_and_new_router_gets_them", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         // Without forwarding, the kernel gives the program no routes.
         world.net.kernel_forwarding(true)?;
         world.start()?;

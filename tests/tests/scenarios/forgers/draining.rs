@@ -18,7 +18,7 @@ const DRAINED: usize = 0;
 
 #[test]
 fn forged_syn_moves_no_connection_of_server_without_new_flows() {
-    scenario("forged_syn_moves_no_connection_of_server_without_new_flows", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         spared(world, "one blind SYN", |mac_pair, victim| {
             vec![mac_pair.segment(victim.local, victim.target, flag::SYN, [NUMBERS[0], 0])]
         })
@@ -27,7 +27,7 @@ fn forged_syn_moves_no_connection_of_server_without_new_flows() {
 
 #[test]
 fn blind_segments_end_no_connection_of_server_without_new_flows() {
-    scenario("blind_segments_end_no_connection_of_server_without_new_flows", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         spared(world, "blind segments", |mac_pair, victim| mac_pair.attacks(victim.local, victim.target))
     });
 }

@@ -32,7 +32,7 @@ type Forge<'a> = &'a (dyn Fn(u16) -> Frame + Sync);
 /// Packets without hops left provoke ICMP errors, and echo requests provoke replies.
 #[test]
 fn icmp_error_floods_starve_no_path_mtu_discovery() {
-    scenario("icmp_error_floods_starve_no_path_mtu_discovery", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         for backend in &world.net.backends {
             world.net.slb.ip(&format!("link set {} mtu {MTU}", backend.name))?;
         }

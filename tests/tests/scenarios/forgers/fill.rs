@@ -65,7 +65,7 @@ fn pair(world: &World, mac_pair: MacPair, number: u32) -> Vec<Frame> {
 fn blind_fill_of_flow_table_blocks_no_client() {
     let entries =
         env::var(ENTRIES_VARIABLE).map_or(ENTRIES, |entries| entries.parse().expect("a number of entries"));
-    scenario("blind_fill_of_flow_table_blocks_no_client", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.flow_table_entries = entries;
         world.start()?;
         let mut established = victims::open(world, Service::Lines.vip_port(), ESTABLISHED)?;

@@ -22,7 +22,7 @@ const NEWCOMERS: usize = 5;
 /// A SYN flood of eight times the table's size; every second SYN has a wrong checksum.
 #[test]
 fn syn_flood_evicts_no_connection_and_blocks_no_client() {
-    scenario("syn_flood_evicts_no_connection_and_blocks_no_client", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.flow_table_entries = ENTRIES;
         victims::with_all_schedulers(world)?;
         world.start()?;
@@ -45,7 +45,7 @@ fn syn_flood_evicts_no_connection_and_blocks_no_client() {
 /// The hash leads evicted connections back to their server, whatever state a forged segment has left in SLB.
 #[test]
 fn blind_segments_end_no_connection_of_maglev_listener() {
-    scenario("blind_segments_end_no_connection_of_maglev_listener", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let mut connections = victims::open(world, Service::Lines.vip_port(), NUMBERS.len())?;
         let (forger, mac_pair) = on_clients_side(world)?;

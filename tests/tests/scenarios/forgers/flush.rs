@@ -15,7 +15,7 @@ const FORGED: u32 = 1_000;
 
 #[test]
 fn flush_erases_only_entries_that_match_its_filters() {
-    scenario("flush_erases_only_entries_that_match_its_filters", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         victims::with_all_schedulers(world)?;
         world.start()?;
         let mut connections = victims::open_everywhere(world)?;

@@ -118,7 +118,7 @@ fn half_closed(world: &World, target: SocketAddr) -> Result<()> {
 /// scheduler, and in `dsr`.
 #[test]
 fn reused_client_endpoints_and_half_closed_connections_work() {
-    scenario("reused_client_endpoints_and_half_closed_connections_work", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.net.route_answers()?;
         world.net.backends.iter().try_for_each(Backend::add_vips)?;
         world.plan.direct = true;
@@ -161,7 +161,7 @@ fn reused_client_endpoints_and_half_closed_connections_work() {
 /// by a simultaneous open.
 #[test]
 fn keepalive_probes_outlast_idle_timeout_and_simultaneous_opens_work() {
-    scenario("keepalive_probes_outlast_idle_timeout_and_simultaneous_opens_work", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         victims::with_all_schedulers(world)?;
         world.plan.established_timeout = Some(IDLE);
         world.start()?;
@@ -199,7 +199,7 @@ fn simultaneous(world: &World) -> Result<()> {
 /// Mid-stream pickup without any entries, as at another node that takes over: segments reach their servers.
 #[test]
 fn mid_stream_pickup_keeps_connections_with_empty_flow_table() {
-    scenario("mid_stream_pickup_keeps_connections_with_empty_flow_table", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         // While no program runs, the kernel would reset connections to addresses of its own.
         world.net.route_vips()?;
         world.start()?;
@@ -223,7 +223,7 @@ fn mid_stream_pickup_keeps_connections_with_empty_flow_table() {
 /// Packets of the client arrive on one interface, and the kernel's routes to the client lead through another.
 #[test]
 fn asymmetric_routes_carry_connections() {
-    scenario("asymmetric_routes_carry_connections", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let _second = world.net.second_client_link()?;
         world.plan.interfaces.push("client1".to_owned());
         // A host answers neighbour solicitations only for addresses of the interface on which they arrive.
@@ -261,7 +261,7 @@ fn asymmetric_routes_carry_connections() {
 /// All users behind a NAT gateway share one address.
 #[test]
 fn thousands_of_users_behind_one_address_stay_connected() {
-    scenario("thousands_of_users_behind_one_address_stay_connected", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         let source = world.net.sources(Family::V4)[0];
         let target = world.vip(Family::V4, Service::Lines);
@@ -282,7 +282,7 @@ fn thousands_of_users_behind_one_address_stay_connected() {
 /// disappeared silently.
 #[test]
 fn reused_client_endpoint_of_dead_server_reaches_another() {
-    scenario("reused_client_endpoint_of_dead_server_reaches_another", &[100, 0], |world| {
+    scenario!(&[100, 0], |world| {
         victims::with_all_schedulers(world)?;
         world.start()?;
         let (forger, mac_pair) = on_clients_side(world)?;

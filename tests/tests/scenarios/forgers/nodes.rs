@@ -23,7 +23,7 @@ const TUNNELS: u16 = 7307;
 
 #[test]
 fn connections_survive_node_change_under_forged_segments() {
-    scenario("connections_survive_node_change_under_forged_segments", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         prepare(world)?;
         world.start()?;
         let node = world.second_node()?;

@@ -35,7 +35,7 @@ fn from_client(world: &World, family: Family, mac_pair: MacPair, victim: &Victim
 
 #[test]
 fn forged_frames_to_other_macs_are_not_forwarded() {
-    scenario("forged_frames_to_other_macs_are_not_forwarded", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.direct = true;
         world.net.backends.iter().try_for_each(slb_tests::net::Backend::add_vips)?;
         // Broadcast frames reach the kernel, which must not answer them in this test.

@@ -28,7 +28,7 @@ const NEWCOMERS: usize = 5;
 /// and a third while the next chunk begins. Servers answer all of them.
 #[test]
 fn one_clients_datagrams_leave_room_for_others() {
-    scenario("one_clients_datagrams_leave_room_for_others", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.flow_table_entries = ENTRIES;
         world.start()?;
         let (forger, mac_pair) = on_clients_side(world)?;
@@ -53,7 +53,7 @@ fn one_clients_datagrams_leave_room_for_others() {
 /// Real connections: the client acknowledges the servers' answers.
 #[test]
 fn one_clients_connections_leave_room_for_others() {
-    scenario("one_clients_connections_leave_room_for_others", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.flow_table_entries = ENTRIES;
         world.start()?;
         let (forger, mac_pair) = on_clients_side(world)?;

@@ -66,7 +66,7 @@ fn without_and_with_roles(world: &mut World, attack: fn(&World, &str) -> Result<
 /// other server go only to the client.
 #[test]
 fn forged_client_source_at_server_diverts_no_answers() {
-    scenario("forged_client_source_at_server_diverts_no_answers", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         // Without forwarding, the kernel gives the program no routes.
         world.net.kernel_forwarding(true)?;
         without_and_with_roles(world, draws)
@@ -122,9 +122,7 @@ fn draws(world: &World, roles: &str) -> Result<()> {
 /// A frame from the clients' side with a server's source address is not translated.
 #[test]
 fn server_source_on_the_clients_side_is_not_forwarded() {
-    scenario("server_source_on_the_clients_side_is_not_forwarded", &WEIGHTS, |world| {
-        without_and_with_roles(world, injects)
-    });
+    scenario!(&WEIGHTS, |world| { without_and_with_roles(world, injects) });
 }
 
 fn injects(world: &World, roles: &str) -> Result<()> {

@@ -87,7 +87,7 @@ fn come_out(
 
 #[test]
 fn packets_with_martian_source_are_neither_forwarded_nor_answered() {
-    scenario("packets_with_martian_source_are_neither_forwarded_nor_answered", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         // The service at the other VIP would answer the first one's answer, and so on.
         let [v4, v6] = Family::ALL.map(tunnel_vip);
         world.plan.append(&format!(

@@ -22,7 +22,7 @@ const REFUSES: usize = 1;
 /// ejected by the same GC passes.
 #[test]
 fn stray_acks_eject_no_quiet_server() {
-    scenario("stray_acks_eject_no_quiet_server", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let check = "kind = \"tcp\", port = 9009, passive = { failures = 3, within = \"5s\" }";
         world.plan.checks.extend([(Service::Http, check), (Service::Lines, check)]);
         world.start()?;

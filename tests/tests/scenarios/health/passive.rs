@@ -2,7 +2,9 @@
 
 use anyhow::{Result, ensure};
 use slb_api::types::{ApiHealth, ApiServer};
-use slb_tests::{World, client::PATIENCE, net::run, scenario, server::Service, wait::wait_for};
+use slb_tests::{
+    World, client::PATIENCE, function_name, net::run, scenario, server::Service, wait::wait_for,
+};
 
 use super::{VICTIM, WEIGHTS, used};
 
@@ -12,12 +14,12 @@ const TRIES: usize = 8;
 #[test]
 fn silent_server_is_ejected() {
     // Every SYN is lost, as with a full accept queue or a wrong firewall rule.
-    run_in_world("silent_server_is_ejected", "drop", "unanswered in 3 s");
+    run_in_world(function_name!(), "drop", "unanswered in 3 s");
 }
 
 #[test]
 fn refusing_server_is_ejected() {
-    run_in_world("refusing_server_is_ejected", "reject with tcp reset", "refused");
+    run_in_world(function_name!(), "reject with tcp reset", "refused");
 }
 
 fn run_in_world(name: &str, verdict: &str, how: &str) {

@@ -21,7 +21,7 @@ const SOURCE: &str = "10.123.0.1";
 
 #[test]
 fn probes_carry_the_configured_mark() {
-    scenario("probes_carry_the_configured_mark", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.daemon = "probe_mark = 0x51b\n".to_owned();
         world.start()?;
         expect(world, ApiHealth::Healthy)?;
@@ -43,9 +43,9 @@ fn forbid(world: &World, action: &str) -> Result<()> {
 
 #[test]
 fn probes_use_the_configured_source() {
-    scenario("probes_use_the_configured_source: nat", &WEIGHTS, from_the_source);
+    scenario!("nat"; &WEIGHTS, from_the_source);
     for (name, direct_mode) in [("dsr", DirectMode::Dsr), ("ipip", DirectMode::Ipip(Family::V4))] {
-        scenario(&format!("probes_use_the_configured_source: {name}"), &WEIGHTS, |world| {
+        scenario!(name; &WEIGHTS, |world| {
             prepare(world, direct_mode)?;
             from_the_source(world)
         });
@@ -72,9 +72,9 @@ fn from_the_source(world: &mut World) -> Result<()> {
 /// While the host lacks the configured source address, servers keep their health, and the daemon reports it.
 #[test]
 fn missing_probe_source_keeps_health_until_it_appears() {
-    scenario("missing_probe_source_keeps_health_until_it_appears: nat", &WEIGHTS, without_the_source);
+    scenario!("nat"; &WEIGHTS, without_the_source);
     for (name, direct_mode) in [("dsr", DirectMode::Dsr), ("ipip", DirectMode::Ipip(Family::V4))] {
-        scenario(&format!("missing_probe_source_keeps_health_until_it_appears: {name}"), &WEIGHTS, |world| {
+        scenario!(name; &WEIGHTS, |world| {
             prepare(world, direct_mode)?;
             world.plan.checks.insert(Service::Lines, "kind = \"icmp\"");
             without_the_source(world)
@@ -117,7 +117,7 @@ fn without_the_source(world: &mut World) -> Result<()> {
 /// The VIP and the servers have different families, and the host has no address of the VIP's family towards the victim.
 #[test]
 fn probe_without_usable_source_is_reported() {
-    scenario("probe_without_usable_source_is_reported", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         prepare(world, DirectMode::Ipip(Family::V4))?;
         let (v4, v6) = (Family::V4.vip(), Family::V6.vip());
         world.plan.change(format!("addresses = [\"{v4}\", \"{v6}\"]"), format!("addresses = [\"{v6}\"]"));

@@ -23,7 +23,7 @@ const VERIFIED: &str = "kind = \"https\", port = 8443, host = \"shop.example\", 
 
 #[test]
 fn https_check_detects_unexpected_status() {
-    scenario("https_check_detects_unexpected_status", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.checks.insert(Service::Http, CHECK);
         let mut servers = start(world, 200)?;
         world.start()?;
@@ -43,7 +43,7 @@ fn https_check_detects_unexpected_status() {
 
 #[test]
 fn https_check_with_verify_rejects_self_signed_certificate() {
-    scenario("https_check_with_verify_rejects_self_signed_certificate", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.checks.insert(Service::Http, VERIFIED);
         let _servers = start(world, 200)?;
         world.start_without_waiting()?;

@@ -31,7 +31,7 @@ const LATE: u64 = 4;
 #[test]
 fn check_detects_server_without_vip() {
     for (name, direct_mode) in DIRECT_MODES {
-        scenario(&format!("check_detects_server_without_vip: {name}"), &WEIGHTS, |world| {
+        scenario!(name; &WEIGHTS, |world| {
             prepare(world, direct_mode)?;
             let before = settings_of_the_host(world)?;
             world.start()?;
@@ -60,7 +60,7 @@ fn check_detects_server_without_vip() {
 #[test]
 fn check_detects_server_without_decapsulation() {
     for family in Family::ALL {
-        scenario(&format!("check_detects_server_without_decapsulation: {family}"), &WEIGHTS, |world| {
+        scenario!(family; &WEIGHTS, |world| {
             prepare(world, DirectMode::Ipip(family))?;
             world.start()?;
             all_healthy(world)?;
@@ -83,7 +83,7 @@ fn check_detects_server_without_decapsulation() {
 #[test]
 fn every_check_kind_takes_the_vip_path() {
     for (name, direct_mode) in DIRECT_MODES {
-        scenario(&format!("every_check_kind_takes_the_vip_path: {name}"), &WEIGHTS, |world| {
+        scenario!(name; &WEIGHTS, |world| {
             prepare(world, direct_mode)?;
             world.plan.checks.insert(Service::Http, "kind = \"http\", path = \"/healthz\"");
             world.plan.checks.insert(Service::Echo, "kind = \"udp\", request = \"ping\", expect = \"ping\"");
@@ -134,7 +134,7 @@ fn every_check_kind_takes_the_vip_path() {
 #[test]
 fn udp_check_on_vip_path_detects_unreachable_host() {
     for (name, direct_mode) in DIRECT_MODES {
-        scenario(&format!("a_host_that_is_gone_is_found_by_udp: {name}"), &WEIGHTS, |world| {
+        scenario!(name; &WEIGHTS, |world| {
             prepare(world, direct_mode)?;
             world.plan.checks.insert(Service::Echo, "kind = \"udp\"");
             world.start()?;
@@ -162,8 +162,7 @@ fn locally_dropped_probes_change_no_health() {
     for ((name, direct_mode), (drops, why)) in
         DIRECT_MODES[..2].iter().zip([(EGRESS, "No buffer space"), (OUTPUT, "Operation not permitted")])
     {
-        let name = format!("locally_dropped_probes_change_no_health: {name}");
-        scenario(&name, &WEIGHTS, |world| {
+        scenario!(name; &WEIGHTS, |world| {
             prepare(world, *direct_mode)?;
             world.plan.checks.insert(Service::Echo, "kind = \"udp\"");
             world.start()?;
@@ -197,8 +196,7 @@ fn locally_dropped_probes_change_no_health() {
 #[test]
 fn checks_without_tun_device_use_server_addresses() {
     for (name, direct_mode) in &DIRECT_MODES[..2] {
-        let name = format!("checks_without_tun_device_use_server_addresses: {name}");
-        scenario(&name, &WEIGHTS, |world| {
+        scenario!(name; &WEIGHTS, |world| {
             prepare(world, *direct_mode)?;
             world.hide("/dev/net");
             world.start()?;
@@ -223,7 +221,7 @@ fn checks_without_tun_device_use_server_addresses() {
 #[test]
 fn host_without_vips_rejects_no_probe_answers() {
     for (name, direct_mode) in DIRECT_MODES {
-        scenario(&format!("host_without_vips_rejects_no_probe_answers: {name}"), &WEIGHTS, |world| {
+        scenario!(name; &WEIGHTS, |world| {
             prepare(world, direct_mode)?;
             world.plan.checks.insert(Service::Echo, "kind = \"udp\", request = \"ping\", expect = \"ping\"");
             world.net.route_vips()?;

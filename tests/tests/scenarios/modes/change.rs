@@ -82,7 +82,7 @@ fn reloads_move_no_connection(world: &mut World) -> Result<()> {
 /// By default an untracked datagram may belong to a flow as old as the idle timeout: it goes to that flow's server.
 #[test]
 fn untracked_datagrams_stay_with_their_server_by_default() {
-    scenario("untracked_datagrams_stay_with_their_server_by_default", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         prepare(world, DirectMode::Dsr)?;
         world.plan.unknown_datagrams = None;
         world.start()?;

@@ -13,7 +13,7 @@ const INSTEAD: &str = "run `slbd detach`, which interrupts forwarding until the 
 
 #[test]
 fn maps_with_another_layout_are_refused() {
-    scenario("maps_with_another_layout_are_refused", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         world.terminate()?;
         let maps = world.plan.pin_dir.join(format!("v{ABI_VERSION}/maps"));
@@ -33,7 +33,7 @@ fn maps_with_another_layout_are_refused() {
 
 #[test]
 fn maps_of_another_version_are_refused() {
-    scenario("maps_of_another_version_are_refused", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.start()?;
         world.terminate()?;
         let pin = world.plan.pin_dir.join(format!("v{ABI_VERSION}/maps/CONTROL"));

@@ -7,7 +7,7 @@ use super::{WEIGHTS, works};
 
 #[test]
 fn commands_without_root_name_what_needs_root() {
-    scenario("commands_without_root_name_what_needs_root", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         let config = world.write_other(&world.plan.toml())?;
         let socket = world.plan.socket.display().to_string();
         let pins = world.plan.pin_dir.display().to_string();

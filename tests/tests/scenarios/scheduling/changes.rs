@@ -28,12 +28,12 @@ const CHANGES: [(&str, &str); 8] = [
 
 #[test]
 fn scheduler_change_disturbs_no_flow() {
-    scenario("scheduler_change_disturbs_no_flow", &WEIGHTS, changes);
+    scenario!(&WEIGHTS, changes);
 }
 
 #[test]
 fn scheduler_change_disturbs_no_flow_in_mode_ipip() {
-    scenario("scheduler_change_disturbs_no_flow_in_mode_ipip", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         prepare(world, DirectMode::Ipip(Family::V4))?;
         world.plan.unknown_datagrams = None;
         changes(world)

@@ -28,21 +28,17 @@ type ServersOfClients = BTreeMap<(IpAddr, Service), String>;
 
 #[test]
 fn persistent_clients_keep_their_server_with_maglev() {
-    scenario("persistent_clients_keep_their_server_with_maglev", &WEIGHTS, |world| {
-        clients_stay(world, "maglev")
-    });
+    scenario!(&WEIGHTS, |world| { clients_stay(world, "maglev") });
 }
 
 #[test]
 fn persistent_clients_keep_their_server_with_round_robin() {
-    scenario("persistent_clients_keep_their_server_with_round_robin", &WEIGHTS, |world| {
-        clients_stay(world, "rr")
-    });
+    scenario!(&WEIGHTS, |world| { clients_stay(world, "rr") });
 }
 
 #[test]
 fn persistent_clients_keep_their_server_in_mode_ipip() {
-    scenario("persistent_clients_keep_their_server_in_mode_ipip", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         prepare(world, DirectMode::Ipip(Family::V4))?;
         clients_stay(world, "maglev")
     });
@@ -93,7 +89,7 @@ fn clients_stay(world: &mut World, scheduler: &'static str) -> Result<()> {
 /// A server without new flows gets none by persistence either. A client that it loses does not return to it.
 #[test]
 fn weight_zero_and_disabling_override_persistence_at_once() {
-    scenario("weight_zero_and_disabling_override_persistence_at_once", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         world.plan.scheduler = Some("rr");
         world.plan.session_persistence = Some(LONG);
         world.start()?;
@@ -154,7 +150,7 @@ fn order(world: &World, words: &[&str], index: usize) -> Result<()> {
 /// test must wait by the clock: a new flow as a probe would extend the entry.
 #[test]
 fn affinity_lasts_while_connected_and_then_expires() {
-    scenario("affinity_lasts_while_connected_and_then_expires", &WEIGHTS[..3], |world| {
+    scenario!(&WEIGHTS[..3], |world| {
         world.plan.scheduler = Some("rr");
         world.plan.session_persistence = Some(SHORT_WORDS);
         world.start()?;
@@ -188,7 +184,7 @@ fn affinity_lasts_while_connected_and_then_expires() {
 /// Without persistence each flow is scheduled on its own, also for clients that had an affinity entry.
 #[test]
 fn persistence_switched_off_ignores_affinity_entries() {
-    scenario("persistence_switched_off_ignores_affinity_entries", &WEIGHTS[..2], |world| {
+    scenario!(&WEIGHTS[..2], |world| {
         world.plan.scheduler = Some("rr");
         world.plan.session_persistence = Some(LONG);
         world.start()?;

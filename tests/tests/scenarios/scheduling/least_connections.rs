@@ -17,12 +17,12 @@ const OFF: usize = 2;
 
 #[test]
 fn server_with_fewest_connections_is_next() {
-    scenario("server_with_fewest_connections_is_next", &WEIGHTS, refilled);
+    scenario!(&WEIGHTS, refilled);
 }
 
 #[test]
 fn server_with_fewest_connections_is_next_in_mode_dsr() {
-    scenario("server_with_fewest_connections_is_next_in_mode_dsr", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         prepare(world, DirectMode::Dsr)?;
         refilled(world)
     });
@@ -63,7 +63,7 @@ fn refilled(world: &mut World) -> Result<()> {
 /// Existing connections count from the change of scheduler on.
 #[test]
 fn least_connections_counts_flows_of_earlier_scheduler() {
-    scenario("least_connections_counts_flows_of_earlier_scheduler", &[50, 50], |world| {
+    scenario!(&[50, 50], |world| {
         world.plan.scheduler = Some("rr");
         world.plan.servers[1].weight = 0;
         world.start()?;

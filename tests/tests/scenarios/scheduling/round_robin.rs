@@ -16,7 +16,7 @@ const WEIGHTS: [u8; 4] = [40, 30, 20, 10];
 
 #[test]
 fn round_robin_ignores_weights() {
-    scenario("round_robin_ignores_weights", &UNEQUAL, |world| {
+    scenario!(&UNEQUAL, |world| {
         world.plan.scheduler = Some("rr");
         world.start()?;
         all_share(world, FLOWS, &[FLOWS / 3, FLOWS / 3, FLOWS / 3, 0])?;
@@ -37,12 +37,12 @@ fn round_robin_ignores_weights() {
 
 #[test]
 fn weighted_round_robin_follows_weights() {
-    scenario("weighted_round_robin_follows_weights", &WEIGHTS, by_weight);
+    scenario!(&WEIGHTS, by_weight);
 }
 
 #[test]
 fn weighted_round_robin_follows_weights_in_mode_dsr() {
-    scenario("weighted_round_robin_follows_weights_in_mode_dsr", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         prepare(world, DirectMode::Dsr)?;
         by_weight(world)
     });
@@ -50,7 +50,7 @@ fn weighted_round_robin_follows_weights_in_mode_dsr() {
 
 #[test]
 fn weighted_round_robin_follows_weights_in_mode_ipip() {
-    scenario("weighted_round_robin_follows_weights_in_mode_ipip", &WEIGHTS, |world| {
+    scenario!(&WEIGHTS, |world| {
         prepare(world, DirectMode::Ipip(Family::V4))?;
         by_weight(world)
     });
