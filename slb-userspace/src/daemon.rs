@@ -428,7 +428,7 @@ impl Daemon {
                     bail!("the flow table could not be looked at: try again in a few seconds")
                 }
                 GcDecision::ProceedWithout => tracing::error!(
-                    "changed without a look at the flow table: connections may be cut, or not be told of their end"
+                    "changed without a flow-table GC pass: connections may break, or end without a RST"
                 ),
             }
         }

@@ -105,7 +105,7 @@ pub struct ActiveConfig {
 /// A change that becomes active once its servers are known.
 #[derive(Debug, Clone)]
 pub struct PendingChange {
-    /// `start`, `reload`, `apply` or `fallback`.
+    /// `start`, `reload`, `apply` or `rollback`.
     pub change: &'static str,
     /// What it waits for, in words.
     pub waits_for: Vec<String>,

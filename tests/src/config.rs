@@ -1,11 +1,21 @@
 //! The daemon's configuration of a world, as TOML.
 
-use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+pub use parts::{Group, ListenerSettings, Pair, Target};
 
 use crate::{
     net::{Family, Topology},
     server::Service,
 };
+
+mod parts;
 
 /// Interval of every listener's health check.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -78,14 +88,36 @@ pub struct Plan {
     pub tunnel_addresses: Vec<IpAddr>,
     /// `unknown_datagrams` of UDP listeners; `None` for the default.
     pub unknown_datagrams: Option<&'static str>,
-    /// Replacements in the text, in order. Each replaced piece must exist.
+    /// Roles of interfaces; others have the default role.
+    pub roles: BTreeMap<String, &'static str>,
+    /// `xdp_mode`.
+    pub xdp_mode: &'static str,
+    /// `hash_seed`; `None` for a random one.
+    pub hash_seed: Option<u64>,
+    /// VIPs.
+    pub vips: Vec<IpAddr>,
+    /// `state` of the load balancer; `None` for the default.
+    pub state: Option<&'static str>,
+    /// `unmatched` of the load balancer; `None` for the default.
+    pub unmatched: Option<&'static str>,
+    /// Timeout of every health check.
+    pub check_timeout: Duration,
+    /// Settings of single listeners.
+    pub listeners: BTreeMap<Service, ListenerSettings>,
+    /// Server groups: those of services, by their names, in place of the plan's servers; and others.
+    pub groups: Vec<Group>,
+    /// Primary/secondary server groups.
+    pub pairs: Vec<Pair>,
+    /// `slow_start` of single services' groups.
+    pub slow_start: BTreeMap<Service, Duration>,
+    /// Replacements in the text, in order. For what has no field. Each replaced piece must exist.
     pub changes: Vec<(String, String)>,
     /// Health checks by service, such as `kind = "http", path = "/healthz"`; a TCP check by default.
     pub checks: BTreeMap<Service, &'static str>,
     /// Additional lines of `[daemon]`.
     pub daemon: String,
-    /// `connection_drain` of all listeners; `None` for the default.
-    pub connection_drain: Option<&'static str>,
+    /// `drain_timeout` of all listeners; `None` for the default.
+    pub drain_timeout: Option<&'static str>,
     /// `established_timeout` of TCP listeners; `None` for the default.
     pub established_timeout: Option<&'static str>,
     /// `scheduler` of all listeners; `None` for the default.
@@ -146,10 +178,21 @@ impl Plan {
             direct: false,
             tunnel_addresses: Vec::new(),
             unknown_datagrams: None,
+            roles: BTreeMap::new(),
+            xdp_mode: "native",
+            hash_seed: Some(1),
+            vips: Family::ALL.map(Family::vip).into(),
+            state: None,
+            unmatched: None,
+            check_timeout: CHECK_TIMEOUT,
+            listeners: BTreeMap::new(),
+            groups: Vec::new(),
+            pairs: Vec::new(),
+            slow_start: BTreeMap::new(),
             changes: Vec::new(),
             checks: BTreeMap::new(),
             daemon: String::new(),
-            connection_drain: None,
+            drain_timeout: None,
             established_timeout: None,
             scheduler: None,
             session_persistence: None,
@@ -175,20 +218,25 @@ impl Plan {
     /// The configuration: one load balancer with a VIP of each family. `lines` uses the default server group, other
     /// listeners have their own groups. In mode `nat`, every listener has another port than its servers.
     pub fn toml(&self) -> String {
+        let seed = self.hash_seed.map_or_else(String::new, |seed| format!("hash_seed = {seed}\n"));
+        let balancer = parts::lines([("state", self.state), ("unmatched", self.unmatched)]);
+        let quoted = |addresses: &[IpAddr]| {
+            addresses.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ")
+        };
         let mut text = format!(
-            "[daemon]\ninterfaces = {:?}\nxdp_mode = \"native\"\npin_dir = {:?}\nsocket = {:?}\n\
-             state_dir = {:?}\nhash_seed = 1\nflow_table_entries = {}\ntunnel_addresses = {:?}\n{}\n\
-             [[load_balancer]]\nname = {:?}\naddresses = [\"{}\", \"{}\"]\n",
-            self.interfaces,
+            "[daemon]\ninterfaces = [{}]\nxdp_mode = {:?}\npin_dir = {:?}\nsocket = {:?}\n\
+             state_dir = {:?}\n{seed}flow_table_entries = {}\ntunnel_addresses = [{}]\n{}\n\
+             [[load_balancer]]\nname = {:?}\n{balancer}addresses = [{}]\n",
+            self.interfaces.iter().map(|name| self.interface(name)).collect::<Vec<_>>().join(", "),
+            self.xdp_mode,
             self.pin_dir,
             self.socket,
             self.state_dir,
             self.flow_table_entries,
-            self.tunnel_addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            quoted(&self.tunnel_addresses),
             self.daemon,
             self.names.load_balancer,
-            Family::V4.vip(),
-            Family::V6.vip()
+            quoted(&self.vips)
         );
         for (address, weight) in self.addresses() {
             let _ = write!(text, "\n[[load_balancer.server]]\naddress = \"{address}\"\nweight = {weight}\n");
@@ -200,18 +248,13 @@ impl Plan {
             text += &self.listener(service, Mode::Dsr, DIRECT);
         }
         for service in Service::ALL.into_iter().filter(|service| *service != Service::Lines) {
-            let _ = write!(
-                text,
-                "\n[[server_group]]\nname = \"{}{}\"\nservers = [\n",
-                service.name(),
-                self.names.groups
-            );
-            for (address, weight) in self.addresses() {
-                let port = service.backend_port();
-                let _ = writeln!(text, "  {{ address = \"{address}\", port = {port}, weight = {weight} }},");
+            let group = self.service_group(service);
+            if !self.groups.iter().any(|other| other.name == group.name) {
+                let _ = write!(text, "{group}");
             }
-            text.push_str("]\n");
         }
+        self.groups.iter().for_each(|group| text += &group.to_string());
+        self.pairs.iter().for_each(|pair| text += &pair.to_string());
         text.push_str(END);
         self.changes.iter().fold(text, |text, (from, to)| {
             assert!(text.contains(from), "{from:?} is not in the configuration:\n{text}");
@@ -221,10 +264,11 @@ impl Plan {
 
     /// A listener. `suffix` follows the service's name, where the service has two listeners.
     fn listener(&self, service: Service, mode: Mode, suffix: &str) -> String {
-        let target = match service {
-            Service::Lines => format!("backend_port = {}", service.backend_port()),
-            _ => format!("server_group = \"{}{}\"", service.name(), self.names.groups),
-        };
+        let settings = self.listeners.get(&service).cloned().unwrap_or_default();
+        let target = settings.target.unwrap_or_else(|| match service {
+            Service::Lines => Target::DefaultGroup(service.backend_port()),
+            _ => Target::Group(self.service_group(service).name),
+        });
         let unknown_datagrams = match (service, self.unknown_datagrams) {
             (Service::Echo, Some(word)) => format!("unknown_datagrams = \"{word}\"\n"),
             _ => String::new(),
@@ -235,21 +279,43 @@ impl Plan {
             (None, Service::Echo) => format!("kind = \"tcp\", port = {}", Service::Http.backend_port()),
             (None, _) => "kind = \"tcp\"".to_owned(),
         };
-        let drain = self.connection_drain.map(|time| format!("connection_drain = \"{time}\"\n"));
-        let timeout = self.established_timeout.filter(|_| service.protocol() == "tcp");
-        let timeout = timeout.map(|time| format!("established_timeout = \"{time}\"\n"));
-        let scheduler = self.scheduler.map(|word| format!("scheduler = \"{word}\"\n"));
-        let persistence = self.session_persistence.map(|time| format!("session_persistence = \"{time}\"\n"));
-        let more = [drain, timeout, scheduler, persistence].into_iter().flatten().collect::<String>();
+        let more = parts::lines([
+            ("drain_timeout", self.drain_timeout),
+            ("established_timeout", self.established_timeout.filter(|_| service.protocol() == "tcp")),
+            ("scheduler", settings.scheduler.or(self.scheduler)),
+            ("session_persistence", self.session_persistence),
+            ("on_no_healthy", settings.on_no_healthy),
+            ("state", settings.state),
+        ]);
         format!(
-            "\n[[load_balancer.listener]]\nname = \"{}{suffix}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{}\"\n{target}\n{unknown_datagrams}{more}{}",
+            "\n[[load_balancer.listener]]\nname = \"{}{suffix}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{}\"\n{target}{unknown_datagrams}{more}{}",
             service.name(),
             self.names.listeners,
             service.protocol(),
             mode.port(service),
             mode.name(),
-            health_check(&check)
+            health_check_within(&check, self.check_timeout)
         )
+    }
+
+    /// The group of a service, with all servers of the plan.
+    pub fn service_group(&self, service: Service) -> Group {
+        let servers = self.addresses();
+        Group {
+            name: format!("{}{}", service.name(), self.names.groups),
+            slow_start: self.slow_start.get(&service).copied(),
+            servers: servers
+                .map(|(address, weight)| (SocketAddr::new(address, service.backend_port()), weight))
+                .collect(),
+        }
+    }
+
+    /// An entry of `interfaces`.
+    fn interface(&self, name: &str) -> String {
+        match self.roles.get(name) {
+            Some(role) => format!("{{ name = {name:?}, role = {role:?} }}"),
+            None => format!("{name:?}"),
+        }
     }
 
     /// Name and weight of every server.
@@ -266,11 +332,15 @@ impl Plan {
 
 /// A listener's health check of this kind.
 pub fn health_check(kind: &str) -> String {
+    health_check_within(kind, CHECK_TIMEOUT)
+}
+
+fn health_check_within(kind: &str, timeout: Duration) -> String {
     format!(
         "health_check = {{ {kind}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
          unhealthy_threshold = {UNHEALTHY_THRESHOLD} }}\n",
         CHECK_INTERVAL.as_secs(),
-        CHECK_TIMEOUT.as_secs()
+        timeout.as_secs()
     )
 }
 
@@ -278,8 +348,8 @@ pub fn health_check(kind: &str) -> String {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{Mode, Names, Plan, PlannedServer};
-    use crate::server::Service;
+    use super::{CHECK_TIMEOUT, Group, ListenerSettings, Mode, Names, Pair, Plan, PlannedServer, Target};
+    use crate::{net::Family, server::Service};
 
     #[test]
     fn plan_renders_valid_configuration_without_warnings() {
@@ -287,6 +357,27 @@ mod tests {
             is_valid(mode, false);
         }
         is_valid(Mode::Nat, true);
+    }
+
+    /// Targets of every kind, whatever groups they leave unused.
+    fn targets_are_valid(mut plan: Plan) {
+        plan.pairs = vec![Pair {
+            name: "pair".to_owned(),
+            primary: ([10, 90, 1, 10], Service::Http.backend_port()).into(),
+            secondary: ([10, 90, 2, 10], Service::Http.backend_port()).into(),
+        }];
+        let groups = Target::Groups {
+            primary: "http".to_owned(),
+            secondary: "http2".to_owned(),
+            threshold: 1,
+            failback_after: "1s",
+        };
+        plan.groups.push(Group { name: "http2".to_owned(), ..plan.groups[0].clone() });
+        for target in [groups, Target::Pair("pair".to_owned()), Target::Group("http2".to_owned())] {
+            plan.listeners.entry(Service::Http).or_default().target = Some(target);
+            let parsed = slb_config::parse("slb.toml", &plan.toml());
+            parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
+        }
     }
 
     fn is_valid(mode: Mode, direct: bool) {
@@ -307,14 +398,42 @@ mod tests {
             direct,
             tunnel_addresses: vec![[10, 90, 0, 1].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 1].into()],
             unknown_datagrams: (mode != Mode::Nat).then_some("follow"),
+            roles: [("client0".to_owned(), "client")].into(),
+            xdp_mode: "auto",
+            hash_seed: None,
+            vips: Family::ALL.map(Family::vip).into(),
+            state: Some("running"),
+            unmatched: Some("drop"),
+            check_timeout: CHECK_TIMEOUT,
+            listeners: [(
+                Service::Bulk,
+                ListenerSettings {
+                    scheduler: Some("wlc"),
+                    on_no_healthy: Some("all"),
+                    state: Some("running"),
+                    target: None,
+                },
+            )]
+            .into(),
+            groups: vec![Group {
+                name: "http".to_owned(),
+                slow_start: None,
+                servers: vec![
+                    (([10, 90, 1, 10], 8080).into(), 7),
+                    (([0xfd90, 1, 0, 0, 0, 0, 0, 10], 8080).into(), 7),
+                ],
+            }],
+            pairs: Vec::new(),
+            slow_start: [(Service::Echo, std::time::Duration::from_secs(5))].into(),
             changes: Vec::new(),
             checks: [(Service::Http, "kind = \"http\", path = \"/healthz\"")].into(),
             daemon: "probe_mark = 7\n".to_owned(),
-            connection_drain: Some("10s"),
+            drain_timeout: Some("10s"),
             established_timeout: Some("10s"),
             scheduler: Some("wrr"),
             session_persistence: Some("5m"),
         };
+        targets_are_valid(plan.clone());
         let parsed = slb_config::parse("slb.toml", &plan.toml());
         let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
         let listeners = Service::ALL.len() + if direct { 3 } else { 0 };

@@ -32,7 +32,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A user and group id without files.
-const NOBODY: &str = "65534";
+const UNPRIVILEGED_ID: &str = "65534";
 
 /// A running `slbd run`. Dropping it kills it; forwarding goes on.
 #[derive(Debug)]
@@ -126,14 +126,17 @@ impl Programs {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn as_nobody(&self, program: &str, arguments: &[&str], directory: &Path) -> Result<Output> {
+    pub fn as_unprivileged(&self, program: &str, arguments: &[&str], directory: &Path) -> Result<Output> {
         let original = if program == "slbd" { &self.slbd } else { &self.slb };
         let copy = directory.join(program);
         // `cp` makes the copy, not this process: children that this process starts meanwhile would inherit the open
         // file, and a file open for writing cannot be executed.
         run(Command::new("cp").arg("--").args([original, &copy]), "")?;
         let mut command = self.namespace.command("setpriv");
-        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]).arg(&copy).args(arguments);
+        command
+            .args(["--reuid", UNPRIVILEGED_ID, "--regid", UNPRIVILEGED_ID, "--clear-groups"])
+            .arg(&copy)
+            .args(arguments);
         let output = command.stdin(Stdio::null()).output().context("cannot run setpriv")?;
         fs::remove_file(copy)?;
         Ok(output)

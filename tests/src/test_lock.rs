@@ -121,7 +121,7 @@ mod tests {
     }
 
     /// Waits until a thread waits for lanes.
-    fn somebody_waits(directory: &Path) {
+    fn wait_at_gate(directory: &Path) {
         let gate = file(directory, "gate").unwrap();
         wait_for("a process at the gate", PATIENCE, || {
             let is_held = matches!(gate.try_lock(), Err(TryLockError::WouldBlock));
@@ -138,7 +138,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut taken: Vec<_> = (0..LANES).map(|_| beside_others(directory.path()).unwrap()).collect();
         let next = waits(directory.path(), beside_others);
-        somebody_waits(directory.path());
+        wait_at_gate(directory.path());
         assert!(is_waiting(&next));
         taken.pop();
         next.recv_timeout(PATIENCE).unwrap();
@@ -149,7 +149,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = beside_others(directory.path()).unwrap();
         let only = waits(directory.path(), alone);
-        somebody_waits(directory.path());
+        wait_at_gate(directory.path());
         let later = waits(directory.path(), beside_others);
         assert!(is_waiting(&later), "a process waits for all of them");
         assert!(is_waiting(&only));

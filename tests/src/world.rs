@@ -289,10 +289,10 @@ impl World {
     ///
     /// # Errors
     /// It succeeds, or cannot be started.
-    pub fn refused_as_nobody(&self, program: &str, arguments: &[&str]) -> Result<String> {
+    pub fn refused_as_unprivileged(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let directory = self.directory.path();
         fs::set_permissions(directory, Permissions::from_mode(0o755))?;
-        let output = self.programs.as_nobody(program, arguments, directory)?;
+        let output = self.programs.as_unprivileged(program, arguments, directory)?;
         let said = String::from_utf8_lossy(&output.stdout);
         ensure!(
             matches!(output.status.code(), Some(1 | 4)),

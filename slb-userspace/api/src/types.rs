@@ -13,7 +13,7 @@ pub struct Status {
     /// `hash_seed` and health have equal digests.
     pub digest: Option<String>,
     /// Seed of the flow hash and of the server tables. Nodes need the same seed to choose the same servers. `[daemon]
-    /// read_only_socket` omits it: whoever knows it can choose client endpoints that hash to one slot.
+    /// read_only_socket` omits it: with it a client can choose client endpoints that hash to one slot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash_seed: Option<u64>,
     /// Use of the flow table.
@@ -153,7 +153,7 @@ pub struct ConfigurationStatus {
 /// A change that becomes active once its servers are known. `GET /v1/pending` answers it, or `null`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiPendingChange {
-    /// `start`, `reload`, `apply` or `fallback`.
+    /// `start`, `reload`, `apply` or `rollback`.
     pub change: String,
     /// What it waits for, in words.
     pub waits_for: Vec<String>,
@@ -388,7 +388,7 @@ pub struct ApiServer {
 /// A drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainStatus {
-    /// Seconds to the deadline, when connections are reset; `None` without a deadline (`connection_drain`).
+    /// Seconds to the deadline, when connections are reset; `None` without a deadline (`drain_timeout`).
     pub seconds_left: Option<u64>,
     /// Whether the configuration no longer names the server.
     pub is_removed: bool,
@@ -423,15 +423,15 @@ pub enum ApiHealth {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiCounters {
     /// Packets from clients.
-    pub packets_in: u64,
+    pub packets_from_clients: u64,
     /// Bytes from clients.
-    pub bytes_in: u64,
+    pub bytes_from_clients: u64,
     /// Packets to clients.
-    pub packets_out: u64,
+    pub packets_to_clients: u64,
     /// Bytes to clients.
-    pub bytes_out: u64,
-    /// Flows since the maps were made.
-    pub new_flows: u64,
+    pub bytes_to_clients: u64,
+    /// Flows that began since the maps were made.
+    pub total_flows: u64,
 }
 
 /// Number of packets with one verdict and reason.

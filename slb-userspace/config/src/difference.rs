@@ -120,7 +120,7 @@ fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
 fn listener(old: &Listener, new: &Listener) -> Vec<String> {
     let mut words = fields!(old, new, Listener {
         protocol: word, port: display, state: word, target: target, mode: word, tracking: word,
-        unknown_datagrams: word, connection_drain: or_off, on_no_healthy: word, scheduler: scheduler,
+        unknown_datagrams: word, drain_timeout: or_off, on_no_healthy: word, scheduler: scheduler,
         session_persistence: or_off;
         name, idle_timeout, health_check
     });
@@ -223,7 +223,9 @@ fn renamed(old: &Name, new: &Name, words: &mut Vec<String>) {
 
 fn target(target: &ListenerTarget) -> String {
     match target {
-        ListenerTarget::DefaultGroup { backend_port } => format!("the default group, port {backend_port}"),
+        ListenerTarget::DefaultGroup { default_group_port } => {
+            format!("the default group, port {default_group_port}")
+        }
         ListenerTarget::ServerGroup(name) => format!("server group {name}"),
         ListenerTarget::PrimarySecondaryGroup(name) => format!("primary/secondary server group {name}"),
         ListenerTarget::PrimarySecondary { primary, secondary, failover_threshold, failback_after } => {

@@ -174,7 +174,7 @@ pub struct Listener {
     pub unknown_datagrams: UnknownDatagrams,
     /// Time from the begin of a drain to its deadline, at which remaining connections are reset. 10 s to 900 s. `None`
     /// resets connections of a removed server at once, and others never.
-    pub connection_drain: Option<Duration>,
+    pub drain_timeout: Option<Duration>,
     /// Idle timeout of flows. 10 s to 900 s.
     pub idle_timeout: Duration,
     /// Health check; `None` counts every server as able to serve.
@@ -217,7 +217,7 @@ pub enum ListenerTarget {
     /// The load balancer's default server group, on this port.
     DefaultGroup {
         /// Port on every server of the default server group. 1 to 65,535.
-        backend_port: u16,
+        default_group_port: u16,
     },
     /// The named server group, on each server's own port. The group exists.
     ServerGroup(Name),
@@ -328,7 +328,7 @@ pub struct ConfigServer {
     pub weight: Weight,
 }
 
-/// A server of a default group.
+/// A server of a default server group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DefaultServer {
     /// Address, unique within the group; never a VIP.

@@ -17,7 +17,7 @@ address = "10.0.0.21"
 name = "dns"
 protocol = "udp"
 port = 53
-backend_port = 5353
+default_group_port = 5353
 
 [[load_balancer.listener]]
 name = "web"

@@ -42,8 +42,16 @@ fn span_of(error: &toml::de::Error) -> Span {
     error.span().unwrap_or(0..0)
 }
 
+/// Former names of settings, and their names now.
+const RENAMED: [(&str, &str); 2] =
+    [("connection_drain", "drain_timeout"), ("backend_port", "default_group_port")];
+
 /// serde says "unknown field `x`, expected one of `a`, `b`".
 fn unknown_field(span: Span, key: &str, message: &str) -> Diagnostic {
+    if let Some((old, new)) = RENAMED.iter().find(|(old, _)| *old == key) {
+        return Diagnostic::error(span, format!("`{old}` has another name now"), format!("write `{new}`"))
+            .help(format!("only the name has changed: the values of `{old}` are those of `{new}`"));
+    }
     let expected = message.rsplit_once("expected").map_or("", |(_, expected)| expected);
     let allowed: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
     let label = match closest(key, allowed.iter().copied()) {

@@ -93,7 +93,7 @@ pub struct DesiredService {
     pub load_balancer: String,
     /// Name of the listener; empty for the VIP itself.
     pub listener: String,
-    /// Name of the server group; `None` for the default group and for the VIP itself.
+    /// Name of the server group; `None` for the default server group and for the VIP itself.
     pub group: Option<String>,
     /// Index of the pool; `None` for the VIP itself.
     pub pool: Option<usize>,
@@ -222,7 +222,7 @@ struct PoolKey<'a> {
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum PoolServers<'a> {
-    Default { load_balancer: &'a Name, backend_port: u16 },
+    Default { load_balancer: &'a Name, default_group_port: u16 },
     Group(&'a Name),
     Pair(&'a Name),
     Groups { primary: &'a Name, secondary: &'a Name },
@@ -244,7 +244,7 @@ pub fn desired(config: &Config, observations: ObservedInputs<'_>) -> Desired {
                 let key = PoolKey {
                     servers: servers_key(balancer, listener),
                     check: listener.health_check.as_ref(),
-                    drain: listener.connection_drain,
+                    drain: listener.drain_timeout,
                     mode: listener.mode,
                     checked_at: checked_at(balancer, listener),
                     is_v4: family(listener, *address),
@@ -298,8 +298,8 @@ fn tunnel(config: &Config) -> Tunnel {
 
 fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> PoolServers<'a> {
     match &listener.target {
-        Servers::DefaultGroup { backend_port } => {
-            PoolServers::Default { load_balancer: &balancer.name, backend_port: *backend_port }
+        Servers::DefaultGroup { default_group_port } => {
+            PoolServers::Default { load_balancer: &balancer.name, default_group_port: *default_group_port }
         }
         Servers::ServerGroup(name) => PoolServers::Group(name),
         Servers::PrimarySecondaryGroup(name) => PoolServers::Pair(name),
@@ -358,7 +358,7 @@ fn pool(
     DesiredPool {
         slots,
         scheduler: scheduler(listener),
-        drain: listener.connection_drain,
+        drain: listener.drain_timeout,
         slow_start,
         passive,
         servers,

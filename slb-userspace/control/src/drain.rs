@@ -1,7 +1,7 @@
 //! Drain and termination of servers. Pure.
 //!
-//! A configured server that takes no new flows gets a drain deadline, if its listener has `connection_drain`. A removed
-//! server is *draining* in the maps until its deadline; without `connection_drain` it terminates at once. A removed
+//! A configured server that takes no new flows gets a drain deadline, if its listener has `drain_timeout`. A removed
+//! server is *draining* in the maps until its deadline; without `drain_timeout` it terminates at once. A removed
 //! server stays in the maps for at least 20 s after the deadline, and until all RSTs are delivered.
 //!
 //! The maps store deadlines in seconds since boot, so the next daemon continues them.
@@ -33,7 +33,7 @@ impl DrainState {
     }
 }
 
-/// Drain state of a configured server. `drain` is `connection_drain` in seconds. `now` is seconds since boot.
+/// Drain state of a configured server. `drain` is `drain_timeout` in seconds. `now` is seconds since boot.
 pub fn of_configured(
     actual: Option<&Backend>,
     server: &DesiredServer,

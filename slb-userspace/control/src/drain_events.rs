@@ -13,7 +13,7 @@ pub struct DrainEvent {
     pub server: SocketAddr,
     /// The listeners of the server's table, as (load balancer, listener).
     pub listeners: Vec<(String, String)>,
-    /// Name of the listeners' server group; `None` for the default group.
+    /// Name of the listeners' server group; `None` for the default server group.
     pub server_group: Option<String>,
     /// Whether the configuration no longer names the server.
     pub is_removed: bool,
@@ -59,7 +59,7 @@ impl DrainTracker {
                 None if backend.deadline == 0 => continue,
                 Some(known) if backend.deadline == 0 => (!known.is_terminating)
                     .then(|| DrainChange::Ended(known.since.map(|since| now.saturating_sub(since)))),
-                // Without `connection_drain` the removal terminates the server at once, and has a log line of its own.
+                // Without `drain_timeout` the removal terminates the server at once, and has a log line of its own.
                 None if is_first || is_terminating => None,
                 None => {
                     let deadline = Duration::from_secs(backend.deadline.into());

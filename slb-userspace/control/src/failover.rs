@@ -90,7 +90,7 @@ pub struct SideChange {
     pub vips: Vec<IpAddr>,
     /// The side that receives the traffic.
     pub to: Side,
-    /// Name of the server group on that side; `None` for the default group.
+    /// Name of the server group on that side; `None` for the default server group.
     pub server_group: Option<String>,
     /// Kind of the listener's health check, if it has one.
     pub check: Option<&'static str>,
@@ -116,8 +116,8 @@ impl Failover {
                 })
             };
             let takes = |side| of(side, |backend| backend.flags & Backend::ACCEPTS_NEW != 0);
-            let stands_by = |side| of(side, |backend| backend.health == Backend::HEALTH_STANDBY);
-            let is_on_secondary = takes(Side::Secondary) || stands_by(Side::Primary);
+            let is_standby = |side| of(side, |backend| backend.health == Backend::HEALTH_STANDBY);
+            let is_on_secondary = takes(Side::Secondary) || is_standby(Side::Primary);
             if balancer.runs(listener) && is_on_secondary && !takes(Side::Primary) {
                 let known = |side| {
                     let on = members.iter().filter(|member| member.weight(side).is_some());

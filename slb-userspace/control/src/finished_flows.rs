@@ -162,10 +162,10 @@ impl<'a> FinishedFlows<'a> {
     fn server(&self, table: u32, address: SocketAddr) -> Option<Handle> {
         let servers = self.servers.get_or_init(|| {
             let all = self.actual.backends.values();
-            let (lingering, configured): (Vec<&Backend>, Vec<_>) =
+            let (removed, configured): (Vec<&Backend>, Vec<_>) =
                 all.partition(|backend| backend.flags & Backend::REMOVED != 0);
             // Configured servers come last, so that they replace removed ones.
-            let all = lingering.into_iter().chain(configured);
+            let all = removed.into_iter().chain(configured);
             all.map(|backend| ((backend.lookup_table, backend_address(backend)), backend.handle)).collect()
         });
         servers.get(&(table, address)).copied()

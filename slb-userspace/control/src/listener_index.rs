@@ -38,7 +38,7 @@ pub struct LogNames {
     pub load_balancer: Option<String>,
     /// Names of listeners; as `load balancer/listener` if there are several load balancers.
     pub listener: Option<String>,
-    /// Names of server groups. A default group has none.
+    /// Names of server groups. A default server group has none.
     pub server_group: Option<String>,
     /// Kinds of health checks.
     pub check: Option<String>,

@@ -122,9 +122,9 @@ impl<'a> ServerGroups<'a> {
     /// The servers behind a listener. A server on both sides is one member.
     pub(super) fn servers_behind(&self, balancer: &LoadBalancer, listener: &Listener) -> ListenerServers {
         match &listener.target {
-            ListenerTarget::DefaultGroup { backend_port } => {
+            ListenerTarget::DefaultGroup { default_group_port } => {
                 let servers = balancer.servers.iter().map(|server| {
-                    let address = SocketAddr::new(server.address, *backend_port);
+                    let address = SocketAddr::new(server.address, *default_group_port);
                     ListenerServer::new(address, Side::Primary, server.weight.value())
                 });
                 ListenerServers { slots: balancer.table_size, servers: servers.collect() }
@@ -190,7 +190,7 @@ impl<'a> ServerGroups<'a> {
     }
 }
 
-/// The named group of a listener on a side; `None` for the default group.
+/// The named group of a listener on a side; `None` for the default server group.
 pub(super) const fn group_of(listener: &Listener, side: Side) -> Option<&Name> {
     match &listener.target {
         ListenerTarget::DefaultGroup { .. } => None,

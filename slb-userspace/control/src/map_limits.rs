@@ -79,7 +79,7 @@ fn services(needed: &Desired) -> Option<ExceededLimit> {
 }
 
 fn tables(needed: &Desired) -> Option<ExceededLimit> {
-    let advice = "listeners share one if they have the same server group, mode, scheduler, health check and connection_drain: \
+    let advice = "listeners share one if they have the same server group, mode, scheduler, health check and drain_timeout: \
                    let more of them do, or divide the load balancers among several machines";
     let count = needed.pools.len();
     exceeds(count, SPARE_TABLE).then(|| ExceededLimit {
@@ -96,7 +96,7 @@ fn servers(needed: &Desired, limit: u32) -> Option<ExceededLimit> {
     let each = "a server counts once for each server table it is in";
     let advice = if exceeds(count, MAX_BACKENDS) {
         format!(
-            "{each}: let listeners share tables (the same server group, mode, scheduler, health check and connection_drain), \
+            "{each}: let listeners share tables (the same server group, mode, scheduler, health check and drain_timeout), \
              or divide the load balancers among several machines; `[daemon] max_servers` can be {MAX_BACKENDS} at most"
         )
     } else {

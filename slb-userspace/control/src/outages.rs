@@ -33,7 +33,7 @@ pub struct ListenerVips {
 /// Why no server of a listener receives new flows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outage {
-    /// Name of the server group; `None` for the default group.
+    /// Name of the server group; `None` for the default server group.
     pub group: Option<String>,
     /// The state of the servers, as a text.
     pub why: String,

@@ -312,10 +312,10 @@ mod tests {
         let mut outlier_detector = OutlierDetector::default();
         assert_eq!(judge(&mut outlier_detector, &[silent(5), silent(0)], 0), [1]);
         let cannot = DetectorServer { is_counted: true, ..DetectorServer::default() };
-        let nobody = [(server(1), cannot), (server(2), cannot)];
-        let nobody = DetectorPool { policy: POLICY, servers: nobody.into() };
+        let no_server = [(server(1), cannot), (server(2), cannot)];
+        let no_server = DetectorPool { policy: POLICY, servers: no_server.into() };
         let back = EjectionChange { server: server(1), policy: POLICY, duration: None };
-        assert_eq!(outlier_detector.judge(&[nobody], at(1)), [back]);
+        assert_eq!(outlier_detector.judge(&[no_server], at(1)), [back]);
     }
 
     #[test]

@@ -317,7 +317,7 @@ mod tests {
         );
         assert!(
             both.iter().filter(|(override_key, _)| override_key.exists(&before)).eq(&set),
-            "it may come back: {both:?}"
+            "it may return: {both:?}"
         );
         // An override changed under the new name stays when the old name returns.
         let mut changed = both.clone();
@@ -364,7 +364,7 @@ mod tests {
             shop(&[
                 ("tcp", "udp"),
                 ("server_group = \"web\"", web),
-                ("backend_port = 5353", "server_group = \"other\""),
+                ("default_group_port = 5353", "server_group = \"other\""),
                 (
                     "[[server_group]]",
                     "[[server_group]]\nname = \"other\"\nservers = [{ address = \"10.0.0.11\", port = 8080 }]\n[[server_group]]",
@@ -400,18 +400,18 @@ mod tests {
         };
         let one = config("web", "web", &["web"]);
         let two = config("web-a", "web-b", &["web-a", "web-b"]);
-        let in_force = |set: &BTreeMap<OverrideKey, i32>, config: &Config| -> Vec<(OverrideKey, i32)> {
+        let effective = |set: &BTreeMap<OverrideKey, i32>, config: &Config| -> Vec<(OverrideKey, i32)> {
             set.clone().into_iter().filter(|(override_key, _)| override_key.exists(config)).collect()
         };
         let both = carry_over(&[(at("web"), 1)].into(), &one, &two);
-        assert_eq!(in_force(&both, &two), [(at("web-a"), 1), (at("web-b"), 1)]);
-        assert_eq!(in_force(&carry_over(&both, &two, &one), &one), [(at("web"), 1)]);
+        assert_eq!(effective(&both, &two), [(at("web-a"), 1), (at("web-b"), 1)]);
+        assert_eq!(effective(&carry_over(&both, &two, &one), &one), [(at("web"), 1)]);
 
         // Equal groups are told apart by their listeners, in any order.
         let before = config("a", "b", &["a", "b"]);
         let after = config("c", "d", &["d", "c"]);
         let set = carry_over(&[(at("a"), 1)].into(), &before, &after);
-        assert_eq!(in_force(&set, &after), [(at("c"), 1)]);
+        assert_eq!(effective(&set, &after), [(at("c"), 1)]);
     }
 
     #[test]

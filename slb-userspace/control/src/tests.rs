@@ -366,7 +366,7 @@ fn new_pool_gets_no_table_that_a_listener_still_names() {
         name = "web"
         protocol = "tcp"
         port = 80
-        backend_port = 80
+        default_group_port = 80
         [[load_balancer.server]]
         address = "10.0.1.1"
         "#,

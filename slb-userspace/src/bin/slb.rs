@@ -43,14 +43,15 @@ enum Command {
         #[arg(long, env = "SLB_PIN_DIR", default_value = "/sys/fs/bpf/slb")]
         pin_dir: PathBuf,
     },
-    /// Reload the daemon's configuration file. A file that is refused changes nothing.
+    /// Apply the daemon's own configuration file, as it is now. A file that is refused changes nothing.
     Reload,
     /// Show what would change if a configuration were applied.
     Diff {
         /// Configuration file; by default the daemon's own.
         file: Option<PathBuf>,
     },
-    /// Apply a configuration that is not the daemon's file. A restart or a reload returns to the file.
+    /// Apply another file until slbd restarts or reloads, which return to the daemon's own file. To keep the change,
+    /// write it to that file. A file that is refused changes nothing.
     Apply {
         /// Configuration file.
         file: PathBuf,
@@ -58,7 +59,7 @@ enum Command {
         #[arg(long, value_parser = humantime::parse_duration, value_name = "TIME")]
         confirm_within: Option<Duration>,
     },
-    /// Confirm what `slb apply --confirm-within` has applied.
+    /// Confirm what `slb apply --confirm-within` has applied. It stays active until slbd restarts or reloads.
     Confirm,
     /// Set weights of single servers; drain, disable and enable them. A restart keeps that until it is reset.
     Server {

@@ -138,7 +138,7 @@ mod tests {
     fn check_refuses_a_configuration_beyond_the_map_size() {
         let listener = |port: u32| {
             format!(
-                "[[load_balancer.listener]]\nname = \"l{port}\"\nprotocol = \"tcp\"\nport = {port}\nbackend_port = 80\n"
+                "[[load_balancer.listener]]\nname = \"l{port}\"\nprotocol = \"tcp\"\nport = {port}\ndefault_group_port = 80\n"
             )
         };
         let listeners: String = (1..=50).map(listener).collect();

@@ -116,7 +116,7 @@ fn refuse_endless(found: &[DrainingServer<'_>]) -> Result<()> {
         if server.current_flows.is_none() && !has_deadline {
             bail!(
                 "{listener}: {} is drained, and there is nothing to wait for: its mode does not track connections, and \
-                 `connection_drain` is not set",
+                 `drain_timeout` is not set",
                 server.address
             );
         }

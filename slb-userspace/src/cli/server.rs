@@ -32,7 +32,7 @@ pub enum Command {
     },
     /// Drain servers: no new connections, while established ones may end. Shows how many remain.
     Drain {
-        /// Wait until no connection remains, or until the deadline (`connection_drain`), when remaining ones are reset.
+        /// Wait until no connection remains, or until the deadline (`drain_timeout`), when remaining ones are reset.
         /// Exit code 0: none remains; 3: the deadline has passed.
         #[arg(long)]
         wait: bool,
@@ -56,7 +56,8 @@ pub struct ServerArguments {
     /// Address and port, as in 10.0.0.11:8080 or [fd00::11]:8080.
     #[arg(required = true)]
     servers: Vec<String>,
-    /// GROUP is a load balancer: selects its default server group, whose servers are addresses without a port.
+    /// GROUP is the name of a load balancer: selects its default server group, whose servers are addresses without a
+    /// port.
     #[arg(long)]
     default_group: bool,
     /// Even if a listener is left without a server that receives new connections.

@@ -12,7 +12,7 @@ use comfy_table::Table;
 
 use super::{
     lock_holder::{LockHolder, claimant},
-    table::{reasons, table},
+    table::{reasons, reasons_of_one_verdict, table},
 };
 use crate::{
     clock::since_start,
@@ -34,6 +34,8 @@ use slb_api::{
 use slb_common::abi::ABI_VERSION;
 use slb_control::dataplane::DataPlane as _;
 
+/// Verdict of packets that SLB leaves to the kernel.
+const PASS: &str = "pass";
 /// Age in seconds from which the output is marked as old.
 const STALE: u64 = 5;
 
@@ -180,7 +182,13 @@ fn render(status: &Status) -> String {
         }
     }
     if !status.reasons.is_empty() {
-        text += &format!("\n{}\n", reasons(&status.reasons));
+        let (passed, handled): (Vec<_>, Vec<_>) =
+            status.reasons.iter().partition(|count| count.verdict == PASS);
+        text += &format!("\n{}\n", reasons(handled));
+        if !passed.is_empty() {
+            let table = reasons_of_one_verdict(passed);
+            text += &format!("\npassed to the kernel, which handles them (no loss):\n{table}\n");
+        }
     }
     text
 }
@@ -263,11 +271,11 @@ fn heading(balancer: &str, listener: &ApiListener) -> String {
         .collect();
     let traffic = match listener.state {
         ApiRunState::Running => format!(
-            "{} new flows, {} current, {} packets in, {} out; digest {}",
-            listener.counters.new_flows,
+            "{} flows in total, {} current, {} packets from clients, {} to clients; digest {}",
+            listener.counters.total_flows,
             in_number(listener.current_flows),
-            listener.counters.packets_in,
-            listener.counters.packets_out,
+            listener.counters.packets_from_clients,
+            listener.counters.packets_to_clients,
             listener.digest.as_deref().unwrap_or("unknown")
         ),
         ApiRunState::Stopped => "stopped".to_owned(),
@@ -277,7 +285,7 @@ fn heading(balancer: &str, listener: &ApiListener) -> String {
         listener.name,
         listener.protocol,
         addresses.join(", "),
-        listener.server_group.as_deref().unwrap_or("default group"),
+        listener.server_group.as_deref().unwrap_or("default server group"),
         listener.mode,
     )
 }
@@ -302,12 +310,12 @@ fn servers(listener: &ApiListener) -> Table {
         "next hop",
         "weight",
         "share",
-        "new flows",
+        "total flows",
         "current flows",
-        "packets in",
-        "packets out",
-        "bytes in",
-        "bytes out",
+        "packets from clients",
+        "packets to clients",
+        "bytes from clients",
+        "bytes to clients",
     ];
     let mut table = table(header, 5);
     for server in &listener.servers {
@@ -320,12 +328,12 @@ fn servers(listener: &ApiListener) -> Table {
             next_hop.to_owned(),
             server.weight.to_string(),
             format!("{:.1} %", share(server, listener)),
-            server.counters.new_flows.to_string(),
+            server.counters.total_flows.to_string(),
             in_number(server.current_flows),
-            server.counters.packets_in.to_string(),
-            server.counters.packets_out.to_string(),
-            server.counters.bytes_in.to_string(),
-            server.counters.bytes_out.to_string(),
+            server.counters.packets_from_clients.to_string(),
+            server.counters.packets_to_clients.to_string(),
+            server.counters.bytes_from_clients.to_string(),
+            server.counters.bytes_to_clients.to_string(),
         ]);
     }
     table
@@ -346,7 +354,7 @@ pub(super) fn drain(server: &ApiServer) -> String {
     let deadline = match seconds_left {
         Some(0) => "reset at the deadline".to_owned(),
         Some(seconds) => format!("reset in {seconds} s"),
-        None => "no deadline (connection_drain)".to_owned(),
+        None => "no deadline (drain_timeout)".to_owned(),
     };
     let removed = if is_removed { "removed: " } else { "" };
     format!("{removed}{left}, {deadline}")

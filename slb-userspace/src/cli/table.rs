@@ -15,10 +15,19 @@ pub fn table<const COLUMNS: usize>(header: [&str; COLUMNS], numbers: usize) -> T
 }
 
 /// Packets by verdict and reason.
-pub(super) fn reasons(counted: &[ReasonCount]) -> Table {
+pub(super) fn reasons<'a>(counted: impl IntoIterator<Item = &'a ReasonCount>) -> Table {
     let mut table = table(["verdict", "reason", "packets"], 2);
     for reason in counted {
         table.add_row([reason.verdict.clone(), reason.reason.clone(), reason.packets.to_string()]);
+    }
+    table
+}
+
+/// Packets of one verdict, by reason.
+pub(super) fn reasons_of_one_verdict<'a>(counted: impl IntoIterator<Item = &'a ReasonCount>) -> Table {
+    let mut table = table(["reason", "packets"], 1);
+    for reason in counted {
+        table.add_row([reason.reason.clone(), reason.packets.to_string()]);
     }
     table
 }

@@ -34,7 +34,7 @@ impl Daemon {
             moved,
             flows,
             ended = ended.len(),
-            "slots that have changed hands, and flows that live"
+            "reassigned slots, and live flows"
         );
         Ok(())
     }

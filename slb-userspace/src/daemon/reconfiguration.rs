@@ -61,7 +61,7 @@ impl ConfigCommand {
         match self {
             Self::Reload { .. } => "reload",
             Self::Apply { .. } => "apply",
-            Self::RollBack(_) => "fallback",
+            Self::RollBack(_) => "rollback",
         }
     }
 

@@ -41,7 +41,7 @@ pub fn override_key(
         (None, Some(balancer)) => {
             let parsed = server.parse();
             let server = parsed.with_context(|| {
-                format!("server {server}: an address without a port is expected: those of a default group have none")
+                format!("server {server}: an address without a port is expected: those of a default server group have none")
             })?;
             Ok(OverrideKey::Default { load_balancer: balancer.to_owned(), server })
         }

@@ -344,21 +344,21 @@ fn health(backend: &Backend) -> ApiHealth {
 
 fn counters(from: MapCounters) -> ApiCounters {
     ApiCounters {
-        packets_in: from.packets_in,
-        bytes_in: from.bytes_in,
-        packets_out: from.packets_out,
-        bytes_out: from.bytes_out,
-        new_flows: from.new_flows,
+        packets_from_clients: from.packets_in,
+        bytes_from_clients: from.bytes_in,
+        packets_to_clients: from.packets_out,
+        bytes_to_clients: from.bytes_out,
+        total_flows: from.new_flows,
     }
 }
 
 fn add(a: ApiCounters, b: ApiCounters) -> ApiCounters {
     ApiCounters {
-        packets_in: a.packets_in + b.packets_in,
-        bytes_in: a.bytes_in + b.bytes_in,
-        packets_out: a.packets_out + b.packets_out,
-        bytes_out: a.bytes_out + b.bytes_out,
-        new_flows: a.new_flows + b.new_flows,
+        packets_from_clients: a.packets_from_clients + b.packets_from_clients,
+        bytes_from_clients: a.bytes_from_clients + b.bytes_from_clients,
+        packets_to_clients: a.packets_to_clients + b.packets_to_clients,
+        bytes_to_clients: a.bytes_to_clients + b.bytes_to_clients,
+        total_flows: a.total_flows + b.total_flows,
     }
 }
 
@@ -378,7 +378,7 @@ mod tests {
             assert_eq!(super::health(&removed), super::health(&backend));
             let shown = |seconds_left, is_removed| Some(DrainStatus { seconds_left, is_removed });
             assert_eq!(draining(&backend, false, now), None);
-            assert_eq!(draining(&backend, true, now), shown(None, false), "no connection_drain");
+            assert_eq!(draining(&backend, true, now), shown(None, false), "no drain_timeout");
             assert_eq!(draining(&leaving, true, now), shown(Some(30), false));
             assert_eq!(draining(&removed, false, now), shown(Some(30), true));
             assert_eq!(draining(&leaving, false, 2 * now), shown(Some(0), false));

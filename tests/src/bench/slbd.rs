@@ -105,7 +105,7 @@ impl BenchListener<'_> {
              state_dir = {:?}\nflow_table_entries = {FLOW_TABLE_ENTRIES}\n{tunnels}\n\
              [[load_balancer]]\nname = \"bench\"\naddresses = [\"{vip}\"]\n\n\
              [[load_balancer.listener]]\nname = \"bench\"\nprotocol = \"tcp\"\nport = {port}\n\
-             mode = \"{}\"\nbackend_port = {server_port}\nhealth_check = {{ kind = \"none\" }}\n",
+             mode = \"{}\"\ndefault_group_port = {server_port}\nhealth_check = {{ kind = \"none\" }}\n",
             socket.with_extension("state"),
             mode.name()
         );

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// Length of the header of an echo message (RFC 792, RFC 4443): type, code, checksum, identifier, sequence.
 const HEADER: usize = 8;
-const PAYLOAD: &[u8] = b"the same bytes must come back";
+const PAYLOAD: &[u8] = b"the reply has these bytes";
 
 /// Sends an echo request and waits for the reply; `Ok(None)` if none arrives within `limit`.
 pub(super) fn ping(source: IpAddr, target: IpAddr, limit: Duration) -> Result<Option<Duration>> {
@@ -33,9 +33,9 @@ pub(super) fn ping(source: IpAddr, target: IpAddr, limit: Duration) -> Result<Op
     match socket.read(&mut answer) {
         Ok(length) => {
             let answer = &answer[..length];
-            ensure!(length == HEADER + PAYLOAD.len(), "{length} bytes came back");
+            ensure!(length == HEADER + PAYLOAD.len(), "{length} bytes in the reply");
             ensure!(answer[..2] == [reply, 0] && answer[6..8] == [0, 1], "not the reply: {answer:02x?}");
-            ensure!(&answer[HEADER..] == PAYLOAD, "another payload came back: {answer:02x?}");
+            ensure!(&answer[HEADER..] == PAYLOAD, "another payload: {answer:02x?}");
             Ok(Some(start.elapsed()))
         }
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(None),

@@ -48,7 +48,7 @@ pub struct ListenerView {
 pub struct ListenerTerms {
     /// Name of its server pool; listeners may share one.
     pub pool: &'static str,
-    /// `connection_drain`; `None` if connections of a server without new flows go on forever.
+    /// `drain_timeout`; `None` if connections of a server without new flows go on forever.
     pub drain: Option<Duration>,
     /// Whether it has session persistence.
     pub persists: bool,

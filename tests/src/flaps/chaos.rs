@@ -198,7 +198,7 @@ impl<'a> ChaosDriver<'a> {
                     .servers
                     .iter()
                     .filter(|entry| server.planned.addresses.contains(&entry.address.ip()));
-                let flows: Vec<_> = of_it.map(|entry| entry.counters.new_flows).collect();
+                let flows: Vec<_> = of_it.map(|entry| entry.counters.total_flows).collect();
                 if flows.len() == server.planned.addresses.len() {
                     self.model.count(view, &server.planned.name, flows.iter().sum(), during);
                 }

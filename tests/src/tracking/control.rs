@@ -96,7 +96,7 @@ impl ControlPlane {
 
     /// Runs a GC pass over the flow table, as the daemon does, and ends slot migrations that no flow needs. Returns the
     /// number of slots that are still migrating.
-    pub fn sweep(&mut self, now: Duration) -> usize {
+    pub fn gc_pass(&mut self, now: Duration) -> usize {
         self.reconciler.run_gc(now, &BTreeSet::new()).expect("the tables can be read").moved
     }
 

@@ -43,7 +43,7 @@ pub fn run(setting: Setting, seed: u64) -> (Counts, u64) {
     }
     flooded += flood(&mut model);
     model.continue_all();
-    model.sweep();
+    model.gc_pass();
     flooded += flood(&mut model);
     model.continue_all();
     flooded += feign(&mut model);
@@ -77,7 +77,7 @@ fn establish(model: &mut ModelTest, numbers: impl Iterator<Item = u32>) {
         model.continue_flow(number, flag::ACK);
     }
     // After the GC pass, a flood no longer decides which affinity entries remain.
-    model.sweep();
+    model.gc_pass();
 }
 
 /// A client endpoint that no other flow uses.

@@ -125,7 +125,7 @@ pub struct ModelTest {
     active: ModelServers,
     /// Since when servers take no new flows: in the active state, and in the desired one.
     drain_starts: [DrainStarts; 2],
-    /// When each server last came back after its drain deadline. Its earlier flows are terminated, although no RST may
+    /// When each server last returned after its drain deadline. Its earlier flows are terminated, although no RST may
     /// have been delivered.
     cut: [Duration; SERVERS],
     is_changing: bool,

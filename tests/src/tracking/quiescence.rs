@@ -35,12 +35,12 @@ impl ModelTest {
         self.no_datagrams();
         // The first GC pass makes the current backends previous ones. The second ends the migrations, once the last
         // datagrams to earlier backends have expired.
-        self.sweep();
+        self.gc_pass();
         self.new_datagrams();
         self.no_datagrams();
         self.pass(UDP_SILENCE);
         self.continue_all();
-        self.sweep();
+        self.gc_pass();
         let moved = self.plane.moved();
         if moved > 0 {
             self.fail(&format!("3: {moved} slots are still in transition"));

@@ -57,7 +57,7 @@ pub struct Setting {
     pub follows_current: bool,
     /// Whether the TCP and the UDP listener share a server table.
     pub shared: bool,
-    /// `connection_drain` in seconds; `None` is off.
+    /// `drain_timeout` in seconds; `None` is off.
     pub drain: Option<u64>,
     /// Scheduling of TCP flows.
     pub scheduling: Scheduling,
@@ -154,7 +154,7 @@ impl Setting {
             mode = "{mode}"
             tracking = "{tracking}"
             {scheduling}
-            connection_drain = "{drain}"
+            drain_timeout = "{drain}"
             health_check = {{ kind = "tcp", port = 9 }}
             [[load_balancer.listener]]
             name = "datagrams"
@@ -163,7 +163,7 @@ impl Setting {
             server_group = "all"
             mode = "{mode}"
             tracking = "{tracking}"
-            connection_drain = "{drain}"
+            drain_timeout = "{drain}"
             {unknown}
             {datagrams}
             health_check = {{ kind = "tcp", port = {probe} }}

@@ -124,7 +124,7 @@ fn missing_daemon_has_own_exit_status_and_pins_name_its_socket() {
 #[test]
 fn drain_reports_connections_left_and_wait_option_waits_for_them() {
     scenario!(&WEIGHTS, |world| {
-        world.plan.connection_drain = Some("10s");
+        world.plan.drain_timeout = Some("10s");
         world.start()?;
         let traffic = world.client().long_lived(world.vip(Family::V4, Service::Lines), LONG_LIVED)?;
         let with = |name: &str| traffic.alive_with(name);

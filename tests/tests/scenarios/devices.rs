@@ -125,7 +125,7 @@ fn interface_losing_frames_gets_no_more_packets() {
 
 /// Lets the daemon choose between native and generic XDP.
 fn automatic(world: &mut World) {
-    world.plan.changes.push(("xdp_mode = \"native\"".to_owned(), "xdp_mode = \"auto\"".to_owned()));
+    world.plan.xdp_mode = "auto";
 }
 
 /// Makes the guest's interface a port of a bridge, and configures the bridge in its place.

@@ -42,7 +42,7 @@ fn removal_without_drain_resets_connections_at_both_ends() {
 #[test]
 fn drain_of_removed_server_resets_both_ends_at_deadline() {
     scenario!(&WEIGHTS, |world| {
-        world.plan.connection_drain = Some("10s");
+        world.plan.drain_timeout = Some("10s");
         drains(world, true, |world| {
             world.plan.servers.remove(0);
             Ok(())
@@ -53,7 +53,7 @@ fn drain_of_removed_server_resets_both_ends_at_deadline() {
 #[test]
 fn drain_of_weight_zero_server_resets_both_ends_at_deadline() {
     scenario!(&WEIGHTS, |world| {
-        world.plan.connection_drain = Some("10s");
+        world.plan.drain_timeout = Some("10s");
         drains(world, true, |world| {
             world.plan.servers[0].weight = 0;
             Ok(())
@@ -64,7 +64,7 @@ fn drain_of_weight_zero_server_resets_both_ends_at_deadline() {
 #[test]
 fn drain_of_disabled_server_resets_both_ends_at_deadline() {
     scenario!(&WEIGHTS, |world| {
-        world.plan.connection_drain = Some("10s");
+        world.plan.drain_timeout = Some("10s");
         drains(world, true, |world| {
             let addresses = world.plan.servers[0].addresses.iter().map(ToString::to_string);
             let addresses = addresses.collect::<Vec<_>>();
@@ -79,7 +79,7 @@ fn drain_of_disabled_server_resets_both_ends_at_deadline() {
 #[test]
 fn drain_of_unhealthy_server_resets_both_ends_at_deadline() {
     scenario!(&WEIGHTS, |world| {
-        world.plan.connection_drain = Some("10s");
+        world.plan.drain_timeout = Some("10s");
         world.plan.checks.insert(Service::Lines, "kind = \"http\", port = 8080, path = \"/healthz\"");
         drains(world, true, |world| {
             world.behaviour(0).set_status(503);
@@ -96,7 +96,7 @@ fn drain_of_unhealthy_server_resets_both_ends_at_deadline() {
 #[test]
 fn drain_ended_before_deadline_keeps_connections() {
     scenario!(&WEIGHTS, |world| {
-        world.plan.connection_drain = Some("10s");
+        world.plan.drain_timeout = Some("10s");
         world.start()?;
         let watched = DrainedConnections::open(world, true)?;
         let begun = watched.talking[0].age();
@@ -130,7 +130,7 @@ fn endpoints(server: &PlannedServer) -> Vec<SocketAddr> {
 /// Gives the listener with this text a server group of its own, `moved`, with all servers except the first `without`
 /// ones.
 fn move_listener(world: &mut World, listener: &str, without: usize) {
-    let target = format!("backend_port = {}", Service::Lines.backend_port());
+    let target = format!("default_group_port = {}", Service::Lines.backend_port());
     world.plan.change(listener, listener.replace(&target, "server_group = \"moved\""));
     let entry = |at: SocketAddr| format!("{{ address = \"{}\", port = {} }}", at.ip(), at.port());
     let entries: Vec<_> = world.plan.servers[without..].iter().flat_map(endpoints).map(entry).collect();
@@ -142,7 +142,7 @@ fn move_listener(world: &mut World, listener: &str, without: usize) {
 #[test]
 fn connections_drain_with_new_group_after_table_split() {
     scenario!(&WEIGHTS, |world| {
-        world.plan.connection_drain = Some("10s");
+        world.plan.drain_timeout = Some("10s");
         let [_, lines] = add_twin(world)?;
         world.start()?;
         let watched = DrainedConnections::open(world, true)?;

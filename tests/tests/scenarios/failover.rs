@@ -1,15 +1,22 @@
 //! Failover between primary and secondary, pools without a healthy server, and stopped listeners.
 
+use std::net::SocketAddr;
+
 use anyhow::{Result, ensure};
 use slb_api::types::{ApiHealth, ApiRunState, ApiServer};
-use slb_tests::{World, client::PATIENCE, net::Family, scenario, server::Service, wait::wait_for};
+use slb_tests::{
+    World,
+    client::PATIENCE,
+    config::{Group, ListenerSettings, Pair, Target},
+    net::Family,
+    scenario,
+    server::Service,
+    wait::wait_for,
+};
 
-const TARGET: &str = "server_group = \"http\"";
-
-/// The IPv4 address and HTTP port of a backend, as a TOML table.
-fn server(world: &World, index: usize) -> String {
-    let address = world.net.backends[index].address(Family::V4);
-    format!("{{ address = \"{address}\", port = {} }}", Service::Http.backend_port())
+/// The IPv4 address and HTTP port of a backend.
+fn server(world: &World, index: usize) -> SocketAddr {
+    SocketAddr::new(world.net.backends[index].address(Family::V4), Service::Http.backend_port())
 }
 
 /// Waits until a new connection reaches this server.
@@ -30,6 +37,11 @@ fn serve(world: &World, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Settings of the HTTP listener.
+fn http(world: &mut World) -> &mut ListenerSettings {
+    world.plan.listeners.entry(Service::Http).or_default()
+}
+
 /// A server of the HTTP listener in the daemon's status.
 fn reported(world: &World, index: usize) -> Result<ApiServer> {
     let address = world.net.backends[index].address(Family::V4);
@@ -44,10 +56,8 @@ fn reported(world: &World, index: usize) -> Result<ApiServer> {
 fn secondary_takes_over_and_primary_returns() {
     scenario!(&[100, 100], |world| {
         let (primary, secondary) = (server(world, 0), server(world, 1));
-        world.plan.change(TARGET, "primary_secondary_group = \"pair\"");
-        world.plan.append(&format!(
-            "[[primary_secondary_group]]\nname = \"pair\"\nprimary = {primary}\nsecondary = {secondary}"
-        ));
+        world.plan.pairs.push(Pair { name: "pair".to_owned(), primary, secondary });
+        http(world).target = Some(Target::Pair("pair".to_owned()));
         world.start()?;
         serve(world, &["b1"])?;
         ensure!(
@@ -81,14 +91,15 @@ fn secondary_takes_over_and_primary_returns() {
 fn a_primary_group_fails_over_at_its_threshold() {
     scenario!(&[100, 100, 100], |world| {
         let [a, b, c] = [0, 1, 2].map(|index| server(world, index));
-        world.plan.change(
-            TARGET,
-            "primary = \"first\"\nsecondary = \"second\"\nfailover_threshold = 2\nfailback_after = \"1s\"",
-        );
-        world.plan.append(&format!(
-            "[[server_group]]\nname = \"first\"\nservers = [{a}, {b}]\n\n\
-             [[server_group]]\nname = \"second\"\nservers = [{c}]"
-        ));
+        http(world).target = Some(Target::Groups {
+            primary: "first".to_owned(),
+            secondary: "second".to_owned(),
+            threshold: 2,
+            failback_after: "1s",
+        });
+        for (name, servers) in [("first", vec![(a, 100), (b, 100)]), ("second", vec![(c, 100)])] {
+            world.plan.groups.push(Group { name: name.to_owned(), slow_start: None, servers });
+        }
         world.start()?;
         serve(world, &["b1", "b2"])?;
         ensure!(reported(world, 2)?.health == ApiHealth::Standby);
@@ -107,18 +118,9 @@ fn a_primary_group_fails_over_at_its_threshold() {
 }
 
 /// The check uses a port without a server: all servers serve, and none is healthy.
-fn without_healthy_servers(world: &mut World, on_no_healthy: &str) -> Result<()> {
-    let port = Service::Http.vip_port();
-    world.plan.change(TARGET, format!("{TARGET}\non_no_healthy = \"{on_no_healthy}\""));
-    // The next check in the file belongs to the listener.
-    let listener = format!("port = {port}\n");
-    let text = world.plan.toml();
-    let rest = &text[text.find(&listener).expect("the listener")..];
-    let check = &rest[rest.find("health_check").expect("a check")..];
-    let check = &check[..check.find('\n').expect("a line")];
-    let broken = check.replace(" }", ", port = 9 }");
-    let (before, after) = (rest[..rest.find(check).expect("a check")].to_owned(), check.to_owned());
-    world.plan.change(format!("{before}{after}"), format!("{before}{broken}"));
+fn without_healthy_servers(world: &mut World, on_no_healthy: &'static str) -> Result<()> {
+    http(world).on_no_healthy = Some(on_no_healthy);
+    world.plan.checks.insert(Service::Http, "kind = \"tcp\", port = 9");
     world.start()?;
     wait_for("no server to be healthy", PATIENCE, || {
         let unhealthy =
@@ -158,7 +160,7 @@ fn stopped(world: &World) -> Result<Vec<String>> {
 #[test]
 fn stopped_listeners_and_load_balancers_forward_nothing() {
     scenario!(&[100], |world| {
-        world.plan.change(TARGET, format!("{TARGET}\nstate = \"stopped\""));
+        http(world).state = Some("stopped");
         world.start()?;
         let (web, dns) = (world.vip(Family::V4, Service::Http), world.vip(Family::V4, Service::Echo));
         let client = world.client();
@@ -171,7 +173,7 @@ fn stopped_listeners_and_load_balancers_forward_nothing() {
         );
         client.exchange(Service::Echo, dns)?;
         ensure!(client.ping(web.ip(), PATIENCE)?.is_some(), "the other listeners' VIP does not answer");
-        world.plan.change("name = \"shop\"", "name = \"shop\"\nstate = \"stopped\"");
+        world.plan.state = Some("stopped");
         world.terminate()?;
         // A stopped load balancer reports no servers to wait for.
         world.start_without_waiting()?;
@@ -179,7 +181,8 @@ fn stopped_listeners_and_load_balancers_forward_nothing() {
             Ok(client.exchange(Service::Echo, dns).is_err().then_some(()))
         })?;
         ensure!(stopped(world)?.len() == Service::ALL.len(), "{:?}", world.status()?);
-        world.plan.changes.clear();
+        world.plan.state = None;
+        http(world).state = None;
         world.restart()?;
         client.exchange(Service::Http, web)?;
         Ok(())

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use slb_tests::{flaps::chaos::ChaosDriver, net::Backend, scenario};
+use slb_tests::{flaps::chaos::ChaosDriver, net::Backend};
 
 const WEIGHTS: [u8; 5] = [50, 30, 20, 40, 30];
 /// Duration in seconds, unless the environment variable sets another: on a developer's machine, and where `CI` is set.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use slb_tests::{World, net::Family, scenario, server::Service, spread::expect_by_weight};
+use slb_tests::{World, config::Group, net::Family, scenario, server::Service, spread::expect_by_weight};
 
 const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 600;
@@ -22,17 +22,13 @@ fn server_serves_in_several_groups_and_on_several_ports() {
         let http = Service::Http.backend_port();
         // The same server twice in one group; two of its servers in another group with other weights; and one group for
         // two listeners of the same mode.
-        world.plan.change(
-            format!("  {{ address = \"{b1}\", port = {http}, weight = 50 }},\n"),
-            format!(
-                "  {{ address = \"{b1}\", port = {http}, weight = 30 }},\n  \
-                   {{ address = \"{b1}\", port = {SECOND}, weight = 20 }},\n"
-            ),
-        );
-        world.plan.append(&format!(
-            "[[server_group]]\nname = \"other\"\nservers = [\n  {{ address = \"{b1}\", port = {SECOND}, weight = 10 }},\n  \
-               {{ address = \"{b2}\", port = {http}, weight = 90 }},\n]\n"
-        ));
+        let [first, second, third] = [(b1, http), (b1, SECOND), (b2, http)].map(SocketAddr::from);
+        let mut group = world.plan.service_group(Service::Http);
+        group.servers.retain(|(at, _)| *at != first);
+        group.servers.extend([(first, 30), (second, 20)]);
+        let other =
+            Group { name: "other".to_owned(), slow_start: None, servers: vec![(second, 10), (third, 90)] };
+        world.plan.groups = vec![group, other];
         for (name, port, group) in [("shared", SHARED, "http"), ("other", OTHER, "other")] {
             world.plan.append(&format!(
                 "[[load_balancer.listener]]\nname = \"{name}\"\nprotocol = \"tcp\"\nport = {port}\nserver_group = \"{group}\"\n\

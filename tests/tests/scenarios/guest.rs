@@ -105,7 +105,7 @@ fn all_modes_work_through_teams_with_generic_xdp() {
         let interfaces = world.plan.interfaces.clone();
         refused(world, &["bond0", "b1", "bond2"], "b1 belongs to the team bond1: name bond1")?;
         world.plan.interfaces = interfaces;
-        world.plan.change("xdp_mode = \"native\"", "xdp_mode = \"auto\"");
+        world.plan.xdp_mode = "auto";
         let status = world.start()?;
         let mut interfaces = status.interfaces.iter();
         ensure!(interfaces.all(|interface| interface.mode == AttachMode::Generic), "{:?}", status.interfaces);
@@ -235,7 +235,7 @@ fn expect_native(status: &Status) -> Result<()> {
 }
 
 fn use_generic(world: &mut World) {
-    world.plan.change("xdp_mode = \"native\"", "xdp_mode = \"generic\"");
+    world.plan.xdp_mode = "generic";
 }
 
 fn works(world: &World) -> Result<()> {

@@ -95,11 +95,14 @@ fn flows_spread_by_weight_and_answers_bypass_slb(world: &mut World) -> Result<()
             listeners.find(|listener| listener.name == service.name()).context("no such listener")?;
         let (counters, flows) = (listener.counters, EXCHANGES * Family::ALL.len() as u64);
         ensure!(listener.mode == mode, "{}", listener.mode);
-        ensure!(counters.packets_in >= flows && counters.packets_out == 0, "{counters:?}, {flows} flows");
+        ensure!(
+            counters.packets_from_clients >= flows && counters.packets_to_clients == 0,
+            "{counters:?}, {flows} flows"
+        );
         // Datagrams of untracked flows, and retransmitted SYNs, look like those of new flows.
         let again = world.net.client.counter("Tcp:", "RetransSegs")?;
         let expected = if service == Service::Http { flows..=flows + again } else { 0..=0 };
-        ensure!(expected.contains(&counters.new_flows), "{counters:?}, {flows} flows");
+        ensure!(expected.contains(&counters.total_flows), "{counters:?}, {flows} flows");
     }
     ensure!(world.packets("forward", Some("to_server"))? > 0, "{:?}", status.reasons);
     ensure!(world.packets("forward", Some("to_client"))? == 0, "{:?}", status.reasons);
@@ -127,7 +130,7 @@ fn came_through_tunnels(world: &World) -> Result<()> {
 
 /// Only active connections are terminated: idle ones are untracked.
 fn drain_resets_active_connections_at_both_ends(world: &mut World) -> Result<()> {
-    world.plan.connection_drain = Some("10s");
+    world.plan.drain_timeout = Some("10s");
     drain::drains(world, false, |world| {
         world.plan.servers[0].weight = 0;
         Ok(())

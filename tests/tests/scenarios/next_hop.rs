@@ -1,12 +1,13 @@
 //! Next hops that change, vanish for a moment, or are lost.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Result, ensure};
 use slb_api::types::ApiHealth;
 use slb_tests::{
     World,
     client::{HeartbeatResult, PATIENCE},
+    config::{Group, Pair, Target},
     daemon::servers,
     net::Family,
     scenario,
@@ -77,25 +78,18 @@ fn under_load(world: &World, blip: impl FnOnce() -> Result<()>) -> Result<Vec<He
 #[test]
 fn brief_next_hop_loss_causes_no_outage() {
     scenario!(&[100, 100], |world| {
-        let server = |index: usize, service: Service| {
-            let address = world.net.backends[index].address(Family::V4);
-            format!("{{ address = \"{address}\", port = {} }}", service.backend_port())
-        };
-        let pair = format!(
-            "[[primary_secondary_group]]\nname = \"pair\"\nprimary = {}\nsecondary = {}",
-            server(0, Service::Http),
-            server(1, Service::Http)
-        );
-        world.plan.change("server_group = \"http\"", "primary_secondary_group = \"pair\"");
-        world.plan.append(&pair);
-        let second = world.plan.servers[1].addresses.clone();
-        for address in second {
-            let entry = format!(
-                "{{ address = \"{address}\", port = {}, weight = 100 }},",
-                Service::Echo.backend_port()
-            );
-            world.plan.change(entry, "");
-        }
+        let [primary, secondary] = [0, 1].map(|index: usize| {
+            SocketAddr::new(world.net.backends[index].address(Family::V4), Service::Http.backend_port())
+        });
+        world.plan.pairs.push(Pair { name: "pair".to_owned(), primary, secondary });
+        world.plan.listeners.entry(Service::Http).or_default().target = Some(Target::Pair("pair".to_owned()));
+        let first = world.plan.servers[0].addresses.iter();
+        let first = first.map(|address| (SocketAddr::new(*address, Service::Echo.backend_port()), 100));
+        world.plan.groups.push(Group {
+            name: Service::Echo.name().to_owned(),
+            slow_start: None,
+            servers: first.collect(),
+        });
         world.start()?;
         let slb = &world.net.slb;
         // The kernel announces its new MAC and accepts no frames to the old one; servers learn it from there.

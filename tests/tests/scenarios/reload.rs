@@ -325,7 +325,7 @@ pub(super) fn without_new_flows(world: &mut World, index: usize) -> Result<()> {
     let server = world.plan.servers[index].clone();
     let packets = |status: &Status| -> u64 {
         let of_it = servers(status).filter(|entry| server.addresses.contains(&entry.address.ip()));
-        of_it.map(|entry| entry.counters.packets_in + entry.counters.packets_out).sum()
+        of_it.map(|entry| entry.counters.packets_from_clients + entry.counters.packets_to_clients).sum()
     };
     let mut last = None;
     let mut quiet = 0;
@@ -346,7 +346,7 @@ fn part(status: &Status, server: &PlannedServer) -> Result<u32> {
 
 fn flows(status: &Status) -> u64 {
     let listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
-    listeners.map(|listener| listener.counters.new_flows).sum()
+    listeners.map(|listener| listener.counters.total_flows).sum()
 }
 
 /// The parts of the status that traffic does not change.

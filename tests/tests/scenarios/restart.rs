@@ -104,7 +104,7 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
 fn hash_seed_is_generated_once_and_kept() {
     scenario!(&[1], |world| {
         let configured = world.plan.toml();
-        world.plan.change("hash_seed = 1\n", "");
+        world.plan.hash_seed = None;
         let first = world.start()?;
         let seed = first.hash_seed.context("no hash seed")?;
         ensure!(seed > 1, "hash seed {seed}");

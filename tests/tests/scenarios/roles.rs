@@ -1,16 +1,15 @@
 //! Interface roles: interfaces for clients only, or for servers only.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, ensure};
 use slb_tests::{World, net::Family, scenario, server::Service, traffic::spreads};
 
 const EXCHANGES: u64 = 20;
-const PLAIN: &str = "interfaces = [\"client0\", \"b1\"]";
 
-fn with_roles(client: &str, server: &str) -> (String, String) {
-    let roles = format!(
-        "interfaces = [{{ name = \"client0\", role = \"{client}\" }}, {{ name = \"b1\", role = \"{server}\" }}]"
-    );
-    (PLAIN.to_owned(), roles)
+/// Roles of the interfaces towards clients and servers.
+fn roles(clients: &'static str, servers: &'static str) -> BTreeMap<String, &'static str> {
+    [("client0".to_owned(), clients), ("b1".to_owned(), servers)].into()
 }
 
 /// Number of packets that arrived on an interface with the wrong role while `sent` ran.
@@ -23,7 +22,7 @@ fn wrong(world: &World, sent: impl FnOnce() -> Result<()>) -> Result<u64> {
 #[test]
 fn vip_packets_are_accepted_on_client_interfaces_only() {
     scenario!(&[100], |world| {
-        world.plan.changes = vec![with_roles("client", "server")];
+        world.plan.roles = roles("client", "server");
         world.start()?;
         spreads(world, &world.plan.weights(), EXCHANGES)?;
         let shown = world.slb(&["status"])?;
@@ -45,13 +44,13 @@ fn vip_packets_are_accepted_on_client_interfaces_only() {
         ensure!(from_server == 2, "{from_server} packets of a server");
 
         // A reload swaps the roles under traffic.
-        world.plan.changes = vec![with_roles("server", "client")];
+        world.plan.roles = roles("server", "client");
         world.write(&world.plan.toml())?;
         let said = world.reload()?;
         ensure!(said.contains("interface client0: role client -> server"), "{said}");
         let from_client = wrong(world, || world.try_connections(Service::Http, 4))?;
         ensure!(from_client >= 4, "{from_client} packets of the client");
-        world.plan.changes = Vec::new();
+        world.plan.roles.clear();
         world.write(&world.plan.toml())?;
         world.reload()?;
         spreads(world, &world.plan.weights(), EXCHANGES)?;

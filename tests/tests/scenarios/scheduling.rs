@@ -1,4 +1,4 @@
-//! Schedulers other than Maglev, and session persistence: servers in turn, with the fewest flows, or of the client's
+//! Schedulers other than Maglev, and session persistence: round robin, least connections, the server of the client's
 //! last flow.
 
 mod changes;

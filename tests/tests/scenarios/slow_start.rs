@@ -75,8 +75,7 @@ fn reenabled_server_gets_rising_share() {
 }
 
 fn slowly(world: &mut World) {
-    let group = "[[server_group]]\nname = \"http\"\n";
-    world.plan.change(group, format!("{group}slow_start = \"{}s\"\n", TIME.as_secs()));
+    world.plan.slow_start.insert(Service::Http, TIME);
 }
 
 /// The server's share of new flows rises to its weight, step by step, and equals what the daemon reports. `meanwhile`

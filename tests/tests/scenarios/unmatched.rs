@@ -44,11 +44,11 @@ fn unmatched_packets_do_not_loop_and_host_services_work() {
         added_and_removed(world)?;
 
         let forwarded = self::forwarded(world)?;
-        world.plan.change("addresses = [\"198", "unmatched = \"drop\"\naddresses = [\"198");
+        world.plan.unmatched = Some("drop");
         world.reload()?;
         ensure!(tcp(world, Family::V4.vip(), PORT)? == ReplyOutcome::Silence, "dropped");
 
-        world.plan.change("unmatched = \"drop\"", "state = \"stopped\"");
+        (world.plan.unmatched, world.plan.state) = (None, Some("stopped"));
         world.reload()?;
         for family in Family::ALL {
             let port = world.plan.vip_port(Service::Http);

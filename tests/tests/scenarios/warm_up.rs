@@ -76,9 +76,7 @@ fn replaced_servers_serve_until_new_servers_are_checked() {
 /// Health pages answer slowly, and checks wait long enough.
 fn prepare(world: &mut World) {
     world.plan.checks.insert(Service::Http, "kind = \"http\", path = \"/healthz\"");
-    for _ in Service::ALL {
-        world.plan.change("timeout = \"1s\"", "timeout = \"8s\"");
-    }
+    world.plan.check_timeout = Duration::from_secs(8);
     set_delay(world, SLOWEST);
 }
 

@@ -84,7 +84,10 @@ fn changed_health_checks_are_described() {
         ["listener shop/web: health check removed: its servers are taken as able to serve"]
     );
     assert_eq!(
-        changed(&[("backend_port = 5353", "backend_port = 5353\nhealth_check = { kind = \"tcp\" }")]),
+        changed(&[(
+            "default_group_port = 5353",
+            "default_group_port = 5353\nhealth_check = { kind = \"tcp\" }"
+        )]),
         ["listener shop/dns: health check added (tcp every 2s)"]
     );
 }
@@ -93,8 +96,8 @@ fn changed_health_checks_are_described() {
 #[test]
 fn changed_check_kinds_are_described() {
     let udp = |settings: &str| {
-        let check = format!("backend_port = 5353\nhealth_check = {{ kind = \"udp\"{settings} }}");
-        shop(&[("backend_port = 5353", &check)])
+        let check = format!("default_group_port = 5353\nhealth_check = {{ kind = \"udp\"{settings} }}");
+        shop(&[("default_group_port = 5353", &check)])
     };
     let http = |check: &str| {
         shop(&[("server_group = \"web\"", &format!("server_group = \"web\"\nhealth_check = {{ {check} }}"))])

@@ -32,7 +32,7 @@ pub(super) fn warn(checker: &mut Checker, document: &raw::RawDocument) {
                     groups.entry(name).or_default().note(listener);
                 }
             }
-            if listener.backend_port.is_some() {
+            if listener.default_group_port.is_some() {
                 of_default.note(listener);
             }
         }

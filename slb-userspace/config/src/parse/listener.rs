@@ -73,7 +73,7 @@ pub(super) fn build(
         mode: forwarding.mode,
         tracking: forwarding.tracking,
         unknown_datagrams: forwarding.unknown_datagrams,
-        connection_drain: ending.connection_drain,
+        drain_timeout: ending.drain_timeout,
         idle_timeout: ending.idle_timeout,
         health_check: health_check?,
         on_no_healthy: on_no_healthy?,

@@ -123,16 +123,17 @@ fn warn_of_idle(checker: &mut Checker, raw: &raw::RawLoadBalancer, at: &Span) {
         );
         return;
     }
-    let default_is_used = raw.listener.0.iter().any(|listener| listener.as_ref().0.backend_port.is_some());
+    let default_is_used =
+        raw.listener.0.iter().any(|listener| listener.as_ref().0.default_group_port.is_some());
     if let (Some(first), false) = (raw.server.0.first(), default_is_used) {
         checker.note(
             Diagnostic::warning(
                 first.span(),
-                "the default servers are not used",
-                "no listener has a `backend_port`",
+                "the default server group is not used",
+                "no listener has a `default_group_port`",
             )
             .help(
-                "write `backend_port = 8080` in place of a listener's `server_group`, or remove the servers",
+                "write `default_group_port = 8080` in place of a listener's `server_group`, or remove the servers",
             ),
         );
     }

@@ -16,6 +16,10 @@ use crate::{
     suggest::quoted,
 };
 
+/// The four ways to name servers, and their differences.
+const TARGETS: &str = "`server_group`: one group | `primary_secondary_group`: two servers, of which only the primary is \
+                       checked | `primary` with `secondary`: two groups, both checked | `default_group_port`: the load \
+                       balancer's default server group";
 /// Range of `failback_after`.
 const FAILBACK: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
 
@@ -37,7 +41,7 @@ pub(super) fn build(
         ("server_group", raw.server_group.as_ref()),
         ("primary_secondary_group", raw.primary_secondary_group.as_ref()),
         ("primary", raw.primary.as_ref().or(raw.secondary.as_ref())),
-        ("backend_port", raw.backend_port.as_ref()),
+        ("default_group_port", raw.default_group_port.as_ref()),
     ];
     let named: Vec<_> = ways.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
     let [(key, value)] = named[..] else { return refuse(scope.checker, span, &named) };
@@ -101,15 +105,16 @@ fn refuse(checker: &mut Checker, span: &Span, named: &[(&str, &Value)]) -> Optio
                 "names servers a second time",
             )
             .related(first.span(), "names servers")
-            .help("remove one of them: a listener has one set of servers"),
+            .help(format!("remove all but one: {TARGETS}")),
         ),
         _ => checker.refuse(
             Diagnostic::error(
                 span.clone(),
                 "the listener has no servers",
-                "this needs `server_group`, `primary_secondary_group`, `primary` and `secondary`, or `backend_port`",
+                "this needs exactly one of `server_group`, `primary_secondary_group`, `primary` with `secondary`, \
+                 `default_group_port`",
             )
-            .help("name a group, as in `server_group = \"web\"`, or the port of the default servers, as in `backend_port = 8080`"),
+            .help(format!("for example `server_group = \"web\"`: {TARGETS}")),
         ),
     }
 }
@@ -201,23 +206,25 @@ impl<'s, 'a> TargetChecker<'_, 's, 'a> {
     }
 
     fn default_group(&mut self, value: &Value, context: &BalancerContext) -> Option<ListenerTarget> {
-        let backend_port = self.scope.checker.port("backend_port", value);
+        let default_group_port = self.scope.checker.port("default_group_port", value);
         let Some(families) = context.default_servers else {
             return self.scope.checker.refuse(
                 Diagnostic::error(
                     value.span(),
-                    "`backend_port` without default servers",
-                    "the load balancer has no server of its own",
+                    "`default_group_port` without a default server group",
+                    "the load balancer has no `[[load_balancer.server]]`",
                 )
-                .help("add a `[[load_balancer.server]]`, or name a `server_group`"),
+                .help("add one, or name a `server_group`"),
             );
         };
         self.warn_of_families(value, "the default server group", families);
-        if let (Some(mode), Some(port), Some(backend_port)) = (self.mode, self.port.clone(), backend_port) {
-            mode::check_port(self.scope, mode, port, (backend_port, value.span()));
+        if let (Some(mode), Some(port), Some(default_group_port)) =
+            (self.mode, self.port.clone(), default_group_port)
+        {
+            mode::check_port(self.scope, mode, port, (default_group_port, value.span()));
         }
         self.check_tunnels(context.all_default_servers);
-        Some(ListenerTarget::DefaultGroup { backend_port: backend_port? })
+        Some(ListenerTarget::DefaultGroup { default_group_port: default_group_port? })
     }
 
     fn check_found(&mut self, value: &Value, found: &FoundGroup<'_, '_>) {

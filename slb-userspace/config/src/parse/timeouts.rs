@@ -13,7 +13,7 @@ const UDP_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Drain deadline and idle timeout.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
-    pub(super) connection_drain: Option<Duration>,
+    pub(super) drain_timeout: Option<Duration>,
     pub(super) idle_timeout: Duration,
 }
 
@@ -23,8 +23,8 @@ pub(super) fn build(
     raw: &raw::RawListener,
     protocol: Option<Protocol>,
 ) -> Option<Timeouts> {
-    let connection_drain =
-        checker.optional_duration("connection_drain", raw.connection_drain.as_ref(), CONNECTION_DRAIN);
+    let drain_timeout =
+        checker.optional_duration("drain_timeout", raw.drain_timeout.as_ref(), CONNECTION_DRAIN);
     let established = raw.established_timeout.as_ref().map_or(Some(DEFAULT_ESTABLISHED_TIMEOUT), |value| {
         checker.duration("established_timeout", value, ESTABLISHED_TIMEOUT)
     });
@@ -39,5 +39,5 @@ pub(super) fn build(
         );
     }
     let idle_timeout = if protocol == Some(Protocol::Udp) { UDP_IDLE_TIMEOUT } else { established? };
-    Some(Timeouts { connection_drain: connection_drain?, idle_timeout })
+    Some(Timeouts { drain_timeout: drain_timeout?, idle_timeout })
 }

@@ -45,7 +45,7 @@ fn unset_settings_have_their_defaults() {
 
     let [dns, web] = shop.listeners.as_slice() else { panic!("{shop:?}") };
     assert_eq!((dns.name.as_str(), dns.protocol, dns.port), ("dns", Protocol::Udp, 53));
-    assert_eq!(dns.target, ListenerTarget::DefaultGroup { backend_port: 5353 });
+    assert_eq!(dns.target, ListenerTarget::DefaultGroup { default_group_port: 5353 });
     assert_eq!((dns.mode, &dns.health_check), (Mode::Nat, &None));
     assert_eq!((dns.tracking, dns.unknown_datagrams), (Tracking::Auto, UnknownDatagrams::Keep));
     assert_eq!((web.name.as_str(), web.protocol, web.port), ("web", Protocol::Tcp, 80));
@@ -99,8 +99,8 @@ fn forwarding_modes_are_accepted() {
             "[daemon]\nmax_servers = 1048576\ntunnel_addresses = [\"fd00::1\", \"10.0.0.1\"]",
         )
         .replace(
-            "backend_port = 5353",
-            "backend_port = 53\nmode = \"ipip\"\ntracking = \"always\"\nunknown_datagrams = \"follow\"",
+            "default_group_port = 5353",
+            "default_group_port = 53\nmode = \"ipip\"\ntracking = \"always\"\nunknown_datagrams = \"follow\"",
         )
         .replace("server_group = \"web\"", "server_group = \"web\"\nmode = \"dsr\"\ntracking = \"auto\"")
         .replace("port = 8080", "port = 80")
@@ -120,22 +120,22 @@ fn drain_and_idle_timeouts_are_accepted() {
     let seconds = Duration::from_secs;
     let config = accepted(BASE);
     let [dns, web] = config.load_balancers[0].listeners.as_slice() else { panic!("{config:?}") };
-    assert_eq!((dns.connection_drain, dns.idle_timeout), (None, seconds(90)));
-    assert_eq!((web.connection_drain, web.idle_timeout), (None, seconds(900)));
+    assert_eq!((dns.drain_timeout, dns.idle_timeout), (None, seconds(90)));
+    assert_eq!((web.drain_timeout, web.idle_timeout), (None, seconds(900)));
     let with = |lines: &str| {
         let text = format!("server_group = \"web\"\n{lines}");
         let config = accepted(&changed("server_group = \"web\"", &text));
         let web = &config.load_balancers[0].listeners[1];
-        (web.connection_drain, web.idle_timeout)
+        (web.drain_timeout, web.idle_timeout)
     };
-    assert_eq!(with("connection_drain = \"off\""), (None, seconds(900)));
-    let least = "connection_drain = \"10s\"\nestablished_timeout = \"10s\"";
+    assert_eq!(with("drain_timeout = \"off\""), (None, seconds(900)));
+    let least = "drain_timeout = \"10s\"\nestablished_timeout = \"10s\"";
     assert_eq!(with(least), (Some(seconds(10)), seconds(10)));
-    let most = "connection_drain = \"15m\"\nestablished_timeout = \"900s\"";
+    let most = "drain_timeout = \"15m\"\nestablished_timeout = \"900s\"";
     assert_eq!(with(most), (Some(seconds(900)), seconds(900)));
     let datagrams =
-        accepted(&changed("backend_port = 5353", "backend_port = 5353\nconnection_drain = \"30s\""));
-    assert_eq!(datagrams.load_balancers[0].listeners[0].connection_drain, Some(seconds(30)));
+        accepted(&changed("default_group_port = 5353", "default_group_port = 5353\ndrain_timeout = \"30s\""));
+    assert_eq!(datagrams.load_balancers[0].listeners[0].drain_timeout, Some(seconds(30)));
 }
 
 #[test]
@@ -164,8 +164,8 @@ fn schedulers_are_accepted() {
         let line = format!("session_persistence = \"{time}\"");
         assert_eq!(with(&line), (Scheduler::Maglev, persistence.map(Duration::from_secs)));
     }
-    let lines = "backend_port = 5353\nscheduler = \"wlc\"\nsession_persistence = \"1h\"";
-    let datagrams = accepted(&changed("backend_port = 5353", lines));
+    let lines = "default_group_port = 5353\nscheduler = \"wlc\"\nsession_persistence = \"1h\"";
+    let datagrams = accepted(&changed("default_group_port = 5353", lines));
     let dns = &datagrams.load_balancers[0].listeners[0];
     let expected = (Scheduler::WeightedLeastConnections, Some(Duration::from_secs(3_600)));
     assert_eq!((dns.scheduler, dns.session_persistence), expected);
@@ -304,8 +304,10 @@ fn health_check_kinds_are_accepted() {
 
 #[test]
 fn udp_listeners_may_have_a_tcp_check() {
-    let config =
-        accepted(&changed("backend_port = 5353", "backend_port = 5353\nhealth_check = { kind = \"tcp\" }"));
+    let config = accepted(&changed(
+        "default_group_port = 5353",
+        "default_group_port = 5353\nhealth_check = { kind = \"tcp\" }",
+    ));
     assert_eq!(config.load_balancers[0].listeners[0].health_check, Some(DEFAULT_CHECK));
 }
 
@@ -324,7 +326,7 @@ fn limits_of_settings_are_inclusive() {
         // The same server on two ports, and the same port for both protocols.
         ("10.0.0.12", "10.0.0.11".into()),
         ("port = 53\n", "port = 80\n".into()),
-        // A server may be in the default group and in a named one.
+        // A server may be in the default server group and in a named one.
         ("10.0.0.21", "10.0.0.11".into()),
     ] {
         accepted(&changed(from, &to));
@@ -357,7 +359,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "protocol",
         "port",
         "server_group",
-        "backend_port",
+        "default_group_port",
         "mode",
         "tracking",
         "unknown_datagrams",
@@ -383,7 +385,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "secondary",
         "failover_threshold",
         "failback_after",
-        "connection_drain",
+        "drain_timeout",
         "established_timeout",
         "slow_start",
         "state_dir",
@@ -403,7 +405,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
     assert_eq!(shop.addresses.len(), 2);
     assert_eq!(shop.listeners[0].health_check, Some(DEFAULT_CHECK));
     assert_eq!(shop.listeners[1].health_check, Some(HealthCheck { port: Some(5380), ..DEFAULT_CHECK }));
-    assert_eq!(shop.listeners[1].target, ListenerTarget::DefaultGroup { backend_port: 5353 });
+    assert_eq!(shop.listeners[1].target, ListenerTarget::DefaultGroup { default_group_port: 5353 });
     assert_eq!(
         config.server_groups[0].servers.iter().map(|s| s.weight.value()).collect::<Vec<_>>(),
         [100, 50, 100]

@@ -21,7 +21,7 @@ const INTERFACES: &str = "interfaces = [\"eth0\"]";
 const PORT_1: &str = "port = 8080 }";
 const WEB_PORT: &str = "port = 80\n";
 const WEB_TARGET: &str = "server_group = \"web\"";
-const DNS_TARGET: &str = "backend_port = 5353";
+const DNS_TARGET: &str = "default_group_port = 5353";
 
 #[test]
 fn invalid_syntax_and_types_are_refused() {
@@ -85,7 +85,12 @@ fn unknown_fields_are_refused_with_a_suggestion() {
             "10:1",
             &["no such field", "`address`, `weight`"],
         ),
-        (DNS_TARGET, "backendport = 5353", "15:1", &["did you mean `backend_port`?", "`server_group`"]),
+        (
+            DNS_TARGET,
+            "default_group_prot = 5353",
+            "15:1",
+            &["did you mean `default_group_port`?", "`server_group`"],
+        ),
         (
             WEB_TARGET,
             "health_check = { kind = \"tcp\", intervall = \"2s\" }",
@@ -97,6 +102,18 @@ fn unknown_fields_are_refused_with_a_suggestion() {
             "tabel_size = 251\nservers = [",
             "25:1",
             &["did you mean `table_size`?", "`name`, `table_size`, `slow_start`, `servers`"],
+        ),
+        (
+            DNS_TARGET,
+            "backend_port = 5353",
+            "15:1",
+            &["`backend_port` has another name now", "write `default_group_port`"],
+        ),
+        (
+            WEB_TARGET,
+            "connection_drain = \"60s\"",
+            "21:1",
+            &["`connection_drain` has another name now", "write `drain_timeout`"],
         ),
         (WEB_TARGET, "x = 1", "21:1", &["unknown field `x`", "no such field", "`health_check`"]),
     ]);
@@ -197,7 +214,7 @@ fn all_problems_are_reported_at_once_in_the_order_of_the_text() {
         .replace("\"192.0.2.10\"", "\"192.0.2.256\"")
         .replace("\"udp\"", "\"upd\"")
         .replace("port = 53\n", "port = 99999\n")
-        .replace("backend_port = 5353", "backend_port = 0")
+        .replace("default_group_port = 5353", "default_group_port = 0")
         .replace("\"10.0.0.11\", port = 8080", "\"::1\", port = \"8080\", weight = 101")
         .replace("servers = [", "table_size = 300\nservers = [");
     let report = errors(&text);
@@ -208,7 +225,7 @@ fn all_problems_are_reported_at_once_in_the_order_of_the_text() {
         .collect();
     assert_eq!(
         places,
-        ["2:15", "6:14", "13:12", "14:8", "15:16", "25:14", "27:15", "27:29", "27:46"],
+        ["2:15", "6:14", "13:12", "14:8", "15:22", "25:14", "27:15", "27:29", "27:46"],
         "{report}"
     );
 }

@@ -10,10 +10,10 @@ fn doubtful_configuration_causes_one_warning() {
         ("[[server_group]]", unused, "24:8", &["server group `old` is not used", "server_group = \"old\""]),
         ("[[server_group]]", idle, "24:8", &["no listener", "[[load_balancer.listener]]"]),
         (
-            "backend_port = 5353",
+            "default_group_port = 5353",
             "server_group = \"web\"",
             "8:1",
-            &["default servers are not used", "backend_port"],
+            &["default server group is not used", "default_group_port"],
         ),
         (
             "server_group = \"web\"",
@@ -24,13 +24,13 @@ fn doubtful_configuration_causes_one_warning() {
         (
             "\"10.0.0.21\"",
             "\"fd00::21\"",
-            "15:16",
+            "15:22",
             &["the default server group has no IPv4 server", "IPv4 connections", "dropped"],
         ),
         (
             "address = \"10.0.0.21\"",
             "address = \"10.0.0.21\"\nweight = 0",
-            "16:16",
+            "16:22",
             &["the default server group has no IPv4 server", "weight above 0"],
         ),
     ];
@@ -57,7 +57,7 @@ fn address_family_without_servers_causes_a_warning_per_listener() {
     let text = changed("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::1\"]");
     let shown = warnings(&text).to_string();
     assert!(
-        shown.contains("15:16") && shown.contains("the default server group has no IPv6 server"),
+        shown.contains("15:22") && shown.contains("the default server group has no IPv6 server"),
         "{shown}"
     );
     assert!(shown.contains("21:16") && shown.contains("group `web` has no IPv6 server"), "{shown}");
@@ -162,10 +162,11 @@ fn weights_and_slow_start_with_rr_cause_a_warning() {
 
 #[test]
 fn weights_and_slow_start_of_default_group_with_rr_cause_a_warning() {
-    let rr = "backend_port = 5353\nscheduler = \"rr\"";
-    let text = changed("backend_port = 5353", rr).replace("\"shop\"\n", "\"shop\"\nslow_start = \"30s\"\n");
+    let rr = "default_group_port = 5353\nscheduler = \"rr\"";
+    let text =
+        changed("default_group_port = 5353", rr).replace("\"shop\"\n", "\"shop\"\nslow_start = \"30s\"\n");
     assert_single(&warnings(&text), "6:14", &["`slow_start` has no effect"], &text);
-    let text = changed("backend_port = 5353", rr).replace(
+    let text = changed("default_group_port = 5353", rr).replace(
         "address = \"10.0.0.21\"\n",
         "address = \"10.0.0.21\"\nweight = 7\n\n[[load_balancer.server]]\naddress = \"10.0.0.22\"\n",
     );

@@ -143,9 +143,9 @@ impl<D: DataPlane> Reconciler<D> {
             is_complete &= gc_pass.unread == 0;
             // Read after the pass, which has seen every entry not evicted by then. The next pass compares with the
             // count of the first part, so that no later eviction is missed.
-            let now_forgotten = self.plane.evictions().context("cannot read the counters")?;
-            evictions.get_or_insert(now_forgotten);
-            if self.evictions != Some(now_forgotten) {
+            let now_evicted = self.plane.evictions().context("cannot read the counters")?;
+            evictions.get_or_insert(now_evicted);
+            if self.evictions != Some(now_evicted) {
                 let tables = &mut Arc::make_mut(&mut actual).tables;
                 tables.values_mut().for_each(|table| table.slot_migration.restart_wait(now));
                 break;

@@ -105,7 +105,7 @@ fn settings_without_effect_on_server_selection_keep_the_digest() {
     other.load_balancers[0].name = other.server_groups[0].name.clone();
     other.load_balancers[0].listeners.reverse();
     other.server_groups[0].servers.reverse();
-    other.load_balancers[0].listeners[0].connection_drain = Some(Duration::from_secs(60));
+    other.load_balancers[0].listeners[0].drain_timeout = Some(Duration::from_secs(60));
     assert_eq!(of_node(&[&other]), of_node(&[&config]));
     // Half the weights in the same ratio.
     assert_eq!(of_node(&[&group(&[(1, 50), (2, 25)])]), of_node(&[&config]));

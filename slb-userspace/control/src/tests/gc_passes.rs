@@ -59,14 +59,14 @@ fn gc_pass_takes_tables_in_batches_and_waits_for_unread_entries() {
     );
     world.now += Duration::from_secs(10);
     world.reconciler.plane_mut().gc_passes = 0;
-    let mut sweep = |unread| {
+    let mut gc_pass = |unread| {
         world.reconciler.plane_mut().unread = unread;
         world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().moved
     };
-    assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
-    assert_eq!(sweep(0), moved, "current backends become previous ones first");
-    assert_eq!(sweep(1), moved, "any slot may have the flow that could not be read");
-    assert_eq!(sweep(0), 0);
+    assert_eq!(gc_pass(1), moved, "any slot may have the flow that could not be read");
+    assert_eq!(gc_pass(0), moved, "current backends become previous ones first");
+    assert_eq!(gc_pass(1), moved, "any slot may have the flow that could not be read");
+    assert_eq!(gc_pass(0), 0);
     assert_eq!(world.reconciler.plane_mut().gc_passes, 8, "one pass for each part");
     let actual = world.reconciler.actual().unwrap().clone();
     assert_eq!(world.reconciler.plane_mut().state, actual);

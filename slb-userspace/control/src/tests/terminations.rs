@@ -12,7 +12,7 @@ use crate::{
 };
 use slb_config::model::Config;
 
-/// As [`group`], with a `connection_drain` of one minute.
+/// As [`group`], with a `drain_timeout` of one minute.
 fn drained(servers: &[(u8, u8)]) -> Config {
     let mut config = group(servers);
     drain(&mut config);
@@ -21,7 +21,7 @@ fn drained(servers: &[(u8, u8)]) -> Config {
 
 fn drain(config: &mut Config) {
     for listener in &mut config.load_balancers[0].listeners {
-        listener.connection_drain = Some(Duration::from_secs(60));
+        listener.drain_timeout = Some(Duration::from_secs(60));
     }
 }
 
@@ -173,7 +173,7 @@ fn table_split_resets_no_connection_of_the_other_listener() {
     let state = world.reconcile(&before).unwrap();
     let two = backend(&state, 2).1.handle;
     world.reconciler.plane_mut().flows = vec![flow(&state, 81, two)];
-    // The first listener loses server 2. No listener has `connection_drain`.
+    // The first listener loses server 2. No listener has `drain_timeout`.
     let config = two_groups(&[(1, 100)], &[(1, 100), (2, 50)]);
     world.all_healthy(&config);
     let state = world.reconcile(&config).unwrap();
@@ -268,10 +268,10 @@ fn removed_server_leaves_the_maps_after_its_last_connection_ends() {
             world.reconcile(&after).unwrap().backends.contains_key(&id),
             "{ended} of {FLOWS} have received a RST"
         );
-        let sweep = world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
-        assert!(sweep.ended.len() <= MAX_TERMINATED && sweep.next <= Duration::from_secs(20));
-        ended += sweep.ended.len();
-        world.now += sweep.next;
+        let gc = world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
+        assert!(gc.ended.len() <= MAX_TERMINATED && gc.next <= Duration::from_secs(20));
+        ended += gc.ended.len();
+        world.now += gc.next;
     }
     assert!(world.now > Duration::from_secs(1025), "it does not go for the time alone");
     assert!(
@@ -299,9 +299,9 @@ fn slow_start_raises_a_server_to_its_weight_in_steps() {
             next_hops: Some(&world.next_hops),
             ..ObservedInputs::default()
         };
-        let in_force = world.reconciler.reconcile(&desired(config, known), world.now).unwrap();
-        let weights: Vec<_> = in_force.state.tables[&0].spec.members.iter().map(|m| m.weight).collect();
-        (weights, in_force.next.map(|next| next.as_secs()))
+        let reconciled = world.reconciler.reconcile(&desired(config, known), world.now).unwrap();
+        let weights: Vec<_> = reconciled.state.tables[&0].spec.members.iter().map(|m| m.weight).collect();
+        (weights, reconciled.next.map(|next| next.as_secs()))
     };
     assert_eq!(weights(&mut world, &one, 0), (vec![100], None), "the first start");
     assert_eq!(weights(&mut world, &two, 10), (vec![100, 5], Some(1013)), "added");
@@ -333,7 +333,7 @@ fn configured_server_stays_terminating_until_it_takes_new_flows() {
     let leaving = drained(&[(1, 100), (2, 0)]);
     let mut at = |seconds: u64| {
         world.now = Duration::from_secs(1000 + seconds);
-        let in_force = {
+        let reconciled = {
             let known = ObservedInputs {
                 health: Some(&world.health),
                 next_hops: Some(&world.next_hops),
@@ -341,8 +341,8 @@ fn configured_server_stays_terminating_until_it_takes_new_flows() {
             };
             world.reconciler.reconcile(&desired(&leaving, known), world.now).unwrap()
         };
-        let server = backend(&in_force.state, 2).1;
-        (server.flags, server.deadline, in_force.next.map(|next| next.as_secs()))
+        let server = backend(&reconciled.state, 2).1;
+        (server.flags, server.deadline, reconciled.next.map(|next| next.as_secs()))
     };
     assert_eq!(at(0), (Backend::ALIVE, 1060, Some(1060)));
     assert_eq!(at(30), (Backend::ALIVE, 1060, Some(1060)));

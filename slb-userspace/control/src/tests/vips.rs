@@ -26,7 +26,7 @@ fn config(lines: &str) -> Config {
         name = "web"
         protocol = "tcp"
         port = 80
-        backend_port = 80
+        default_group_port = 80
         "#
     ))
 }

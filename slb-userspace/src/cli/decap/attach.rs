@@ -86,7 +86,7 @@ fn explain(error: anyhow::Error, link: &Link) -> anyhow::Error {
 }
 
 fn describe(attachment: Attachment, link: &Link, wanted: XdpMode) -> String {
-    let in_force = |native| if native { "native" } else { "generic" };
+    let hook = |native| if native { "native" } else { "generic" };
     match attachment {
         Attachment::Native => "attached, XDP native".to_owned(),
         Attachment::Generic => "attached, XDP generic".to_owned(),
@@ -97,7 +97,7 @@ fn describe(attachment: Attachment, link: &Link, wanted: XdpMode) -> String {
                 XdpMode::Generic if native => "; --xdp-mode generic takes effect after `slb-decap detach`",
                 _ => "",
             };
-            format!("replaced, XDP {}{note}", in_force(native))
+            format!("replaced, XDP {}{note}", hook(native))
         }
     }
 }

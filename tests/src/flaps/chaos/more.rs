@@ -53,7 +53,11 @@ pub(super) fn add(plan: &mut Plan) {
             format!("primary = \"{first}\"\nsecondary = \"{second}\"\nfailover_threshold = {THRESHOLD}"),
         ),
         ("sticky", STICKY, "server_group = \"http\"\nsession_persistence = \"1h\"".to_owned()),
-        ("drained", DRAINED, format!("backend_port = {port}\nconnection_drain = \"{}s\"", DRAIN.as_secs())),
+        (
+            "drained",
+            DRAINED,
+            format!("default_group_port = {port}\ndrain_timeout = \"{}s\"", DRAIN.as_secs()),
+        ),
     ] {
         let _ = write!(
             text,

@@ -50,7 +50,7 @@ impl ModelTest {
                 }
             }
             88..90 => self.restart(),
-            90..95 => self.sweep(),
+            90..95 => self.gc_pass(),
             _ => self.wait(),
         }
     }
@@ -164,8 +164,8 @@ impl ModelTest {
     }
 
     /// The daemon runs a GC pass over the flow table.
-    pub fn sweep(&mut self) {
-        let left = self.control.sweep(self.now);
+    pub fn gc_pass(&mut self) {
+        let left = self.control.gc_pass(self.now);
         self.carry_out(usize::MAX);
         self.note(format!("GC pass leaves {left} slots"));
     }

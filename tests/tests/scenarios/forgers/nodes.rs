@@ -83,7 +83,7 @@ fn prepare(world: &mut World) -> Result<()> {
     world.plan.direct = true;
     world.plan.append(&format!(
         "[[load_balancer.listener]]\nname = \"tunnels\"\nprotocol = \"tcp\"\nport = {TUNNELS}\nmode = \"ipip\"\n\
-         backend_port = {TUNNELS}\n{}",
+         default_group_port = {TUNNELS}\n{}",
         health_check("kind = \"tcp\"")
     ));
     Ok(())

@@ -49,15 +49,8 @@ fn shown(seen: &[CapturedFrame]) -> String {
 fn without_and_with_roles(world: &mut World, attack: fn(&World, &str) -> Result<()>) -> Result<()> {
     world.start()?;
     attack(world, "")?;
-    let role = |name: &String| {
-        let role = if name == "client0" { "client" } else { "server" };
-        format!("{{ name = {name:?}, role = {role:?} }}")
-    };
-    let roles: Vec<_> = world.plan.interfaces.iter().map(role).collect();
-    world.plan.change(
-        format!("interfaces = {:?}", world.plan.interfaces),
-        format!("interfaces = [{}]", roles.join(", ")),
-    );
+    let role = |name: &String| (name.clone(), if name == "client0" { "client" } else { "server" });
+    world.plan.roles = world.plan.interfaces.iter().map(role).collect();
     world.reload()?;
     attack(world, ", with roles")
 }

@@ -17,7 +17,7 @@ use super::{WEIGHTS, on_clients_side, report};
 use crate::modes::beside::tunnel_vip;
 
 /// Addresses that no host has.
-const NOBODY: [&str; 12] = [
+const UNUSED_SOURCES: [&str; 12] = [
     "0.0.0.0",
     "0.1.2.3",
     "127.0.0.1",
@@ -105,7 +105,7 @@ fn packets_with_martian_source_are_neither_forwarded_nor_answered() {
         ensure!(out as u64 >= sent.frames, "{out} of {} frames of a client's own come out", sent.frames);
 
         let mut achieved = Vec::new();
-        for address in NOBODY {
+        for address in UNUSED_SOURCES {
             let from = address.parse().context(address)?;
             let (sent, out) = come_out(world, &forger, mac_pair, &taps, &[from])?;
             report(format!("source {address}"), sent, format!("{out} frames come out"));

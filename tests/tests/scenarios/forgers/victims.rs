@@ -40,7 +40,7 @@ pub(super) const LISTENERS: [(&str, u16); 9] = [
 ];
 /// Connections per listener and family.
 const CONNECTIONS: usize = 4;
-/// `connection_drain`: how long connections of a removed server go on.
+/// `drain_timeout`: how long connections of a removed server go on.
 const DRAIN: &str = "60s";
 /// How long the test waits for answers; it allows TCP a retransmission.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -114,13 +114,13 @@ pub(super) fn with_all_schedulers(world: &mut World) -> Result<()> {
         // Servers already listen on the port of the first `dsr` listener.
         LISTENERS[5..].iter().try_for_each(|(_, port)| world.serve_lines_also(index, *port))?;
     }
-    world.plan.connection_drain = Some(DRAIN);
+    world.plan.drain_timeout = Some(DRAIN);
     for (name, own) in &LISTENERS[1..] {
         let (scheduler, mode) = name.split_once(", ").unwrap_or((name, "nat"));
         let port = if mode == "nat" { Service::Lines.backend_port() } else { *own };
         world.plan.append(&format!(
             "[[load_balancer.listener]]\nname = \"lines-{own}\"\nprotocol = \"tcp\"\nport = {own}\nmode = \"{mode}\"\n\
-             backend_port = {port}\nscheduler = \"{scheduler}\"\nconnection_drain = \"{DRAIN}\"\n{}",
+             default_group_port = {port}\nscheduler = \"{scheduler}\"\ndrain_timeout = \"{DRAIN}\"\n{}",
             health_check("kind = \"tcp\"")
         ));
     }

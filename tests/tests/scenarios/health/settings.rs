@@ -119,8 +119,8 @@ fn without_the_source(world: &mut World) -> Result<()> {
 fn probe_without_usable_source_is_reported() {
     scenario!(&WEIGHTS, |world| {
         prepare(world, DirectMode::Ipip(Family::V4))?;
-        let (v4, v6) = (Family::V4.vip(), Family::V6.vip());
-        world.plan.change(format!("addresses = [\"{v4}\", \"{v6}\"]"), format!("addresses = [\"{v6}\"]"));
+        let v6 = Family::V6.vip();
+        world.plan.vips = vec![v6];
         let flush = ["-6", "addr", "flush", "dev", VICTIM_NAME, "scope", "global"];
         run(Command::new("ip").args(["-n", world.net.slb.name()]).args(flush), "")?;
         world.start_without_waiting()?;

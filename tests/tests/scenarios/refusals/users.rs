@@ -43,7 +43,7 @@ fn commands_without_root_name_what_needs_root() {
 /// Runs programs with these arguments; each must fail with this message.
 fn refuses(world: &World, cases: &[(&str, &[&str], &str)]) -> Result<()> {
     for (program, arguments, words) in cases {
-        let said = world.refused_as_nobody(program, arguments)?;
+        let said = world.refused_as_unprivileged(program, arguments)?;
         ensure!(said.contains(words), "{program} {arguments:?}: {said}");
     }
     Ok(())

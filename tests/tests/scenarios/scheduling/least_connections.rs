@@ -1,4 +1,4 @@
-//! `wlc`: the server with the fewest flows for its weight gets the next flow.
+//! `wlc`: the server with the least connections for its weight gets the next flow.
 
 use anyhow::{Result, ensure};
 use slb_tests::{World, client::LongLived, net::Family, scenario, server::Service};

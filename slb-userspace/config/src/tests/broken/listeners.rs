@@ -4,7 +4,7 @@ use super::{super::accepted, assert_single, changed, check, errors};
 
 const WEB_PORT: &str = "port = 80\n";
 const WEB_TARGET: &str = "server_group = \"web\"";
-const DNS_TARGET: &str = "backend_port = 5353";
+const DNS_TARGET: &str = "default_group_port = 5353";
 
 #[test]
 fn invalid_listeners_are_refused() {
@@ -36,9 +36,9 @@ fn invalid_listeners_are_refused() {
         ),
         (
             WEB_TARGET,
-            "server_group = \"web\"\nbackend_port = 1",
-            "22:16",
-            &["either `server_group` or `backend_port`", "names servers a second time"],
+            "server_group = \"web\"\ndefault_group_port = 1",
+            "22:22",
+            &["either `server_group` or `default_group_port`", "names servers a second time"],
         ),
         (WEB_TARGET, "server_group = 7", "21:16", &["expected a string for `server_group`"]),
         (
@@ -53,12 +53,12 @@ fn invalid_listeners_are_refused() {
             "21:16",
             &["no server group of this name", "the file has: `web`"],
         ),
-        (DNS_TARGET, "backend_port = 65536", "15:16", &["`backend_port` is out of range"]),
+        (DNS_TARGET, "default_group_port = 65536", "15:22", &["`default_group_port` is out of range"]),
         (
             "[[load_balancer.server]]\naddress = \"10.0.0.21\"\n",
             "",
-            "13:16",
-            &["without default servers", "[[load_balancer.server]]"],
+            "13:22",
+            &["without a default server group", "[[load_balancer.server]]"],
         ),
         (
             "protocol = \"udp\"\nport = 53",
@@ -72,11 +72,11 @@ fn invalid_listeners_are_refused() {
 #[test]
 fn out_of_range_drain_and_idle_timeouts_are_refused() {
     for (line, column, words) in [
-        ("connection_drain = \"9s\"", 20, ["`connection_drain` is out of range", "10s to 15m"]),
-        ("connection_drain = \"901s\"", 20, ["`connection_drain` is out of range", "10s to 15m"]),
-        ("connection_drain = \"of\"", 20, ["`of` is not a duration", "or \"off\""]),
-        ("connection_drain = 0", 20, ["expected a duration", "or \"off\""]),
-        ("connection_drain = false", 20, ["expected a duration", "or \"off\""]),
+        ("drain_timeout = \"9s\"", 17, ["`drain_timeout` is out of range", "10s to 15m"]),
+        ("drain_timeout = \"901s\"", 17, ["`drain_timeout` is out of range", "10s to 15m"]),
+        ("drain_timeout = \"of\"", 17, ["`of` is not a duration", "or \"off\""]),
+        ("drain_timeout = 0", 17, ["expected a duration", "or \"off\""]),
+        ("drain_timeout = false", 17, ["expected a duration", "or \"off\""]),
         ("established_timeout = \"9999ms\"", 23, ["`established_timeout` is out of range", "10s to 15m"]),
         ("established_timeout = \"16m\"", 23, ["`established_timeout` is out of range", "10s to 15m"]),
         ("established_timeout = \"off\"", 23, ["`off` is not a duration", "10s to 15m"]),
@@ -179,7 +179,7 @@ fn invalid_health_checks_are_refused() {
 
 #[test]
 fn invalid_passive_signals_are_refused() {
-    let with_check = "backend_port = 5353\nhealth_check = { kind = \"udp\", request = \"?\", expect = \"!\", passive = {} }";
+    let with_check = "default_group_port = 5353\nhealth_check = { kind = \"udp\", request = \"?\", expect = \"!\", passive = {} }";
     check(&[(
         DNS_TARGET,
         with_check,

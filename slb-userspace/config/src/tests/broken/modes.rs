@@ -6,7 +6,7 @@ use super::{
 };
 
 const WEB_TARGET: &str = "server_group = \"web\"";
-const DNS_TARGET: &str = "backend_port = 5353";
+const DNS_TARGET: &str = "default_group_port = 5353";
 const TUNNELS: &str = "tunnel_addresses = [\"10.0.0.1\", \"fd00::1\"]";
 
 /// The base with both listeners ready for modes without NAT, and the daemon for tunnels.
@@ -14,7 +14,7 @@ const TUNNELS: &str = "tunnel_addresses = [\"10.0.0.1\", \"fd00::1\"]";
 /// Line 3 has the tunnel addresses, 17 the mode of `dns`, 24 that of `web`.
 fn untranslated(mode: &str) -> String {
     BASE.replace("interfaces = [\"eth0\"]", &format!("interfaces = [\"eth0\"]\n{TUNNELS}"))
-        .replace(DNS_TARGET, &format!("backend_port = 53\nmode = \"{mode}\""))
+        .replace(DNS_TARGET, &format!("default_group_port = 53\nmode = \"{mode}\""))
         .replace(WEB_TARGET, &format!("server_group = \"web\"\nmode = \"{mode}\""))
         .replace("port = 8080", "port = 80")
         .replace("port = 8081", "port = 80")
@@ -50,13 +50,13 @@ fn invalid_modes_and_tracking_are_refused() {
         check(&[(WEB_TARGET, &with(line), at, &words)]);
     }
     let dsr = untranslated("dsr");
-    let with = |value: &str| format!("backend_port = 53\nunknown_datagrams = {value}");
+    let with = |value: &str| format!("default_group_port = 53\nunknown_datagrams = {value}");
     for (value, words) in [
         ("\"kepe\"", ["`unknown_datagrams` cannot be `kepe`", "did you mean \"keep\"?"]),
         ("\"drop\"", ["`unknown_datagrams` cannot be `drop`", "allowed: \"keep\", \"follow\""]),
         ("false", ["expected a string", "a boolean"]),
     ] {
-        broken(&dsr, "backend_port = 53", &with(value), "17:21", &words);
+        broken(&dsr, "default_group_port = 53", &with(value), "17:21", &words);
     }
 }
 
@@ -64,7 +64,7 @@ fn invalid_modes_and_tracking_are_refused() {
 fn unknown_datagrams_is_refused_outside_udp_in_dsr_and_ipip() {
     let words = ["`unknown_datagrams` has no meaning here", "UDP in the modes `dsr` and `ipip`", "remove it"];
     check(&[
-        (DNS_TARGET, "backend_port = 5353\nunknown_datagrams = \"keep\"", "16:21", &words),
+        (DNS_TARGET, "default_group_port = 5353\nunknown_datagrams = \"keep\"", "16:21", &words),
         (WEB_TARGET, "server_group = \"web\"\nunknown_datagrams = \"follow\"", "22:21", &words),
     ]);
     for mode in ["dsr", "ipip"] {
@@ -80,9 +80,9 @@ fn translated_ports_are_refused_in_dsr_and_ipip() {
         let says = format!("mode `{mode}` does not translate");
         broken(
             &text,
-            "backend_port = 53",
-            "backend_port = 5353",
-            "16:16",
+            "default_group_port = 53",
+            "default_group_port = 5353",
+            "16:22",
             &[
                 "port 5353 is not the listener's",
                 &says,

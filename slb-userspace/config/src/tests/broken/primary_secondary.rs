@@ -77,7 +77,7 @@ fn invalid_primary_secondary_modes_are_refused() {
             "primary =",
             "server_group = \"web\"\nprimary =",
             "22:11",
-            &["either `server_group` or `primary`", "remove one"],
+            &["either `server_group` or `primary`", "remove all but one"],
         ),
     ] {
         assert_eq!(good.matches(from).count(), 1, "{from}");

@@ -1,0 +1,116 @@
+//! Parts of a plan: what single scenarios set for a listener, a group or a load balancer.
+
+use std::{
+    fmt::{self, Write as _},
+    net::SocketAddr,
+    time::Duration,
+};
+
+/// Servers of a listener.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// The default server group, on this port.
+    DefaultGroup(u16),
+    /// A server group.
+    Group(String),
+    /// A primary/secondary server group.
+    Pair(String),
+    /// Two server groups: primary/secondary mode.
+    Groups {
+        /// The primary group.
+        primary: String,
+        /// The secondary group.
+        secondary: String,
+        /// Number of unhealthy primaries at which the secondary takes over.
+        threshold: u8,
+        /// Time before failback, as in the file.
+        failback_after: &'static str,
+    },
+}
+
+/// Settings of one service's listener, in place of those of all listeners.
+#[derive(Debug, Clone, Default)]
+pub struct ListenerSettings {
+    /// Its servers; `None` for those of its service.
+    pub target: Option<Target>,
+    /// `scheduler`.
+    pub scheduler: Option<&'static str>,
+    /// `on_no_healthy`.
+    pub on_no_healthy: Option<&'static str>,
+    /// `state`.
+    pub state: Option<&'static str>,
+}
+
+/// A server group.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// `slow_start`; `None` for the default.
+    pub slow_start: Option<Duration>,
+    /// Addresses and weights of its servers.
+    pub servers: Vec<(SocketAddr, u8)>,
+}
+
+/// A primary/secondary server group.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    /// Its name.
+    pub name: String,
+    /// The server that has the traffic while it is healthy.
+    pub primary: SocketAddr,
+    /// The other one.
+    pub secondary: SocketAddr,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DefaultGroup(port) => writeln!(f, "default_group_port = {port}"),
+            Self::Group(name) => writeln!(f, "server_group = {name:?}"),
+            Self::Pair(name) => writeln!(f, "primary_secondary_group = {name:?}"),
+            Self::Groups { primary, secondary, threshold, failback_after } => write!(
+                f,
+                "primary = {primary:?}\nsecondary = {secondary:?}\nfailover_threshold = {threshold}\n\
+                 failback_after = {failback_after:?}\n"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n[[server_group]]\nname = {:?}\n", self.name)?;
+        if let Some(time) = self.slow_start {
+            writeln!(f, "slow_start = \"{}s\"", time.as_secs())?;
+        }
+        f.write_str("servers = [\n")?;
+        for (at, weight) in &self.servers {
+            writeln!(f, "  {{ address = \"{}\", port = {}, weight = {weight} }},", at.ip(), at.port())?;
+        }
+        f.write_str("]\n")
+    }
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entry = |at: SocketAddr| format!("{{ address = \"{}\", port = {} }}", at.ip(), at.port());
+        let (primary, secondary) = (entry(self.primary), entry(self.secondary));
+        write!(
+            f,
+            "\n[[primary_secondary_group]]\nname = {:?}\nprimary = {primary}\nsecondary = {secondary}\n",
+            self.name
+        )
+    }
+}
+
+/// Lines of optional settings whose values are words.
+pub(super) fn lines<const N: usize>(settings: [(&str, Option<&str>); N]) -> String {
+    settings.into_iter().filter_map(|(key, value)| Some((key, value?))).fold(
+        String::new(),
+        |mut text, (key, value)| {
+            let _ = writeln!(text, "{key} = {value:?}");
+            text
+        },
+    )
+}
