@@ -34,13 +34,13 @@ const BENCH_TOOLS: [(&str, &str); 4] = [
 /// Packages missing for the build of slb-userspace.
 pub(crate) fn missing_for_build(search: &Search) -> Vec<&'static str> {
     // With these variables, the build finds OpenSSL without its packages.
-    let is_told = ["OPENSSL_DIR", "OPENSSL_LIB_DIR"].iter().any(|name| std::env::var_os(name).is_some());
+    let is_set = ["OPENSSL_DIR", "OPENSSL_LIB_DIR"].iter().any(|name| std::env::var_os(name).is_some());
     let is_found = || {
         let asked =
             search.program("pkg-config").map(|it| Command::new(it).args(["--exists", "openssl"]).status());
         asked.is_some_and(|status| status.is_ok_and(|status| status.success()))
     };
-    if is_told || is_found() { Vec::new() } else { OPENSSL.to_vec() }
+    if is_set || is_found() { Vec::new() } else { OPENSSL.to_vec() }
 }
 
 /// Packages missing for the tests.
@@ -112,8 +112,8 @@ mod tests {
     fn without_pkg_config_openssl_is_missing() {
         let mut search = Search::from_env();
         search.path = "/nonexistent".into();
-        let is_told = std::env::var_os("OPENSSL_DIR").or(std::env::var_os("OPENSSL_LIB_DIR")).is_some();
-        assert_eq!(missing_for_build(&search).is_empty(), is_told);
+        let is_set = std::env::var_os("OPENSSL_DIR").or(std::env::var_os("OPENSSL_LIB_DIR")).is_some();
+        assert_eq!(missing_for_build(&search).is_empty(), is_set);
     }
 
     #[test]
