@@ -45,7 +45,7 @@ use self::{
     ports::{Ports, links, merging::log_restored},
     reconfiguration::Reconfiguration,
     signals::{Signal, Signals},
-    store::Store,
+    store::{OverrideRecord, Store},
     update_rate::UpdateRate,
 };
 use crate::{
@@ -70,7 +70,6 @@ use crate::{
         status::{ListenerOutages, ServerDetails, ServerOverrides},
     },
 };
-use slb_api::types::ApiOverride;
 use slb_config::model::Config;
 use slb_control::{
     desired::{Desired, ObservedInputs, desired},
@@ -459,7 +458,7 @@ fn probes(config: &Config) -> path::ProbeSettings {
 fn snapshot(
     desired: &Desired,
     applied: Reconciliation,
-    records: &BTreeMap<OverrideKey, ApiOverride>,
+    records: &BTreeMap<OverrideKey, OverrideRecord>,
     outages: ListenerOutages,
     running: ActiveConfig,
 ) -> Snapshot {
@@ -469,8 +468,9 @@ fn snapshot(
         for (address, server) in &desired.pools[pool].servers {
             let place = (table, *address);
             details.extend(server.detail.as_ref().map(|detail| (place, detail.clone())));
-            let record = server.server_override.as_ref().and_then(|place| records.get(place));
-            set.extend(record.map(|record| (place, record.clone())));
+            let key = server.server_override.as_ref();
+            let record = key.and_then(|key| Some(records.get(key)?.document(&key.named([&*running.config]))));
+            set.extend(record.map(|record| (place, record)));
         }
     }
     Snapshot { state, details, set, outages, running }

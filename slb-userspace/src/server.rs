@@ -44,7 +44,7 @@ use self::{
     flows::filter,
     interfaces::InterfaceView,
     loader::{LoadPermit, Loader},
-    override_keys::override_key,
+    override_keys::named_server,
     requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
     status::{ListenerOutages, ServerDetails, ServerOverrides, StatusContext, status},
 };
@@ -409,9 +409,10 @@ async fn serve_differences(
     let (LoadedConfig { config, warnings }, permit) = api.load(name, text).await.map_err(failure)?;
     let config = Arc::new(config);
     let request = |answer| Request::Validate { config: Arc::clone(&config), answer };
-    let ValidationResult { running, outcome } = api.ask(request, Some(permit)).await?;
+    let ValidationResult { running, outcome, without_effect } = api.ask(request, Some(permit)).await?;
     let compare = spawn_blocking(move || difference(&running, &config)).await;
-    let changes = compare.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let mut changes = compare.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    changes.extend(without_effect);
     let (absent, refused) = match outcome {
         Ok(absent) => (absent, None),
         Err(refused) => (Vec::new(), Some(refused.to_string())),
@@ -478,12 +479,12 @@ async fn serve_overrides(
             format!("weight {weight} is out of range: 0 to {}", Weight::MAX),
         ));
     }
-    let override_keys =
-        servers.iter().map(|server| override_key(server_group.as_deref(), load_balancer.as_deref(), server));
-    let override_keys = override_keys
+    let servers =
+        servers.iter().map(|server| named_server(server_group.as_deref(), load_balancer.as_deref(), server));
+    let servers = servers
         .collect::<Result<Vec<_>>>()
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}: nothing was changed")))?;
-    api.order(ApiCommand::Set { override_keys, set, force }, named(by).await, None).await
+    api.order(ApiCommand::Set { servers, set, force }, named(by).await, None).await
 }
 
 async fn serve_flush(

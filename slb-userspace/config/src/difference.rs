@@ -16,12 +16,12 @@ use self::{
     pairs::Pairs,
 };
 use super::model::{
-    Config, DaemonConfig, HealthCheck, Listener, ListenerTarget, LoadBalancer, Name, PrimarySecondaryGroup,
-    Scheduler, ServerGroup, TableSize, Unmatched, Weight,
+    Config, DaemonConfig, HealthCheck, Id, Listener, ListenerTarget, LoadBalancer, Name,
+    PrimarySecondaryGroup, Scheduler, ServerGroup, TableSize, Unmatched, Weight,
 };
 
 mod check;
-pub mod pairs;
+mod pairs;
 
 /// Describes each field that differs by its old and new value. Fields after the semicolon are compared elsewhere.
 macro_rules! fields {
@@ -40,23 +40,30 @@ macro_rules! fields {
 pub fn difference(old: &Config, new: &Config) -> Vec<String> {
     let Config { daemon: _, load_balancers: _, server_groups: _, primary_secondary_groups: _ } = new;
     let mut words = daemon(&old.daemon, &new.daemon);
-    let balancers = pairs::balancers(old, new);
-    for gone in balancers.removed {
-        words.push(format!("load balancer {}: removed", gone.name));
-    }
+    let balancers = Pairs::of(&old.load_balancers, &new.load_balancers, |balancer| &balancer.id);
+    let hint = |id| keep_hint(!balancers.added.is_empty(), id);
+    words.extend(
+        balancers
+            .removed
+            .iter()
+            .map(|gone| format!("load balancer {}: removed{}", label(&gone.id, &gone.name), hint(&gone.id))),
+    );
     for (before, after) in balancers.both {
         balancer(before, after, &mut words);
     }
     for added in balancers.added {
+        let same = |gone: &&&LoadBalancer| added.addresses.iter().any(|vip| gone.addresses.contains(vip));
         words.push(format!(
-            "load balancer {}: added ({}; {})",
-            added.name,
+            "load balancer {}: added ({}; {}){}",
+            label(&added.id, &added.name),
             listed(&added.addresses),
-            counted(added.listeners.len(), "listener")
+            counted(added.listeners.len(), "listener"),
+            in_place(balancers.removed.iter().find(same).map(|gone| &gone.name))
         ));
     }
-    groups(pairs::groups(old, new), &mut words);
-    primary_secondary(pairs::primary_secondary_groups(old, new), &mut words);
+    groups(Pairs::of(&old.server_groups, &new.server_groups, |group| &group.id), &mut words);
+    let (before, after) = (&old.primary_secondary_groups, &new.primary_secondary_groups);
+    primary_secondary(Pairs::of(before, after, |group| &group.id), &mut words);
     if words.is_empty() && old != new {
         words.push("the order of entries, and nothing else".to_owned());
     }
@@ -83,20 +90,16 @@ fn daemon(old: &DaemonConfig, new: &DaemonConfig) -> Vec<String> {
 fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
     let mut own = fields!(old, new, LoadBalancer {
         state: word, unmatched: or_default, table_size: slots, slow_start: or_off;
-        name, addresses, servers, listeners
+        id, name, addresses, servers, listeners
     });
     list("address", &old.addresses, &new.addresses, &mut own);
     renamed(&old.name, &new.name, &mut own);
     words.extend(own.into_iter().map(|word| format!("load balancer {}: {word}", old.name)));
 
-    let listeners = Pairs::of(
-        &old.listeners,
-        &new.listeners,
-        |listener| listener.name.clone(),
-        |listener| (listener.protocol, listener.port),
-    );
+    let listeners = Pairs::of(&old.listeners, &new.listeners, |listener| &listener.id);
     let name = &old.name;
-    words.extend(listeners.removed.iter().map(|gone| format!("listener {name}/{}: removed", gone.name)));
+    let removed = listeners.removed.iter();
+    words.extend(removed.map(|gone| format!("listener {name}/{}: removed", label(&gone.id, &gone.name))));
     for (before, after) in listeners.both {
         let mut own = listener(before, after);
         renamed(&before.name, &after.name, &mut own);
@@ -104,11 +107,13 @@ fn balancer(old: &LoadBalancer, new: &LoadBalancer, words: &mut Vec<String>) {
     }
     words.extend(listeners.added.iter().map(|added| {
         let (protocol, port) = (word(&added.protocol), added.port);
+        let same = |gone: &&&Listener| (gone.protocol, gone.port) == (added.protocol, added.port);
         format!(
-            "listener {}/{}: added ({protocol} port {port} to {})",
+            "listener {}/{}: added ({protocol} port {port} to {}){}",
             new.name,
-            added.name,
-            target(&added.target)
+            label(&added.id, &added.name),
+            target(&added.target),
+            in_place(listeners.removed.iter().find(same).map(|gone| &gone.name))
         )
     }));
     let weights = |balancer: &LoadBalancer| {
@@ -122,7 +127,7 @@ fn listener(old: &Listener, new: &Listener) -> Vec<String> {
         protocol: word, port: display, state: word, target: target, mode: word, tracking: word,
         unknown_datagrams: word, drain_timeout: or_off, on_no_healthy: word, scheduler: scheduler,
         session_persistence: or_off;
-        name, idle_timeout, health_check
+        id, name, idle_timeout, health_check
     });
     // Under the name of the setting, which applies to TCP only. The idle timeout of UDP is constant.
     if old.protocol == new.protocol && old.idle_timeout != new.idle_timeout {
@@ -159,29 +164,40 @@ fn groups(groups: Pairs<'_, ServerGroup>, words: &mut Vec<String>) {
         let servers = group.servers.iter();
         servers.map(|server| (SocketAddr::new(server.address, server.port), server.weight)).collect()
     };
-    words.extend(groups.removed.iter().map(|gone| format!("server group {}: removed", gone.name)));
+    let hint = |id| keep_hint(!groups.added.is_empty(), id);
+    words.extend(
+        groups
+            .removed
+            .iter()
+            .map(|gone| format!("server group {}: removed{}", label(&gone.id, &gone.name), hint(&gone.id))),
+    );
     for (before, after) in groups.both {
         let what = format!("server group {}", before.name);
         let mut own =
-            fields!(before, after, ServerGroup { table_size: slots, slow_start: or_off; name, servers });
+            fields!(before, after, ServerGroup { table_size: slots, slow_start: or_off; id, name, servers });
         renamed(&before.name, &after.name, &mut own);
         words.extend(own.into_iter().map(|word| format!("{what}: {word}")));
         servers(&what, &weights(before), &weights(after), words);
     }
     words.extend(groups.added.iter().map(|added| {
-        format!("server group {}: added ({})", added.name, counted(added.servers.len(), "server"))
+        let servers = counted(added.servers.len(), "server");
+        format!("server group {}: added ({servers})", label(&added.id, &added.name))
     }));
 }
 
 fn primary_secondary(groups: Pairs<'_, PrimarySecondaryGroup>, words: &mut Vec<String>) {
-    let what = |pair: &PrimarySecondaryGroup| format!("primary/secondary server group {}", pair.name);
-    words.extend(groups.removed.iter().map(|gone| format!("{}: removed", what(gone))));
+    let what = |pair: &PrimarySecondaryGroup| {
+        format!("primary/secondary server group {}", label(&pair.id, &pair.name))
+    };
+    let hint = |id| keep_hint(!groups.added.is_empty(), id);
+    words.extend(groups.removed.iter().map(|gone| format!("{}: removed{}", what(gone), hint(&gone.id))));
     for (before, after) in groups.both {
         let mut own = fields!(before, after, PrimarySecondaryGroup {
-            primary: display, secondary: display, failback_after: debug; name
+            primary: display, secondary: display, failback_after: debug; id, name
         });
         renamed(&before.name, &after.name, &mut own);
-        words.extend(own.into_iter().map(|word| format!("{}: {word}", what(before))));
+        let name = &before.name;
+        words.extend(own.into_iter().map(|word| format!("primary/secondary server group {name}: {word}")));
     }
     words.extend(groups.added.iter().map(|added| {
         format!("{}: added ({}, and {} in its place)", what(added), added.primary, added.secondary)
@@ -213,6 +229,26 @@ fn servers<K: Ord + Display>(
 fn list<T: PartialEq + Display>(what: &str, old: &[T], new: &[T], words: &mut Vec<String>) {
     words.extend(old.iter().filter(|item| !new.contains(item)).map(|item| format!("{what} {item} removed")));
     words.extend(new.iter().filter(|item| !old.contains(item)).map(|item| format!("{what} {item} added")));
+}
+
+/// The name, and the id where that is another one.
+fn label(id: &Id, name: &Name) -> String {
+    if id.as_str() == name.as_str() { name.to_string() } else { format!("{name} (id {id})") }
+}
+
+/// How a rename keeps overrides. It is no guess about what was renamed: it depends on additions alone.
+fn keep_hint(has_added: bool, id: &Id) -> String {
+    if !has_added {
+        return String::new();
+    }
+    format!(" (its overrides end; if it was renamed, `id = \"{id}\"` beside the new name keeps them)")
+}
+
+/// What an object at the same VIP and port means for connections.
+fn in_place(of: Option<&Name>) -> String {
+    of.map_or_else(String::new, |name| {
+        format!(" in place of {name}: connections stay where VIP, port and server stay")
+    })
 }
 
 fn renamed(old: &Name, new: &Name, words: &mut Vec<String>) {

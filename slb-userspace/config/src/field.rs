@@ -8,7 +8,7 @@ use slb_common::maglev;
 
 use super::{
     diagnostic::{Diagnostic, Span},
-    model::{Name, TableSize, Weight},
+    model::{Id, Name, TableSize, Weight},
     raw::{Scalar, Value},
     suggest::{closest, listed, quoted},
 };
@@ -19,6 +19,17 @@ pub(super) mod address;
 pub(super) const OFF: &str = "off";
 /// Range of `slow_start`.
 const SLOW_START: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
+
+/// Ids of one kind so far, each with its place and whether it is a name that stands for the id.
+#[derive(Debug, Default)]
+pub(super) struct UsedIds(HashMap<Id, (Span, bool)>);
+
+/// The settings that an id comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Written<'a> {
+    pub(super) id: Option<&'a Value>,
+    pub(super) name: Option<&'a Value>,
+}
 
 /// Collects diagnostics.
 #[derive(Debug, Default)]
@@ -188,26 +199,37 @@ impl Checker {
     }
 
     pub(super) fn name(&mut self, value: &Value) -> Option<Name> {
-        let allowed = "a name has 1 to 63 characters of A-Z a-z 0-9 . _ -";
-        let text = self.text("name", value, allowed)?;
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if let Some(wrong) = text.chars().find(|c| !fits(*c)) {
+        self.identifier("name", "a name", value).map(|text| Name(text.to_owned()))
+    }
+
+    /// Checks an id against the rules for names. The default is the name.
+    pub(super) fn id(&mut self, value: Option<&Value>, name: Option<&Name>) -> Option<Id> {
+        match value {
+            Some(value) => self.identifier("id", "an id", value).map(|text| Id(text.to_owned())),
+            None => name.map(Id::from),
+        }
+    }
+
+    fn identifier<'a>(&mut self, key: &str, noun: &str, value: &'a Value) -> Option<&'a str> {
+        let allowed = format!("{noun} has 1 to 63 characters of A-Z a-z 0-9 . _ -");
+        let text = self.text(key, value, &allowed)?;
+        if let Some(wrong) = text.chars().find(|c| !Name::allows(*c)) {
             let instead: String =
-                text.chars().map(|c| if fits(c) { c } else { '-' }).take(Name::MAX_LEN).collect();
+                text.chars().map(|c| if Name::allows(c) { c } else { '-' }).take(Name::MAX_LEN).collect();
             return self.refuse(
                 Diagnostic::error(
                     value.span(),
-                    format!("a name cannot contain {}", quoted(&wrong.to_string())),
+                    format!("{noun} cannot contain {}", quoted(&wrong.to_string())),
                     allowed,
                 )
                 .help(format!("for example \"{instead}\"")),
             );
         }
         if !(1..=Name::MAX_LEN).contains(&text.len()) {
-            let message = format!("a name cannot have {} characters", text.len());
+            let message = format!("{noun} cannot have {} characters", text.len());
             return self.refuse(Diagnostic::error(value.span(), message, allowed));
         }
-        Some(Name(text.to_owned()))
+        Some(text)
     }
 
     /// Checks a duration: an integer with a unit, such as "1500ms", "2s", "1m" or "1h".
@@ -297,6 +319,25 @@ impl Checker {
         } else {
             seen.insert(key, span);
         }
+    }
+
+    /// Checks that an id is unique. `what` names the kind. Two default ids are equal names, which are reported as such.
+    pub(super) fn unique_id(&mut self, seen: &mut UsedIds, id: &Id, written: Written<'_>, what: &str) {
+        let Some(value) = written.id.or(written.name) else { return };
+        let is_default = written.id.is_none();
+        let Some((first, first_is_default)) = seen.0.get(id) else {
+            seen.0.insert(id.clone(), (value.span(), is_default));
+            return;
+        };
+        if is_default && *first_is_default {
+            return;
+        }
+        let label = |is_default| if is_default { "this name is its id, too" } else { "this id" };
+        let mut problem =
+            Diagnostic::error(value.span(), format!("{what} id `{id}` appears twice"), label(is_default))
+                .related(first.clone(), format!("first here: {}", label(*first_is_default)));
+        problem = problem.help("write another `id`: without one, the name is the id");
+        self.note(problem);
     }
 
     /// Records an error for a reference to something undefined.

@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
@@ -22,11 +23,11 @@ mod check;
 pub struct Config {
     /// Settings of the daemon itself.
     pub daemon: DaemonConfig,
-    /// Load balancers, in the order of the file. Names are unique.
+    /// Load balancers, in the order of the file. Names are unique, and ids are.
     pub load_balancers: Vec<LoadBalancer>,
-    /// Named server groups, in the order of the file. Names are unique.
+    /// Named server groups, in the order of the file. Names are unique among groups of both kinds, and ids are.
     pub server_groups: Vec<ServerGroup>,
-    /// Primary/secondary server groups, in the order of the file. Names are unique.
+    /// Primary/secondary server groups, in the order of the file.
     pub primary_secondary_groups: Vec<PrimarySecondaryGroup>,
 }
 
@@ -95,6 +96,8 @@ pub enum XdpMode {
 /// A load balancer: VIPs, listeners, and the default server group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadBalancer {
+    /// Identity that outlives a rename; the name by default. Unique.
+    pub id: Id,
     /// Unique name.
     pub name: Name,
     /// Whether it is running or stopped.
@@ -156,6 +159,8 @@ impl LoadBalancer {
 /// A protocol and port on all VIPs, with servers behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
+    /// Identity that outlives a rename; the name by default. Unique within the load balancer.
+    pub id: Id,
     /// Name, unique within the load balancer.
     pub name: Name,
     /// Transport protocol.
@@ -294,6 +299,8 @@ impl Protocol {
 /// A named list of servers, each with its own port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerGroup {
+    /// Identity that outlives a rename; the name by default. Unique among groups of both kinds.
+    pub id: Id,
     /// Unique name.
     pub name: Name,
     /// Servers; (address, port) is unique.
@@ -307,6 +314,8 @@ pub struct ServerGroup {
 /// A primary server and a secondary one. Only the primary has a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrimarySecondaryGroup {
+    /// Identity that outlives a rename; the name by default. Unique among groups of both kinds.
+    pub id: Id,
     /// Unique name.
     pub name: Name,
     /// Receives all traffic while it is healthy; never a VIP.
@@ -349,9 +358,53 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether names and ids may contain a character.
+    pub(super) const fn allows(c: char) -> bool {
+        c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
+    }
 }
 
 impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Identity of a load balancer, a listener or a server group: characters as in a [`Name`]. What is set at run time
+/// refers to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(pub(super) String);
+
+impl Id {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&Name> for Id {
+    /// The default id of what has this name.
+    fn from(name: &Name) -> Self {
+        Self(name.0.clone())
+    }
+}
+
+impl FromStr for Id {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let fits = (1..=Name::MAX_LEN).contains(&text.len()) && text.chars().all(Name::allows);
+        if fits { Ok(Self(text.to_owned())) } else { Err(InvalidId(text.to_owned())) }
+    }
+}
+
+/// A text that is no id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no id: an id has 1 to 63 characters of A-Z a-z 0-9 . _ -")]
+pub struct InvalidId(String);
+
+impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

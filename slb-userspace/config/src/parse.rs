@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::{
     ConfigError, LoadedConfig,
     diagnostic::{Diagnostic, DiagnosticReport, Severity},
-    field::Checker,
+    field::{Checker, UsedIds},
     model::Config,
     raw, syntax,
 };
@@ -72,12 +72,16 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
         primary_secondary::listed(pairs),
         &mut group_names,
     );
-    let primary_secondary_groups: Vec<_> =
-        pairs.iter().map(|table| primary_secondary::build(checker, table, &vips)).collect();
+    let mut group_ids = UsedIds::default();
+    let server_groups = document.server_group.0.iter();
     let server_groups: Vec<_> =
-        document.server_group.0.iter().map(|table| group::build(checker, table, &vips)).collect();
+        server_groups.map(|table| group::build(checker, table, &vips, &mut group_ids)).collect();
+    let primary_secondary_groups = pairs.iter();
+    let primary_secondary_groups: Vec<_> = primary_secondary_groups
+        .map(|table| primary_secondary::build(checker, table, &vips, &mut group_ids))
+        .collect();
 
-    let mut names = HashMap::new();
+    let (mut names, mut ids) = (HashMap::new(), UsedIds::default());
     let (mut used, mut used_pairs) = (HashSet::new(), HashSet::new());
     let mut load_balancers = Vec::new();
     let tunnels = daemon.as_ref().map(|daemon| daemon.tunnel_addresses.iter().collect());
@@ -91,6 +95,7 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
             used: &mut used,
             used_pairs: &mut used_pairs,
             names: &mut names,
+            ids: &mut ids,
         };
         load_balancers.push(load_balancer::build(&mut scope, table, addresses));
     }

@@ -59,6 +59,7 @@ pub(super) struct RawInterface {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLoadBalancer {
+    pub(super) id: Option<Value>,
     pub(super) name: Option<Value>,
     pub(super) addresses: Option<Spanned<List<Value>>>,
     pub(super) state: Option<Value>,
@@ -83,6 +84,7 @@ pub(super) struct RawDefaultServer {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawListener {
+    pub(super) id: Option<Value>,
     pub(super) name: Option<Value>,
     pub(super) protocol: Option<Value>,
     pub(super) port: Option<Value>,
@@ -136,6 +138,7 @@ pub(super) struct RawPassiveCheck {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawServerGroup {
+    pub(super) id: Option<Value>,
     pub(super) name: Option<Value>,
     pub(super) table_size: Option<Value>,
     pub(super) slow_start: Option<Value>,
@@ -156,6 +159,7 @@ pub(super) struct RawServer {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPrimarySecondaryGroup {
+    pub(super) id: Option<Value>,
     pub(super) name: Option<Value>,
     pub(super) primary: Option<RawTable<RawEndpoint>>,
     pub(super) secondary: Option<RawTable<RawEndpoint>>,

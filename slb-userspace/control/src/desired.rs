@@ -347,7 +347,7 @@ fn pool(
     let mut servers: Vec<_> = servers
         .into_iter()
         .filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4))
-        .map(|member| (member.address, server(member, balancer, listener, side, observations)))
+        .map(|member| (member.address, server(members_of, member, balancer, listener, side, observations)))
         .collect();
     servers.sort_by_key(|(address, _)| *address);
     if !servers.iter().any(|(_, server)| server.accepts_new_flows()) {
@@ -373,6 +373,7 @@ fn is_last_resort(listener: &Listener, server: &DesiredServer) -> bool {
 }
 
 fn server(
+    members_of: &ServerGroups<'_>,
     member: ListenerServer,
     balancer: &LoadBalancer,
     listener: &Listener,
@@ -400,7 +401,7 @@ fn server(
         None => (member.weight(side.other()).unwrap_or(0), side.other(), true),
     };
     let (server_override, setting) =
-        server_override(&member, side, balancer, listener, observations.overrides);
+        server_override(&member, members_of.group_on(balancer, listener, side), observations.overrides);
     DesiredServer {
         weight: setting.weight.unwrap_or(weight),
         admin_state: setting.state,

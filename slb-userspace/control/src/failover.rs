@@ -20,7 +20,7 @@ use super::{
     desired::{HealthVerdict, ServerHealth, ServerRoute, health_of, resolved_next_hop},
     ids::key_of,
     listener_servers::{
-        FailoverSettings, ListenerServer, ServerGroups, Side, family, group_of, server_override,
+        FailoverSettings, GroupRef, ListenerServer, ServerGroups, Side, family, group_of, server_override,
     },
     overrides::Overrides,
 };
@@ -222,6 +222,10 @@ struct FamilyGroup<'a> {
     listener: &'a Listener,
     vips: Vec<IpAddr>,
     members: Vec<ListenerServer>,
+    /// The group on the primary side.
+    primary: Option<GroupRef<'a>>,
+    /// The group on the secondary side.
+    secondary: Option<GroupRef<'a>>,
     failover_settings: FailoverSettings,
 }
 
@@ -256,7 +260,8 @@ impl FamilyGroup<'_> {
                 let Some(weight) = member.weight(side) else { continue };
                 let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
                 let health = health_of(target.as_ref(), Some(health)).0;
-                let (_, set) = server_override(member, side, balancer, listener, overrides);
+                let group = if side == Side::Primary { self.primary } else { self.secondary };
+                let (_, set) = server_override(member, group, overrides);
                 // A server with configured weight 0 serves nothing, so its failure does not count.
                 if weight == 0 && set.weight.is_none() {
                     continue;
@@ -324,6 +329,8 @@ fn family_groups(config: &Config) -> impl Iterator<Item = FamilyGroup<'_>> {
                     listener,
                     vips: Vec::new(),
                     members: servers.collect(),
+                    primary: members.group_on(balancer, listener, Side::Primary),
+                    secondary: members.group_on(balancer, listener, Side::Secondary),
                     failover_settings: failover_settings.clone(),
                 }
             });

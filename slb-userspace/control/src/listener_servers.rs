@@ -8,7 +8,7 @@ use std::{
 
 use super::overrides::{OverrideKey, Overrides, ServerOverride};
 use slb_config::model::{
-    Config, Listener, ListenerTarget, LoadBalancer, Mode, Name, PrimarySecondaryGroup, ServerGroup,
+    Config, Id, Listener, ListenerTarget, LoadBalancer, Mode, Name, PrimarySecondaryGroup, ServerGroup,
     TableSize, Weight,
 };
 
@@ -21,6 +21,15 @@ pub(super) fn running(config: &Config) -> impl Iterator<Item = (&LoadBalancer, &
 pub(super) struct ServerGroups<'a> {
     groups: BTreeMap<&'a Name, &'a ServerGroup>,
     pairs: BTreeMap<&'a Name, &'a PrimarySecondaryGroup>,
+}
+
+/// A group of servers, by id.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum GroupRef<'a> {
+    /// A server group, also a primary/secondary one.
+    Named(&'a Id),
+    /// The default group of the load balancer.
+    Default(&'a Id),
 }
 
 /// The servers behind a listener, and the slots of their table.
@@ -97,6 +106,29 @@ impl<'a> ServerGroups<'a> {
         Self {
             groups: config.server_groups.iter().map(|group| (&group.name, group)).collect(),
             pairs: config.primary_secondary_groups.iter().map(|group| (&group.name, group)).collect(),
+        }
+    }
+
+    /// The group on a side of a listener; `None` if it does not exist, which validation rules out.
+    pub(super) fn group_on<'b>(
+        &self,
+        balancer: &'b LoadBalancer,
+        listener: &Listener,
+        side: Side,
+    ) -> Option<GroupRef<'b>>
+    where
+        'a: 'b,
+    {
+        let group = |name| self.groups.get(name).map(|group| GroupRef::Named(&group.id));
+        match &listener.target {
+            ListenerTarget::DefaultGroup { .. } => Some(GroupRef::Default(&balancer.id)),
+            ListenerTarget::ServerGroup(name) => group(name),
+            ListenerTarget::PrimarySecondaryGroup(name) => {
+                self.pairs.get(name).map(|pair| GroupRef::Named(&pair.id))
+            }
+            ListenerTarget::PrimarySecondary { primary, secondary, .. } => {
+                group(if side == Side::Primary { primary } else { secondary })
+            }
         }
     }
 
@@ -210,16 +242,14 @@ pub(super) struct FailoverSettings {
     pub(super) failback_after: Duration,
 }
 
-/// The override of a server on a side, with its configuration entry. Without an override, `None` and an empty setting.
+/// The override of a server in a group, with its configuration entry. Without an override, `None` and an empty setting.
 pub(super) fn server_override(
     member: &ListenerServer,
-    side: Side,
-    balancer: &LoadBalancer,
-    listener: &Listener,
+    group: Option<GroupRef<'_>>,
     overrides: Option<&Overrides>,
 ) -> (Option<OverrideKey>, ServerOverride) {
     let set = overrides.filter(|overrides| !overrides.is_empty()).and_then(|overrides| {
-        let override_key = OverrideKey::of_server(balancer, listener, side, member.address);
+        let override_key = OverrideKey::of_server(group?, member.address);
         let setting = *overrides.get(&override_key)?;
         Some((override_key, setting))
     });

@@ -218,8 +218,10 @@ mod tests {
     }
 
     fn set(servers: &[&str], setting: ServerOverride) -> Overrides {
-        let entry =
-            |server: &&str| OverrideKey::Group { group: "web".to_owned(), server: server.parse().unwrap() };
+        let entry = |server: &&str| OverrideKey::Group {
+            group: "web".parse().unwrap(),
+            server: server.parse().unwrap(),
+        };
         servers.iter().map(|server| (entry(server), setting)).collect()
     }
 

@@ -1,39 +1,36 @@
 //! Overrides: weights and admin states of single servers, set at run time in place of configured ones. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
 };
 
-mod group_uses;
+use super::listener_servers::GroupRef;
+use slb_config::model::{Config, Id, Name};
 
-use self::group_uses::GroupUses;
-use super::listener_servers::Side;
-use crate::dataplane::state::MapState;
-use slb_config::{
-    difference::pairs::{Renames, renames},
-    model::{Config, Listener, ListenerTarget, LoadBalancer, Name},
-};
-
-/// A server's entry in the configuration, to which an override applies.
+/// A server's entry in the configuration, to which an override applies. `G` identifies its group: by id, so that an
+/// override outlives a rename, or by name ([`NamedServer`]).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum OverrideKey {
-    /// In a named server group.
+pub enum OverrideKey<G = Id> {
+    /// In a server group, also a primary/secondary one.
     Group {
-        /// Name of the group.
-        group: String,
+        /// The group.
+        group: G,
         /// Address and port.
         server: SocketAddr,
     },
     /// In the default group of a load balancer.
     Default {
-        /// Name of the load balancer.
-        load_balancer: String,
+        /// The load balancer.
+        load_balancer: G,
         /// Address.
         server: IpAddr,
     },
 }
+
+/// A server's entry by the name of its group, as users write and read it.
+pub type NamedServer = OverrideKey<String>;
 
 /// The override of one server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,22 +54,11 @@ pub enum AdminState {
 pub type Overrides = BTreeMap<OverrideKey, ServerOverride>;
 
 impl OverrideKey {
-    /// The entry of the server `address` behind a listener, on one of its sides.
-    pub(super) fn of_server(
-        balancer: &LoadBalancer,
-        listener: &Listener,
-        side: Side,
-        address: SocketAddr,
-    ) -> Self {
-        let group = |name: &Name| Self::Group { group: name.to_string(), server: address };
-        match &listener.target {
-            ListenerTarget::DefaultGroup { .. } => {
-                Self::Default { load_balancer: balancer.name.to_string(), server: address.ip() }
-            }
-            ListenerTarget::ServerGroup(name) | ListenerTarget::PrimarySecondaryGroup(name) => group(name),
-            ListenerTarget::PrimarySecondary { primary, secondary, .. } => {
-                group(if side == Side::Primary { primary } else { secondary })
-            }
+    /// The entry of the server `address` in a group.
+    pub(super) fn of_server(group: GroupRef<'_>, address: SocketAddr) -> Self {
+        match group {
+            GroupRef::Named(id) => Self::Group { group: id.clone(), server: address },
+            GroupRef::Default(id) => Self::Default { load_balancer: id.clone(), server: address.ip() },
         }
     }
 
@@ -86,52 +72,83 @@ impl OverrideKey {
         match self {
             Self::Group { group, .. } => {
                 let entry = |server| Self::Group { group: group.clone(), server };
-                let of_group = config.server_groups.iter().find(|known| known.name.as_str() == group);
-                if let Some(found) = of_group {
+                if let Some(found) = config.server_groups.iter().find(|known| known.id == *group) {
                     let servers = found.servers.iter();
                     return Some(servers.map(|s| entry(SocketAddr::new(s.address, s.port))).collect());
                 }
-                let mut pairs = config.primary_secondary_groups.iter();
-                let pair = pairs.find(|known| known.name.as_str() == group)?;
+                let pair = config.primary_secondary_groups.iter().find(|known| known.id == *group)?;
                 Some(vec![entry(pair.primary), entry(pair.secondary)])
             }
             Self::Default { load_balancer, .. } => {
-                let mut balancers = config.load_balancers.iter();
-                let found = balancers.find(|known| known.name.as_str() == load_balancer)?;
+                let found = config.load_balancers.iter().find(|known| known.id == *load_balancer)?;
                 let entry = |server| Self::Default { load_balancer: load_balancer.clone(), server };
                 Some(found.servers.iter().map(|known| entry(known.address)).collect())
             }
         }
     }
 
-    /// This entry in the renamed group, as `renames` maps names of `old`. `None` if the group was not renamed.
-    fn renamed(&self, old: &Config, renames: &Renames) -> Option<Self> {
+    /// This entry by the name that its group has in the first of these configurations that has the group. By the id if
+    /// none has.
+    pub fn named<'a>(&self, configs: impl IntoIterator<Item = &'a Config>) -> NamedServer {
+        let mut configs = configs.into_iter();
         match self {
             Self::Group { group, server } => {
-                let is_plain = old.server_groups.iter().any(|known| known.name.as_str() == group);
-                let groups =
-                    if is_plain { &renames.server_groups } else { &renames.primary_secondary_groups };
-                Some(Self::Group { group: groups.get(group)?.clone(), server: *server })
+                let name = configs.find_map(|config| name_of(groups(config), group));
+                OverrideKey::Group { group: name.unwrap_or_else(|| group.to_string()), server: *server }
             }
-            Self::Default { load_balancer, server } => {
-                let load_balancer = renames.load_balancers.get(load_balancer)?.clone();
-                Some(Self::Default { load_balancer, server: *server })
+            Self::Default { load_balancer: id, server } => {
+                let name = configs.find_map(|config| name_of(load_balancers(config), id));
+                OverrideKey::Default {
+                    load_balancer: name.unwrap_or_else(|| id.to_string()),
+                    server: *server,
+                }
             }
         }
+    }
+}
+
+impl NamedServer {
+    /// The entry that the name stands for in a configuration; `None` if no group has the name.
+    pub fn key(&self, config: &Config) -> Option<OverrideKey> {
+        Some(match self {
+            Self::Group { group, server } => {
+                OverrideKey::Group { group: id_of(groups(config), group)?, server: *server }
+            }
+            Self::Default { load_balancer, server } => {
+                let load_balancer = id_of(load_balancers(config), load_balancer)?;
+                OverrideKey::Default { load_balancer, server: *server }
+            }
+        })
     }
 
     /// Names of all groups of this entry's kind: named groups, or load balancers for default groups.
     pub fn groups(&self, config: &Config) -> Vec<String> {
-        let names: Vec<&Name> = match self {
-            Self::Group { .. } => {
-                let pairs = config.primary_secondary_groups.iter().map(|pair| &pair.name);
-                config.server_groups.iter().map(|group| &group.name).chain(pairs).collect()
-            }
-            Self::Default { .. } => config.load_balancers.iter().map(|balancer| &balancer.name).collect(),
-        };
-        names.into_iter().map(ToString::to_string).collect()
+        match self {
+            Self::Group { .. } => groups(config).map(|(_, name)| name.to_string()).collect(),
+            Self::Default { .. } => load_balancers(config).map(|(_, name)| name.to_string()).collect(),
+        }
     }
+}
 
+/// Id and name of the groups of both kinds.
+fn groups(config: &Config) -> impl Iterator<Item = (&Id, &Name)> {
+    let pairs = config.primary_secondary_groups.iter().map(|pair| (&pair.id, &pair.name));
+    config.server_groups.iter().map(|group| (&group.id, &group.name)).chain(pairs)
+}
+
+fn load_balancers(config: &Config) -> impl Iterator<Item = (&Id, &Name)> {
+    config.load_balancers.iter().map(|balancer| (&balancer.id, &balancer.name))
+}
+
+fn name_of<'a>(mut all: impl Iterator<Item = (&'a Id, &'a Name)>, id: &Id) -> Option<String> {
+    all.find(|(known, _)| *known == id).map(|(_, name)| name.to_string())
+}
+
+fn id_of<'a>(mut all: impl Iterator<Item = (&'a Id, &'a Name)>, name: &str) -> Option<Id> {
+    all.find(|(_, known)| known.as_str() == name).map(|(id, _)| id.clone())
+}
+
+impl<G: fmt::Display> OverrideKey<G> {
     /// The server as the configuration writes it.
     pub fn server(&self) -> String {
         match self {
@@ -149,59 +166,7 @@ impl OverrideKey {
     }
 }
 
-/// Overrides after a change from configuration `old` to `new`. An override of a renamed group is copied to the new name
-/// and replaces one set there. The old name keeps it too, because `old` may be rolled back to.
-pub fn carry_over<V: Clone>(
-    set: &BTreeMap<OverrideKey, V>,
-    old: &Config,
-    new: &Config,
-) -> BTreeMap<OverrideKey, V> {
-    if old == new {
-        return set.clone();
-    }
-    let (there, back) = (renames(old, new), renames(new, old));
-    let (used, uses) = (GroupUses::of(old), GroupUses::of(new));
-    let was = |override_key: &OverrideKey| renamed_keys(override_key, &uses, &used, (new, old), &back);
-    let is = |override_key: &OverrideKey| renamed_keys(override_key, &used, &uses, (old, new), &there);
-    // Drops overrides of the new names first, so that one removed under the old name goes too.
-    let mut carry_over = set.clone();
-    carry_over.retain(|override_key, _| was(override_key).is_empty());
-    for (override_key, value) in set {
-        carry_over.extend(is(override_key).into_iter().map(|is| (is, value.clone())));
-    }
-    carry_over
-}
-
-/// The entries in `new` that correspond to one whose group no longer exists. Groups that its listeners now use come
-/// first, else the group with the same servers.
-fn renamed_keys(
-    override_key: &OverrideKey,
-    used: &GroupUses,
-    uses: &GroupUses,
-    (old, new): (&Config, &Config),
-    renames: &Renames,
-) -> BTreeSet<OverrideKey> {
-    let successors = used.successors(override_key, uses, new);
-    if successors.is_empty() { override_key.renamed(old, renames).into_iter().collect() } else { successors }
-}
-
-/// As [`carry_over`] at a start, from the services that the maps hold. An override of the new name has priority.
-pub fn carry_over_from_maps<V: Clone>(
-    set: &BTreeMap<OverrideKey, V>,
-    actual: &MapState,
-    new: &Config,
-) -> BTreeMap<OverrideKey, V> {
-    let (used, uses) = (GroupUses::from_maps(actual), GroupUses::of(new));
-    let mut carry_over = set.clone();
-    for (override_key, value) in set {
-        for is in used.successors(override_key, &uses, new) {
-            carry_over.entry(is).or_insert_with(|| value.clone());
-        }
-    }
-    carry_over
-}
-
-impl fmt::Display for OverrideKey {
+impl<G: fmt::Display> fmt::Display for OverrideKey<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: server {}", self.group(), self.server())
     }
@@ -235,13 +200,8 @@ impl fmt::Display for AdminState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        dataplane::fake::FakeDataPlane,
-        desired::{DesiredServer, ObservedInputs, ServerHealth, desired},
-        ids::MapLimits,
-        reconcile::Reconciler,
-    };
-    use slb_config::samples::{forwarding, shop};
+    use crate::desired::{DesiredServer, ObservedInputs, ServerHealth, desired};
+    use slb_config::samples::shop;
 
     /// Without health checks, so that the servers count as able to serve.
     fn config() -> Config {
@@ -249,11 +209,11 @@ mod tests {
     }
 
     fn web(server: &str) -> OverrideKey {
-        OverrideKey::Group { group: "web".to_owned(), server: server.parse().unwrap() }
+        OverrideKey::Group { group: "web".parse().unwrap(), server: server.parse().unwrap() }
     }
 
     fn of_default(server: &str) -> OverrideKey {
-        OverrideKey::Default { load_balancer: "shop".to_owned(), server: server.parse().unwrap() }
+        OverrideKey::Default { load_balancer: "shop".parse().unwrap(), server: server.parse().unwrap() }
     }
 
     fn servers(overrides: &Overrides) -> Vec<DesiredServer> {
@@ -293,125 +253,61 @@ mod tests {
         assert!(web("10.0.0.11:8080").exists(&config) && of_default("10.0.0.21").exists(&config));
         assert!(!web("10.0.0.11:8082").exists(&config) && !of_default("10.0.0.11").exists(&config));
         let other =
-            OverrideKey::Group { group: "other".to_owned(), server: "10.0.0.11:8080".parse().unwrap() };
+            OverrideKey::Group { group: "other".parse().unwrap(), server: "10.0.0.11:8080".parse().unwrap() };
         assert!(!other.exists(&config) && other.entries(&config).is_none());
     }
 
     #[test]
-    fn overrides_follow_a_rename_and_its_reversal() {
-        let (before, after) = (config(), shop(&[("\"web\"", "\"www\""), ("\"shop\"", "\"store\"")]));
-        let renamed = |override_key: &OverrideKey| match override_key.clone() {
-            OverrideKey::Group { server, .. } => OverrideKey::Group { group: "www".to_owned(), server },
-            OverrideKey::Default { server, .. } => {
-                OverrideKey::Default { load_balancer: "store".to_owned(), server }
-            }
-        };
-        let (one, two) = (web("10.0.0.11:8080"), of_default("10.0.0.21"));
-        let set = BTreeMap::from([(one.clone(), 1), (two.clone(), 2)]);
-        let both = carry_over(&set, &before, &after);
-        let expected: BTreeMap<_, _> =
-            set.iter().map(|(override_key, value)| (renamed(override_key), *value)).collect();
-        assert!(
-            both.iter().filter(|(override_key, _)| override_key.exists(&after)).eq(&expected),
-            "{both:?}"
-        );
-        assert!(
-            both.iter().filter(|(override_key, _)| override_key.exists(&before)).eq(&set),
-            "it may return: {both:?}"
-        );
-        // An override changed under the new name stays when the old name returns.
-        let mut changed = both.clone();
-        changed.remove(&renamed(&one));
-        changed.insert(renamed(&two), 3);
-        let back = carry_over(&changed, &after, &before);
-        let back: Vec<_> =
-            back.into_iter().filter(|(override_key, _)| override_key.exists(&before)).collect();
-        assert_eq!(back, [(two, 3)]);
-        assert_eq!(carry_over(&set, &before, &before), set);
+    fn override_stays_with_the_id_of_a_renamed_group() {
+        let renamed = shop(&[
+            ("name = \"web\"\nservers", "id = \"web\"\nname = \"www\"\nservers"),
+            ("server_group = \"web\"", "server_group = \"www\""),
+            ("name = \"shop\"", "id = \"shop\"\nname = \"store\""),
+        ]);
+        for (key, before, after) in [
+            (web("10.0.0.11:8080"), "server group web", "server group www"),
+            (of_default("10.0.0.21"), "default group of shop", "default group of store"),
+        ] {
+            assert!(key.exists(&config()) && key.exists(&renamed));
+            assert_eq!(key.named([&config()]).group(), before);
+            assert_eq!(key.named([&renamed, &config()]).group(), after);
+            assert_eq!(key.named([&renamed]).key(&renamed), Some(key.clone()));
+            assert_eq!(key.named([&renamed]).key(&config()), None, "the name of a group that is not there");
+            let disabled = ServerOverride { weight: None, state: Some(AdminState::Disabled) };
+            let overrides = Overrides::from([(key.clone(), disabled)]);
+            let observations = ObservedInputs { overrides: Some(&overrides), ..ObservedInputs::default() };
+            let pools = desired(&renamed, observations).pools;
+            let mut servers = pools.into_iter().flat_map(|pool| pool.servers);
+            assert!(servers.any(|(_, server)| server.server_override.as_ref() == Some(&key)), "{key}");
+        }
     }
 
     #[test]
-    fn overrides_follow_the_listener_to_a_changed_group() {
-        let one = web("10.0.0.11:8080");
-        let www =
-            |server: &str| OverrideKey::Group { group: "www".to_owned(), server: server.parse().unwrap() };
-        let set = BTreeMap::from([(one.clone(), 1), (web("10.0.0.12:8081"), 2)]);
-        let before = config();
-        let after = shop(&[("tcp", "udp"), ("\"web\"", "\"www\""), ("10.0.0.12", "10.0.0.13")]);
-        let both = carry_over(&set, &before, &after);
-        let there: Vec<_> = both.iter().filter(|(override_key, _)| override_key.exists(&after)).collect();
-        assert_eq!(there, [(&www("10.0.0.11:8080"), &1)]);
-        let back = carry_over(&both, &after, &before);
-        assert!(back.iter().filter(|(override_key, _)| override_key.exists(&before)).eq(&set), "{back:?}");
-        let mut changed = both;
-        changed.remove(&www("10.0.0.11:8080"));
-        let back = carry_over(&changed, &after, &before);
-        assert!(!back.contains_key(&one), "reset under its other name: {back:?}");
-
-        // The next start finds the override under whichever name is configured.
-        let mut reconciler =
-            Reconciler::new(FakeDataPlane::default(), MapLimits { max_backends: 8, ..MapLimits::default() });
-        reconciler.reconcile(&desired(&before, ObservedInputs::default()), Default::default()).unwrap();
-        let actual = reconciler.actual().unwrap();
-        let since = carry_over_from_maps(&set, actual, &after);
-        assert_eq!(since.get(&www("10.0.0.11:8080")), Some(&1));
-        assert_eq!(carry_over_from_maps(&set, actual, &before), set);
-        let newer = set.clone().into_iter().chain([(www("10.0.0.11:8080"), 3)]).collect();
-        assert_eq!(carry_over_from_maps(&newer, actual, &after), newer);
-
-        // A group that other listeners use already is not the renamed one.
-        let other = |web: &str| {
-            shop(&[
-                ("tcp", "udp"),
-                ("server_group = \"web\"", web),
-                ("default_group_port = 5353", "server_group = \"other\""),
-                (
-                    "[[server_group]]",
-                    "[[server_group]]\nname = \"other\"\nservers = [{ address = \"10.0.0.11\", port = 8080 }]\n[[server_group]]",
-                ),
-            ])
-        };
-        let (before, after) = (other("server_group = \"web\""), other("server_group = \"other\""));
-        let after = Config { server_groups: after.server_groups[..1].to_vec(), ..after };
-        assert_eq!(carry_over(&set, &before, &after), set);
+    fn override_does_not_follow_a_group_renamed_without_its_id() {
+        let renamed = shop(&[("\"web\"", "\"www\""), ("\"shop\"", "\"store\"")]);
+        for key in [web("10.0.0.11:8080"), of_default("10.0.0.21")] {
+            assert!(!key.exists(&renamed) && key.entries(&renamed).is_none());
+            assert_eq!(key.named([&renamed, &config()]), key.named([&config()]));
+        }
+        assert_eq!(web("10.0.0.11:8080").named([&renamed]).group(), "server group web", "the id");
     }
 
-    /// Two listeners of one group get one group each.
+    /// A group that takes the name of another one does not take its overrides.
     #[test]
-    fn overrides_follow_each_group_of_a_split() {
-        let group = |name: &str| {
-            format!(
-                "[[server_group]]\nname = \"{name}\"\nservers = [{{ address = \"10.0.0.11\", port = 8080 }}]\n"
-            )
-        };
-        let listener = |port: u16, group: &str| {
-            format!(
-                "[[load_balancer.listener]]\nname = \"l{port}\"\nprotocol = \"tcp\"\nport = {port}\nserver_group = \"{group}\"\n"
-            )
-        };
-        let balancer = "[[load_balancer]]\nname = \"shop\"\naddresses = [\"192.0.2.10\"]\n";
-        let config = |first: &str, second: &str, groups: &[&str]| {
-            let groups: String = groups.iter().map(|name| group(name)).collect();
-            forwarding(&(balancer.to_owned() + &listener(80, first) + &listener(443, second) + &groups))
-        };
-        let at = |name: &str| OverrideKey::Group {
-            group: name.to_owned(),
-            server: "10.0.0.11:8080".parse().unwrap(),
-        };
-        let one = config("web", "web", &["web"]);
-        let two = config("web-a", "web-b", &["web-a", "web-b"]);
-        let effective = |set: &BTreeMap<OverrideKey, i32>, config: &Config| -> Vec<(OverrideKey, i32)> {
-            set.clone().into_iter().filter(|(override_key, _)| override_key.exists(config)).collect()
-        };
-        let both = carry_over(&[(at("web"), 1)].into(), &one, &two);
-        assert_eq!(effective(&both, &two), [(at("web-a"), 1), (at("web-b"), 1)]);
-        assert_eq!(effective(&carry_over(&both, &two, &one), &one), [(at("web"), 1)]);
-
-        // Equal groups are told apart by their listeners, in any order.
-        let before = config("a", "b", &["a", "b"]);
-        let after = config("c", "d", &["d", "c"]);
-        let set = carry_over(&[(at("a"), 1)].into(), &before, &after);
-        assert_eq!(effective(&set, &after), [(at("c"), 1)]);
+    fn override_follows_the_id_where_two_groups_swap_names() {
+        let swapped = shop(&[
+            ("name = \"web\"\nservers", "id = \"web\"\nname = \"old\"\nservers"),
+            (
+                "[[server_group]]",
+                "[[server_group]]\nid = \"new\"\nname = \"web\"\n\
+                 servers = [{ address = \"10.0.0.11\", port = 8080 }]\n[[server_group]]",
+            ),
+        ]);
+        let key = web("10.0.0.11:8080");
+        assert_eq!(key.named([&swapped]).group(), "server group old");
+        let named = NamedServer::Group { group: "web".to_owned(), server: "10.0.0.11:8080".parse().unwrap() };
+        let OverrideKey::Group { group, .. } = named.key(&swapped).unwrap() else { panic!("{named}") };
+        assert_eq!(group.as_str(), "new");
     }
 
     #[test]
@@ -420,7 +316,7 @@ mod tests {
                     primary = { address = \"10.0.0.31\", port = 5432 }\n\
                     secondary = { address = \"10.0.0.32\", port = 5432 }\n[[server_group]]";
         let config = shop(&[("[[server_group]]", pair)]);
-        assert_eq!(web("10.0.0.11:8080").groups(&config), ["web", "db"]);
-        assert_eq!(of_default("10.0.0.21").groups(&config), ["shop"]);
+        assert_eq!(web("10.0.0.11:8080").named([&config]).groups(&config), ["web", "db"]);
+        assert_eq!(of_default("10.0.0.21").named([&config]).groups(&config), ["shop"]);
     }
 }

@@ -6,12 +6,12 @@ use anyhow::{Result, bail};
 use tokio::time::sleep;
 
 use super::status::drain as left;
-use crate::server::override_keys::override_key_of;
+use crate::server::override_keys::named_server_of;
 use slb_api::{
     client,
     types::{AdminState, ApiServer, Status},
 };
-use slb_control::overrides::OverrideKey;
+use slb_control::overrides::NamedServer;
 
 /// Polling interval.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -36,11 +36,11 @@ enum DrainOutcome {
 }
 
 /// Shows the connections of these servers. With `wait`, waits for their end.
-pub(super) async fn drain(socket: &Path, override_keys: &[OverrideKey], wait: bool) -> Result<ExitCode> {
+pub(super) async fn drain(socket: &Path, servers: &[NamedServer], wait: bool) -> Result<ExitCode> {
     let (mut shown, mut had) = (Vec::new(), BTreeSet::new());
     loop {
         let Some(status) = client::status(socket).await? else { return Err(client::no_daemon(socket)) };
-        let found = draining(&status, override_keys);
+        let found = draining(&status, servers);
         let lines: Vec<_> = found
             .iter()
             .map(|DrainingServer { listener, server }| {
@@ -73,14 +73,14 @@ pub(super) async fn drain(socket: &Path, override_keys: &[OverrideKey], wait: bo
                 return Ok(ExitCode::from(DEADLINE_PASSED));
             }
         }
-        if is_enabled(&status, override_keys) {
+        if is_enabled(&status, servers) {
             bail!("a server takes new connections again: it has been enabled meanwhile");
         }
     }
 }
 
 /// These servers behind every listener that they serve.
-fn draining<'a>(status: &'a Status, override_keys: &[OverrideKey]) -> Vec<DrainingServer<'a>> {
+fn draining<'a>(status: &'a Status, servers: &[NamedServer]) -> Vec<DrainingServer<'a>> {
     let mut found = Vec::new();
     for balancer in &status.load_balancers {
         for listener in &balancer.listeners {
@@ -88,8 +88,8 @@ fn draining<'a>(status: &'a Status, override_keys: &[OverrideKey]) -> Vec<Draini
                 server
                     .set
                     .as_ref()
-                    .and_then(|set| override_key_of(set).ok())
-                    .is_some_and(|override_key| override_keys.contains(&override_key))
+                    .and_then(|set| named_server_of(set).ok())
+                    .is_some_and(|override_key| servers.contains(&override_key))
             };
             let name = format!("{}/{}", balancer.name, listener.name);
             let servers = listener.servers.iter().filter(is_one);
@@ -100,13 +100,13 @@ fn draining<'a>(status: &'a Status, override_keys: &[OverrideKey]) -> Vec<Draini
 }
 
 /// Whether one of these servers is no longer draining.
-fn is_enabled(status: &Status, override_keys: &[OverrideKey]) -> bool {
+fn is_enabled(status: &Status, servers: &[NamedServer]) -> bool {
     let overrides = status.daemon.iter().flat_map(|daemon| &daemon.overrides);
     let drained: Vec<_> = overrides
         .filter(|set| set.state == Some(AdminState::Draining))
-        .filter_map(|set| override_key_of(set).ok())
+        .filter_map(|set| named_server_of(set).ok())
         .collect();
-    !override_keys.iter().all(|override_key| drained.contains(override_key))
+    !servers.iter().all(|override_key| drained.contains(override_key))
 }
 
 /// Fails if waiting would not end.

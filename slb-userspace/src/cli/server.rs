@@ -9,12 +9,12 @@ use super::{
     change, drain,
     status::{set_in_words, trouble},
 };
-use crate::server::override_keys::{override_key, override_key_of};
+use crate::server::override_keys::{named_server, named_server_of};
 use slb_api::{
     client,
     types::{ChangeResult, OverrideRequest, Set},
 };
-use slb_control::overrides::OverrideKey;
+use slb_control::overrides::NamedServer;
 
 /// Command of `slb server`.
 #[derive(Debug, Subcommand)]
@@ -72,9 +72,9 @@ pub async fn server(socket: &Path, command: Command) -> Result<ExitCode> {
         Command::Set { weight, which } => set(socket, which, Set::Weight(weight)).await,
         Command::Drain { wait, which } => {
             // Invalid servers are refused first.
-            let override_keys = which.override_keys();
+            let servers = which.named_servers();
             set(socket, which, Set::Drain).await?;
-            return drain::drain(socket, &override_keys?, wait).await;
+            return drain::drain(socket, &servers?, wait).await;
         }
         Command::Disable(which) => set(socket, which, Set::Disable).await,
         Command::Enable(which) => set(socket, which, Set::Enable).await,
@@ -85,10 +85,10 @@ pub async fn server(socket: &Path, command: Command) -> Result<ExitCode> {
 
 impl ServerArguments {
     /// The configured servers.
-    fn override_keys(&self) -> Result<Vec<OverrideKey>> {
+    fn named_servers(&self) -> Result<Vec<NamedServer>> {
         let group = Some(self.group.as_str());
         let (group, balancer) = if self.default_group { (None, group) } else { (group, None) };
-        self.servers.iter().map(|server| override_key(group, balancer, server)).collect()
+        self.servers.iter().map(|server| named_server(group, balancer, server)).collect()
     }
 }
 
@@ -111,7 +111,7 @@ async fn list(socket: &Path) -> Result<()> {
         println!("all servers are as configured");
     }
     for set in &daemon.overrides {
-        println!("{}: {}", override_key_of(set)?, set_in_words(set));
+        println!("{}: {}", named_server_of(set)?, set_in_words(set));
     }
     Ok(())
 }

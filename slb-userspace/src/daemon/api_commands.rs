@@ -10,7 +10,7 @@ use super::{
     reconfiguration::{ConfigCommand, Reconfiguration},
     reconfigure::AttachPolicy,
     replies::{ChangeReply, answer_all, reply},
-    store::with_names_of,
+    store::OverrideRecord,
     update_rate::RETRY,
 };
 use crate::{
@@ -18,13 +18,12 @@ use crate::{
     dataplane::bpf::lifetime::PinLifetime,
     server::{
         ActiveConfig,
-        override_keys::{admin_state, admin_state_of, at_override_key},
         requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
     },
 };
 use slb_api::types::{ApiOverride, ChangeResult, Requester, Set};
 use slb_config::{Config, LoadedConfig};
-use slb_control::overrides::{AdminState, OverrideKey, Overrides, ServerOverride};
+use slb_control::overrides::{AdminState, NamedServer, OverrideKey, Overrides, ServerOverride};
 
 /// A configuration that is rolled back unless it is confirmed.
 pub(super) struct PendingConfirmation {
@@ -67,15 +66,13 @@ impl Daemon {
                         }
                     }
                     ApiCommand::Confirm => self.confirm(),
-                    ApiCommand::Set { override_keys, set, force } => {
-                        match self.set(&override_keys, set, force, &by) {
-                            Ok(changes) => {
-                                self.pending_answers.push(PendingAnswer { what, by, changes, answer });
-                                return self.change_soon();
-                            }
-                            Err(refused) => Err(refused),
+                    ApiCommand::Set { servers, set, force } => match self.set(&servers, set, force, &by) {
+                        Ok(changes) => {
+                            self.pending_answers.push(PendingAnswer { what, by, changes, answer });
+                            return self.change_soon();
                         }
-                    }
+                        Err(refused) => Err(refused),
+                    },
                 };
                 reply(what, &by, answer, result);
             }
@@ -83,7 +80,9 @@ impl Daemon {
             Request::Validate { config, answer } => {
                 let outcome = self.validate(&config).await.map(|absent| absent.warnings().collect());
                 // The caller may have disconnected.
-                let _ = answer.send(ValidationResult { running: self.config.clone(), outcome });
+                let without_effect = self.store.without_effect(&config, &self.config);
+                let running = self.config.clone();
+                let _ = answer.send(ValidationResult { running, outcome, without_effect });
             }
         }
     }
@@ -137,7 +136,7 @@ impl Daemon {
     async fn begin_or_refuse(&mut self, config: Arc<Config>, then: ConfigCommand) {
         let before = self.config.clone();
         if let Err((error, then)) = self.begin(config, AttachPolicy::AllOrNone, then).await {
-            self.finish_command(then, before, Err(error));
+            self.finish_command(then, &before, Err(error));
         }
     }
 
@@ -145,7 +144,7 @@ impl Daemon {
     pub(super) fn finish_command(
         &mut self,
         then: ConfigCommand,
-        before: Arc<Config>,
+        before: &Arc<Config>,
         reconfigured: Result<ChangeResult>,
     ) {
         let refused = |error: anyhow::Error| {
@@ -156,7 +155,7 @@ impl Daemon {
                 if reconfigured.is_ok() {
                     self.file_config = self.config.clone();
                 }
-                let ended = self.prune_overrides();
+                let ended = self.prune_overrides(before);
                 let mut result =
                     reconfigured.map(|changed| ChangeResult { warnings, ..changed }).map_err(refused);
                 if let Ok(changed) = &mut result {
@@ -166,10 +165,13 @@ impl Daemon {
             }
             ConfigCommand::Apply { warnings, by, answer, confirm_within } => {
                 if let (Ok(_), Some(limit)) = (&reconfigured, confirm_within) {
+                    let before = before.clone();
                     self.pending_confirmation =
                         Some(PendingConfirmation { before, ends: Instant::now() + limit });
                 }
-                let ended = self.prune_overrides();
+                let mut ended = self.prune_overrides(before);
+                // The file or the previous configuration still has these.
+                ended.extend(self.store.without_effect(&self.config, before));
                 let confirm_within_seconds = confirm_within.map(|limit| limit.as_secs());
                 let reconfigured =
                     reconfigured.map(|changed| ChangeResult { warnings, confirm_within_seconds, ..changed });
@@ -179,7 +181,7 @@ impl Daemon {
                 }
                 reply("apply", &by, answer, result);
             }
-            ConfigCommand::RollBack(to) => self.finish_rollback(to, reconfigured),
+            ConfigCommand::RollBack(to) => self.finish_rollback(to, before, reconfigured),
         }
     }
 
@@ -193,16 +195,16 @@ impl Daemon {
                 pending.seconds_left()
             )));
         }
-        if self.pending_confirmation.take().is_none() {
+        let Some(PendingConfirmation { before, .. }) = self.pending_confirmation.take() else {
             return Err(RequestError::Conflict(
                 "nothing waits to be confirmed: the active configuration needs no confirmation, or it has been rolled back already (`slb status` says so)"
                     .to_owned(),
             ));
-        }
+        };
         if let Err(error) = self.expect() {
             tracing::error!(error = format!("{error:#}"), "cannot read the state of the data plane");
         }
-        Ok(ChangeResult { changes: self.prune_overrides(), ..ChangeResult::default() })
+        Ok(ChangeResult { changes: self.prune_overrides(&before), ..ChangeResult::default() })
     }
 
     fn refuse_while_unconfirmed(&self, what: &str) -> Result<(), RequestError> {
@@ -230,33 +232,37 @@ impl Daemon {
     /// are not applied yet.
     fn set(
         &mut self,
-        override_keys: &[OverrideKey],
+        servers: &[NamedServer],
         set: Set,
         force: bool,
         by: &Requester,
     ) -> Result<Vec<String>, RequestError> {
-        // A missing server has no override: enable and reset are no-ops for it.
-        if !matches!(set, Set::Enable | Set::Reset) {
-            override_keys.iter().try_for_each(|override_key| self.find(override_key))?;
+        let is_required = !matches!(set, Set::Enable | Set::Reset);
+        let mut keys = Vec::new();
+        for server in servers {
+            match self.key_of(server) {
+                Ok(key) => keys.push(key),
+                Err(error) if is_required => return Err(error),
+                // A missing server has no override: enable and reset are no-ops for it.
+                Err(_) => keys.extend(server.key(&self.file_config)),
+            }
         }
         let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         let before = self.store.settings().clone();
         if !force {
             let mut after = before.clone();
-            for override_key in override_keys {
-                let now = setting(set, before.get(override_key).copied().unwrap_or_default());
-                after.insert(override_key.clone(), now);
+            for key in &keys {
+                let now = setting(set, before.get(key).copied().unwrap_or_default());
+                after.insert(key.clone(), now);
             }
-            self.refuse_outage(&before, &after, override_keys, since_start().unwrap_or_default())?;
+            self.refuse_outage(&before, &after, servers, since_start().unwrap_or_default())?;
         }
         let replaced = self.store.replace(|records| {
-            for override_key in override_keys {
-                let record = records.remove(override_key);
-                let now = changed(record, override_key, set, by, &at);
-                records.extend(now.map(|record| (override_key.clone(), record)));
+            for key in &keys {
+                let record = records.remove(key);
+                let now = changed(record, set, by, &at);
+                records.extend(now.map(|record| (key.clone(), record)));
             }
-            // After a restart, groups are found by their names in the file.
-            *records = with_names_of(records, &self.config, &self.file_config);
         });
         replaced.map_err(|error| RequestError::Conflict(format!("{error:#}")))?;
         if let Some(directory) = self.store.directory() {
@@ -264,28 +270,29 @@ impl Daemon {
             self.ports.persist_record_in(directory);
         }
         let now = self.store.settings();
-        let of = |settings: &Overrides, override_key| settings.get(override_key).copied().unwrap_or_default();
-        let changes =
-            override_keys.iter().filter(|override_key| of(&before, override_key) != of(now, override_key));
-        Ok(changes.map(|override_key| format!("{override_key}: {}", of(now, override_key))).collect())
+        let of = |settings: &Overrides, key| settings.get(key).copied().unwrap_or_default();
+        let changes = keys.iter().filter(|key| of(&before, key) != of(now, key));
+        let named = |key: &OverrideKey| key.named([&*self.config, &*self.file_config]);
+        Ok(changes.map(|key| format!("{}: {}", named(key), of(now, key))).collect())
     }
 
-    /// Fails if the server does not exist, and names those that do.
-    fn find(&self, override_key: &OverrideKey) -> Result<(), RequestError> {
-        let refused = match override_key.entries(&self.config) {
-            Some(entries) if entries.contains(override_key) => return Ok(()),
-            Some(entries) => {
+    /// The entry of a server in the active configuration. Fails if there is none, and names those that there are.
+    fn key_of(&self, server: &NamedServer) -> Result<OverrideKey, RequestError> {
+        let key = server.key(&self.config);
+        let refused = match key.as_ref().and_then(|key| Some((key, key.entries(&self.config)?))) {
+            Some((key, entries)) if entries.contains(key) => return Ok(key.clone()),
+            Some((_, entries)) => {
                 let servers: Vec<_> = entries.iter().map(OverrideKey::server).collect();
                 format!(
                     "{} has no server {}; it has: {}",
-                    override_key.group(),
-                    override_key.server(),
+                    server.group(),
+                    server.server(),
                     servers.join(", ")
                 )
             }
             None => {
-                let groups = override_key.groups(&self.config);
-                format!("there is no {}; there are: {}", override_key.group(), groups.join(", "))
+                let groups = server.groups(&self.config);
+                format!("there is no {}; there are: {}", server.group(), groups.join(", "))
             }
         };
         Err(RequestError::Invalid(format!("{refused}: nothing was changed")))
@@ -293,10 +300,10 @@ impl Daemon {
 
     /// Deletes overrides of servers that are no longer configured. While a change awaits confirmation they stay,
     /// because a rollback may restore the servers; the next start deletes them at the latest. Returns the deleted ones
-    /// in words.
-    fn prune_overrides(&mut self) -> Vec<String> {
+    /// in words, with the names that their groups had in `before`.
+    fn prune_overrides(&mut self, before: &Config) -> Vec<String> {
         let ended = match self.pending_confirmation {
-            None => self.store.prune(&[&self.config, &self.file_config]),
+            None => self.store.prune(&[&self.config, &self.file_config], before),
             Some(_) => Vec::new(),
         };
         self.publish();
@@ -320,18 +327,24 @@ impl Daemon {
         if let Err((error, then)) =
             self.begin(before.clone(), AttachPolicy::BestEffort, ConfigCommand::RollBack(before)).await
         {
-            self.finish_command(then, active, Err(error));
+            self.finish_command(then, &active, Err(error));
         }
     }
 
-    fn finish_rollback(&mut self, before: Arc<Config>, reconfigured: Result<ChangeResult>) {
+    /// Reports the outcome of a rollback from `unconfirmed` to `before`.
+    fn finish_rollback(
+        &mut self,
+        before: Arc<Config>,
+        unconfirmed: &Config,
+        reconfigured: Result<ChangeResult>,
+    ) {
         match reconfigured {
             Ok(ChangeResult { changes, .. }) => {
                 tracing::warn!(
                     changes = changes.len(),
                     "not confirmed: rolled back to the previous configuration"
                 );
-                for ended in self.prune_overrides() {
+                for ended in self.prune_overrides(unconfirmed) {
                     tracing::info!("{ended}");
                 }
             }
@@ -376,11 +389,20 @@ impl Daemon {
             config: self.config.clone(),
             confirm_deadline: self.confirm_deadline(),
             pending: self.reconfiguration.as_ref().map(Reconfiguration::pending),
-            overrides: self.store.records().values().cloned().collect(),
+            overrides: self.api_overrides(),
             overrides_trouble: self.store.trouble().map(str::to_owned),
             vips: self.observations.vips(),
             attached: self.ports.attached_names(),
         }
+    }
+
+    /// The overrides by the names that their groups have in the active configuration, else in the one to return to.
+    fn api_overrides(&self) -> Vec<ApiOverride> {
+        let others = [Some(&self.file_config), self.rollback_target()];
+        let configs: Vec<&Config> =
+            [&self.config].into_iter().chain(others.into_iter().flatten()).map(Arc::as_ref).collect();
+        let records = self.store.records().iter();
+        records.map(|(key, record)| record.document(&key.named(configs.iter().copied()))).collect()
     }
 
     /// Publishes the active configuration to the API when the data plane has not changed.
@@ -401,29 +423,11 @@ fn setting(set: Set, before: ServerOverride) -> ServerOverride {
 }
 
 /// The record of a server's override after a command; `None` if there is none.
-fn changed(
-    record: Option<ApiOverride>,
-    override_key: &OverrideKey,
-    set: Set,
-    by: &Requester,
-    at: &str,
-) -> Option<ApiOverride> {
-    let before = record
-        .as_ref()
-        .map(|record| ServerOverride { weight: record.weight, state: record.state.map(admin_state_of) });
-    let before = before.unwrap_or_default();
+fn changed(record: Option<OverrideRecord>, set: Set, by: &Requester, at: &str) -> Option<OverrideRecord> {
+    let before = record.as_ref().map(|record| record.setting).unwrap_or_default();
     let now = setting(set, before);
     if now == before {
         return record;
     }
-    let record = ApiOverride {
-        server_group: None,
-        load_balancer: None,
-        server: String::new(),
-        weight: now.weight,
-        state: now.state.map(admin_state),
-        by: by.clone(),
-        at: at.to_owned(),
-    };
-    (!now.is_empty()).then(|| at_override_key(record, override_key))
+    (!now.is_empty()).then(|| OverrideRecord { setting: now, by: by.clone(), at: at.to_owned() })
 }

@@ -14,7 +14,7 @@ use slb_control::{
     drain_events::{self, DrainEvent},
     listener_index::{LogNames, check_of, of_listeners},
     outages::{self, OutageChange},
-    overrides::{OverrideKey, Overrides},
+    overrides::{NamedServer, Overrides},
 };
 
 impl Daemon {
@@ -96,7 +96,7 @@ impl Daemon {
         &self,
         before: &Overrides,
         after: &Overrides,
-        override_keys: &[OverrideKey],
+        servers: &[NamedServer],
         now: Duration,
     ) -> Result<(), RequestError> {
         let with = |overrides| {
@@ -109,7 +109,7 @@ impl Daemon {
         if new_outages.is_empty() {
             return Ok(());
         }
-        let servers: Vec<_> = override_keys.iter().map(ToString::to_string).collect();
+        let servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
         let them = if new_outages.len() == 1 { "listener" } else { "listeners" };
         Err(RequestError::Conflict(format!(
             "{}: no other server receives new connections of {them} {}: enable or add one first, or use --force (in the API \

@@ -179,20 +179,14 @@ impl Daemon {
         let Some(reconfiguration) = self.reconfiguration.take() else { return };
         let Reconfiguration { ref config, ref added, ref removed, .. } = reconfiguration;
         let before = self.config.clone();
-        let mut changes = reconfiguration.changes.clone();
-        // First, so that a disabled server receives no traffic under the new name of its group.
-        if let Err(error) = self.store.carry_over(&before, config) {
-            let unwritten = format!("what is set for renamed groups is not written: {error:#}");
-            tracing::error!("{unwritten}");
-            changes.push(unwritten);
-        }
+        let changes = reconfiguration.changes.clone();
         let applied = self.activate(config.clone(), removed);
         // Detach from the interfaces that the active configuration, new or old, does not use.
         self.ports.remove(if applied.is_ok() { removed } else { added });
         self.update_exits(&[], &BTreeSet::new());
         let waited = reconfiguration.wait_description(Instant::now());
         let reconfigured = applied.map(|()| ChangeResult { changes, waited, ..ChangeResult::default() });
-        self.finish_command(reconfiguration.then, before, reconfigured);
+        self.finish_command(reconfiguration.then, &before, reconfigured);
         if let Err(error) = self.expect() {
             tracing::error!(error = format!("{error:#}"), "cannot read the state of the data plane");
         }

@@ -88,10 +88,7 @@ impl Daemon {
         observations.set_vips(stand);
         observations.expect([&*config], BTreeMap::new(), since_start()?);
 
-        if let Err(error) = store.carry_over_from_maps(reconciler.actual()?, &config) {
-            tracing::error!("what is set for renamed groups is not written: {error:#}");
-        }
-        for ended in store.prune(&[&config]) {
+        for ended in store.prune(&[&config], &config) {
             tracing::warn!("{ended}");
         }
 

@@ -1,33 +1,34 @@
 //! Servers of the configuration as the API's documents name them.
 
 use anyhow::{Context as _, Result, bail};
-use slb_api::types::{self, ApiOverride};
-use slb_control::overrides::{AdminState, OverrideKey};
+use slb_api::types::{self, ApiOverride, Requester};
+use slb_control::overrides::{AdminState, NamedServer, OverrideKey, ServerOverride};
 
-/// The configured server that an override applies to.
+/// The server that an override applies to.
 ///
 /// # Errors
 /// Its address is invalid, or it names no group.
-pub fn override_key_of(record: &ApiOverride) -> Result<OverrideKey> {
-    override_key(record.server_group.as_deref(), record.load_balancer.as_deref(), &record.server)
+pub fn named_server_of(record: &ApiOverride) -> Result<NamedServer> {
+    named_server(record.server_group.as_deref(), record.load_balancer.as_deref(), &record.server)
 }
 
-/// The same override for another server.
-#[must_use]
-pub fn at_override_key(record: ApiOverride, override_key: &OverrideKey) -> ApiOverride {
-    let (server_group, load_balancer) = match override_key {
+/// The API's document of an override.
+pub fn api_override(server: &NamedServer, setting: ServerOverride, by: Requester, at: String) -> ApiOverride {
+    let (server_group, load_balancer) = match server {
         OverrideKey::Group { group, .. } => (Some(group.clone()), None),
         OverrideKey::Default { load_balancer, .. } => (None, Some(load_balancer.clone())),
     };
-    ApiOverride { server_group, load_balancer, server: override_key.server(), ..record }
+    let ServerOverride { weight, state } = setting;
+    let (server, state) = (server.server(), state.map(admin_state));
+    ApiOverride { server_group, load_balancer, server, weight, state, by, at }
 }
 
-/// Identifies a configured server by its group and address.
-pub fn override_key(
+/// A server by its address and the name of its group.
+pub fn named_server(
     server_group: Option<&str>,
     load_balancer: Option<&str>,
     server: &str,
-) -> Result<OverrideKey> {
+) -> Result<NamedServer> {
     match (server_group, load_balancer) {
         (Some(group), None) => {
             let parsed = server.parse();
@@ -50,7 +51,7 @@ pub fn override_key(
 }
 
 /// The API's word for an admin state.
-pub fn admin_state(state: AdminState) -> types::AdminState {
+fn admin_state(state: AdminState) -> types::AdminState {
     match state {
         AdminState::Draining => types::AdminState::Draining,
         AdminState::Disabled => types::AdminState::Disabled,

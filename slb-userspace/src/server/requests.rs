@@ -9,7 +9,7 @@ use slb_api::{
     types::{ChangeResult, Requester, Set},
 };
 use slb_config::{Config, DiagnosticReport, LoadedConfig};
-use slb_control::{flush::FlushFilter, overrides::OverrideKey};
+use slb_control::{flush::FlushFilter, overrides::NamedServer};
 
 /// A request and the channel for its answer.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub struct ValidationResult {
     pub running: Arc<Config>,
     /// Warnings about missing resources, or why the configuration cannot become active.
     pub outcome: Result<Vec<String>, RequestError>,
+    /// Overrides that would not apply, in words.
+    pub without_effect: Vec<String>,
 }
 
 /// A command.
@@ -72,7 +74,7 @@ pub enum ApiCommand {
     /// Sets or resets overrides of servers.
     Set {
         /// The servers.
-        override_keys: Vec<OverrideKey>,
+        servers: Vec<NamedServer>,
         /// The change.
         set: Set,
         /// Even if a listener is left without a server that receives new flows.

@@ -6,7 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 use slb_api::types::{AdminState, ApiHealth, ApiListener};
 use slb_common::abi::ABI_VERSION;
 use slb_tests::{
-    World, config::Names, net::Family, scenario, server::Service, traffic::Traffic, traffic::spreads,
+    World,
+    config::{Names, Plan},
+    net::Family,
+    scenario,
+    server::Service,
+    traffic::Traffic,
+    traffic::spreads,
 };
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
@@ -293,7 +299,8 @@ fn override_ends_with_its_server_entry() {
     });
 }
 
-/// An override follows a renamed group or load balancer, also before `slb confirm`.
+/// An override follows a group or load balancer that keeps its `id` under another name, also before `slb confirm` and
+/// over restarts. It ends with a rename without `id`.
 #[test]
 fn override_follows_renamed_group_and_load_balancer() {
     scenario!(&WEIGHTS, |world| {
@@ -303,10 +310,9 @@ fn override_follows_renamed_group_and_load_balancer() {
         world.slb(&arguments(&["disable", "http"], &b1))?;
         world.slb(&arguments(&["drain", "--default-group", "shop"], &b2))?;
         let before = set(world)?;
-        let names = std::mem::replace(
-            &mut world.plan.names,
-            Names { load_balancer: "store".to_owned(), groups: "-g".to_owned(), ..Names::default() },
-        );
+        let original = world.plan.clone();
+        rename_with_ids(&mut world.plan);
+        let renamed = world.plan.clone();
         let new_names: Vec<_> = before
             .iter()
             .map(|set| set.replace("\"http\"", "\"http-g\"").replace("\"shop\"", "\"store\""))
@@ -319,26 +325,36 @@ fn override_follows_renamed_group_and_load_balancer() {
         only_without(world, "b1")?;
         ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
 
-        world.reload()?;
+        let said = world.reload()?;
+        ensure!(said.contains("server group http: renamed to http-g"), "{said}");
         only_without(world, "b1")?;
         ensure!(set(world)? == new_names, "{:?} in place of {new_names:?}", set(world)?);
         world.restart()?;
         only_without(world, "b1")?;
         ensure!(set(world)? == new_names, "{:?} in place of {new_names:?}", set(world)?);
-        let renamed = std::mem::replace(&mut world.plan.names, names);
+        world.plan = original;
         world.reload()?;
         ensure!(set(world)? == before, "{:?} after {before:?}", set(world)?);
-        // The name changes at a start, together with another server.
+        // The name changes while no daemon runs.
         world.terminate()?;
-        world.plan.names = renamed;
-        world.plan.servers[1].weight = 0;
+        world.plan = renamed;
         world.start()?;
         ensure!(set(world)? == new_names, "{:?} in place of {new_names:?}", set(world)?);
-        world.terminate()?;
-        world.plan.names = Names::default();
-        world.plan.servers.remove(1);
-        world.start()?;
-        ensure!(set(world)? == before[..2], "{:?} of {before:?}", set(world)?);
+
+        // Without `id` it is another group. The dry run says so, too.
+        world.plan.changes.clear();
+        let dry = world.write_other(&world.plan.toml())?;
+        for (said, what) in [(world.slb(&["diff", &dry])?, "does not apply"), (world.reload()?, "ends")] {
+            for words in [
+                "server group http-g (id http): removed (its overrides end; if it was renamed, `id = \"http\"`".to_owned(),
+                format!("server group http-g: server {}: what was set for it {what} (disabled)", b1[0]),
+                format!("default group of store: server {}: what was set for it {what} (draining)", b2[0]),
+                "a load balancer that was renamed keeps it with `id = \"shop\"`".to_owned(),
+            ] {
+                ensure!(said.contains(&words), "{words:?} in {said}");
+            }
+        }
+        ensure!(set(world)?.is_empty(), "{:?}", set(world)?);
         Ok(())
     });
 }
@@ -351,21 +367,40 @@ fn override_returns_to_name_in_file_after_restart() {
         let b1 = entries(world, 0);
         world.slb(&arguments(&["disable", "http"], &b1))?;
         let mut renamed = world.plan.clone();
-        renamed.names.groups = "-g".to_owned();
-        let renamed = world.write_other(&renamed.toml())?;
-        world.slb(&["apply", &renamed])?;
+        rename_with_ids(&mut renamed);
+        let with_ids = world.write_other(&renamed.toml())?;
+        world.slb(&["apply", &with_ids])?;
         only_without(world, "b1")?;
         world.restart()?;
         only_without(world, "b1")?;
+        // Without ids the override does not apply until the file's groups are back.
+        renamed.changes.clear();
+        let other = world.write_other(&renamed.toml())?;
+        let said = world.slb(&["apply", &other])?;
+        ensure!(said.contains("what was set for it does not apply (disabled)"), "{said}");
+        world.restart()?;
+        only_without(world, "b1")?;
 
-        // The same for overrides that are set meanwhile.
-        world.slb(&["apply", &renamed, "--confirm-within", "60s"])?;
+        // The same for overrides that are reset meanwhile.
+        rename_with_ids(&mut renamed);
+        let with_ids = world.write_other(&renamed.toml())?;
+        world.slb(&["apply", &with_ids, "--confirm-within", "60s"])?;
         world.slb(&["confirm"])?;
         world.slb(&arguments(&["enable", "http-g"], &b1))?;
         world.restart()?;
         ensure!(set(world)?.is_empty(), "{:?}", set(world)?);
         spreads(world, &world.plan.weights(), EXCHANGES * 2)
     });
+}
+
+/// Renames the load balancer and all groups. The load balancer and the group `http` keep their ids.
+fn rename_with_ids(plan: &mut Plan) {
+    plan.names = Names { load_balancer: "store".to_owned(), groups: "-g".to_owned(), ..Names::default() };
+    for (name, id) in
+        [("[[load_balancer]]\nname = \"store\"\n", "shop"), ("[[server_group]]\nname = \"http-g\"\n", "http")]
+    {
+        plan.change(name, format!("{name}id = \"{id}\"\n"));
+    }
 }
 
 #[test]

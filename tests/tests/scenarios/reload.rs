@@ -122,11 +122,22 @@ fn renames_keep_flows_and_counters() {
         let before = flows(&world.status()?);
         world.plan.names =
             Names { load_balancer: "store".to_owned(), listeners: "-l".to_owned(), groups: "-g".to_owned() };
+        // With `id` it is a rename, without it another object. Flows and counters stay in both cases.
+        for (kind, name, id) in [
+            ("load_balancer", "store", "shop"),
+            ("load_balancer.listener", "http-l", "http"),
+            ("server_group", "echo-g", "echo"),
+        ] {
+            let head = format!("[[{kind}]]\nname = \"{name}\"\n");
+            world.plan.change(head.clone(), format!("{head}id = \"{id}\"\n"));
+        }
         let said = world.reload()?;
         for words in [
             "load balancer shop: renamed to store",
             "listener shop/http: renamed to http-l",
             "server group echo: renamed to echo-g",
+            "listener shop/lines: removed",
+            "in place of lines: connections stay where VIP, port and server stay",
         ] {
             ensure!(said.contains(words), "{said}");
         }

@@ -39,7 +39,18 @@ fn changed_servers_are_described() {
 #[test]
 fn changed_listeners_are_described() {
     assert_eq!(changed(&[("port = 80\n", "port = 81\n")]), ["listener shop/web: port 80 -> 81"]);
-    assert_eq!(changed(&[("name = \"dns\"", "name = \"names\"")]), ["listener shop/dns: renamed to names"]);
+    assert_eq!(
+        changed(&[("name = \"dns\"", "name = \"names\"\nid = \"dns\"")]),
+        ["listener shop/dns: renamed to names"]
+    );
+    assert_eq!(
+        changed(&[("name = \"dns\"", "name = \"names\"")]),
+        [
+            "listener shop/dns: removed",
+            "listener shop/names: added (udp port 53 to the default group, port 5353) in place of dns: connections stay \
+             where VIP, port and server stay"
+        ]
+    );
     assert_eq!(
         changed(&[(
             "name = \"dns\"\nprotocol = \"udp\"\nport = 53\n",
@@ -157,20 +168,54 @@ fn changed_idle_timeouts_are_described() {
 
 #[test]
 fn renamed_groups_and_load_balancers_are_described() {
-    assert_eq!(
+    let target = "listener shop/web: target server group web -> server group w";
+    let with_name = |lines: &str| {
         changed(&[
             ("server_group = \"web\"", "server_group = \"w\""),
-            ("name = \"web\"\nservers", "name = \"w\"\nservers")
-        ]),
-        ["listener shop/web: target server group web -> server group w", "server group web: renamed to w"]
+            ("name = \"web\"\nservers", &format!("{lines}\nservers")),
+        ])
+    };
+    assert_eq!(with_name("name = \"w\"\nid = \"web\""), [target, "server group web: renamed to w"]);
+    assert_eq!(
+        with_name("name = \"w\""),
+        [
+            target,
+            "server group web: removed (its overrides end; if it was renamed, `id = \"web\"` beside the new name keeps \
+             them)",
+            "server group w: added (2 servers)"
+        ]
     );
-    assert_eq!(changed(&[("name = \"shop\"", "name = \"store\"")]), ["load balancer shop: renamed to store"]);
+    assert_eq!(
+        changed(&[("name = \"web\"\nservers", "name = \"web\"\nid = \"g1\"\nservers")]),
+        [
+            "server group web: removed (its overrides end; if it was renamed, `id = \"web\"` beside the new name keeps \
+             them)",
+            "server group web (id g1): added (2 servers)"
+        ]
+    );
+    assert_eq!(
+        changed(&[("name = \"shop\"", "name = \"store\"\nid = \"shop\"")]),
+        ["load balancer shop: renamed to store"]
+    );
+    assert_eq!(
+        changed(&[("name = \"shop\"", "name = \"store\"")]),
+        [
+            "load balancer shop: removed (its overrides end; if it was renamed, `id = \"shop\"` beside the new name \
+             keeps them)",
+            "load balancer store: added (192.0.2.10; 2 listeners) in place of shop: connections stay where VIP, port \
+             and server stay"
+        ]
+    );
     assert_eq!(
         changed(&[(
             "name = \"shop\"\naddresses = [\"192.0.2.10\"]",
             "name = \"s\"\naddresses = [\"192.0.2.11\"]"
         )]),
-        ["load balancer shop: removed", "load balancer s: added (192.0.2.11; 2 listeners)"]
+        [
+            "load balancer shop: removed (its overrides end; if it was renamed, `id = \"shop\"` beside the new name \
+             keeps them)",
+            "load balancer s: added (192.0.2.11; 2 listeners)"
+        ]
     );
     assert_eq!(
         changed(&[("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"192.0.2.11\"]")]),

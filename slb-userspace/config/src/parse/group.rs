@@ -8,7 +8,7 @@ use std::{
 use super::{families::Families, vips::Vips};
 use crate::{
     diagnostic::{Diagnostic, Span},
-    field::Checker,
+    field::{Checker, UsedIds, Written},
     model::{ConfigServer, ServerGroup, TableSize},
     raw::{self, Scalar, Value},
     suggest::quoted,
@@ -136,10 +136,15 @@ pub(super) fn build(
     checker: &mut Checker,
     table: &raw::RawTable<raw::RawServerGroup>,
     vips: &Vips,
+    ids: &mut UsedIds,
 ) -> Option<ServerGroup> {
     let raw = &table.as_ref().0;
-    let name = checker.required(raw.name.as_ref(), "name", &table.span(), "name = \"web\"");
-    let name = name.and_then(|value| checker.name(value));
+    let name_value = checker.required(raw.name.as_ref(), "name", &table.span(), "name = \"web\"");
+    let name = name_value.and_then(|value| checker.name(value));
+    let id = checker.id(raw.id.as_ref(), name.as_ref());
+    if let Some(id) = &id {
+        checker.unique_id(ids, id, Written { id: raw.id.as_ref(), name: name_value }, "server group");
+    }
     let table_size = checker.table_size(raw.table_size.as_ref());
     let slow_start = checker.slow_start(raw.slow_start.as_ref());
     let mut seen = HashMap::new();
@@ -148,6 +153,7 @@ pub(super) fn build(
     let spans: Vec<_> = raw.servers.0.iter().map(toml::Spanned::span).collect();
     check_count(checker, &spans, table_size, raw.table_size.as_ref());
     Some(ServerGroup {
+        id: id?,
         name: name?,
         servers: servers.into_iter().collect::<Option<_>>()?,
         table_size: table_size?,

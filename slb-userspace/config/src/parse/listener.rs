@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     diagnostic::Span,
-    field::Checker,
+    field::{Checker, UsedIds, Written},
     model::{Listener, OnNoHealthy, Protocol, RunState},
     raw::{self, Value},
 };
@@ -18,10 +18,11 @@ const STATES: [(&str, RunState); 2] = [("running", RunState::Running), ("stopped
 const ON_NO_HEALTHY: [(&str, OnNoHealthy); 2] = [("drop", OnNoHealthy::Drop), ("all", OnNoHealthy::All)];
 const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
 
-/// Names and ports that listeners of a load balancer use so far.
+/// Names, ids and ports that listeners of a load balancer use so far.
 #[derive(Default)]
 pub(super) struct UsedNames {
     names: HashMap<String, Span>,
+    ids: UsedIds,
     ports: HashMap<(Protocol, u16), Span>,
 }
 
@@ -39,6 +40,11 @@ pub(super) fn build(
     let name = name_value.and_then(|value| checker.name(value));
     if let (Some(name), Some(value)) = (&name, name_value) {
         checker.unique(&mut seen.names, name.to_string(), value.span(), &format!("listener `{name}`"));
+    }
+    let id = checker.id(raw.id.as_ref(), name.as_ref());
+    if let Some(id) = &id {
+        let written = Written { id: raw.id.as_ref(), name: name_value };
+        checker.unique_id(&mut seen.ids, id, written, "listener");
     }
     let protocol = checker.required(raw.protocol.as_ref(), "protocol", &span, "protocol = \"tcp\"");
     let protocol = protocol.and_then(|value| checker.choice("protocol", value, &PROTOCOLS));
@@ -65,6 +71,7 @@ pub(super) fn build(
     }
     let (forwarding, ending, scheduling) = (forwarding?, ending?, scheduling?);
     Some(Listener {
+        id: id?,
         name: name?,
         protocol: protocol?,
         port: port?,

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     diagnostic::{Diagnostic, Span},
-    field::Checker,
+    field::{Checker, Written},
     model::{DefaultServer, Listener, LoadBalancer, Unmatched},
     raw,
 };
@@ -35,6 +35,11 @@ pub(super) fn build(
         let what = format!("load balancer `{name}`");
         scope.checker.unique(scope.names, name.to_string(), at.clone(), &what);
     }
+    let id = scope.checker.id(raw.id.as_ref(), name.as_ref());
+    if let Some(id) = &id {
+        let written = Written { id: raw.id.as_ref(), name: name_value };
+        scope.checker.unique_id(scope.ids, id, written, "load balancer");
+    }
 
     let state = listener::state(scope.checker, raw.state.as_ref());
     let unmatched = raw.unmatched.as_ref();
@@ -56,6 +61,7 @@ pub(super) fn build(
     let listeners = listeners(scope, raw, &context);
     warn_of_idle(scope.checker, raw, &at);
     Some(LoadBalancer {
+        id: id?,
         name: name?,
         state: state?,
         addresses: addresses?,

@@ -7,7 +7,12 @@ use super::{
     target::failback_after,
     vips::Vips,
 };
-use crate::{diagnostic::Diagnostic, field::Checker, model::PrimarySecondaryGroup, raw};
+use crate::{
+    diagnostic::Diagnostic,
+    field::{Checker, UsedIds, Written},
+    model::PrimarySecondaryGroup,
+    raw,
+};
 
 /// The groups as written in the file.
 pub(super) fn listed(
@@ -27,11 +32,16 @@ pub(super) fn build(
     checker: &mut Checker,
     table: &raw::RawTable<raw::RawPrimarySecondaryGroup>,
     vips: &Vips,
+    ids: &mut UsedIds,
 ) -> Option<PrimarySecondaryGroup> {
     let raw = &table.as_ref().0;
     let span = table.span();
-    let name = checker.required(raw.name.as_ref(), "name", &span, "name = \"db\"");
-    let name = name.and_then(|value| checker.name(value));
+    let name_value = checker.required(raw.name.as_ref(), "name", &span, "name = \"db\"");
+    let name = name_value.and_then(|value| checker.name(value));
+    let id = checker.id(raw.id.as_ref(), name.as_ref());
+    if let Some(id) = &id {
+        checker.unique_id(ids, id, Written { id: raw.id.as_ref(), name: name_value }, "server group");
+    }
     let mut server = |key: &str, value: &Option<raw::RawTable<raw::RawEndpoint>>| -> Option<SocketAddr> {
         let example = format!("{key} = {{ address = \"10.0.0.31\", port = 5432 }}");
         let value = checker.required(value.as_ref(), key, &span, &example)?;
@@ -65,6 +75,7 @@ pub(super) fn build(
     }
     let failback_after = failback_after(checker, raw.failback_after.as_ref());
     Some(PrimarySecondaryGroup {
+        id: id?,
         name: name?,
         primary: primary?,
         secondary: secondary?,

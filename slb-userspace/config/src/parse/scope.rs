@@ -3,7 +3,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{families::Families, group::GroupIndex, vips::Vips};
-use crate::{diagnostic::Span, field::Checker};
+use crate::{
+    diagnostic::Span,
+    field::{Checker, UsedIds},
+};
 
 /// Context of a load balancer in the file.
 pub(super) struct BalancerScope<'s, 'a> {
@@ -23,6 +26,8 @@ pub(super) struct BalancerScope<'s, 'a> {
     pub(super) used_pairs: &'s mut HashSet<&'a str>,
     /// Names of load balancers so far.
     pub(super) names: &'s mut HashMap<String, Span>,
+    /// Ids of load balancers so far.
+    pub(super) ids: &'s mut UsedIds,
 }
 
 /// Properties of the load balancer that a listener needs.

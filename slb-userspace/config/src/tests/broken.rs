@@ -1,5 +1,6 @@
 //! Invalid configurations: each breaks one rule. The single error must be at the right position and name a remedy.
 
+mod ids;
 mod listeners;
 mod modes;
 mod primary_secondary;

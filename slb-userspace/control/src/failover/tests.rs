@@ -154,7 +154,7 @@ fn disabled_primary_counts_as_unhealthy() {
     world.set(DB, "10.0.0.31:5432", true);
     assert_eq!(world.at(0).0, [false, false]);
     let override_key =
-        OverrideKey::Group { group: "db".to_owned(), server: "10.0.0.31:5432".parse().unwrap() };
+        OverrideKey::Group { group: "db".parse().unwrap(), server: "10.0.0.31:5432".parse().unwrap() };
     world.overrides.insert(override_key, ServerOverride { weight: None, state: Some(AdminState::Disabled) });
     assert_eq!(world.at(1).0, [true, false]);
     world.overrides.clear();
@@ -356,8 +356,10 @@ const IN_BOTH: (&str, &str) = ("10.0.1.2\", port = 80 }", "10.0.0.3\", port = 80
 fn server_on_both_sides_has_weight_and_override_of_each_side() {
     let mut world = World::new();
     world.change(&[IN_BOTH]);
-    let override_key =
-        |group: &str| OverrideKey::Group { group: group.to_owned(), server: "10.0.0.3:80".parse().unwrap() };
+    let override_key = |group: &str| OverrideKey::Group {
+        group: group.parse().unwrap(),
+        server: "10.0.0.3:80".parse().unwrap(),
+    };
     let servers = |world: &World, on_secondary: bool| {
         let web = &world.config.load_balancers[0].listeners[WEB];
         let on_secondary =
