@@ -72,11 +72,11 @@ use crate::{
 };
 use slb_config::model::Config;
 use slb_control::{
-    desired::{Desired, ObservedInputs, desired},
+    desired::{ObservedInputs, desired},
     drain_events::DrainTracker,
     fill_level::FillLevel,
+    model::{Desired, OverrideKey},
     outages::OutageTracker,
-    overrides::OverrideKey,
     reconcile::{Reconciler, Reconciliation, ResizedTable},
 };
 

@@ -7,18 +7,20 @@ use std::{
 };
 
 use slb_common::{
-    abi::{
-        backend::NextHop,
-        service::{Tunnel, mode, policy},
-    },
+    abi::service::{Tunnel, mode, policy},
     net::headers::protocol,
 };
 
+use super::model::{
+    Desired, DesiredPool, DesiredServer, DesiredService, HealthVerdict, PoolScheduler, ServerHealth,
+    ServerRoute, health_of, resolved_next_hop,
+};
 use super::{
     failover::Failover,
-    listener_servers::{ListenerServer, ListenerServers, ServerGroups, Side, family, server_override},
+    listener_servers::{ListenerServer, ListenerServers, ServerGroups, family, server_override},
+    model::Side,
     one_way::CheckEvidence,
-    overrides::{AdminState, OverrideKey, Overrides},
+    overrides::Overrides,
 };
 use crate::dataplane::state::to_address;
 use crate::{
@@ -27,7 +29,7 @@ use crate::{
 };
 use slb_config::model::{
     Config, HealthCheck, Listener, ListenerTarget as Servers, LoadBalancer, Mode, Name, OnNoHealthy,
-    Protocol, Scheduler, TableSize, Tracking, UnknownDatagrams, Unmatched,
+    Protocol, Scheduler, Tracking, UnknownDatagrams, Unmatched,
 };
 
 /// Observations, besides the configuration. `None` means that nothing of the kind is known.
@@ -47,159 +49,6 @@ pub struct ObservedInputs<'a> {
     pub overrides: Option<&'a Overrides>,
     /// Whether each VIP is local. A missing VIP may be an address of this host.
     pub vips: Option<&'a BTreeMap<IpAddr, VipState>>,
-}
-
-/// The path to a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServerRoute {
-    /// Next hop of the packets.
-    pub hop: NextHop,
-    /// Whether the path has a gateway.
-    pub through_gateway: bool,
-}
-
-/// The state that a health check's results lead to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthVerdict {
-    /// Whether the server can serve.
-    pub healthy: bool,
-    /// The reason if unhealthy, or else the last failure.
-    pub detail: Option<String>,
-}
-
-/// The desired state, without ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Desired {
-    /// Seed of the flow hash and of the server tables.
-    pub seed: u64,
-    /// Services. Address, port and protocol together are unique.
-    pub services: Vec<DesiredService>,
-    /// Server pools. Services name them by index.
-    pub pools: Vec<DesiredPool>,
-    /// Source addresses of tunnel packets.
-    pub tunnel: Tunnel,
-}
-
-/// A service: a listener at one VIP, or a VIP itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DesiredService {
-    /// The VIP.
-    pub address: IpAddr,
-    /// Port, in host byte order; 0 for the VIP itself.
-    pub port: u16,
-    /// IP protocol number; ICMP or ICMPv6 for the VIP itself.
-    pub protocol: u8,
-    /// Name of the load balancer.
-    pub load_balancer: String,
-    /// Name of the listener; empty for the VIP itself.
-    pub listener: String,
-    /// Name of the server group; `None` for the default server group and for the VIP itself.
-    pub group: Option<String>,
-    /// Index of the pool; `None` for the VIP itself.
-    pub pool: Option<usize>,
-    /// Idle time after which a flow expires.
-    pub idle: Duration,
-    /// One of [`slb_common::abi::service::mode`].
-    pub mode: u8,
-    /// Bits of [`slb_common::abi::service::policy`].
-    pub policy: u32,
-    /// Time that session persistence lasts after a client's last flow; 0 without it.
-    pub persistence: Duration,
-}
-
-/// A server pool: the servers of one server table, with the settings that they share. In mode `nat` all have one
-/// address family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DesiredPool {
-    /// Slots of the table.
-    pub slots: TableSize,
-    /// How the servers share the slots.
-    pub scheduler: PoolScheduler,
-    /// Time from the start of a drain to its deadline. `None` for no deadline while the server is configured.
-    pub drain: Option<Duration>,
-    /// Time in which a server reaches its weight; `None` for at once.
-    pub slow_start: Option<Duration>,
-    /// Ejection policy for passive signals; `None` without outlier detection.
-    pub passive: Option<EjectionPolicy>,
-    /// Servers by address. Addresses are unique.
-    pub servers: Vec<(SocketAddr, DesiredServer)>,
-}
-
-/// How servers share the slots of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PoolScheduler {
-    /// Consistent hashing (`maglev`, `maglev-client`), by weight.
-    Maglev,
-    /// Round robin (`rr`): every server in turn, without weights.
-    RoundRobin,
-    /// Weighted round robin (`wrr`).
-    WeightedRoundRobin,
-    /// Weighted least connections (`wlc`): the servers of the next slots are compared.
-    LeastConnections,
-}
-
-/// A server of a pool.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DesiredServer {
-    /// Weight, 0 to 100.
-    pub weight: u8,
-    /// Admin state that stops new flows; `None` if enabled.
-    pub admin_state: Option<AdminState>,
-    /// Its configuration entry, if it has an override.
-    pub server_override: Option<OverrideKey>,
-    /// Health check state.
-    pub health: ServerHealth,
-    /// Reason for the state, if there is one.
-    pub detail: Option<String>,
-    /// Next hop; `None` if there is none.
-    pub next_hop: Option<NextHop>,
-    /// Whether the other side of the listener has the traffic.
-    pub is_standby: bool,
-    /// Whether it receives new flows without being known to be healthy, because no server of the pool is.
-    pub is_last_resort: bool,
-}
-
-/// Health of a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServerHealth {
-    /// No result yet. It receives new flows only while no server of its pool is known to be healthy.
-    Unknown,
-    /// Able to serve.
-    Healthy,
-    /// Not able to serve.
-    Unhealthy,
-    /// No health check. It counts as able to serve.
-    Unchecked,
-}
-
-impl DesiredServer {
-    /// Whether it receives new flows.
-    pub fn accepts_new_flows(&self) -> bool {
-        !self.is_standby && self.is_eligible()
-    }
-
-    /// Whether it is standby and would receive new flows if its side had the traffic.
-    pub fn is_ready_standby(&self) -> bool {
-        self.is_standby && self.is_eligible()
-    }
-
-    fn is_eligible(&self) -> bool {
-        self.weight > 0
-            && self.admin_state.is_none()
-            && self.next_hop.is_some()
-            && (self.is_last_resort || matches!(self.health, ServerHealth::Healthy | ServerHealth::Unchecked))
-    }
-
-    /// Whether it takes no new flows because of weight, admin state or health. Its connections then have until the
-    /// drain deadline.
-    pub fn must_drain(&self) -> bool {
-        self.weight == 0 || self.admin_state.is_some() || !self.is_alive()
-    }
-
-    /// Whether it is not unhealthy, or serves as a last resort.
-    pub fn is_alive(&self) -> bool {
-        self.health != ServerHealth::Unhealthy || self.is_last_resort
-    }
 }
 
 /// Listeners with equal keys share a pool.
@@ -305,34 +154,6 @@ fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> PoolSe
         Servers::PrimarySecondaryGroup(name) => PoolServers::Pair(name),
         Servers::PrimarySecondary { primary, secondary, .. } => PoolServers::Groups { primary, secondary },
     }
-}
-
-/// Health of a target, with the detail. `Unchecked` without a target.
-pub(super) fn health_of(
-    target: Option<&Target>,
-    health: Option<&BTreeMap<Target, HealthVerdict>>,
-) -> (ServerHealth, Option<String>) {
-    let Some(target) = target else { return (ServerHealth::Unchecked, None) };
-    match health.and_then(|health| health.get(target)) {
-        None => (ServerHealth::Unknown, None),
-        Some(verdict) if verdict.healthy => (ServerHealth::Healthy, verdict.detail.clone()),
-        Some(verdict) => (ServerHealth::Unhealthy, verdict.detail.clone()),
-    }
-}
-
-/// Next hop of a listener's packets to a server, or why there is none; `None` if it is not resolved yet.
-pub(super) fn resolved_next_hop(
-    listener: &Listener,
-    next_hops: &BTreeMap<IpAddr, Result<ServerRoute, String>>,
-    server: IpAddr,
-) -> Option<Result<NextHop, String>> {
-    Some(match next_hops.get(&server)? {
-        Ok(reached) if listener.mode == Mode::Dsr && reached.through_gateway => {
-            Err("mode `dsr` needs it on the same network, and it is reached through a router".to_owned())
-        }
-        Ok(reached) => Ok(reached.hop),
-        Err(why) => Err(why.clone()),
-    })
 }
 
 fn pool(

@@ -8,7 +8,7 @@
 
 use slb_common::abi::backend::Backend;
 
-use super::desired::DesiredServer;
+use super::model::DesiredServer;
 
 /// Seconds that a removed server stays terminating at least. An end may answer late.
 pub(super) const RST_DELIVERY_SECONDS: u32 = 20;
@@ -97,7 +97,7 @@ const fn earlier(before: u32, deadline: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::ServerHealth;
+    use crate::model::ServerHealth;
     use slb_common::abi::{MacPair, backend::NextHop};
 
     const NOW: u32 = 1000;

@@ -17,11 +17,8 @@ use std::{
 use slb_common::abi::backend::Backend;
 
 use super::{
-    desired::{HealthVerdict, ServerHealth, ServerRoute, health_of, resolved_next_hop},
-    ids::key_of,
-    listener_servers::{
-        FailoverSettings, GroupRef, ListenerServer, ServerGroups, Side, family, group_of, server_override,
-    },
+    listener_servers::{FailoverSettings, ListenerServer, ServerGroups, family, group_of, server_override},
+    model::{GroupRef, HealthVerdict, ServerHealth, ServerRoute, Side, health_of, key_of, resolved_next_hop},
     overrides::Overrides,
 };
 use crate::dataplane::state::{MapState, backend_address};

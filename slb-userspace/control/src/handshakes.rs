@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use slb_common::abi::{backend::Backend, service::IndexEntry};
 
-use super::desired::{Desired, ServerHealth};
+use super::model::{Desired, ServerHealth};
 use crate::dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, MapState, backend_address};
 use crate::outlier_detection::{DetectorPool, DetectorServer, PassiveSignals, SILENCE};
 

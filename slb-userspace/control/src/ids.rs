@@ -7,7 +7,6 @@ mod servers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     time::Duration,
 };
 
@@ -24,14 +23,15 @@ use slb_common::{
 };
 
 use self::servers::{ActualServers, PoolTable, ServerAssignment};
+use super::model::key_of;
 use super::{
-    desired::{Desired, PoolScheduler},
     drain,
     hash_transition::hash_transition,
+    model::{Desired, PoolScheduler},
 };
 use crate::dataplane::state::{
     ControlSettings, IndexContent, MapState, NO_TABLE, SPARE_TABLE, ServerTable, SlotOrder, TableMember,
-    TableSpec, to_address, to_ip,
+    TableSpec, to_address,
 };
 
 /// Limits and properties of the maps and the host that do not depend on the configuration.
@@ -254,10 +254,6 @@ fn previous_tables(desired: &Desired, actual: &MapState, tables: &[u32]) -> Vec<
         }
     }
     previous_tables
-}
-
-pub(super) fn key_of(service: &Service) -> (IpAddr, u16, u8) {
-    (to_ip(&service.address), u16::from_be(service.port), service.protocol)
 }
 
 /// Allocates free ids in ascending order, each once.

@@ -11,9 +11,8 @@ use std::{
 use slb_common::abi::backend::{Backend, NextHop};
 
 use super::{
-    desired::HealthVerdict,
-    ids::key_of,
     listener_servers::{ServerGroups, running},
+    model::{HealthVerdict, key_of},
 };
 use crate::dataplane::state::{MapState, backend_address, to_ip};
 use crate::inputs::Target;

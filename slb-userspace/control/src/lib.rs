@@ -23,6 +23,7 @@ pub mod inputs;
 pub mod listener_index;
 pub mod listener_servers;
 pub mod map_limits;
+pub mod model;
 pub mod one_way;
 pub mod outages;
 pub mod outlier_detection;

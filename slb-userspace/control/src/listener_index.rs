@@ -5,7 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::listener_servers::{ServerGroups, Side, group_of, running};
+use super::{
+    listener_servers::{ServerGroups, group_of, running},
+    model::Side,
+};
 use crate::inputs::Target;
 use slb_config::model::Config;
 

@@ -6,9 +6,13 @@ use std::{
     time::Duration,
 };
 
-use super::overrides::{OverrideKey, Overrides, ServerOverride};
+use super::model::{GroupRef, Side};
+use super::{
+    model::OverrideKey,
+    overrides::{Overrides, ServerOverride},
+};
 use slb_config::model::{
-    Config, Id, Listener, ListenerTarget, LoadBalancer, Mode, Name, PrimarySecondaryGroup, ServerGroup,
+    Config, Listener, ListenerTarget, LoadBalancer, Mode, Name, PrimarySecondaryGroup, ServerGroup,
     TableSize, Weight,
 };
 
@@ -23,38 +27,10 @@ pub(super) struct ServerGroups<'a> {
     pairs: BTreeMap<&'a Name, &'a PrimarySecondaryGroup>,
 }
 
-/// A group of servers, by id.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum GroupRef<'a> {
-    /// A server group, also a primary/secondary one.
-    Named(&'a Id),
-    /// The default group of the load balancer.
-    Default(&'a Id),
-}
-
 /// The servers behind a listener, and the slots of their table.
 pub(super) struct ListenerServers {
     pub(super) slots: TableSize,
     pub(super) servers: Vec<ListenerServer>,
-}
-
-/// A side of a listener. A listener without primary and secondary has only the primary side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
-    /// Has the traffic while enough of its servers are healthy.
-    Primary,
-    /// Has the traffic otherwise.
-    Secondary,
-}
-
-impl Side {
-    /// The opposite side.
-    pub(super) const fn other(self) -> Self {
-        match self {
-            Self::Primary => Self::Secondary,
-            Self::Secondary => Self::Primary,
-        }
-    }
 }
 
 /// A server behind a listener.

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, fmt};
 
 use slb_common::abi::{MAX_BACKENDS, MAX_SERVICES};
 
-use super::desired::{Desired, ObservedInputs, desired};
+use super::{
+    desired::{ObservedInputs, desired},
+    model::Desired,
+};
 use crate::dataplane::state::SPARE_TABLE;
 use slb_config::Config;
 

@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    desired::{Desired, DesiredPool, DesiredServer, ServerHealth},
-    overrides::AdminState,
-};
+use super::model::{AdminState, Desired, DesiredPool, DesiredServer, ServerHealth};
 
 /// Servers that an outage's text names at most.
 const MAX_NAMED: usize = 3;
@@ -188,8 +185,9 @@ pub fn new_outages(before: &Desired, after: &Desired) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::{
-        desired::{HealthVerdict, ObservedInputs, ServerRoute, desired},
-        overrides::{OverrideKey, Overrides, ServerOverride},
+        desired::{ObservedInputs, desired},
+        model::{HealthVerdict, OverrideKey, ServerRoute},
+        overrides::{Overrides, ServerOverride},
         targets::{destinations, targets},
     };
     use slb_common::abi::{MacPair, backend::NextHop};

@@ -1,33 +1,9 @@
 //! Overrides: weights and admin states of single servers, set at run time in place of configured ones. Pure.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
-use super::listener_servers::GroupRef;
+use super::model::{AdminState, GroupRef, OverrideKey};
 use slb_config::model::{Config, Id, Name};
-
-/// A server's entry in the configuration, to which an override applies. `G` identifies its group: by id, so that an
-/// override outlives a rename, or by name ([`NamedServer`]).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum OverrideKey<G = Id> {
-    /// In a server group, also a primary/secondary one.
-    Group {
-        /// The group.
-        group: G,
-        /// Address and port.
-        server: SocketAddr,
-    },
-    /// In the default group of a load balancer.
-    Default {
-        /// The load balancer.
-        load_balancer: G,
-        /// Address.
-        server: IpAddr,
-    },
-}
 
 /// A server's entry by the name of its group, as users write and read it.
 pub type NamedServer = OverrideKey<String>;
@@ -39,15 +15,6 @@ pub struct ServerOverride {
     pub weight: Option<u8>,
     /// Admin state; `None` if enabled.
     pub state: Option<AdminState>,
-}
-
-/// Admin state of a server that takes no new flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdminState {
-    /// Its flows continue until they end or its drain deadline passes.
-    Draining,
-    /// Out of service. Health checks continue.
-    Disabled,
 }
 
 /// Overrides by configuration entry.
@@ -188,19 +155,13 @@ impl fmt::Display for ServerOverride {
     }
 }
 
-impl fmt::Display for AdminState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Draining => "draining",
-            Self::Disabled => "disabled",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::{DesiredServer, ObservedInputs, ServerHealth, desired};
+    use crate::{
+        desired::{ObservedInputs, desired},
+        model::{DesiredServer, ServerHealth},
+    };
     use slb_config::samples::shop;
 
     /// Without health checks, so that the servers count as able to serve.

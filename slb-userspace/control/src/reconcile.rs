@@ -15,11 +15,11 @@ use anyhow::{Context as _, Result};
 use slb_common::abi::{Handle, backend::Backend};
 
 use super::{
-    desired::Desired,
     diff::diff,
     finished_flows::{self, TerminatedConnection},
     handshakes::{self, ejection_pools},
     ids::{Assignment, Inputs, MapLimits, assign},
+    model::Desired,
     one_way::{self, AnswerCounts},
     separate_tables::{SeparateTables, separate_tables},
 };

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use super::{desired::Desired, ids::key_of};
+use super::model::{Desired, key_of};
 use crate::dataplane::state::{MapState, NO_TABLE};
 
 /// The desired state with one pool for each table that its services have now. Added pools come last.

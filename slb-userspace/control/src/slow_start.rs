@@ -5,7 +5,7 @@
 
 use slb_common::abi::backend::Backend;
 
-use super::desired::DesiredServer;
+use super::model::DesiredServer;
 
 /// Steps from a tenth of the weight to all of it.
 const STEPS: u32 = 10;
@@ -62,7 +62,7 @@ pub fn weight(full: u8, since: u32, time: Option<u32>, now: u32) -> (u8, Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::ServerHealth;
+    use crate::model::ServerHealth;
     use slb_common::abi::backend::NextHop;
 
     const NOW: u32 = 1000;

@@ -20,9 +20,10 @@ use slb_common::abi::{
 };
 
 use super::{
-    desired::{HealthVerdict, ObservedInputs, ServerRoute, desired},
+    desired::{ObservedInputs, desired},
     ids::MapLimits,
     inherited_state,
+    model::{HealthVerdict, ServerRoute},
     reconcile::Reconciler,
     targets::{destinations, targets},
 };

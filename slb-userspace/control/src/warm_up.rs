@@ -11,9 +11,8 @@ use std::{
 use slb_common::abi::backend::Backend;
 
 use super::{
-    desired::{Desired, DesiredPool, DesiredServer, ServerHealth},
-    ids::key_of,
     listener_servers::running,
+    model::{Desired, DesiredPool, DesiredServer, ServerHealth, key_of},
 };
 use crate::dataplane::state::MapState;
 use crate::inputs::Target;
@@ -117,7 +116,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        desired::{HealthVerdict, ObservedInputs, ServerRoute, desired},
+        desired::{ObservedInputs, desired},
+        model::{HealthVerdict, ServerRoute},
         targets::targets,
     };
     use slb_config::samples::forwarding;

@@ -23,7 +23,10 @@ use crate::{
 };
 use slb_api::types::{ApiOverride, ChangeResult, Requester, Set};
 use slb_config::{Config, LoadedConfig};
-use slb_control::overrides::{AdminState, NamedServer, OverrideKey, Overrides, ServerOverride};
+use slb_control::{
+    model::{AdminState, OverrideKey},
+    overrides::{NamedServer, Overrides, ServerOverride},
+};
 
 /// A configuration that is rolled back unless it is confirmed.
 pub(super) struct PendingConfirmation {

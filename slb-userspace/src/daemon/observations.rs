@@ -20,11 +20,11 @@ use crate::{
 use slb_config::model::Config;
 use slb_control::{
     dataplane::state::MapState,
-    desired::{HealthVerdict, ObservedInputs, ServerRoute},
+    desired::ObservedInputs,
     failover::{Failover, FailoverDecision, ServerNextHops, SideChange},
     inherited_state,
     listener_index::{ListenerIndex, LogNames},
-    listener_servers::Side,
+    model::{HealthVerdict, ServerRoute, Side},
     one_way::OneWayServers,
     outlier_detection::{self, DetectorPool, EjectionPolicy, OutlierDetector},
     overrides::Overrides,

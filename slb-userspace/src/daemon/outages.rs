@@ -10,9 +10,10 @@ use crate::{
 use slb_api::types;
 use slb_control::{
     dataplane::state::MapState,
-    desired::{Desired, ObservedInputs, desired},
+    desired::{ObservedInputs, desired},
     drain_events::{self, DrainEvent},
     listener_index::{LogNames, check_of, of_listeners},
+    model::Desired,
     outages::{self, OutageChange},
     overrides::{NamedServer, Overrides},
 };

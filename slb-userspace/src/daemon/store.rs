@@ -21,7 +21,10 @@ use crate::{
 };
 use slb_api::types::{ApiOverride, Requester};
 use slb_config::Config;
-use slb_control::overrides::{NamedServer, OverrideKey, Overrides, ServerOverride};
+use slb_control::{
+    model::OverrideKey,
+    overrides::{NamedServer, Overrides, ServerOverride},
+};
 
 mod stored;
 

@@ -2,7 +2,10 @@
 
 use anyhow::{Context as _, Result, bail};
 use slb_api::types::{self, ApiOverride, Requester};
-use slb_control::overrides::{AdminState, NamedServer, OverrideKey, ServerOverride};
+use slb_control::{
+    model::{AdminState, OverrideKey},
+    overrides::{NamedServer, ServerOverride},
+};
 
 /// The server that an override applies to.
 ///

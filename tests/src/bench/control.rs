@@ -19,8 +19,9 @@ use slb_config as config;
 use slb_config::model::Config;
 use slb_control::{
     dataplane::state::{TableMember, TableSpec},
-    desired::{ObservedInputs, ServerRoute, desired},
+    desired::{ObservedInputs, desired},
     ids::MapLimits,
+    model::ServerRoute,
     reconcile::Reconciler,
     targets::destinations,
 };

@@ -13,8 +13,9 @@ use slb_common::abi::{
 };
 use slb_config as config;
 use slb_control::{
-    desired::{HealthVerdict, ObservedInputs, ServerRoute, desired},
+    desired::{ObservedInputs, desired},
     ids::MapLimits,
+    model::{HealthVerdict, ServerRoute},
     reconcile::Reconciler,
     targets::{destinations, targets},
 };

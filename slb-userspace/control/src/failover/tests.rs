@@ -7,9 +7,10 @@ use slb_common::abi::{MacPair, backend::NextHop};
 use super::*;
 use crate::{
     dataplane::fake::FakeDataPlane,
-    desired::{DesiredServer, ObservedInputs, desired},
+    desired::{ObservedInputs, desired},
     ids::MapLimits,
-    overrides::{AdminState, OverrideKey, ServerOverride},
+    model::{AdminState, DesiredServer, OverrideKey},
+    overrides::ServerOverride,
     reconcile::Reconciler,
     targets::destinations,
 };

@@ -14,8 +14,8 @@ use slb_common::{
 use super::{IdAllocator, Inputs, MapsFull, seconds};
 use crate::{
     dataplane::state::{MapState, ServerFilter, TableMember, backend_address, to_address},
-    desired::{Desired, DesiredPool, DesiredServer, ServerHealth},
     drain::{self, DrainState},
+    model::{Desired, DesiredPool, DesiredServer, ServerHealth},
     slow_start::{self, Ramp},
     table_split::abandoned_tables,
 };

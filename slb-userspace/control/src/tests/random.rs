@@ -11,7 +11,7 @@ use crate::{
         fake::FailurePoint,
         state::{MapState, ServerTable},
     },
-    desired::HealthVerdict,
+    model::HealthVerdict,
     slot_migration::SlotMigration,
     targets::targets,
 };

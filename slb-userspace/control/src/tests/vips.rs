@@ -4,8 +4,11 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use slb_common::abi::service::policy;
 
-use crate::desired::{Desired, ObservedInputs, desired, vips_without_listeners};
 use crate::inputs::VipState;
+use crate::{
+    desired::{ObservedInputs, desired, vips_without_listeners},
+    model::Desired,
+};
 use slb_config::{model::Config, samples::parsed};
 
 const LOCAL: &str = "192.0.2.10";

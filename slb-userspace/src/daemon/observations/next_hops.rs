@@ -8,8 +8,8 @@ use super::Observations;
 use crate::neigh::{Resolution, Resolutions};
 use slb_control::{
     dataplane::state::mac,
-    desired::ServerRoute,
     listener_index::{LogNames, join_names},
+    model::ServerRoute,
 };
 
 /// A change of a server's next hop, and where its packets leave now. Servers with equal changes share a log line.

@@ -8,11 +8,7 @@ use crate::{
     telemetry::logged,
 };
 use slb_config::samples::shop;
-use slb_control::{
-    desired::{self, DesiredServer, desired},
-    one_way::AnswerCounts,
-    targets::targets,
-};
+use slb_control::{desired::desired, model::DesiredServer, one_way::AnswerCounts, targets::targets};
 
 /// Observations of a daemon that has just started with this configuration, and the check of its first server.
 fn started(config: &Config) -> (Observations, Target) {
@@ -30,7 +26,7 @@ fn server_of(config: &Config, observations: &Observations, target: &Target) -> D
 
 #[test]
 fn unprobed_server_keeps_its_health_with_the_reason() {
-    use desired::ServerHealth::{Healthy, Unhealthy, Unknown};
+    use slb_control::model::ServerHealth::{Healthy, Unhealthy, Unknown};
     let config = shop(&[]);
     let (mut observations, target) = started(&config);
     let mut heard = |news: TargetUpdate| {

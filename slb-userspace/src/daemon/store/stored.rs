@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::OverrideRecord;
 use slb_api::types::Requester;
 use slb_config::model::{Id, Weight};
-use slb_control::overrides::{AdminState, OverrideKey, ServerOverride};
+use slb_control::{
+    model::{AdminState, OverrideKey},
+    overrides::ServerOverride,
+};
 
 /// Version that is written. Version 1 had names in place of ids.
 const VERSION: u32 = 2;

@@ -3,7 +3,7 @@
 use super::*;
 use slb_api::types::Requester;
 use slb_config::samples::shop;
-use slb_control::overrides::AdminState;
+use slb_control::model::AdminState;
 
 type Override = (OverrideKey, OverrideRecord);
 

@@ -1,0 +1,268 @@
+//! What the modules of the control plane share: the desired state, and the words for servers, groups and services.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use slb_common::abi::{
+    backend::NextHop,
+    service::{Service, Tunnel},
+};
+use slb_config::model::{Id, Listener, Mode, TableSize};
+
+use crate::{dataplane::state::to_ip, inputs::Target, outlier_detection::EjectionPolicy};
+
+/// The path to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerRoute {
+    /// Next hop of the packets.
+    pub hop: NextHop,
+    /// Whether the path has a gateway.
+    pub through_gateway: bool,
+}
+
+/// The state that a health check's results lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthVerdict {
+    /// Whether the server can serve.
+    pub healthy: bool,
+    /// The reason if unhealthy, or else the last failure.
+    pub detail: Option<String>,
+}
+
+/// The desired state, without ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// Seed of the flow hash and of the server tables.
+    pub seed: u64,
+    /// Services. Address, port and protocol together are unique.
+    pub services: Vec<DesiredService>,
+    /// Server pools. Services name them by index.
+    pub pools: Vec<DesiredPool>,
+    /// Source addresses of tunnel packets.
+    pub tunnel: Tunnel,
+}
+
+/// A service: a listener at one VIP, or a VIP itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredService {
+    /// The VIP.
+    pub address: IpAddr,
+    /// Port, in host byte order; 0 for the VIP itself.
+    pub port: u16,
+    /// IP protocol number; ICMP or ICMPv6 for the VIP itself.
+    pub protocol: u8,
+    /// Name of the load balancer.
+    pub load_balancer: String,
+    /// Name of the listener; empty for the VIP itself.
+    pub listener: String,
+    /// Name of the server group; `None` for the default server group and for the VIP itself.
+    pub group: Option<String>,
+    /// Index of the pool; `None` for the VIP itself.
+    pub pool: Option<usize>,
+    /// Idle time after which a flow expires.
+    pub idle: Duration,
+    /// One of [`slb_common::abi::service::mode`].
+    pub mode: u8,
+    /// Bits of [`slb_common::abi::service::policy`].
+    pub policy: u32,
+    /// Time that session persistence lasts after a client's last flow; 0 without it.
+    pub persistence: Duration,
+}
+
+/// A server pool: the servers of one server table, with the settings that they share. In mode `nat` all have one
+/// address family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredPool {
+    /// Slots of the table.
+    pub slots: TableSize,
+    /// How the servers share the slots.
+    pub scheduler: PoolScheduler,
+    /// Time from the start of a drain to its deadline. `None` for no deadline while the server is configured.
+    pub drain: Option<Duration>,
+    /// Time in which a server reaches its weight; `None` for at once.
+    pub slow_start: Option<Duration>,
+    /// Ejection policy for passive signals; `None` without outlier detection.
+    pub passive: Option<EjectionPolicy>,
+    /// Servers by address. Addresses are unique.
+    pub servers: Vec<(SocketAddr, DesiredServer)>,
+}
+
+/// How servers share the slots of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PoolScheduler {
+    /// Consistent hashing (`maglev`, `maglev-client`), by weight.
+    Maglev,
+    /// Round robin (`rr`): every server in turn, without weights.
+    RoundRobin,
+    /// Weighted round robin (`wrr`).
+    WeightedRoundRobin,
+    /// Weighted least connections (`wlc`): the servers of the next slots are compared.
+    LeastConnections,
+}
+
+/// A server of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredServer {
+    /// Weight, 0 to 100.
+    pub weight: u8,
+    /// Admin state that stops new flows; `None` if enabled.
+    pub admin_state: Option<AdminState>,
+    /// Its configuration entry, if it has an override.
+    pub server_override: Option<OverrideKey>,
+    /// Health check state.
+    pub health: ServerHealth,
+    /// Reason for the state, if there is one.
+    pub detail: Option<String>,
+    /// Next hop; `None` if there is none.
+    pub next_hop: Option<NextHop>,
+    /// Whether the other side of the listener has the traffic.
+    pub is_standby: bool,
+    /// Whether it receives new flows without being known to be healthy, because no server of the pool is.
+    pub is_last_resort: bool,
+}
+
+/// Health of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerHealth {
+    /// No result yet. It receives new flows only while no server of its pool is known to be healthy.
+    Unknown,
+    /// Able to serve.
+    Healthy,
+    /// Not able to serve.
+    Unhealthy,
+    /// No health check. It counts as able to serve.
+    Unchecked,
+}
+
+impl DesiredServer {
+    /// Whether it receives new flows.
+    pub fn accepts_new_flows(&self) -> bool {
+        !self.is_standby && self.is_eligible()
+    }
+
+    /// Whether it is standby and would receive new flows if its side had the traffic.
+    pub fn is_ready_standby(&self) -> bool {
+        self.is_standby && self.is_eligible()
+    }
+
+    fn is_eligible(&self) -> bool {
+        self.weight > 0
+            && self.admin_state.is_none()
+            && self.next_hop.is_some()
+            && (self.is_last_resort || matches!(self.health, ServerHealth::Healthy | ServerHealth::Unchecked))
+    }
+
+    /// Whether it takes no new flows because of weight, admin state or health. Its connections then have until the
+    /// drain deadline.
+    pub fn must_drain(&self) -> bool {
+        self.weight == 0 || self.admin_state.is_some() || !self.is_alive()
+    }
+
+    /// Whether it is not unhealthy, or serves as a last resort.
+    pub fn is_alive(&self) -> bool {
+        self.health != ServerHealth::Unhealthy || self.is_last_resort
+    }
+}
+
+/// Health of a target, with the detail. `Unchecked` without a target.
+pub(super) fn health_of(
+    target: Option<&Target>,
+    health: Option<&BTreeMap<Target, HealthVerdict>>,
+) -> (ServerHealth, Option<String>) {
+    let Some(target) = target else { return (ServerHealth::Unchecked, None) };
+    match health.and_then(|health| health.get(target)) {
+        None => (ServerHealth::Unknown, None),
+        Some(verdict) if verdict.healthy => (ServerHealth::Healthy, verdict.detail.clone()),
+        Some(verdict) => (ServerHealth::Unhealthy, verdict.detail.clone()),
+    }
+}
+
+/// Next hop of a listener's packets to a server, or why there is none; `None` if it is not resolved yet.
+pub(super) fn resolved_next_hop(
+    listener: &Listener,
+    next_hops: &BTreeMap<IpAddr, Result<ServerRoute, String>>,
+    server: IpAddr,
+) -> Option<Result<NextHop, String>> {
+    Some(match next_hops.get(&server)? {
+        Ok(reached) if listener.mode == Mode::Dsr && reached.through_gateway => {
+            Err("mode `dsr` needs it on the same network, and it is reached through a router".to_owned())
+        }
+        Ok(reached) => Ok(reached.hop),
+        Err(why) => Err(why.clone()),
+    })
+}
+
+/// A service of the maps, by address, port and protocol.
+pub(super) fn key_of(service: &Service) -> (IpAddr, u16, u8) {
+    (to_ip(&service.address), u16::from_be(service.port), service.protocol)
+}
+
+/// A group of servers, by id.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum GroupRef<'a> {
+    /// A server group, also a primary/secondary one.
+    Named(&'a Id),
+    /// The default group of the load balancer.
+    Default(&'a Id),
+}
+
+/// A side of a listener. A listener without primary and secondary has only the primary side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// Has the traffic while enough of its servers are healthy.
+    Primary,
+    /// Has the traffic otherwise.
+    Secondary,
+}
+
+impl Side {
+    /// The opposite side.
+    pub(super) const fn other(self) -> Self {
+        match self {
+            Self::Primary => Self::Secondary,
+            Self::Secondary => Self::Primary,
+        }
+    }
+}
+
+/// Admin state of a server that takes no new flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminState {
+    /// Its flows continue until they end or its drain deadline passes.
+    Draining,
+    /// Out of service. Health checks continue.
+    Disabled,
+}
+
+impl fmt::Display for AdminState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Draining => "draining",
+            Self::Disabled => "disabled",
+        })
+    }
+}
+
+/// A server's entry in the configuration, to which an override applies. `G` identifies its group: by id, so that an
+/// override outlives a rename, or by name ([`NamedServer`](crate::overrides::NamedServer)).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OverrideKey<G = Id> {
+    /// In a server group, also a primary/secondary one.
+    Group {
+        /// The group.
+        group: G,
+        /// Address and port.
+        server: SocketAddr,
+    },
+    /// In the default group of a load balancer.
+    Default {
+        /// The load balancer.
+        load_balancer: G,
+        /// Address.
+        server: IpAddr,
+    },
+}
