@@ -21,7 +21,7 @@ pub mod service;
 pub mod shared_word;
 pub mod stats;
 #[cfg(feature = "user")]
-mod user;
+pub(crate) mod user;
 
 use crate::net::headers::MacPairBytes;
 

@@ -168,6 +168,9 @@ const _: () = assert!(size_of::<BenchControl>() == HEAD_V6 + 7 * 8 + 4 * 4);
 const _: () = assert!(MAX_STAMPS.is_power_of_two());
 const _: () = assert!(V4_SOURCE + 8 == V4_PORTS);
 
+#[cfg(feature = "user")]
+crate::abi::user::pod!(BenchControl, Stamps);
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

@@ -1,7 +1,8 @@
-//! `cargo xtask lint`: formatting, clippy for host and BPF crates, document links, words, licences and sources
+//! `cargo xtask lint`: formatting, clippy for host and BPF crates, document links, structure, words, licences and sources
 //! of dependencies.
 
 mod documents;
+mod structure;
 mod words;
 
 use std::{path::PathBuf, process::Command};
@@ -19,6 +20,7 @@ pub(crate) fn run() -> Result<()> {
     let search = Search::from_env();
     process::run(&mut cargo(&["fmt", "--all", "--check"])?)?;
     documents::check(&workspace()?)?;
+    structure::check(&workspace()?)?;
     words::check(&workspace()?)?;
     let host = ["clippy", "--workspace", "--exclude", "slb-ebpf", "--all-targets", "--all-features"];
     process::run(cargo(&host)?.args(DENY))?;

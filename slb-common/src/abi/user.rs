@@ -10,7 +10,6 @@ use super::{
     service::{Service, ServiceIndex},
     stats::{Counters, Totals},
 };
-use crate::bench;
 
 macro_rules! pod {
     ($($layout:ty),+) => {
@@ -20,6 +19,7 @@ macro_rules! pod {
         )+
     };
 }
+pub(crate) use pod;
 
 pod!(
     Backend,
@@ -35,4 +35,3 @@ pod!(
     DecapCounters
 );
 pod!(KernelLayout, Losses);
-pod!(bench::BenchControl, bench::Stamps);
