@@ -108,9 +108,9 @@ impl Endpoint {
     }
 }
 
-/// Writes the head of the frame for the packet whose number is in [`BenchControl::counter`]: the template, with the address
-/// and port of its flow on the varying side. The checksum of the IPv4 header is right; those of TCP and UDP are not:
-/// nothing on the packet path verifies them.
+/// Writes the head of the frame for the packet whose number is in [`BenchControl::counter`]: the template, with the
+/// address and port of its flow on the varying side. The checksum of the IPv4 header is right; those of TCP and UDP are
+/// not: nothing on the packet path verifies them.
 ///
 /// Returns `None` if the frame is shorter than its head.
 #[inline(always)]

@@ -3,8 +3,8 @@
 //!
 //! An open decapsulator lets anyone send packets from within the network (CVE-2020-10136, CVE-2024-7596), so:
 //!
-//! - Only packets whose outer source is in the [`DecapPolicy`] are decapsulated. All others are counted and passed to the
-//!   kernel unchanged, which may have tunnels of its own.
+//! - Only packets whose outer source is in the [`DecapPolicy`] are decapsulated. All others are counted and passed to
+//!   the kernel unchanged, which may have tunnels of its own.
 //! - A packet is decapsulated once. A tunnel packet inside a tunnel packet goes to the kernel unchanged.
 //! - The inner packet has passed a router: its TTL or hop limit is decremented, so that no loop is endless.
 //! - If the policy names inner destinations, the inner packet must have one of them.

@@ -29,7 +29,7 @@ pub fn masked<const N: usize>(value: u64) -> usize {
 /// Returns `value`, about which the verifier then knows nothing. `unknown` is any number that it does not know.
 ///
 /// The verifier follows a path again for each value that it tells apart, while that value still decides anything.
-/// Offsets, slots and reasons have many values. With a hidden value, such paths are followed once.
+/// Offsets, slots and reasons have many values. With an unknown value, such paths are followed once.
 #[inline(always)]
 pub fn forget(value: u32, unknown: u64) -> u32 {
     forget_long(value.into(), unknown) as u32

@@ -1,4 +1,5 @@
-//! Implements the packet path's [`Maps`] over maps and helpers, with its BPF subprograms.
+//! Implements the packet path's [`Maps`] over maps and helpers, and the traits above it by BPF subprograms:
+//! [`FlowCalls`], [`ScheduleCalls`], [`PathCalls`].
 
 use core::ptr::null_mut;
 

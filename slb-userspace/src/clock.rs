@@ -1,11 +1,11 @@
-//! Clocks: time since the machine started, and CPU time.
+//! Clocks: time since boot, and CPU time.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
 
-/// Time since the machine started (`CLOCK_BOOTTIME`), as used by deadlines in the maps. It advances during suspend.
+/// Time since boot (`CLOCK_BOOTTIME`), as used by deadlines in the maps. It advances during suspend.
 /// Maps do not outlive a start of the machine, so it never restarts for them.
 pub fn since_start() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())

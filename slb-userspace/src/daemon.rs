@@ -1,4 +1,4 @@
-//! `slbd run`: starts the daemon and runs its control loop.
+//! `slbd run`: starts the daemon and runs its event loop.
 
 mod api_commands;
 mod clients;
@@ -208,7 +208,7 @@ struct Daemon {
     update_rate: UpdateRate,
     /// Requests that are answered once the data plane has been changed.
     pending_answers: Vec<PendingAnswer>,
-    /// When the control loop last ran: the age of what the API shows.
+    /// When the event loop last ran: the age of what the API shows.
     last_run: watch::Sender<Instant>,
     /// Listeners without a server that receives new flows.
     outages: OutageTracker,

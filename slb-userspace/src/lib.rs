@@ -1,4 +1,4 @@
-//! The userspace part of SLB: configuration, health checks, control loop, maps of the data plane, and API.
+//! The userspace part of SLB: configuration, health checks, event loop, maps of the data plane, and API.
 
 pub mod advice;
 pub mod cli;

@@ -68,7 +68,7 @@ use slb_config::{
 };
 use slb_control::{dataplane::state::MapState, desired::unmatched};
 
-/// State that the control loop published last.
+/// State that the event loop published last.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// The actual state of the maps.
@@ -153,13 +153,13 @@ impl Snapshot {
 
 /// Sources of status besides the maps.
 pub struct StatusSources {
-    /// State that the control loop published last.
+    /// State that the event loop published last.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// The interfaces.
     pub view: watch::Receiver<Arc<InterfaceView>>,
     /// Packets lost by the kernel, if they are counted.
     pub losses: Option<Arc<LossCounters>>,
-    /// When the control loop last ran.
+    /// When the event loop last ran.
     pub last_run: watch::Receiver<Instant>,
 }
 
@@ -172,7 +172,7 @@ const MAX_READ_ONLY_CONNECTIONS: usize = 64;
 const MAX_CONFIRM_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Sockets {
-    /// Serves requests until the future is dropped: from published state, and through the control loop.
+    /// Serves requests until the future is dropped: from published state, and through the event loop.
     pub async fn serve(
         self,
         maps: Maps,
@@ -230,7 +230,7 @@ struct StatusSource {
 }
 
 impl Api {
-    /// Sends a request to the control loop and waits for the answer. Another configuration may be loaded once the
+    /// Sends a request to the event loop and waits for the answer. Another configuration may be loaded once the
     /// request is in the queue.
     async fn ask<T>(
         &self,
@@ -451,7 +451,7 @@ async fn serve_apply(
     api.order(ApiCommand::Apply { loaded: Box::new(loaded), confirm_within }, by, Some(permit)).await
 }
 
-/// Logs a request that was refused before it reached the control loop.
+/// Logs a request that was refused before it reached the event loop.
 fn logged(what: &str, by: &Requester, refused: RequestError) -> Failure {
     log_refused(what, by, &refused);
     failure(refused)

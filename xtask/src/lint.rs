@@ -1,5 +1,5 @@
-//! `cargo xtask lint`: formatting, clippy for host and BPF crates, document links, structure, words, licences and sources
-//! of dependencies.
+//! `cargo xtask lint`: formatting, clippy for host and BPF crates, document links, structure, words, licences and
+//! sources of dependencies.
 
 mod documents;
 mod structure;

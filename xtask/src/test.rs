@@ -23,7 +23,7 @@ const PRIVILEGED: &str = "slb-tests";
 /// The others run one test at a time.
 const SIDE_BY_SIDE: [(&str, &str); 3] = [
     ("packets", "--test-threads=2"),
-    // As many as there may be worlds: `LANES` in tests/src/turn.rs.
+    // As many as there may be worlds: `LANES` in tests/src/test_lock.rs.
     ("scenarios", "--test-threads=3"),
     ("tracking", "--test-threads=2"),
 ];

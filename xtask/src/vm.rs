@@ -25,8 +25,8 @@ use crate::{
     test::{self, GUEST_ONLY, Totals},
 };
 
-/// Time limits per kernel for the tests of [`VmExtent::Load`] and [`VmExtent::All`]. Emulation is slow: the verifier alone
-/// takes half a minute on an idle processor.
+/// Time limits per kernel for the tests of [`VmExtent::Load`] and [`VmExtent::All`]. Emulation is slow: the verifier
+/// alone takes half a minute on an idle processor.
 const LIMITS: [Duration; 2] = [Duration::from_secs(900), Duration::from_secs(1800)];
 
 /// Number of guests that run side by side. Each has one processor.

@@ -12,7 +12,8 @@ pub struct Backend {
     pub address: Address,
     /// Port, in network byte order.
     pub port: u16,
-    /// [`Backend::ALIVE`], [`Backend::ACCEPTS_NEW`], [`Backend::TERMINATING`], [`Backend::REMOVED`] and [`Backend::ADDED`].
+    /// [`Backend::ALIVE`], [`Backend::ACCEPTS_NEW`], [`Backend::TERMINATING`], [`Backend::REMOVED`] and
+    /// [`Backend::ADDED`].
     pub flags: u8,
     /// Configured weight, 0 to 100. For tools.
     pub weight: u8,
@@ -30,7 +31,7 @@ pub struct Backend {
     pub endpoint: u32,
     /// Drain deadline in seconds since boot (`CLOCK_BOOTTIME`); 0 means none. For the daemon.
     pub deadline: u32,
-    /// When it began to take new flows, in seconds since boot; 0 once slow start is over. For the daemon.
+    /// When it began to take new flows, in seconds since boot; 0 once slow start has ended. For the daemon.
     pub since: u32,
     /// Effective weight: during slow start below [`Self::weight`].
     pub effective_weight: u32,

@@ -2,8 +2,8 @@
 //! be evicted separately.
 //!
 //! The table is a hopscotch hash. The hash of client endpoint and protocol, which both directions know, names an
-//! entry's *home bucket*. The entry lies in that slot or in one of the next [`NEIGHBOURHOOD`] - 1. Each home bucket has a *hop
-//! bitmap* of the slots that hold its entries, so a lookup reads no others.
+//! entry's *home bucket*. The entry lies in that slot or in one of the next [`NEIGHBOURHOOD`] - 1. Each home bucket has
+//! a *hop bitmap* of the slots that hold its entries, so a lookup reads no others.
 //!
 //! All processors read and write at once, each word as a whole. The *sequence word* holds a version, which is odd while
 //! the entry is locked (seqlock). A reader compares the versions before and after. A writer locks the entry by
@@ -11,7 +11,7 @@
 //!
 //! Only the writer that locked an entry unlocks it, however long it stalls: a virtual processor may be paused for
 //! minutes. BPF programs always run to their end. A daemon may be killed, so its lock has a mark, and the next daemon
-//! frees the entry. A process keeps the lock on the pins until its last thread has ended. So one daemon at a time
+//! releases the entry. A process keeps the lock on the pins until its last thread has ended. So one daemon at a time
 //! writes the table.
 //!
 //! Loads and stores need acquire and release order only, which x86-64 provides for plain accesses, whatever BPF asks
@@ -164,8 +164,8 @@ impl ClientPath {
     }
 }
 
-/// TCP: the next sequence number of each side, with the lag that `datapath::sequence_numbers` allows. UDP: the time when the
-/// flow began.
+/// TCP: the next sequence number of each side, with the lag that `datapath::sequence_numbers` allows. UDP: the time
+/// when the flow began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SequenceNumbers {
     /// TCP: the client's next sequence number. UDP: jiffies when the flow began, the low word.
@@ -254,7 +254,7 @@ impl<'t> FlowEntry<'t> {
         if sequence_word.replaced(self.sequence_word()) { None } else { Some(flow) }
     }
 
-    /// Changes last-seen time and state; `false` if the sequence word has changed since `sequence_word` was read.
+    /// Changes last-seen time and state; `false` if the sequence word is no longer `sequence_word`.
     #[inline(always)]
     pub fn touch(self, sequence_word: SequenceWord, now: u32, state: u32) -> bool {
         self.0[SEQUENCE_WORD].exchange(sequence_word.0, sequence_word.with(now, state).0)
@@ -292,13 +292,13 @@ impl<'t> FlowEntry<'t> {
         self.0[PATH].exchange(from.0, to.0)
     }
 
-    /// Locks the entry; `false` if the sequence word has changed since `sequence_word` was read.
+    /// Locks the entry; `false` if its sequence word is no longer `sequence_word`.
     #[inline(always)]
     pub fn lock(self, sequence_word: SequenceWord) -> bool {
         self.0[SEQUENCE_WORD].exchange(sequence_word.0, sequence_word.locked().0)
     }
 
-    /// Publishes an entry that the caller has locked. `sequence_word` is the sequence word from before [`Self::lock`].
+    /// Publishes an entry that the caller has locked. `sequence_word` is the word that [`Self::lock`] replaced.
     #[inline(always)]
     pub fn publish(
         self,
@@ -337,12 +337,12 @@ impl FlowEntry<'_> {
         self.0[BACKEND].exchange(from.0, to.0)
     }
 
-    /// As [`Self::lock`], for the daemon. If it is killed before it unlocks the entry, the next daemon frees it.
+    /// As [`Self::lock`], for the daemon. If it is killed before it unlocks the entry, the next daemon releases it.
     pub fn lock_as_daemon(self, sequence_word: SequenceWord) -> bool {
         self.0[SEQUENCE_WORD].exchange(sequence_word.0, sequence_word.locked_by_daemon().0)
     }
 
-    /// Frees an entry that the caller has locked. `sequence_word` is the sequence word from before the lock.
+    /// Releases an entry that the caller has locked. `sequence_word` is the word that the lock replaced.
     pub fn release(self, sequence_word: SequenceWord) {
         self.0[SEQUENCE_WORD].store(sequence_word.next(0, 0, 0).0);
     }

@@ -146,8 +146,8 @@ impl InterfaceProperties {
     }
 }
 
-/// The word of a further address. Without one, it has bits that no address of a frame has: a frame to the broadcast address
-/// is not the interface's own.
+/// The word of a further address. Without one, it has bits that no address of a frame has: a frame to the broadcast
+/// address is not the interface's own.
 const fn extra_mac_word(mac: [u8; 6]) -> u64 {
     let word = mac_word(mac);
     if word == mac_word(NO_MAC) { u64::MAX } else { word }

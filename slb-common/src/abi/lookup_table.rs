@@ -30,8 +30,8 @@ pub struct LookupTable {
     pub size: u32,
     /// Index of the table of previous backends, for slots with [`MIGRATING`].
     pub previous_backends: u32,
-    /// Words of the slots: id of a server or [`NO_BACKEND`], and [`MIGRATING`]. With round robin also the number of next
-    /// slots with the same server.
+    /// Words of the slots: id of a server or [`NO_BACKEND`], and [`MIGRATING`]. With round robin also the number of
+    /// next slots with the same server.
     pub slots: [u32; STORED_SLOTS],
 }
 

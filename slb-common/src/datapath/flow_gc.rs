@@ -263,9 +263,9 @@ fn is_erasable(sequence_word: SequenceWord, Clock { now, hz }: Clock) -> bool {
     is_finished || silence > idle + GRACE * hz
 }
 
-/// Marks a flow `RESET`, unless anything has changed about it since `sequence_word` was read. It stays for a while, as its ends
-/// may answer late. The age of an expired flow becomes just expired: the packet path counts the ends' time to answer
-/// from there.
+/// Marks a flow `RESET`, unless anything has changed about it since `sequence_word` was read. It stays for a while, as
+/// its ends may answer late. The age of an expired flow becomes just expired: the packet path counts the ends' time to
+/// answer from there.
 fn reset(entry: FlowEntry<'_>, sequence_word: SequenceWord, Clock { now, hz }: Clock) {
     let idle = sequence_word.idle(hz);
     let seen = if sequence_word.silence(now) > idle { now.wrapping_sub(idle + 1) } else { now };

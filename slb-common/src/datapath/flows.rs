@@ -1,7 +1,8 @@
 //! The flow table on the packet path: lookup, insert and eviction.
 //!
 //! The searches of the slow path are BPF subprograms, which the verifier follows once: [`find`], [`find_answered`],
-//! [`conflicts`], [`mark_tuple_reused`], [`find_slot`] and [`find_unfair_slot`]. [`FlowCalls`](super::flow_calls::FlowCalls) calls them. They take and return numbers only.
+//! [`conflicts`], [`mark_tuple_reused`], [`find_slot`] and [`find_unfair_slot`].
+//! [`FlowCalls`](super::flow_calls::FlowCalls) calls them. They take and return numbers only.
 
 mod eviction;
 
@@ -56,8 +57,8 @@ pub fn conflicts<T: Maps>(query: &Query, service: u32, maps: &T) -> u64 {
     maps.index().map_or(0, |index| Flows::open(index, maps).conflicts(query, service))
 }
 
-/// Sets [`state::TUPLE_REUSED`] on finished or expired flows of the client endpoint to other services whose server has this
-/// [`Backend::endpoint`].
+/// Sets [`state::TUPLE_REUSED`] on finished or expired flows of the client endpoint to other services whose server has
+/// this [`Backend::endpoint`].
 #[inline(always)]
 pub fn mark_tuple_reused<T: Maps>(query: &Query, service: u32, endpoint: u32, maps: &T) {
     if let Some(index) = maps.index() {
@@ -73,7 +74,8 @@ pub fn find_slot<T: Maps>(home: u32, maps: &T) -> u32 {
 }
 
 /// Finds a slot for a new flow where all slots of the neighbourhood hold assured flows: that of a client with more than
-/// its share. `prefix` is the new flow's [`Client::prefix`]. Returns the distance from the home bucket, or [`NOT_FOUND`].
+/// its share. `prefix` is the new flow's [`Client::prefix`]. Returns the distance from the home bucket, or
+/// [`NOT_FOUND`].
 #[inline(always)]
 pub fn find_unfair_slot<T: Maps>(home: u32, prefix: u64, maps: &T) -> u32 {
     maps.index().map_or(NOT_FOUND, |index| Flows::open(index, maps).find_unfair_slot(home, prefix))
@@ -207,9 +209,9 @@ impl<'t, T: Maps> Flows<'t, T> {
         if sequence_word.is_used() { Some(EntrySnapshot { entry, sequence_word, flow }) } else { None }
     }
 
-    /// Inserts a flow that has no entry; `idle` is in [`idle_units`](crate::abi::flow::idle_units). `distance` is that of
-    /// the slot from the home bucket ([`find_slot`]; if `is_unfair`, [`find_unfair_slot`]). Another processor may lock
-    /// the slot first. That counts as [`Insertion::Full`]: it is too rare for a second search.
+    /// Inserts a flow that has no entry; `idle` is in [`idle_units`](crate::abi::flow::idle_units). `distance` is that
+    /// of the slot from the home bucket ([`find_slot`]; if `is_unfair`, [`find_unfair_slot`]). Another processor may
+    /// lock the slot first. That counts as [`Insertion::Full`]: it is too rare for a second search.
     #[inline(always)]
     pub(super) fn insert_entry(
         &self,

@@ -45,7 +45,8 @@ pub(super) enum UntrackedSelection<'t> {
     Tracked,
 }
 
-/// Selects the server of a packet of an untracked flow. Returns [`Reason::Reset`] in the cases that [`select_tracked`] names.
+/// Selects the server of a packet of an untracked flow. Returns [`Reason::Reset`] in the cases that [`select_tracked`]
+/// names.
 #[inline(always)]
 pub(super) fn select_untracked<'t, const FAST: bool, T: PathCalls>(
     request: &Request<'t, '_, T>,

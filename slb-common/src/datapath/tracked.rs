@@ -1,5 +1,5 @@
-//! What a flow's entry says about a client's packet: the server that the flow stays with, and what the packet changes in
-//! the entry.
+//! What a flow's entry says about a client's packet: the server that the flow stays with, and what the packet changes
+//! in the entry.
 
 mod packed_disposition;
 mod progress;

@@ -310,8 +310,8 @@ impl TcpFields {
         })
     }
 
-    /// Writes the fields to `packet`. `ip_payload_len` is the length of the packet behind its IP headers in bytes, at least the
-    /// TCP header's.
+    /// Writes the fields to `packet`. `ip_payload_len` is the length of the packet behind its IP headers in bytes, at
+    /// least the TCP header's.
     #[inline(always)]
     fn write_to(self, ip_payload_len: usize, packet: &mut Packet) {
         packet.flags = self.flags;
@@ -420,7 +420,8 @@ fn ipv6(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
     transport(frame, at, payload - extensions, packet)
 }
 
-/// Reads the transport header at the offset `at`. `ip_payload_len` is the length of the packet behind its IP headers in bytes.
+/// Reads the transport header at the offset `at`. `ip_payload_len` is the length of the packet behind its IP headers in
+/// bytes.
 #[inline(always)]
 fn transport(frame: &Frame<'_>, at: usize, ip_payload_len: usize, packet: &mut Packet) -> Result<(), Reason> {
     match packet.protocol {

@@ -50,7 +50,7 @@ pub struct DaemonStatus {
     pub pid: u32,
     /// Seconds since it started.
     pub uptime_seconds: u64,
-    /// Seconds since the control loop last ran, which is the age of everything except counters. It runs twice a second.
+    /// Seconds since the event loop last ran, which is the age of everything except counters. It runs twice a second.
     pub age_seconds: u64,
     /// Log lines lost since the start.
     pub lost_log_lines: u64,

@@ -1,8 +1,8 @@
 //! Configuration: from a TOML file to a model that holds only valid values.
 //!
 //! The stages are `file` (trusted bytes) -> `raw` (serde's values with positions) -> `parse` (all rules) -> [`model`].
-//! `raw` is private to this module. A [`Config`] is always complete: either all rules hold, or the text is [`ConfigError`]
-//! with every violation.
+//! `raw` is private to this module. A [`Config`] is always complete: either all rules hold, or the text is
+//! [`ConfigError`] with every violation.
 
 use std::path::{Path, PathBuf};
 

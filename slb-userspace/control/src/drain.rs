@@ -51,8 +51,8 @@ pub fn of_configured(
     DrainState::until(deadline, now)
 }
 
-/// Drain state of a removed server; `None` if it can be cleared. `has_rst_outstanding` says whether RSTs may be outstanding.
-/// `drain` and `now` are as for [`of_configured`].
+/// Drain state of a removed server; `None` if it can be cleared. `has_rst_outstanding` says whether RSTs may be
+/// outstanding. `drain` and `now` are as for [`of_configured`].
 pub fn of_removed(
     actual: &Backend,
     drain: Option<u32>,

@@ -1,6 +1,6 @@
 //! Finished flows: what a flow-table GC pass does with each entry. Pure.
 //!
-//! A pass ends connections whose ends may not know that they are over. It also finds flows to rehome after a table
+//! A pass ends connections whose ends may not know that they have ended. It also finds flows to rehome after a table
 //! split. It ends TCP connections of mode `nat` that have expired, and those of terminating servers. In `dsr` and
 //! `ipip` SLB does not see the answers, so silence proves nothing: an end receives its RST when it sends.
 

@@ -9,8 +9,8 @@ use slb_common::abi::service::{Service, mode, policy};
 const SLACK: u32 = 10;
 
 /// Returns the policy of a service, the start of its transition (0 for none) and the end of it. `actual` is its actual
-/// entry and `configured` its configured policy. `idle` is the idle timeout in seconds. `now` and both times are seconds
-/// since boot.
+/// entry and `configured` its configured policy. `idle` is the idle timeout in seconds. `now` and both times are
+/// seconds since boot.
 pub(super) fn hash_transition(
     actual: Option<&Service>,
     configured: u32,

@@ -12,8 +12,8 @@
 //!   from all of them, or from none if one pool cannot spare it.
 //! - It returns when its ejection time has passed and its health check passes. The ejection time is at least what the
 //!   check takes to pass.
-//! - The ejection time doubles with each ejection, up to [`MAX_EJECTION`]. Otherwise a server whose check passes and whose
-//!   traffic fails would repeatedly take its share of connections.
+//! - The ejection time doubles with each ejection, up to [`MAX_EJECTION`]. Otherwise a server whose check passes and
+//!   whose traffic fails would repeatedly take its share of connections.
 //! - The ejection time is reset once the server has gone without failures for as long as it was ejected.
 
 use std::{

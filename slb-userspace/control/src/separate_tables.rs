@@ -14,7 +14,8 @@ pub struct SeparateTables<'a> {
     pub copies: Vec<usize>,
 }
 
-/// Gives each service of a pool its own copy of the pool if its table in `actual` differs from that of the first service.
+/// Gives each service of a pool its own copy of the pool if its table in `actual` differs from that of the first
+/// service.
 pub fn separate_tables<'a>(desired: &'a Desired, actual: &MapState) -> SeparateTables<'a> {
     let tables: BTreeMap<_, u32> = actual
         .services

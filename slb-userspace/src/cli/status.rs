@@ -135,7 +135,7 @@ fn render(status: &Status) -> String {
         Some(daemon) => {
             let head =
                 format!("slbd {} (pid {}), up {} s\n", daemon.version, daemon.pid, daemon.uptime_seconds);
-            // During a start the control loop does not run yet; the status shows what it waits for.
+            // During a start the event loop does not run yet; the status shows what it waits for.
             let starts = daemon.configuration.pending.as_ref().is_some_and(|pending| pending.change == "start");
             head + &stale(if starts { 0 } else { daemon.age_seconds })
                 + &troubles(daemon)
@@ -241,7 +241,7 @@ fn configuration(configuration: &ConfigurationStatus) -> String {
     text
 }
 
-/// The age of everything except counters, if the control loop has not run for long.
+/// The age of everything except counters, if the event loop has not run for long.
 fn stale(age_seconds: u64) -> String {
     match age_seconds {
         0..STALE => String::new(),

@@ -1,4 +1,4 @@
-//! Flushes of the flow table (`slb flows flush`). The control loop flushes one part at a time, so other events wait for
+//! Flushes of the flow table (`slb flows flush`). The event loop flushes one part at a time, so other events wait for
 //! at most one part.
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! Flow-table GC passes of the control loop.
+//! Flow-table GC passes of the event loop.
 
 use std::collections::BTreeSet;
 

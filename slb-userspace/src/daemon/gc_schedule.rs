@@ -9,7 +9,7 @@ use super::update_rate::RETRY;
 
 /// Passes take at most 1/50 of a processor's time.
 const MAX_CPU_DIVISOR: u32 = 50;
-/// Passes that cannot be postponed take at most half of the daemon's time. The control loop does nothing else
+/// Passes that cannot be postponed take at most half of the daemon's time. The event loop does nothing else
 /// meanwhile.
 const MAX_TIME_DIVISOR: u32 = 2;
 /// Consecutive failed passes after which work that waits for a pass proceeds without one.
@@ -71,8 +71,8 @@ impl GcSchedule {
         }
     }
 
-    /// A pass is useful by `time`. It may be postponed, to limit its cost, to at most `max_delay` after the last one, or to
-    /// twice its duration.
+    /// A pass is useful by `time`. It may be postponed, to limit its cost, to at most `max_delay` after the last one,
+    /// or to twice its duration.
     pub(super) fn schedule_by(&mut self, time: Instant, max_delay: Option<Duration>) {
         if self.failed > 0 {
             // The retry is already scheduled.

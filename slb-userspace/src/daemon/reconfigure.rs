@@ -1,5 +1,5 @@
 //! Replaces the active configuration without interrupting traffic. Order: new servers are health-checked and their next
-//! hops resolved; the change is applied; what is removed ends. The control loop runs meanwhile.
+//! hops resolved; the change is applied; what is removed ends. The event loop runs meanwhile.
 
 use std::{collections::BTreeSet, mem, sync::Arc};
 
@@ -57,7 +57,7 @@ impl Daemon {
         Ok(MissingResources::of(&config.daemon, &links))
     }
 
-    /// Begins to replace the active configuration: probes new servers and resolves their next hops. The control loop
+    /// Begins to replace the active configuration: probes new servers and resolves their next hops. The event loop
     /// applies it once [`Reconfiguration::is_ready`].
     ///
     /// # Errors

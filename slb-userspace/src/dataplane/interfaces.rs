@@ -17,8 +17,8 @@ pub struct Interfaces {
 }
 
 impl Interfaces {
-    /// Adds an interface with the hardware addresses that it has besides the one in `properties`. The lowest ones go into
-    /// the entry: addresses of VRRP (RFC 9568, 7.3) are small numbers.
+    /// Adds an interface with the hardware addresses that it has besides the one in `properties`. The lowest ones go
+    /// into the entry: addresses of VRRP (RFC 9568, 7.3) are small numbers.
     ///
     /// # Errors
     /// The table has another interface whose index has the same low 16 bits. Returns its index.

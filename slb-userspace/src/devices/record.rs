@@ -195,8 +195,8 @@ impl InterfaceRecord {
         self.restore_by(|_, _| true, namespace(), find, switch_on)
     }
 
-    /// As [`Self::restore_features`], without interfaces of other network namespaces and without those in `needed`. A failure is
-    /// retried with each call and returned once.
+    /// As [`Self::restore_features`], without interfaces of other network namespaces and without those in `needed`. A
+    /// failure is retried with each call and returned once.
     pub fn restore_unneeded(&self, needed: &BTreeSet<u32>) -> Vec<RestoreResult> {
         let here = namespace();
         let is_over = |index: u32, off: &SwitchedOff| off.namespace == here && !needed.contains(&index);
@@ -283,7 +283,7 @@ impl RecordState {
     }
 }
 
-/// The record of an earlier run with these pins since the machine started.
+/// The record of an earlier run with these pins since boot.
 fn read(directory: &Path, pins: &Path) -> Result<Option<RecordDocument>> {
     let path = directory.join(FILE);
     let cannot = || format!("cannot read {}", path.display());

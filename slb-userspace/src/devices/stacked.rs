@@ -68,8 +68,8 @@ pub fn crowding_reason<'n>(names: impl Iterator<Item = &'n String>, links: &Link
     })
 }
 
-/// The reason to refuse interfaces `new`: the first of [`unfit_reason`] and [`shadow_reason`] that did not apply to `old`, else
-/// that of [`crowding_reason`].
+/// The reason to refuse interfaces `new`: the first of [`unfit_reason`] and [`shadow_reason`] that did not apply to
+/// `old`, else that of [`crowding_reason`].
 pub fn refusal(old: &[String], new: &[String], links: &Links) -> Option<String> {
     let reason = |name: &String, names: &[String]| {
         let link = links.get(name).filter(|_| names.contains(name))?;

@@ -5,10 +5,10 @@
 //! | before the first result | first success | first failure |
 //! |---|---|---|
 //! | nothing known | healthy at once | unhealthy at once |
-//! | remembered as unhealthy | healthy at once | unhealthy confirmed at once |
-//! | remembered as healthy | healthy confirmed at once | counts towards the unhealthy threshold |
+//! | unhealthy in an earlier run | healthy at once | unhealthy confirmed at once |
+//! | healthy in an earlier run | healthy confirmed at once | counts towards the unhealthy threshold |
 //!
-//! Only a server remembered as healthy waits: a restart of the daemon must not empty a serving group for one lost
+//! Only a server that was healthy before waits: a restart of the daemon must not empty a serving group for one lost
 //! packet. After the first decision only the thresholds count.
 
 use slb_config::model::HealthCheck;
@@ -66,7 +66,7 @@ impl HealthCheckState {
     }
 
     /// Processes a result. Returns the health if this result changed it, or was the first decision of this run. A first
-    /// decision that confirms the remembered health is returned too.
+    /// decision that confirms the health of an earlier run is returned too.
     pub fn observe(&mut self, result: Health) -> Option<Health> {
         if self.health == Some(result) {
             self.contrary_results = 0;

@@ -143,7 +143,7 @@ impl Supervisor {
     }
 }
 
-/// Saves counted failures, off the control loop because a disk may hang.
+/// Saves counted failures, off the event loop because a disk may hang.
 async fn save(failures: Failures) {
     let mut is_reported = false;
     let mut due = interval(SAVE_INTERVAL);

@@ -171,7 +171,7 @@ mod tests {
     const MAC: Mac = [2, 0, 0, 0, 0, 1];
     const SERVER: [u8; 4] = [198, 51, 100, 1];
     const MS: Duration = Duration::from_millis(1);
-    /// MTU of the route to the server, for a resolved next hop and for a held one.
+    /// MTU of the route to the server, for a resolved next hop and for a cached one.
     const ROUTE_MTU: u32 = 1400;
 
     /// The kernel's tables, for one server behind a gateway.

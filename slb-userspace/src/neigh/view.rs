@@ -260,7 +260,7 @@ impl KernelView {
 
     /// Whether a pass reads routes and links too.
     pub(super) fn reads_everything(&self, outdated: Staleness, now: Instant) -> bool {
-        // When a hold expires, the missing entry may have returned without a notification.
+        // When a cached next hop expires, the missing entry may have returned without a notification.
         let ends_hold = || outdated == Staleness::Nothing && self.cache.due().is_some_and(|due| due <= now);
         outdated == Staleness::Everything || now >= self.full_due || ends_hold()
     }

@@ -1,4 +1,4 @@
-//! Reads and parses configurations off the control loop, one at a time.
+//! Reads and parses configurations off the event loop, one at a time.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ pub struct Loader {
     permit: Arc<Mutex<()>>,
 }
 
-/// The right to load. It is kept until the loaded configuration is in the control loop's queue, so that later loads
+/// The right to load. It is kept until the loaded configuration is in the event loop's queue, so that later loads
 /// cannot overtake it.
 #[derive(Debug)]
 pub struct LoadPermit {

@@ -1,4 +1,4 @@
-//! Requests from the API to the control loop, which alone changes anything.
+//! Requests from the API to the event loop, which alone changes anything.
 
 use std::{fmt, sync::Arc, time::Duration};
 

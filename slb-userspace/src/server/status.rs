@@ -56,7 +56,7 @@ pub struct StatusContext<'a> {
     pub set: &'a ServerOverrides,
     /// Outages that the daemon knows.
     pub outages: Option<&'a ListenerOutages>,
-    /// Time since the machine started (`CLOCK_BOOTTIME`).
+    /// Time since boot (`CLOCK_BOOTTIME`).
     pub now: Duration,
     /// The interfaces of this network namespace.
     pub interfaces: &'a [neigh::Link],

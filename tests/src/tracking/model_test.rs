@@ -1,7 +1,7 @@
 //! Random sequences of clients, servers and daemons, and the rules that every packet must follow.
 //!
 //! 1. A TCP flow of a configured server stays with it, whatever its health and weight. A UDP flow stays while its
-//!    server is alive, unless the listener has `unknown_datagrams = "follows_current"`. A flow ends after the idle timeout; in
+//!    server is alive, unless the listener has `unknown_datagrams = "follow"`. A flow ends after the idle timeout; in
 //!    mode `nat` sooner, until it is assured. Where servers drain, a TCP flow stays until the drain deadline, even if
 //!    its server is removed.
 //! 2. A SYN goes to a server that takes new flows. A SYN for an established connection goes to that connection's

@@ -51,9 +51,9 @@ pub fn takes_new(servers: &ModelServers, n: usize) -> bool {
 pub struct Setting {
     /// Value of the setting `mode`.
     pub mode: &'static str,
-    /// Whether every flow is tracked (`tracking = "always_tracked"`).
+    /// Whether every flow is tracked (`tracking = "always"`).
     pub always_tracked: bool,
-    /// Whether untracked datagrams go to the current backend (`unknown_datagrams = "follows_current"`).
+    /// Whether untracked datagrams go to the current backend (`unknown_datagrams = "follow"`).
     pub follows_current: bool,
     /// Whether the TCP and the UDP listener share a server table.
     pub shared: bool,

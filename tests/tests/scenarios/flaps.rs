@@ -23,7 +23,7 @@ const SEED_VARIABLE: &str = "SLB_FLAPS_SEED";
 const FLOWS: u32 = 1 << 20;
 
 /// Established flows of working servers stay, and new ones go to servers that can serve them. Tested in mode `nat` with
-/// TCP and UDP, and in mode `dsr` with TCP; with two sides, session persistence, and connection drain.
+/// TCP and UDP, and in mode `dsr` with TCP; with two sides, session persistence, and a drain timeout.
 #[test]
 fn random_failures_and_commands_disturb_no_flow() {
     let number = |variable: &str, default: u64| {

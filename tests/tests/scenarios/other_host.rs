@@ -68,7 +68,8 @@ fn expect_answers(world: &World, sockets: &[(Family, UdpSocket)], what: &str) ->
     Ok(())
 }
 
-/// The MAC of a macvlan on top of the interface, as a virtual router (VRRP) has it, is the host's while the device is up.
+/// The MAC of a macvlan on top of the interface, as a virtual router (VRRP) has it, is the host's while the device is
+/// up.
 fn expect_virtual_address(world: &World, sockets: &[(Family, UdpSocket)]) -> Result<()> {
     let slb = &world.net.slb;
     if world.net.lacks(&["macvlan"])?.is_some() {

@@ -152,7 +152,8 @@ fn search(path: &Path, text: &str) -> Vec<Found> {
     found
 }
 
-/// Whether the tokens begin with the words of a phrase; unless they may be separated, in one sentence or one identifier.
+/// Whether the tokens begin with the words of a phrase; unless they may be separated, in one sentence or one
+/// identifier.
 fn begins(tokens: &[Token], phrase: &str, may_be_separated: bool) -> bool {
     let mut tokens = tokens.iter();
     phrase.split(' ').enumerate().all(|(number, word)| {

@@ -22,8 +22,8 @@ pub mod state {
     /// The client has sent a SYN for another connection than that of the entry's numbers. The server decides: a SYN-ACK
     /// begins the flow anew.
     pub const REOPENED: u32 = 256;
-    /// The entry is an affinity entry ([`Client::whole`](super::Client::whole)). No flow has this state: a server that
-    /// has sent a FIN has [`ANSWERED`].
+    /// The entry is an affinity entry ([`Client::affinity`](super::Client::affinity)). No flow has this state: a server
+    /// that has sent a FIN has [`ANSWERED`].
     pub const AFFINITY: u32 = SERVER_FIN;
 
     /// A side has ended the connection.

@@ -18,8 +18,8 @@ pub struct FlushResult {
 }
 
 impl FlowTable<'_> {
-    /// Erases the entries in `slots` that `selects` accepts: flows and affinity entries. Without `erases` it only counts
-    /// them. A locked entry stays: only its writer unlocks it.
+    /// Erases the entries in `slots` that `selects` accepts: flows and affinity entries. Without `erases` it only
+    /// counts them. A locked entry stays: only its writer unlocks it.
     pub fn flush(
         &self,
         slots: Range<u32>,

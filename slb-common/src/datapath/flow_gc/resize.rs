@@ -91,7 +91,8 @@ impl FlowTable<'_> {
     }
 }
 
-/// Whether a used entry was last seen more than `within` seconds ago. [`SequenceWord::last_seen`] is exact to one second.
+/// Whether a used entry was last seen more than `within` seconds ago. [`SequenceWord::last_seen`] is exact to one
+/// second.
 fn is_older_than(sequence_word: SequenceWord, Clock { now, hz }: Clock, within: Option<u32>) -> bool {
     sequence_word.is_used()
         && within.is_some_and(|seconds| sequence_word.silence(now) / hz.max(1) > seconds + 1)
@@ -107,8 +108,8 @@ fn is_established(sequence_word: SequenceWord) -> bool {
     sequence_word.is_affinity() || sequence_word.state() & state::ASSURED != 0 && !sequence_word.is_finished()
 }
 
-/// Updates an entry of the new table, unless anything has changed about it since `sequence_word` was read: a packet may have
-/// given the slot to another flow.
+/// Updates an entry of the new table, unless anything has changed about it since `sequence_word` was read: a packet may
+/// have given the slot to another flow.
 fn merge(there: FlowEntry<'_>, sequence_word: SequenceWord, entry: &Entry, Clock { now, .. }: Clock) {
     let old = entry.sequence_word;
     if sequence_word.is_affinity() != old.is_affinity() {

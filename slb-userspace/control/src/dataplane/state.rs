@@ -160,7 +160,7 @@ pub struct ServerTable {
 
 impl PartialEq for ServerTable {
     fn eq(&self, other: &Self) -> bool {
-        // `current_backends` follows from the plan.
+        // `current_backends` follows from `spec`.
         self.spec == other.spec && self.slot_migration == other.slot_migration
     }
 }

@@ -23,7 +23,8 @@ use crate::{
 /// Seconds within which a GC pass has rehomed the flows of a table split.
 const REHOME_SECONDS: u32 = 5;
 
-/// Where a pool is: its number among the pools, its table, and the table that its listeners had before, if that is another one.
+/// Where a pool is: its number among the pools, its table, and the table that its listeners had before, if that is
+/// another one.
 #[derive(Clone, Copy)]
 pub(super) struct PoolTable {
     pub(super) number: usize,
@@ -49,7 +50,7 @@ pub(super) struct ServerAssignment<'a> {
     in_use: BTreeSet<u32>,
     /// Number of the pool, id and entry of each server.
     pub(super) backends: Vec<(usize, u32, Backend)>,
-    /// Times at which weights change by themselves, in seconds since the machine started.
+    /// Times at which weights change by themselves, in seconds since boot.
     pub(super) steps: Vec<u32>,
 }
 
@@ -109,7 +110,7 @@ impl<'a> ServerAssignment<'a> {
         Ok(members)
     }
 
-    /// Enters a configured server. Returns its place in the table, if it takes new flows.
+    /// Adds a configured server. Returns its member of the table, if it takes new flows.
     fn assign_configured(
         &mut self,
         pool: &DesiredPool,
@@ -136,7 +137,7 @@ impl<'a> ServerAssignment<'a> {
         member
     }
 
-    /// Enters a server that is no longer configured, for as long as it drains.
+    /// Adds a server that is no longer configured, for as long as it drains.
     fn assign_removed(
         &mut self,
         pool: &DesiredPool,
@@ -144,7 +145,7 @@ impl<'a> ServerAssignment<'a> {
         known: &ActualServer<'a>,
         ids: &mut IdAllocator,
     ) -> Result<(), MapsFull> {
-        // RSTs are outstanding until it was terminating, however long ago its time was over: no daemon may have run.
+        // Its RSTs count as outstanding until it is terminating: the deadline may have passed while no daemon ran.
         let has_rst_outstanding =
             !known.is_finished() || !self.inputs.rst_delivered.contains(&known.backend.handle);
         let drain = pool.drain.map(seconds);

@@ -63,7 +63,7 @@ fn unmatched_packets_are_rejected_unless_the_vip_is_the_hosts_own() {
         let known = ObservedInputs { vips: Some(&vip_states), ..ObservedInputs::default() };
         assert_eq!(policies(&desired(&config(lines), known)), policies_of_vips, "{lines}");
     }
-    // A VIP of unknown standing may be the host's own, so its packets are passed.
+    // A VIP of unknown state may be the host's own, so its packets are passed.
     assert_eq!(policies(&desired(&config(""), ObservedInputs::default())), [Some(0), Some(0)]);
 }
 

@@ -172,7 +172,7 @@ impl Maps {
         Ok(FlowTable::new(self.flows.slots(), self.control.get(&0, 0)?.flow_seed))
     }
 
-    /// As [`DataPlane::flows`], with the caller's clock.
+    /// As [`DataPlane::run_gc`], with the caller's clock.
     pub fn gc_pass(&mut self, clock: Clock, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> Result<GcPass> {
         let mut flow_gc = std::mem::take(&mut self.flow_gc);
         let table = self.flow_table()?;

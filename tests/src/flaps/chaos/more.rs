@@ -1,4 +1,4 @@
-//! Additional listeners: one with two sides, one with session persistence, and one with a connection drain.
+//! Additional listeners: one with two sides, one with session persistence, and one with a drain timeout.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -23,7 +23,7 @@ const STICKY: u16 = 1002;
 const DRAINED: u16 = 1003;
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Service, port and terms of each listener.
+/// Service, port and settings of each listener.
 pub(super) const LISTENERS: [(Service, u16, ListenerTerms); 3] = [
     (Service::Lines, SIDED, ListenerTerms { pool: BOTH, drain: None, persists: false }),
     (Service::Http, STICKY, ListenerTerms { pool: "http", drain: None, persists: true }),

@@ -82,7 +82,8 @@ fn once(world: &World, local: SocketAddr, target: SocketAddr, end: ConnectionEnd
     again(world, exchange).with_context(|| format!("{local} to {target}, {end:?} ends"))
 }
 
-/// Runs an exchange on the client as soon as its kernel lets it use the endpoint again: it waits for a second after it has closed first.
+/// Runs an exchange on the client as soon as its kernel lets it use the endpoint again: it waits for a second after it
+/// has closed first.
 fn again(world: &World, exchange: impl Fn() -> Result<()> + Send + Sync) -> Result<()> {
     wait_for("an endpoint that may be used again", PATIENCE, || match world.net.client.on_thread(&exchange) {
         Err(error) if is_in_use(&error) => Ok(None),
