@@ -7,16 +7,12 @@ pub mod interfaces;
 pub mod loader;
 pub mod override_keys;
 pub mod requests;
+mod snapshot;
 mod socket;
 pub mod status;
 mod status_cache;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use axum::{
@@ -34,7 +30,6 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::socket::Sockets;
 use self::{
     connection::{BodyLimit, named, serve},
     file::ConfigFile,
@@ -46,7 +41,11 @@ use self::{
     loader::{LoadPermit, Loader},
     override_keys::named_server,
     requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
-    status::{ListenerOutages, ServerDetails, ServerOverrides, StatusContext, status},
+    status::{StatusContext, status},
+};
+pub use self::{
+    snapshot::{ActiveConfig, PendingChange, Snapshot},
+    socket::Sockets,
 };
 use crate::{
     clock::since_start,
@@ -57,8 +56,8 @@ use crate::{
 use slb_api::{
     flows::{Flush, Flushed},
     types::{
-        self, ApiOverride, ApiUnmatched, ChangeResult, ConfigText, ConfigurationStatus, DaemonStatus,
-        DiffResult, InactiveInterface, InterfaceLosses, OverrideRequest, Requester, Set, VipStatus,
+        self, ApiUnmatched, ChangeResult, ConfigText, ConfigurationStatus, DaemonStatus, DiffResult,
+        InactiveInterface, InterfaceLosses, OverrideRequest, Requester, Set, VipStatus,
     },
 };
 use slb_config::{
@@ -66,90 +65,7 @@ use slb_config::{
     difference::difference,
     model::{self, LoadBalancer, Weight},
 };
-use slb_control::{dataplane::state::MapState, desired::unmatched};
-
-/// State that the event loop published last.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// The actual state of the maps.
-    pub state: Arc<MapState>,
-    /// Explanations of servers' health.
-    pub details: ServerDetails,
-    /// Overrides of servers.
-    pub set: ServerOverrides,
-    /// Listeners without a server that receives new flows.
-    pub outages: ListenerOutages,
-    /// The configuration.
-    pub running: ActiveConfig,
-}
-
-/// The active configuration and its state.
-#[derive(Debug, Clone)]
-pub struct ActiveConfig {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// When it is rolled back unless it is confirmed.
-    pub confirm_deadline: Option<Instant>,
-    /// The change that waits for its servers.
-    pub pending: Option<PendingChange>,
-    /// Overrides.
-    pub overrides: Vec<ApiOverride>,
-    /// Why no override can be set, if so.
-    pub overrides_trouble: Option<String>,
-    /// State of VIPs on this host.
-    pub vips: VipStates,
-    /// Configured names of the interfaces that forward.
-    pub attached: BTreeSet<String>,
-}
-
-/// A change that becomes active once its servers are known.
-#[derive(Debug, Clone)]
-pub struct PendingChange {
-    /// `start`, `reload`, `apply` or `rollback`.
-    pub change: &'static str,
-    /// What it waits for, in words.
-    pub waits_for: Vec<String>,
-    /// The latest time at which it becomes active.
-    pub ends: Instant,
-}
-
-impl PendingChange {
-    /// Seconds until the latest time at which it becomes active, rounded up.
-    pub fn seconds_left(&self) -> u64 {
-        self.ends.saturating_duration_since(Instant::now()).as_secs_f64().ceil() as u64
-    }
-
-    /// Converts to the API's document.
-    fn document(&self) -> types::ApiPendingChange {
-        let Self { change, waits_for, .. } = self;
-        types::ApiPendingChange {
-            change: (*change).to_owned(),
-            waits_for: waits_for.clone(),
-            at_most_seconds: self.seconds_left(),
-        }
-    }
-}
-
-impl Snapshot {
-    /// The snapshot of a daemon that has not applied anything yet.
-    pub fn new(config: Arc<Config>) -> Self {
-        Self {
-            state: Arc::default(),
-            details: ServerDetails::new(),
-            set: BTreeMap::new(),
-            outages: ListenerOutages::new(),
-            running: ActiveConfig {
-                config,
-                confirm_deadline: None,
-                pending: None,
-                overrides: Vec::new(),
-                overrides_trouble: None,
-                vips: VipStates::default(),
-                attached: BTreeSet::new(),
-            },
-        }
-    }
-}
+use slb_control::desired::unmatched;
 
 /// Sources of status besides the maps.
 pub struct StatusSources {

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{dataplane::bpf::maps::random, state_file};
+use crate::{dataplane::bpf::seeds::random, state_file};
 use slb_config::model::Config;
 
 const FILE: &str = "hash-seed.json";

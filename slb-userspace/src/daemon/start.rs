@@ -33,10 +33,7 @@ use super::{
 };
 use crate::{
     clock::since_start,
-    dataplane::bpf::{
-        maps::{self, Maps},
-        pins::Pins,
-    },
+    dataplane::bpf::{maps::Maps, pins::Pins, seeds},
     devices::InterfaceRecord,
     health::{Failures, ProbePaths, Supervisor, Target},
     neigh::{self, Resolver, vips::VipWatcher},
@@ -76,7 +73,7 @@ impl Daemon {
         let (vips, mut vip_states) = VipWatcher::spawn(addresses(&config)).await?;
         let stand = vip_states.borrow_and_update().clone();
         let mut store = Store::open(&config.daemon.state_dir);
-        let config = seed::fill_in(config, maps::seed_in_use(pins)?, store.directory())?;
+        let config = seed::fill_in(config, seeds::seed_in_use(pins)?, store.directory())?;
         if let Some(directory) = store.directory() {
             record.persist_in(directory);
         }

@@ -7,7 +7,7 @@ use slb_common::abi::interface::{Interface, MAX_OWN_MACS};
 use super::{
     map_shapes::{INTERFACE_TABLE, OWN_MACS},
     mapped_array::MappedArray,
-    maps::pinned,
+    pinned_map,
     pins::Pins,
 };
 use crate::dataplane::interfaces::Interfaces;
@@ -27,7 +27,7 @@ impl InterfaceTable {
     /// A pin is missing, or a map cannot be read.
     pub fn open(pins: &Pins) -> Result<Self> {
         let table: MappedArray<Interface> = MappedArray::open(&pins.map(INTERFACE_TABLE))?;
-        let own_macs: HashMap<MapData, u64, u64> = pinned(pins, OWN_MACS)?;
+        let own_macs: HashMap<MapData, u64, u64> = pinned_map::open(pins, OWN_MACS)?;
         let entries = table.slots().iter().filter_map(Interface::properties);
         let keys =
             own_macs.keys().collect::<Result<_, _>>().with_context(|| format!("cannot read {OWN_MACS}"))?;

@@ -2,14 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::Read as _,
     ops::Range,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, DevMapHash, Map, MapData, MapInfo, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, DevMapHash, MapData, MapInfo, PerCpuArray, PerCpuValues};
 use slb_common::{
     abi::{
         ABI_VERSION, Handle,
@@ -26,10 +24,11 @@ use slb_common::{
 use super::{
     flows::{self, CurrentFlows},
     inner_maps::read_inner,
-    map_shapes::{self, INTERFACE_TABLE, MAP_SHAPES},
+    map_shapes::{INTERFACE_TABLE, MAP_SHAPES},
     mapped_array::MappedArray,
+    pinned_map,
     pins::Pins,
-    syscall,
+    seeds, syscall,
 };
 use slb_control::dataplane::{
     DataPlane, FlushPredicate, NewPath, TableContents,
@@ -86,7 +85,7 @@ impl Maps {
             shape.verify(&pins.map(shape.name))?;
         }
         let maps = Self {
-            control: pinned(pins, "CONTROL")?,
+            control: pinned_map::open(pins, "CONTROL")?,
             service_index: MapData::from_pin(pins.map("SERVICE_INDEX"))?,
             services: MapData::from_pin(pins.map("SERVICES"))?,
             lookup_tables: MapData::from_pin(pins.map("LOOKUP_TABLES"))?,
@@ -94,11 +93,11 @@ impl Maps {
             next_hops: MapData::from_pin(pins.map("NEXT_HOPS"))?,
             round_robin: MapData::from_pin(pins.map("ROUND_ROBIN"))?,
             loads: MapData::from_pin(pins.map("CONNECTIONS"))?,
-            interfaces: pinned(pins, "INTERFACES")?,
+            interfaces: pinned_map::open(pins, "INTERFACES")?,
             interface_table: MappedArray::open(&pins.map(INTERFACE_TABLE))?,
-            totals: pinned(pins, "TOTALS")?,
-            service_counters: pinned(pins, "SERVICE_COUNTERS")?,
-            backend_counters: pinned(pins, "BACKEND_COUNTERS")?,
+            totals: pinned_map::open(pins, "TOTALS")?,
+            service_counters: pinned_map::open(pins, "SERVICE_COUNTERS")?,
+            backend_counters: pinned_map::open(pins, "BACKEND_COUNTERS")?,
             backend_counters_descriptor: MapData::from_pin(pins.map("BACKEND_COUNTERS"))?,
             flows: MappedArray::open(&pins.map("FLOWS"))?,
             flow_gc: FlowGc::default(),
@@ -202,7 +201,7 @@ impl Maps {
         let mut control = self.control.get(&0, 0)?;
         if control.abi_version == 0 {
             // Entries lie where this seed puts them, so it stays as long as the flow table.
-            control.flow_seed = random()?;
+            control.flow_seed = seeds::random()?;
         }
         control.abi_version = ABI_VERSION;
         control.seed = settings.seed;
@@ -454,44 +453,6 @@ impl DataPlane for Maps {
 /// Writes one element of an array.
 fn set<T: aya::Pod>(map: &MapData, id: u32, value: T) -> Result<()> {
     Ok(syscall::update_batch(map.fd().as_fd(), &[id], &[value])?)
-}
-
-/// A secret random number.
-///
-/// # Errors
-/// The kernel's source of random numbers cannot be read.
-pub fn random() -> Result<u64> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("no randomness")?;
-    Ok(u64::from_ne_bytes(bytes))
-}
-
-/// The seed of the flow hash in the maps; `None` before a daemon has configured them.
-///
-/// # Errors
-/// The maps exist and cannot be read.
-pub fn seed_in_use(pins: &Pins) -> Result<Option<u64>> {
-    if !pins.exist()? {
-        return Ok(None);
-    }
-    map_shapes::verify("CONTROL", &pins.map("CONTROL"))?;
-    let control: Control = pinned::<Array<_, Control>>(pins, "CONTROL")?.get(&0, 0)?;
-    Ok((control.abi_version != 0).then_some(control.seed))
-}
-
-/// The seed of the hash by which flow-table entries are found.
-pub(super) fn flow_seed(pins: &Pins) -> Result<u64> {
-    Ok(pinned::<Array<_, Control>>(pins, "CONTROL")?.get(&0, 0)?.flow_seed)
-}
-
-pub(super) fn pinned<M>(pins: &Pins, name: &str) -> Result<M>
-where
-    M: TryFrom<Map>,
-    M::Error: std::error::Error + Send + Sync + 'static,
-{
-    let path = pins.map(name);
-    let data = MapData::from_pin(&path).with_context(|| format!("cannot open the map {}", path.display()))?;
-    Map::from_map_data(data)?.try_into().with_context(|| format!("{} is another kind of map", path.display()))
 }
 
 fn sum(values: &PerCpuValues<Counters>) -> Counters {

@@ -35,9 +35,8 @@ use super::{
     loader::MapSizes,
     map_shapes::{self, FLOWS, RESIZING},
     mapped_array::MappedArray,
-    maps,
     pins::Pins,
-    syscall,
+    seeds, syscall,
     xdp::Program,
 };
 use crate::clock::rounded;
@@ -147,7 +146,7 @@ struct FlowTables {
 impl FlowTables {
     fn open(old: &[PathBuf], pins: &Pins, hz: u32) -> Result<Self> {
         let old = old.iter().map(|pin| MappedArray::open(pin)).collect::<Result<_>>()?;
-        Ok(Self { old, new: MappedArray::open(&pins.map(FLOWS))?, seed: maps::flow_seed(pins)?, hz })
+        Ok(Self { old, new: MappedArray::open(&pins.map(FLOWS))?, seed: seeds::flow_seed(pins)?, hz })
     }
 
     /// Copies all entries, or those that packets have changed since `since`.
