@@ -19,14 +19,9 @@ use crate::process::{self, Privilege, cargo};
 
 /// The package whose tests need root.
 const PRIVILEGED: &str = "slb-tests";
-/// Test programs of this package that run several tests at a time, each with its own network or maps, and how many.
-/// The others run one test at a time.
-const SIDE_BY_SIDE: [(&str, &str); 3] = [
-    ("packets", "--test-threads=2"),
-    // As many as there may be worlds: `LANES` in tests/src/test_lock.rs.
-    ("scenarios", "--test-threads=3"),
-    ("tracking", "--test-threads=2"),
-];
+/// Test programs of this package that run two tests at a time (`LANES` in tests/src/test_lock.rs), each with its own
+/// network or maps. The others run one test at a time.
+const SIDE_BY_SIDE: [&str; 3] = ["packets", "scenarios", "tracking"];
 
 /// Name prefix of scenarios for the guest of `cargo xtask vm`. On the host they run only if a filter names them.
 pub(crate) const GUEST_ONLY: &str = "guest::";
@@ -53,8 +48,8 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
 
     let privilege = if privileged.is_empty() { Privilege::None } else { Privilege::find() };
     for program in &privileged {
-        let threads = SIDE_BY_SIDE.iter().find(|(name, _)| *name == program.name);
-        let mut more = vec![threads.map_or("--test-threads=1", |(_, threads)| *threads)];
+        let is_side_by_side = SIDE_BY_SIDE.contains(&program.name.as_str());
+        let mut more = vec![if is_side_by_side { "--test-threads=2" } else { "--test-threads=1" }];
         if filter.is_none() && program.name == "scenarios" {
             println!("scenarios {GUEST_ONLY} run in the guest, by cargo xtask vm");
             more.extend(["--skip", GUEST_ONLY]);

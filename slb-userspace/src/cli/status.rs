@@ -246,7 +246,7 @@ fn stale(age_seconds: u64) -> String {
     match age_seconds {
         0..STALE => String::new(),
         age => format!(
-            "STALE: the control loop has not run for {age} s; health, next hops and overrides are as of that time\n"
+            "STALE: the event loop has not run for {age} s; health, next hops and overrides are as of that time\n"
         ),
     }
 }

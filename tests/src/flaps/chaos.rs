@@ -34,7 +34,7 @@ use crate::{
     wait::wait_for,
 };
 
-/// Bounds of product.md for these health checks, plus the time until the next probe and one second.
+/// Detection window of these health checks, plus the time until the next probe and one second.
 const BOUNDS: Bounds = Bounds {
     detection: CHECK_TIMEOUT
         .saturating_mul(UNHEALTHY_THRESHOLD)

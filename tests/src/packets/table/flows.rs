@@ -312,7 +312,7 @@ fn several_services() -> Vec<Scenario> {
             .frame(syn(STRAIGHT4), to(STRAIGHT4, STRAIGHT, FlowKind::New))
     };
     vec![
-        two("two services of one client endpoint are told apart")
+        two("replies of two services to one client endpoint come from the VIP of each")
             .frame(answer(WEB4, flag::ACK), back(HTTP4, WEB4))
             .frame(answer(OTHER4, flag::ACK), back(SECOND4, OTHER4))
             .frame(data(HTTP4), to(HTTP4, WEB4, FlowKind::Old))
@@ -320,7 +320,7 @@ fn several_services() -> Vec<Scenario> {
             .frame(answer(OTHER4, flag::RST), back(SECOND4, OTHER4))
             .frame(syn(SECOND4), to(SECOND4, OTHER4, FlowKind::New))
             .frame(syn(HTTP4), to(HTTP4, WEB4, FlowKind::Old)),
-        four("four services of one client endpoint are told apart")
+        four("replies of four services to one client endpoint come from the VIP of each")
             .frame(answer(WEB4, flag::ACK), back(HTTP4, WEB4))
             .frame(answer(OTHER4, flag::ACK), back(SECOND4, OTHER4))
             .frame(answer(FOURTH, flag::ACK), back(FOURTH4, FOURTH))
