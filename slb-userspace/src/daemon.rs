@@ -5,6 +5,7 @@ mod clients;
 mod flush;
 mod gc_pass;
 mod gc_schedule;
+mod gc_thread;
 mod losses;
 mod missing_resources;
 mod observations;
@@ -22,7 +23,6 @@ mod update_rate;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::ready,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -39,7 +39,8 @@ use self::{
     api_commands::{PendingAnswer, PendingConfirmation},
     clients::ClientResolver,
     flush::FlushQueue,
-    gc_schedule::{GcDecision, GcSchedule},
+    gc_schedule::GcSchedule,
+    gc_thread::GcThread,
     losses::Losses,
     observations::Observations,
     ports::{Ports, links, merging::log_restored},
@@ -62,7 +63,6 @@ use crate::{
         LinkChange, Resolutions, Resolver,
         vips::{VipStates, VipWatcher},
     },
-    provoke::Provoker,
     server::{
         ActiveConfig, Snapshot,
         loader::Loader,
@@ -195,8 +195,8 @@ struct Daemon {
     /// Dropping it stops the API.
     api: JoinSet<()>,
     snapshots: watch::Sender<Arc<Snapshot>>,
-    /// Provokes idle peers of ended connections into a challenge ACK (RFC 5961).
-    provoker: Provoker,
+    /// Writes the flow table.
+    gc_thread: GcThread,
     /// When the data plane must change although no event arrives.
     next: Option<Instant>,
     /// When the next flow-table GC pass is due.
@@ -272,13 +272,10 @@ impl Daemon {
                     self.observations.drop_restored_next_hops();
                     self.on_next_hops();
                 }
-                () = sleep_until(self.gc_schedule.due()) => {
-                    if let Err(error) = self.run_gc_pass() {
-                        tracing::error!(error = format!("{error:#}"), "flow-table pass failed");
-                        self.change_soon();
-                    }
+                () = sleep_until(self.gc_schedule.due().unwrap_or(never)), if self.gc_schedule.due().is_some() => {
+                    self.begin_gc_pass();
                 }
-                () = ready(()), if !self.flushes.is_empty() => self.continue_flush(),
+                finished = self.gc_thread.finished() => self.on_gc_finished(finished?),
                 () = sleep_until(self.next.unwrap_or(never)), if self.next.is_some() => {
                     self.next = None;
                     self.change_soon();
@@ -373,15 +370,8 @@ impl Daemon {
         self.read_next_hops();
     }
 
-    /// Applies the active configuration with the current observations. Makes a GC pass first if the reconciler requires
-    /// one.
+    /// Applies the active configuration with the current observations.
     fn apply(&mut self) -> Result<()> {
-        self.run_required_gc_pass().inspect_err(|_| self.update_rate.on_failure(Instant::now()))?;
-        self.apply_without_gc()
-    }
-
-    /// As [`Self::apply`], without the GC pass.
-    fn apply_without_gc(&mut self) -> Result<()> {
         let (now, begun) = (since_start()?, Instant::now());
         let overrides = self.store.settings();
         let decision = self.observations.decide(&self.config, overrides, now);
@@ -405,8 +395,8 @@ impl Daemon {
         }
         self.gc_schedule.schedule_by(Instant::now() + look, self.reconciler.required_gc_interval());
         if self.reconciler.is_gc_due() {
-            // Otherwise these connections would be reset before they are rehomed or terminated.
-            self.gc_schedule.schedule_now(Instant::now());
+            // Ends of terminated connections receive their RST, and flows are rehomed.
+            self.demand_gc_pass();
         }
         tracing::debug!(applied.operations, "the data plane has the desired state");
         self.follow_outages(&desired, now);
@@ -414,23 +404,6 @@ impl Daemon {
         let outages = self.outages_document(now);
         let snapshot = snapshot(&desired, applied, self.store.records(), outages, self.running());
         self.snapshots.send_replace(Arc::new(snapshot));
-        Ok(())
-    }
-
-    /// Makes the GC pass that connections require before the next change, which may remove the server that they leave.
-    /// After repeated failures of the pass the change goes ahead, so that dead servers do not stay in service.
-    fn run_required_gc_pass(&mut self) -> Result<()> {
-        if self.reconciler.is_gc_due() {
-            match self.gc_schedule.wait(Instant::now()) {
-                GcDecision::RunPass => self.run_gc_pass().context("flow-table pass failed")?,
-                GcDecision::KeepWaiting => {
-                    bail!("the flow table could not be looked at: try again in a few seconds")
-                }
-                GcDecision::ProceedWithout => tracing::error!(
-                    "changed without a flow-table GC pass: connections may break, or end without a RST"
-                ),
-            }
-        }
         Ok(())
     }
 

@@ -168,7 +168,7 @@ fn gc_erases_only_expired_flows_under_packets_in_the_kernel() {
     kernel::in_namespace(|| {
         let mut kernel = Kernel::load_sized(256).expect("the program");
         kernel.begin(&PacketWorld::standard().state).expect("the state");
-        let mut maps = kernel.maps().expect("the maps");
+        let mut table = kernel.flow_table().expect("the flow table");
         let mut open = |client: u16| {
             let from = SocketAddr::new(Ipv4Addr::new(203, 0, 113, client as u8).into(), client);
             let frame = frames::tcp(from, world::HTTP4.at, flag::SYN).build().bytes;
@@ -176,7 +176,7 @@ fn gc_erases_only_expired_flows_under_packets_in_the_kernel() {
         };
         (0..64).for_each(&mut open);
         let mut shown = 0;
-        let gc_pass = maps
+        let gc_pass = table
             .gc_pass(flows::clock(hz).unwrap(), &mut |_| {
                 shown += 1;
                 GcAction::Keep
@@ -188,7 +188,7 @@ fn gc_erases_only_expired_flows_under_packets_in_the_kernel() {
             let eraser = scope.spawn(|| {
                 let mut erased = 0;
                 while !done.load(Ordering::Relaxed) {
-                    erased += maps.gc_pass(later().unwrap(), &mut |_| GcAction::Keep).unwrap().erased;
+                    erased += table.gc_pass(later().unwrap(), &mut |_| GcAction::Keep).unwrap().erased;
                 }
                 erased
             });
@@ -196,11 +196,11 @@ fn gc_erases_only_expired_flows_under_packets_in_the_kernel() {
             done.store(true, Ordering::Relaxed);
             eraser.join().unwrap()
         });
-        assert!(maps.flow_table().unwrap().is_sound(), "homes do not name their entries");
+        assert!(table.table().unwrap().is_sound(), "homes do not name their entries");
         println!("{erased} flows erased under {} packets", u32::from(ROUNDS) * 256);
-        maps.gc_pass(later().unwrap(), &mut |_| GcAction::Keep).unwrap();
-        assert!(maps.flow_table().unwrap().is_sound());
-        let gc_pass = maps.gc_pass(flows::clock(hz).unwrap(), &mut |_| GcAction::Keep).unwrap();
+        table.gc_pass(later().unwrap(), &mut |_| GcAction::Keep).unwrap();
+        assert!(table.table().unwrap().is_sound());
+        let gc_pass = table.gc_pass(flows::clock(hz).unwrap(), &mut |_| GcAction::Keep).unwrap();
         assert_eq!(gc_pass, GcPass::default(), "something is left");
     });
 }

@@ -8,7 +8,7 @@ mod ages;
 mod flush;
 mod resize;
 
-use std::hint::spin_loop;
+use std::{hint::spin_loop, ops::Range};
 
 use ages::Ages;
 pub use flush::FlushResult;
@@ -83,6 +83,18 @@ pub struct GcPass {
     pub affinity_entries: usize,
     /// Entries that stayed locked: each may hold a flow.
     pub unread: usize,
+}
+
+impl GcPass {
+    /// Adds what a later part of the same pass found.
+    pub const fn add(&mut self, part: Self) {
+        let Self { live, assured, erased, affinity_entries, unread } = part;
+        self.live += live;
+        self.assured += assured;
+        self.erased += erased;
+        self.affinity_entries += affinity_entries;
+        self.unread += unread;
+    }
 }
 
 /// What a GC pass does with an entry that it has reported.
@@ -277,26 +289,47 @@ fn reset(entry: FlowEntry<'_>, sequence_word: SequenceWord, Clock { now, hz }: C
 #[derive(Debug, Default)]
 pub struct FlowGc {
     ages: Ages,
+    /// Jiffies at which the state was read by which the pass decides.
+    state_read: u32,
 }
 
 impl FlowGc {
-    /// Runs a GC pass: erases entries that are long expired or finished, and reports all others to `visit`, which
-    /// decides on them.
+    /// Runs a whole GC pass at one time: [`Self::begin`], then [`Self::scan`] of all slots.
     pub fn gc_pass(
         &mut self,
         table: &FlowTable<'_>,
         clock: Clock,
         visit: &mut dyn FnMut(&GcEntry<'_>) -> GcAction,
     ) -> GcPass {
-        let Clock { now, hz } = clock;
-        let mut gc_pass = GcPass::default();
+        self.begin(table, clock, clock.now);
+        self.scan(table, 0..table.len(), clock, visit)
+    }
+
+    /// Begins a GC pass, of which each slot is scanned once. `state_read` is the jiffies at which the state was read by
+    /// which `visit` decides.
+    pub fn begin(&mut self, table: &FlowTable<'_>, clock: Clock, state_read: u32) {
         self.ages.begin(table, clock);
-        for slot in 0..table.len() {
+        self.state_read = state_read;
+    }
+
+    /// Scans these slots: erases entries that are long expired or finished, and reports all others to `visit`, which
+    /// decides on them. An affinity entry that was refreshed since the state was read is not erased: `visit` may not know
+    /// its service yet.
+    pub fn scan(
+        &mut self,
+        table: &FlowTable<'_>,
+        slots: Range<u32>,
+        clock: Clock,
+        visit: &mut dyn FnMut(&GcEntry<'_>) -> GcAction,
+    ) -> GcPass {
+        let mut gc_pass = GcPass::default();
+        for slot in slots.start..slots.end.min(table.len()) {
             match table.read(slot) {
                 SlotContent::Free => {}
                 SlotContent::Used(sequence_word, client, flow) if sequence_word.is_affinity() => {
                     let seen = GcEntry { sequence_word, client: &client, flow: &flow, age: None };
-                    let ends = is_erasable(sequence_word, clock) || visit(&seen) == GcAction::Terminate;
+                    let ends = is_erasable(sequence_word, clock)
+                        || visit(&seen) == GcAction::Terminate && !self.is_new(sequence_word);
                     if ends && table.erase(slot, sequence_word) {
                         gc_pass.erased += 1;
                     } else {
@@ -304,22 +337,12 @@ impl FlowGc {
                     }
                 }
                 SlotContent::Used(sequence_word, client, flow) => {
-                    let (silence, idle) = (sequence_word.silence(now), sequence_word.idle(hz));
                     if is_erasable(sequence_word, clock) && table.erase(slot, sequence_word) {
                         gc_pass.erased += 1;
                     } else {
-                        let is_live = silence <= idle && !sequence_word.is_finished();
-                        gc_pass.live += usize::from(is_live);
-                        gc_pass.assured +=
-                            usize::from(is_live && sequence_word.state() & state::ASSURED != 0);
                         let age = self.ages.age(slot, sequence_word);
-                        match visit(&GcEntry { sequence_word, client: &client, flow: &flow, age }) {
-                            GcAction::Keep => {}
-                            GcAction::Terminate => reset(table.at(slot), sequence_word, clock),
-                            GcAction::RefreshAffinity(idle) => {
-                                table.refresh_affinity(sequence_word, &client, &flow, now, idle);
-                            }
-                        }
+                        let seen = GcEntry { sequence_word, client: &client, flow: &flow, age };
+                        visit_flow(table, slot, &seen, clock, visit, &mut gc_pass);
                     }
                 }
                 SlotContent::Locked => gc_pass.unread += 1,
@@ -330,6 +353,34 @@ impl FlowGc {
             }
         }
         gc_pass
+    }
+
+    /// Whether an entry was last seen after the state was read.
+    const fn is_new(&self, sequence_word: SequenceWord) -> bool {
+        sequence_word.last_seen().wrapping_sub(self.state_read).cast_signed() >= 0
+    }
+}
+
+/// Counts a flow, and does with it what `visit` decides.
+fn visit_flow(
+    table: &FlowTable<'_>,
+    slot: u32,
+    seen: &GcEntry<'_>,
+    clock: Clock,
+    visit: &mut dyn FnMut(&GcEntry<'_>) -> GcAction,
+    gc_pass: &mut GcPass,
+) {
+    let GcEntry { sequence_word, client, flow, .. } = *seen;
+    let (silence, idle) = (sequence_word.silence(clock.now), sequence_word.idle(clock.hz));
+    let is_live = silence <= idle && !sequence_word.is_finished();
+    gc_pass.live += usize::from(is_live);
+    gc_pass.assured += usize::from(is_live && sequence_word.state() & state::ASSURED != 0);
+    match visit(seen) {
+        GcAction::Keep => {}
+        GcAction::Terminate => reset(table.at(slot), sequence_word, clock),
+        GcAction::RefreshAffinity(idle) => {
+            table.refresh_affinity(sequence_word, client, flow, clock.now, idle);
+        }
     }
 }
 

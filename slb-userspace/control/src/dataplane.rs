@@ -1,6 +1,6 @@
-//! The data plane as the control plane sees it: its state as comparable values, and the trait of what holds it.
+//! The data plane as the control plane sees it: its state as comparable values, and the traits of what holds it.
 //!
-//! Invariant: only the event loop applies operations.
+//! Invariant: only the event loop applies operations, and only the GC thread writes the flow table.
 
 pub mod digest;
 #[cfg(any(test, feature = "testing"))]
@@ -8,7 +8,7 @@ pub mod fake;
 pub mod rehome;
 pub mod state;
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use slb_common::{
     abi::{Address, flow::ClientPath},
@@ -26,34 +26,14 @@ pub trait DataPlane {
     /// Reads the current backend of each slot of a table, and the previous backends of migrating slots.
     fn table(&self, id: u32) -> anyhow::Result<TableContents>;
 
-    /// Runs a GC pass: shows `visit` every entry that could be read, and erases expired ones. `visit` decides each
-    /// entry's fate. `hz` is jiffies per second.
-    fn run_gc(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> anyhow::Result<GcPass>;
-
-    /// Number of slots of the flow table.
-    fn flow_slots(&self) -> u32;
-
-    /// Erases the entries in `slots` that `matches` chooses, or only counts them if not `erases`. `hz` is jiffies per
-    /// second.
-    fn flush(
-        &mut self,
-        slots: Range<u32>,
-        erases: bool,
-        hz: u32,
-        matches: &mut FlushPredicate<'_>,
-    ) -> anyhow::Result<FlushResult>;
-
     /// Writes connection counts, by server id.
     fn put_connection_counts(&mut self, connection_counts: &BTreeMap<u32, u64>) -> anyhow::Result<()>;
 
-    /// Rehomes flows to other server entries.
-    fn rehome_flows(&mut self, moves: &RehomeMap) -> anyhow::Result<()>;
-
-    /// Replaces the client paths of flows for which `to` returns one. Returns the number of changed entries.
-    fn update_client_paths(&mut self, to: &NewPath<'_>) -> anyhow::Result<usize>;
-
     /// Counts flows that were evicted or could not be tracked although they may predate their table's last change.
     fn evictions(&self) -> anyhow::Result<u64>;
+    /// Reads the clock of the data path, the low word of jiffies.
+    fn jiffies(&self) -> anyhow::Result<u32>;
+
     /// Counts answers dropped because their client's neighbour was not resolved.
     fn unresolved(&self) -> anyhow::Result<u64> {
         Ok(0)
@@ -61,6 +41,41 @@ pub trait DataPlane {
 
     /// Applies one operation.
     fn apply(&mut self, operation: &Operation) -> anyhow::Result<()>;
+}
+
+/// The flow table, as the GC thread sees it: packets use it meanwhile, and no other thread of the daemon writes it.
+pub trait FlowTableAccess {
+    /// Number of slots.
+    fn slots(&self) -> u32;
+
+    /// Runs a GC pass: shows `visit` every entry that could be read, and erases expired ones. `visit` decides each
+    /// entry's fate by the state at `state_read`, in jiffies. Later changes count: a live flow is terminated only if its
+    /// server is still terminating, and an affinity entry stays that was refreshed since. `hz` is jiffies per second.
+    /// `between_ticks` is called after each bounded number of slots.
+    fn run_gc(
+        &mut self,
+        state_read: u32,
+        hz: u32,
+        visit: &mut dyn FnMut(FlowRecord) -> GcAction,
+        between_ticks: &mut dyn FnMut(),
+    ) -> anyhow::Result<GcPass>;
+
+    /// Erases the entries that `matches` chooses, or only counts them if not `erases`. `hz` is jiffies per second.
+    fn flush(
+        &mut self,
+        erases: bool,
+        hz: u32,
+        matches: &mut FlushPredicate<'_>,
+    ) -> anyhow::Result<FlushResult>;
+
+    /// Reads the current backend of each slot of a server table.
+    fn current_backends(&self, id: u32) -> anyhow::Result<Arc<[u32]>>;
+
+    /// Rehomes flows to other server entries.
+    fn rehome_flows(&mut self, moves: &RehomeMap);
+
+    /// Replaces the client paths of flows for which `to` returns one. Returns the number of changed entries.
+    fn update_client_paths(&mut self, to: &NewPath<'_>) -> usize;
 }
 
 /// Maps a client address and the present client path of a flow to the new path; `None` keeps the path.

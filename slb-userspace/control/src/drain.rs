@@ -31,6 +31,12 @@ impl DrainState {
     const fn until(deadline: u32, now: u32) -> Self {
         Self { is_terminating: deadline != 0 && deadline <= now, deadline }
     }
+
+    /// The drain with a deadline of at least `earliest`.
+    pub const fn not_before(self, earliest: u32, now: u32) -> Self {
+        let deadline = if self.deadline < earliest { earliest } else { self.deadline };
+        Self::until(deadline, now)
+    }
 }
 
 /// Drain state of a configured server. `drain` is `drain_timeout` in seconds. `now` is seconds since boot.

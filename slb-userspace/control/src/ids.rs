@@ -63,6 +63,8 @@ pub struct Inputs<'a> {
     pub now: u32,
     /// Removed terminating servers whose connections have all delivered their RSTs.
     pub rst_delivered: &'a BTreeSet<Handle>,
+    /// Tables with flows that a GC pass is to rehome. Their servers stay.
+    pub rehoming: &'a BTreeSet<u32>,
 }
 
 /// The maps have too few entries for the desired state.
@@ -87,7 +89,7 @@ pub fn assign(
     inputs: Inputs<'_>,
 ) -> Result<Assignment, MapsFull> {
     let mut ids = IdAllocator::new(actual, limits.max_backends);
-    let tables = tables(desired, actual)?;
+    let tables = tables(desired, actual, inputs.rehoming)?;
     let previous_tables = previous_tables(desired, actual, &tables);
     let known = ActualServers::new(actual);
     let mut servers = ServerAssignment::new(desired, actual, inputs, &previous_tables);
@@ -104,9 +106,10 @@ pub fn assign(
         };
         state.tables.insert(table, ServerTable::new(spec));
     }
+    servers.keep_rehoming(&known, &tables, &mut ids)?;
     let answers = servers.answers();
-    let ServerAssignment { backends, mut steps, .. } = servers;
-    state.backends = backends.into_iter().map(|(_, id, backend)| (id, backend)).collect();
+    let ServerAssignment { backends, kept, mut steps, .. } = servers;
+    state.backends = backends.into_iter().map(|(_, id, backend)| (id, backend)).chain(kept).collect();
     state.services = services(desired, actual, &tables, inputs.now, &mut ids, &mut steps)?;
     let entries = state.services.iter().map(|(id, service)| (*id, entry(service, desired.seed))).collect();
     state.index = IndexContent { hz: limits.hz, tunnel: desired.tunnel, entries, servers: answers };
@@ -202,7 +205,8 @@ fn seconds(time: Duration) -> u32 {
 }
 
 /// Table id of each pool. A pool keeps the table of its services, so its servers keep their ids and handles.
-fn tables(desired: &Desired, actual: &MapState) -> Result<Vec<u32>, MapsFull> {
+/// Tables in `rehoming` are not reused.
+fn tables(desired: &Desired, actual: &MapState, rehoming: &BTreeSet<u32>) -> Result<Vec<u32>, MapsFull> {
     let now: BTreeMap<_, u32> = actual
         .services
         .values()
@@ -210,7 +214,7 @@ fn tables(desired: &Desired, actual: &MapState) -> Result<Vec<u32>, MapsFull> {
         .map(|service| (key_of(service), service.lookup_table))
         .collect();
     let mut tables: Vec<Option<u32>> = vec![None; desired.pools.len()];
-    let in_use: BTreeSet<u32> = now.values().copied().chain(actual.tables.keys().copied()).collect();
+    let in_use: BTreeSet<u32> = now.values().chain(actual.tables.keys()).chain(rehoming).copied().collect();
     let mut taken = BTreeSet::new();
     for service in &desired.services {
         if let Some(pool) = service.pool

@@ -2,11 +2,12 @@
 
 mod flush;
 mod gc_pass;
+#[cfg(any(test, feature = "testing"))]
+mod in_one_thread;
 mod reassigned_slots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -16,16 +17,17 @@ use slb_common::abi::{Handle, backend::Backend};
 
 use super::{
     diff::diff,
-    finished_flows::{self, TerminatedConnection},
+    finished_flows,
     handshakes::{self, ejection_pools},
     ids::{Assignment, Inputs, MapLimits, assign},
     model::Desired,
-    one_way::{self, AnswerCounts},
+    one_way,
+    rehoming::Rehoming,
     separate_tables::{SeparateTables, separate_tables},
 };
 use crate::dataplane::{
     DataPlane,
-    state::{MapState, Operation},
+    state::{MapState, NO_TABLE, Operation},
 };
 use crate::outlier_detection::DetectorPool;
 
@@ -37,7 +39,7 @@ pub struct Reconciler<D> {
     /// `None` at the start and after a failure: the maps must be read again.
     actual: Option<Arc<MapState>>,
     limits: MapLimits,
-    /// Evictions counted before the last GC pass began, or at the first read of the maps.
+    /// Evictions counted after the last GC pass, or at the first read of the maps.
     evictions: Option<u64>,
     /// Removed terminating servers for which the last GC pass found no RST outstanding.
     rst_delivered: BTreeSet<Handle>,
@@ -45,12 +47,10 @@ pub struct Reconciler<D> {
     is_gc_due: bool,
     /// Pools with an ejection policy, by table.
     ejection_pools: BTreeMap<u32, DetectorPool>,
-    /// The same pools with the handshake outcomes of the last GC pass.
-    handshakes: Vec<DetectorPool>,
-    /// Which servers answered new connections, from the last GC pass.
-    answers: BTreeMap<SocketAddr, AnswerCounts>,
-    /// Connections that a GC pass ended and could not report, because a later step failed.
-    ended: Vec<TerminatedConnection>,
+    /// Tables with flows that a GC pass is to rehome.
+    rehoming: Rehoming,
+    /// The last table whose slot migrations a GC pass was to end.
+    last_due: u32,
     /// Tables that got another size since the last change that succeeded.
     resized: Vec<ResizedTable>,
 }
@@ -93,9 +93,8 @@ impl<D: DataPlane> Reconciler<D> {
             // The previous daemon may have died between a change and the GC pass that the change required.
             is_gc_due: true,
             ejection_pools: BTreeMap::new(),
-            handshakes: Vec::new(),
-            answers: BTreeMap::new(),
-            ended: Vec::new(),
+            rehoming: Rehoming::unknown(),
+            last_due: 0,
             resized: Vec::new(),
         }
     }
@@ -110,6 +109,11 @@ impl<D: DataPlane> Reconciler<D> {
     #[cfg(any(test, feature = "testing"))]
     pub fn into_plane(self) -> D {
         self.plane
+    }
+
+    /// Jiffies per second.
+    pub fn hz(&self) -> u32 {
+        self.limits.hz
     }
 
     /// Sets the interfaces through which packets may leave, from the next change on. The kernel has already removed the
@@ -148,7 +152,9 @@ impl<D: DataPlane> Reconciler<D> {
         let limits = self.limits.clone();
         self.actual()?;
         let actual = self.actual.clone().unwrap_or_default();
-        assign(&separate_tables(desired, &actual).desired, &actual, &limits, self.inputs(Duration::ZERO))?;
+        let rehoming = self.rehoming.tables(&actual);
+        let inputs = self.inputs(Duration::ZERO, &rehoming);
+        assign(&separate_tables(desired, &actual).desired, &actual, &limits, inputs)?;
         Ok(())
     }
 
@@ -162,7 +168,8 @@ impl<D: DataPlane> Reconciler<D> {
         // A failure leaves `None`, so that the maps are read again.
         let mut actual = self.actual.take().unwrap_or_default();
         let SeparateTables { desired: separate_tables, copies } = separate_tables(desired, &actual);
-        let assigned = assign(&separate_tables, &actual, &self.limits, self.inputs(now));
+        let rehoming = self.rehoming.tables(&actual);
+        let assigned = assign(&separate_tables, &actual, &self.limits, self.inputs(now, &rehoming));
         let Assignment { mut state, tables, next } = match assigned {
             Ok(assigned) => assigned,
             Err(full) => {
@@ -172,7 +179,10 @@ impl<D: DataPlane> Reconciler<D> {
         };
         self.migrate_slots(&mut actual, &mut state, now)?;
         let operations = diff(&actual, &state);
-        self.is_gc_due |= operations.iter().any(|operation| is_gc_due(operation, &actual));
+        self.is_gc_due |= operations.iter().any(|operation| terminates(operation, &actual));
+        let left = left_tables(&actual, &state);
+        self.is_gc_due |= !left.is_empty();
+        self.rehoming.leave(left);
         operations.iter().try_for_each(|operation| self.apply_operation(operation))?;
         // Current backends can be computed again, and take 262 KB for each table.
         state.tables.values_mut().for_each(|table| table.current_backends = None);
@@ -189,10 +199,10 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(Reconciliation { state, tables, operations: operations.len(), has_built, next, resized })
     }
 
-    fn inputs(&self, now: Duration) -> Inputs<'_> {
+    fn inputs<'a>(&'a self, now: Duration, rehoming: &'a BTreeSet<u32>) -> Inputs<'a> {
         // At least 1, because a deadline of 0 means none.
         let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX).max(1);
-        Inputs { now, rst_delivered: &self.rst_delivered }
+        Inputs { now, rst_delivered: &self.rst_delivered, rehoming }
     }
 
     /// Whether a slot of any table migrates.
@@ -239,22 +249,26 @@ impl<D: DataPlane> Reconciler<D> {
     }
 }
 
-/// Whether the operation terminates a server or gives a service another table.
-fn is_gc_due(operation: &Operation, actual: &MapState) -> bool {
+/// Whether the operation makes a server terminating.
+fn terminates(operation: &Operation, actual: &MapState) -> bool {
     let is_terminating = |backend: &Backend| backend.flags & Backend::TERMINATING != 0;
     match operation {
         Operation::PutBackends(backends) => backends.iter().any(|put| {
             is_terminating(&put.backend) && !actual.backends.get(&put.id).is_some_and(is_terminating)
         }),
-        // The index decides which table a flow's packets use, and it is written after the services.
-        Operation::PutIndex(index) => index.entries.iter().any(|(id, entry)| {
-            let before = actual.index.entries.get(id);
-            before.is_some_and(|before| {
-                before.service == entry.service && before.lookup_table != entry.lookup_table
-            })
-        }),
         _ => false,
     }
+}
+
+/// Tables that a service of the index uses in `actual` and leaves in `desired`. The index decides which table a flow's
+/// packets use.
+fn left_tables(actual: &MapState, desired: &MapState) -> BTreeSet<u32> {
+    let left = desired.index.entries.iter().filter_map(|(id, entry)| {
+        let before = actual.index.entries.get(id)?;
+        let is_moved = before.service == entry.service && before.lookup_table != entry.lookup_table;
+        is_moved.then_some(before.lookup_table)
+    });
+    left.filter(|table| *table != NO_TABLE).collect()
 }
 
 /// The operation's name for error messages, without its values, which may be long.

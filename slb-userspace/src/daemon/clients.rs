@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 use tokio::{sync::watch, time::Instant};
 
-use super::Daemon;
+use super::{Daemon, gc_thread::Job};
 use crate::neigh::{Resolution, Resolutions, Resolver};
 use slb_control::client_paths::{PathChanges, Paths, Prefix};
 
@@ -80,9 +80,6 @@ impl Daemon {
         if changed_paths.is_empty() {
             return;
         }
-        match self.reconciler.update_client_paths(&changed_paths) {
-            Ok(flows) => tracing::info!(flows, "client paths changed: answers take the new ones"),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "answers take old client paths"),
-        }
+        self.gc_thread.start(Job::UpdateClientPaths(changed_paths));
     }
 }

@@ -1,41 +1,67 @@
-//! Flushes of the flow table (`slb flows flush`). The event loop flushes one part at a time, so other events wait for
-//! at most one part.
-
-use std::collections::VecDeque;
+//! Flushes of the flow table (`slb flows flush`): a GC pass, the flush in the GC thread, and another GC pass if entries
+//! were erased. Other events are processed meanwhile.
 
 use anyhow::Result;
 use slb_common::datapath::flow_gc::FlushResult;
 use tokio::sync::oneshot;
 
-use super::Daemon;
+use super::{Daemon, gc_thread::Job};
 use crate::{
     clock::since_start,
     server::requests::{RequestError, log_refused},
 };
 use slb_api::{flows, types::Requester};
-use slb_control::flush::{FlushFilter, ResolvedFilter};
+use slb_control::flush::FlushFilter;
 
-/// Slots per part: 1/16 of the default table.
-const SLOTS_PER_STEP: u32 = 1 << 14;
 /// The command's name in the log.
 const COMMAND: &str = "flows flush";
 
 /// Channel for the answer.
 pub(super) type FlushReply = oneshot::Sender<Result<flows::Flushed, RequestError>>;
 
-/// Running and queued flushes, oldest first.
-pub(super) type FlushQueue = VecDeque<RunningFlush>;
+/// Flushes that have not been answered, oldest first.
+#[derive(Default)]
+pub(super) struct FlushQueue(Vec<PendingFlush>);
 
-/// A running flush.
-pub(super) struct RunningFlush {
+struct PendingFlush {
     filter: FlushFilter,
-    choice: ResolvedFilter,
     erases: bool,
-    /// The first slot of the next part.
-    next: u32,
-    flushed: FlushResult,
     by: Requester,
     answer: FlushReply,
+    step: FlushStep,
+}
+
+/// What a flush waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FlushStep {
+    /// That a pass begins. It erases expired entries, and makes affinity entries assured like their flows.
+    FirstPass,
+    /// That this pass ends.
+    InFirstPass,
+    /// That the GC thread has flushed.
+    Flush,
+    /// That a pass begins. It corrects the connection counts of servers.
+    LastPass(FlushResult),
+    /// That this pass ends.
+    InLastPass(FlushResult),
+}
+
+impl FlushQueue {
+    /// Whether a flush waits for a pass to begin or to end.
+    pub(super) fn awaits_pass(&self) -> bool {
+        self.0.iter().any(|flush| flush.step != FlushStep::Flush)
+    }
+
+    /// A pass begins: flushes that waited for one wait for its end.
+    pub(super) fn on_pass_begun(&mut self) {
+        for flush in &mut self.0 {
+            match flush.step {
+                FlushStep::FirstPass => flush.step = FlushStep::InFirstPass,
+                FlushStep::LastPass(flushed) => flush.step = FlushStep::InLastPass(flushed),
+                FlushStep::InFirstPass | FlushStep::Flush | FlushStep::InLastPass(_) => {}
+            }
+        }
+    }
 }
 
 impl Daemon {
@@ -47,69 +73,85 @@ impl Daemon {
         by: Requester,
         answer: FlushReply,
     ) {
-        match self.choose(&filter) {
-            Ok(choice) => {
-                let flushed = FlushResult::default();
-                self.flushes.push_back(RunningFlush { filter, choice, erases, next: 0, flushed, by, answer });
-            }
-            Err(refused) => send_answer(&by, answer, Err(refused)),
-        }
+        self.flushes.0.push(PendingFlush { filter, erases, by, answer, step: FlushStep::FirstPass });
+        self.demand_gc_pass();
     }
 
-    fn choose(&mut self, filter: &FlushFilter) -> Result<ResolvedFilter, RequestError> {
-        // Expired entries are erased first, and affinity entries become assured like their flows.
-        let failed = |error| RequestError::Failed(format!("error: {error:#}: nothing was erased; try again"));
-        self.run_gc_pass().map_err(failed)?;
-        let held = self.reconciler.actual().map_err(failed)?;
-        filter.resolve(held).map_err(|why| RequestError::Invalid(format!("{why}: nothing was erased")))
-    }
-
-    /// Flushes the next part for the oldest flush.
-    pub(super) fn continue_flush(&mut self) {
-        let Some(mut flush) = self.flushes.pop_front() else { return };
-        match self.flush_step(&mut flush) {
-            Ok(false) => self.flushes.push_front(flush),
-            Ok(true) => self.end_flush(flush),
-            Err(error) => {
-                let erased = flush.flushed.erased;
-                let why = format!("error: {error:#}: {erased} entries were found before; try again");
-                send_answer(&flush.by, flush.answer, Err(RequestError::Failed(why)));
+    /// A pass has ended: the flushes that waited for its end go on.
+    pub(super) fn on_pass_for_flushes(&mut self) {
+        for mut flush in std::mem::take(&mut self.flushes.0) {
+            match flush.step {
+                FlushStep::InFirstPass => match self.flush_job(&flush) {
+                    Ok(job) => {
+                        self.gc_thread.start(job);
+                        flush.step = FlushStep::Flush;
+                        self.flushes.0.push(flush);
+                    }
+                    Err(refused) => send_answer(flush, Err(refused)),
+                },
+                FlushStep::InLastPass(flushed) => send_answer(flush, Ok(flushed)),
+                FlushStep::FirstPass | FlushStep::Flush | FlushStep::LastPass(_) => {
+                    self.flushes.0.push(flush);
+                }
             }
         }
     }
 
-    /// Flushes one part. Returns whether it was the last one.
-    fn flush_step(&mut self, flush: &mut RunningFlush) -> Result<bool> {
-        let slots = self.reconciler.flow_slots();
-        let part = flush.next..flush.next.saturating_add(SLOTS_PER_STEP).min(slots);
-        let FlushResult { erased, locked } =
-            self.reconciler.flush(part.clone(), &flush.choice, flush.erases, since_start()?)?;
-        flush.flushed.erased += erased;
-        flush.flushed.locked += locked;
-        flush.next = part.end;
-        Ok(part.end >= slots)
+    fn flush_job(&mut self, flush: &PendingFlush) -> Result<Job, RequestError> {
+        let hz = self.reconciler.hz();
+        let actual = self.reconciler.actual().map_err(|error| failed(&error))?;
+        let choice = flush.filter.resolve(actual);
+        let choice = choice.map_err(|why| RequestError::Invalid(format!("{why}: nothing was erased")))?;
+        Ok(Job::Flush { choice, erases: flush.erases, hz })
     }
 
-    fn end_flush(&mut self, flush: RunningFlush) {
-        let RunningFlush { filter, erases, flushed: FlushResult { erased, locked }, by, answer, .. } = flush;
-        if erases {
-            let Requester { uid, user, pid } = &by;
-            tracing::info!(what = COMMAND, uid, user, pid, %filter, erased, locked, "flow-table entries erased");
-            // The GC pass corrects the connection counts of servers.
-            if let Err(error) = self.run_gc_pass() {
-                tracing::error!(error = format!("{error:#}"), "flow-table pass failed");
-                self.change_soon();
+    /// The GC thread has made the oldest flush that waited for it.
+    pub(super) fn on_flushed(&mut self, flushed: Result<FlushResult>) {
+        let Some(oldest) = self.flushes.0.iter().position(|flush| flush.step == FlushStep::Flush) else {
+            return;
+        };
+        let mut flush = self.flushes.0.remove(oldest);
+        match flushed {
+            Err(error) => send_answer(flush, Err(failed(&error))),
+            Ok(flushed) if !flush.erases => send_answer(flush, Ok(flushed)),
+            Ok(flushed) => {
+                let FlushResult { erased, locked } = flushed;
+                let (Requester { uid, user, pid }, filter) = (&flush.by, &flush.filter);
+                tracing::info!(what = COMMAND, uid, user, pid, %filter, erased, locked, "flow-table entries erased");
+                // Without the time, the slots wait from their last change on, for which their flows have expired.
+                self.reconciler.on_flushed(since_start().unwrap_or_default());
+                flush.step = FlushStep::LastPass(flushed);
+                self.flushes.0.push(flush);
+                self.demand_gc_pass();
             }
         }
-        let flushed = flows::Flushed { entries: erased as u64, locked: locked as u64 };
-        send_answer(&by, answer, Ok(flushed));
+    }
+
+    /// A pass has failed: the flushes that waited for its end are answered.
+    pub(super) fn fail_flushes(&mut self, error: &anyhow::Error) {
+        for flush in std::mem::take(&mut self.flushes.0) {
+            match flush.step {
+                FlushStep::InFirstPass | FlushStep::FirstPass => send_answer(flush, Err(failed(error))),
+                // The entries are erased, and a later pass corrects the counts.
+                FlushStep::InLastPass(flushed) | FlushStep::LastPass(flushed) => {
+                    send_answer(flush, Ok(flushed));
+                }
+                FlushStep::Flush => self.flushes.0.push(flush),
+            }
+        }
     }
 }
 
-fn send_answer(by: &Requester, answer: FlushReply, result: Result<flows::Flushed, RequestError>) {
+fn failed(error: &anyhow::Error) -> RequestError {
+    RequestError::Failed(format!("error: {error:#}: nothing was erased; try again"))
+}
+
+fn send_answer(flush: PendingFlush, result: Result<FlushResult, RequestError>) {
     if let Err(refused) = &result {
-        log_refused(COMMAND, by, refused);
+        log_refused(COMMAND, &flush.by, refused);
     }
+    let flushed =
+        |FlushResult { erased, locked }| flows::Flushed { entries: erased as u64, locked: locked as u64 };
     // The caller may have disconnected.
-    let _ = answer.send(result);
+    let _ = flush.answer.send(result.map(flushed));
 }

@@ -1,41 +1,92 @@
-//! Flow-table GC passes of the event loop.
+//! Flow-table GC passes, as the event loop begins and ends them.
 
 use std::collections::BTreeSet;
 
 use anyhow::Result;
 use tokio::time::Instant;
 
-use super::{Daemon, MAX_GC_INTERVAL, gc_schedule::PassCost};
-use crate::clock::{processor_time, since_start};
-use slb_control::{fill_level, reconcile::GcSummary};
+use super::{
+    Daemon, MAX_GC_INTERVAL,
+    gc_schedule::PassCost,
+    gc_thread::{Finished, Job},
+};
+use crate::clock::since_start;
+use slb_control::{
+    fill_level,
+    gc_job::{GcFindings, GcJob},
+    reconcile::GcSummary,
+};
 
 impl Daemon {
-    /// Makes a GC pass and processes its findings: ended connections, handshake outcomes, answers of servers, clients.
-    pub(super) fn run_gc_pass(&mut self) -> Result<()> {
-        let (begun, worked) = (Instant::now(), processor_time()?);
-        self.gc_schedule.begin(begun);
-        let swept = self.reconciler.run_gc(since_start()?, &self.clients.on_link())?;
-        let GcSummary { moved, flows, assured, entries, ended, handshakes, answers, clients, next } = swept;
+    /// Begins a GC pass in the GC thread.
+    pub(super) fn begin_gc_pass(&mut self) {
+        self.gc_schedule.begin();
+        let is_urgent = self.reconciler.is_gc_due() || self.flushes.awaits_pass();
+        match self.gc_job() {
+            Ok(job) => {
+                self.gc_thread.start(Job::Pass(job));
+                self.flushes.on_pass_begun();
+                if is_urgent {
+                    self.gc_thread.hurry();
+                }
+            }
+            Err(error) => self.on_failed_gc_pass(&error),
+        }
+    }
+
+    fn gc_job(&mut self) -> Result<GcJob> {
+        self.reconciler.begin_gc(since_start()?, self.clients.on_link())
+    }
+
+    /// A connection or a flow waits for a GC pass: the next one begins at once, and the running one makes no pauses.
+    pub(super) fn demand_gc_pass(&mut self) {
+        self.gc_schedule.schedule_now(Instant::now());
+        self.gc_thread.hurry();
+    }
+
+    /// Processes what the GC thread has done.
+    pub(super) fn on_gc_finished(&mut self, finished: Finished) {
+        match finished {
+            Finished::Pass(passed) => match passed.and_then(|(found, cost)| self.end_gc_pass(*found, cost)) {
+                Ok(()) => self.on_pass_for_flushes(),
+                Err(error) => {
+                    self.reconciler.abort_gc();
+                    self.on_failed_gc_pass(&error);
+                }
+            },
+            Finished::Flush(flushed) => self.on_flushed(flushed),
+            Finished::UpdateClientPaths(flows) => {
+                tracing::info!(flows, "client paths changed: answers take the new ones");
+            }
+        }
+    }
+
+    fn on_failed_gc_pass(&mut self, error: &anyhow::Error) {
+        tracing::error!(error = format!("{error:#}"), "flow-table pass failed; retrying");
+        self.gc_schedule.fail(Instant::now());
+        self.fail_flushes(error);
+        self.change_soon();
+    }
+
+    /// Processes the findings of a GC pass: ended migrations, handshake outcomes, answers of servers, clients.
+    fn end_gc_pass(&mut self, found: GcFindings, cost: PassCost) -> Result<()> {
+        let (now, ended) = (since_start()?, found.ended.len());
+        let GcSummary { moved, flows, assured, entries, handshakes, answers, clients, has_rehomed, next } =
+            self.reconciler.end_gc(found, now)?;
         self.log_fill(assured, entries);
         let has_nat_service = self.reconciler.has_nat_service();
         self.clients.watch(if has_nat_service { clients } else { BTreeSet::new() });
         let is_news = self.observations.on_answers(&answers);
-        if self.observations.on_outcomes(&handshakes, since_start()?) || is_news {
+        if self.observations.on_outcomes(&handshakes, now) || is_news || has_rehomed {
             self.change_soon();
         }
-        ended.iter().for_each(|ended| self.provoker.provoke(ended));
         let next = if moved == 0 && !has_nat_service { next } else { next.min(MAX_GC_INTERVAL) };
-        let processor = processor_time()?.saturating_sub(worked);
-        let took = PassCost { begun, ended: Instant::now(), processor };
-        self.gc_schedule.end(took, next, self.reconciler.required_gc_interval());
-        tracing::debug!(
-            took = ?(took.ended - took.begun),
-            ?processor,
-            moved,
-            flows,
-            ended = ended.len(),
-            "reassigned slots, and live flows"
-        );
+        self.gc_schedule.end(cost, next, self.reconciler.required_gc_interval());
+        if self.reconciler.is_gc_due() {
+            self.demand_gc_pass();
+        }
+        let PassCost { took, processor, .. } = cost;
+        tracing::debug!(?took, ?processor, moved, flows, ended, "reassigned slots, and live flows");
         Ok(())
     }
 

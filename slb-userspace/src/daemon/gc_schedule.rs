@@ -1,4 +1,4 @@
-//! When flow-table GC passes run: as soon as a pass is useful, within a small share of time. The share rises to half
+//! When flow-table GC passes begin: as soon as a pass is useful, within a small share of a CPU. The share rises to half
 //! where longer pauses would lose affinity entries or miss failures of new connections.
 
 use std::time::Duration;
@@ -7,13 +7,10 @@ use tokio::time::Instant;
 
 use super::update_rate::RETRY;
 
-/// Passes take at most 1/50 of a processor's time.
+/// Passes take at most 1/50 of a CPU.
 const MAX_CPU_DIVISOR: u32 = 50;
-/// Passes that cannot be postponed take at most half of the daemon's time. The event loop does nothing else
-/// meanwhile.
-const MAX_TIME_DIVISOR: u32 = 2;
-/// Consecutive failed passes after which work that waits for a pass proceeds without one.
-const MAX_FAILURES: u32 = 3;
+/// Passes that cannot be postponed take at most half of a CPU.
+const MAX_NEEDED_CPU_DIVISOR: u32 = 2;
 
 /// Schedule of GC passes.
 #[derive(Debug)]
@@ -21,12 +18,37 @@ pub(super) struct GcSchedule {
     due: Instant,
     /// When the last completed pass began.
     last: Instant,
-    /// Minimum time from `last` to the next pass, for every pass.
-    min_interval: Duration,
-    /// Minimum time from `last` to the next pass, for passes that may be postponed.
-    cost_interval: Duration,
-    /// Failed passes since the last completed one.
-    failed: u32,
+    /// CPU time of the last completed pass.
+    cost: Duration,
+    state: PassState,
+}
+
+/// State of the last pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PassState {
+    Completed,
+    /// It runs. Another one is due after it, at the earliest at this time.
+    Running(Option<NextPass>),
+    /// It has failed: the retry is scheduled.
+    Failed,
+}
+
+/// A pass that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct NextPass {
+    time: Instant,
+    delay: MaxDelay,
+}
+
+/// How long a pass may be postponed after the last one, to limit its cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum MaxDelay {
+    /// Not at all.
+    None,
+    /// At most so long, or twice its cost.
+    Within(Duration),
+    /// As long as its cost requires.
+    Any,
 }
 
 /// Cost of a GC pass.
@@ -34,81 +56,76 @@ pub(super) struct GcSchedule {
 pub(super) struct PassCost {
     /// When it began.
     pub(super) begun: Instant,
-    /// When it ended.
-    pub(super) ended: Instant,
+    /// How long it took.
+    pub(super) took: Duration,
     /// CPU time that it used.
     pub(super) processor: Duration,
-}
-
-/// What work that waits for a GC pass is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum GcDecision {
-    /// Make a pass now.
-    RunPass,
-    /// Keep waiting: a pass has failed, and the next one is not due.
-    KeepWaiting,
-    /// Proceed without a pass: too many have failed.
-    ProceedWithout,
 }
 
 impl GcSchedule {
     /// The first pass is due at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { due: now, last: now, min_interval: Duration::ZERO, cost_interval: Duration::ZERO, failed: 0 }
+        Self { due: now, last: now, cost: Duration::ZERO, state: PassState::Completed }
     }
 
-    pub(super) fn due(&self) -> Instant {
-        self.due
-    }
-
-    /// What work that waits for a pass is to do.
-    pub(super) fn wait(&self, now: Instant) -> GcDecision {
-        match self.failed {
-            0 => GcDecision::RunPass,
-            failed if failed > MAX_FAILURES => GcDecision::ProceedWithout,
-            _ if now < self.due => GcDecision::KeepWaiting,
-            _ => GcDecision::RunPass,
-        }
+    /// When the next pass is due; `None` while one runs.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (!matches!(self.state, PassState::Running(_))).then_some(self.due)
     }
 
     /// A pass is useful by `time`. It may be postponed, to limit its cost, to at most `max_delay` after the last one,
-    /// or to twice its duration.
+    /// or to twice its CPU time.
     pub(super) fn schedule_by(&mut self, time: Instant, max_delay: Option<Duration>) {
-        if self.failed > 0 {
-            // The retry is already scheduled.
-            return;
-        }
-        let cost_interval =
-            max_delay.map_or(self.cost_interval, |max_delay| self.cost_interval.min(max_delay));
-        self.due = self.due.min(time).max(self.last + cost_interval.max(self.min_interval));
+        self.schedule(NextPass { time, delay: max_delay.map_or(MaxDelay::Any, MaxDelay::Within) });
     }
 
-    /// Work waits for a pass: it is due at once unless passes fail.
+    /// Work waits for a pass that begins from now on.
     pub(super) fn schedule_now(&mut self, now: Instant) {
-        if self.failed == 0 {
-            self.due = now;
+        self.schedule(NextPass { time: now, delay: MaxDelay::None });
+    }
+
+    fn schedule(&mut self, next: NextPass) {
+        match &mut self.state {
+            PassState::Completed => {
+                let pause = match next.delay {
+                    MaxDelay::None => return self.due = self.due.min(next.time),
+                    MaxDelay::Within(limit) => (self.cost * MAX_CPU_DIVISOR).min(limit),
+                    MaxDelay::Any => self.cost * MAX_CPU_DIVISOR,
+                };
+                let pause = pause.max(self.cost * MAX_NEEDED_CPU_DIVISOR);
+                self.due = self.due.min(next.time).max(self.last + pause);
+            }
+            PassState::Running(after) => {
+                *after = Some(after.map_or(next, |other| NextPass {
+                    time: next.time.min(other.time),
+                    delay: next.delay.min(other.delay),
+                }));
+            }
+            PassState::Failed => {}
         }
     }
 
-    /// A pass begins. It counts as failed until [`Self::end`].
-    pub(super) fn begin(&mut self, now: Instant) {
-        self.due = now + RETRY;
-        self.failed += 1;
+    /// A pass begins.
+    pub(super) fn begin(&mut self) {
+        self.state = PassState::Running(None);
     }
 
-    /// A pass has completed. The next one is useful after `next` and may be postponed to at most `max_delay` after it.
+    /// The pass has failed.
+    pub(super) fn fail(&mut self, now: Instant) {
+        (self.due, self.state) = (now + RETRY, PassState::Failed);
+    }
+
+    /// The pass has completed. The next one is useful after `next` and may be postponed to at most `max_delay` after it
+    /// began.
     pub(super) fn end(&mut self, cost: PassCost, next: Duration, max_delay: Option<Duration>) {
-        let PassCost { begun, ended, processor } = cost;
+        let PassCost { begun, processor, .. } = cost;
         let due = begun + next;
-        *self = Self {
-            due,
-            last: begun,
-            min_interval: (ended - begun) * MAX_TIME_DIVISOR,
-            // Only CPU time counts: a preempted pass costs no more.
-            cost_interval: processor * MAX_CPU_DIVISOR,
-            failed: 0,
-        };
+        let before = std::mem::replace(&mut self.state, PassState::Completed);
+        (self.due, self.last, self.cost) = (due, begun, processor);
         self.schedule_by(due, max_delay);
+        if let PassState::Running(Some(next)) = before {
+            self.schedule(next);
+        }
     }
 }
 
@@ -118,87 +135,79 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A schedule after one pass of this duration, and when that pass began.
+    /// A schedule after one pass with this CPU time, and when that pass began.
     fn cost(cost: Duration, next: Duration, max_delay: Option<Duration>) -> (GcSchedule, Instant) {
         let begun = Instant::now();
         let mut schedule = GcSchedule::new(begun);
-        assert_eq!(schedule.due(), begun);
-        schedule.begin(begun);
-        schedule.end(PassCost { begun, ended: begun + cost, processor: cost }, next, max_delay);
+        assert_eq!(schedule.due(), Some(begun));
+        schedule.begin();
+        schedule.end(PassCost { begun, took: 2 * cost, processor: cost }, next, max_delay);
         (schedule, begun)
     }
 
     #[test]
-    fn gc_passes_take_a_small_share_of_the_time() {
+    fn gc_passes_take_a_small_share_of_a_cpu() {
         let (mut schedule, begun) = cost(SECOND / 5, SECOND, None);
         schedule.schedule_by(begun + SECOND, None);
-        assert_eq!(schedule.due(), begun + 10 * SECOND);
+        assert_eq!(schedule.due(), Some(begun + 10 * SECOND));
         schedule.schedule_now(begun + SECOND);
-        assert_eq!(schedule.due(), begun + SECOND);
+        assert_eq!(schedule.due(), Some(begun + SECOND));
     }
 
     #[test]
-    fn slow_gc_pass_delays_no_pass_with_a_deadline() {
+    fn costly_gc_pass_delays_no_pass_with_a_deadline() {
         let (schedule, begun) = cost(SECOND, 2 * SECOND, Some(3 * SECOND));
-        assert_eq!(schedule.due(), begun + 3 * SECOND);
+        assert_eq!(schedule.due(), Some(begun + 3 * SECOND));
         let (mut schedule, begun) = cost(SECOND / 100, 2 * SECOND, Some(2 * SECOND));
-        assert_eq!(schedule.due(), begun + 2 * SECOND);
+        assert_eq!(schedule.due(), Some(begun + 2 * SECOND));
         schedule.schedule_by(begun, Some(2 * SECOND));
-        assert_eq!(schedule.due(), begun + SECOND / 2);
+        assert_eq!(schedule.due(), Some(begun + SECOND / 2));
     }
 
     #[test]
-    fn preempted_gc_pass_costs_only_its_processor_time() {
-        let begun = Instant::now();
-        let mut schedule = GcSchedule::new(begun);
-        let cost = PassCost { begun, ended: begun + SECOND, processor: SECOND / 100 };
-        schedule.end(cost, SECOND / 2, None);
-        assert_eq!(schedule.due(), begun + 2 * SECOND, "half of the time was not the daemon's");
-        schedule.end(PassCost { ended: begun + SECOND / 8, ..cost }, SECOND / 10, None);
-        assert_eq!(schedule.due(), begun + SECOND / 2);
-    }
-
-    #[test]
-    fn gc_passes_take_at_most_half_of_the_time() {
+    fn gc_passes_take_at_most_half_of_a_cpu() {
         let (schedule, begun) = cost(3 * SECOND, SECOND, Some(SECOND));
-        assert_eq!(schedule.due(), begun + 6 * SECOND);
+        assert_eq!(schedule.due(), Some(begun + 6 * SECOND));
     }
 
     #[test]
     fn new_deadline_brings_the_next_gc_pass_forward() {
         let (mut schedule, begun) = cost(SECOND, SECOND, None);
-        assert_eq!(schedule.due(), begun + 50 * SECOND);
+        assert_eq!(schedule.due(), Some(begun + 50 * SECOND));
         schedule.schedule_by(begun + 9 * SECOND, Some(2 * SECOND));
-        assert_eq!(schedule.due(), begun + 9 * SECOND);
+        assert_eq!(schedule.due(), Some(begun + 9 * SECOND));
     }
 
-    /// After a failed pass, waiting work neither gets the next pass early nor waits for ever.
     #[test]
-    fn failed_gc_passes_are_spaced_and_waited_for_a_limited_time() {
+    fn work_that_comes_during_a_gc_pass_gets_the_next_one() {
+        let (mut schedule, begun) = cost(SECOND, 60 * SECOND, None);
+        let done = PassCost { begun: begun + SECOND, took: SECOND, processor: SECOND };
+        schedule.begin();
+        schedule.schedule_by(begun + 60 * SECOND, Some(5 * SECOND));
+        schedule.schedule_now(begun + 2 * SECOND);
+        schedule.schedule_by(begun + 70 * SECOND, None);
+        assert_eq!(schedule.due(), None, "one runs");
+        schedule.end(done, 60 * SECOND, None);
+        assert_eq!(schedule.due(), Some(begun + 2 * SECOND));
+        schedule.begin();
+        schedule.schedule_by(begun + 3 * SECOND, Some(5 * SECOND));
+        schedule.end(done, 60 * SECOND, None);
+        assert_eq!(schedule.due(), Some(begun + 6 * SECOND), "5 s after the last one");
+    }
+
+    #[test]
+    fn failed_gc_pass_is_retried_after_a_pause() {
         let begun = Instant::now();
         let mut schedule = GcSchedule::new(begun);
-        assert_eq!(schedule.wait(begun), GcDecision::RunPass);
-        let mut now = begun;
-        for _ in 0..MAX_FAILURES {
-            schedule.begin(now);
-            schedule.schedule_now(now);
-            schedule.schedule_by(now, None);
-            schedule.schedule_by(now + 60 * SECOND, Some(SECOND));
-            assert_eq!((schedule.due(), schedule.wait(now)), (now + RETRY, GcDecision::KeepWaiting));
-            now = schedule.due();
-            assert_eq!(schedule.wait(now), GcDecision::RunPass);
-        }
-        schedule.begin(now);
-        schedule.schedule_now(now);
-        assert_eq!((schedule.due(), schedule.wait(now)), (now + RETRY, GcDecision::ProceedWithout));
-        now = schedule.due();
-        schedule.begin(now);
-        assert_eq!(
-            (schedule.due(), schedule.wait(now)),
-            (now + RETRY, GcDecision::ProceedWithout),
-            "and goes on to be tried"
-        );
-        schedule.end(PassCost { begun: now, ended: now, processor: SECOND }, SECOND, None);
-        assert_eq!(schedule.wait(now), GcDecision::RunPass);
+        schedule.begin();
+        schedule.schedule_now(begun);
+        schedule.fail(begun);
+        schedule.schedule_now(begun);
+        schedule.schedule_by(begun, None);
+        assert_eq!(schedule.due(), Some(begun + RETRY));
+        schedule.begin();
+        schedule.end(PassCost { begun, took: SECOND, processor: SECOND }, SECOND, None);
+        schedule.schedule_now(begun);
+        assert_eq!(schedule.due(), Some(begun));
     }
 }

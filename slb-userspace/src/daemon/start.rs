@@ -21,6 +21,7 @@ use super::{
     clients::ClientResolver,
     flush::FlushQueue,
     gc_schedule::GcSchedule,
+    gc_thread::GcThread,
     losses::Losses,
     missing_resources::MissingResources,
     observations::Observations,
@@ -33,7 +34,7 @@ use super::{
 };
 use crate::{
     clock::since_start,
-    dataplane::bpf::{maps::Maps, pins::Pins, seeds},
+    dataplane::bpf::{flow_table::PinnedFlowTable, maps::Maps, pins::Pins, seeds},
     devices::InterfaceRecord,
     health::{Failures, ProbePaths, Supervisor, Target},
     neigh::{self, Resolver, vips::VipWatcher},
@@ -127,10 +128,10 @@ impl Daemon {
             request_sender,
             api: JoinSet::new(),
             snapshots,
-            provoker: Provoker::new()?,
+            gc_thread: GcThread::spawn(PinnedFlowTable::open(pins)?, Provoker::new()?)?,
             next: None,
             gc_schedule: GcSchedule::new(now),
-            flushes: FlushQueue::new(),
+            flushes: FlushQueue::default(),
             fill: FillLevel::default(),
             update_rate: UpdateRate::default(),
             pending_answers: Vec::new(),
@@ -150,11 +151,14 @@ impl Daemon {
         self.process_events_until(targets(&config), destinations(&config), FIRST_WAIT).await;
         self.serve(sockets, pins)?;
         self.wait_for_replacements().await?;
-        if let Err(error) = self.run_gc_pass() {
-            // The pass is retried later. What can be forwarded is forwarded meanwhile.
-            tracing::error!(error = format!("{error:#}"), "flow-table pass failed; retrying");
+        // Connections of an earlier run are rehomed and terminated before the first change. A failed pass is retried
+        // later: what can be forwarded is forwarded meanwhile.
+        self.begin_gc_pass();
+        if self.gc_schedule.due().is_none() {
+            let finished = self.gc_thread.finished().await?;
+            self.on_gc_finished(finished);
         }
-        self.apply_without_gc()
+        self.apply()
     }
 
     /// Serves the API once the first snapshot is published.

@@ -68,11 +68,6 @@ impl UpdateRate {
             self.built = Some((now, now.saturating_duration_since(begun)));
         }
     }
-
-    /// A change has failed: it is retried after [`RETRY`].
-    pub(super) fn on_failure(&mut self, now: Instant) {
-        self.on_change(Err(()), now, now);
-    }
 }
 
 #[cfg(test)]
@@ -124,7 +119,7 @@ mod tests {
     #[test]
     fn failed_update_is_retried_and_counts_for_the_spacing() {
         let (mut rate, begun) = (UpdateRate::default(), Instant::now());
-        rate.on_failure(begun);
+        rate.on_change(Err(()), begun, begun);
         assert_eq!((rate.due(), rate.next_slot(begun)), (Some(begun + RETRY), begun + MIN_SPACING));
         rate.schedule_soon(begun + 10 * MS);
         assert_eq!(rate.due(), Some(begun + RETRY));

@@ -9,6 +9,7 @@ compile_error!("the flow table relies on the order of loads and stores of x86-64
 mod bpffs;
 mod btf;
 pub mod decap;
+pub mod flow_table;
 pub mod flows;
 mod inner_maps;
 pub mod interfaces;

@@ -18,6 +18,7 @@ use slb_control::{
 };
 use slb_userspace::dataplane::{
     bpf::{
+        flow_table::PinnedFlowTable,
         interfaces::InterfaceTable,
         loader::{self, MapSizes},
         maps::Maps,
@@ -170,6 +171,11 @@ impl Kernel {
     /// The maps, opened again as a daemon does.
     pub fn maps(&self) -> Result<Maps> {
         Maps::open(&self.pins.0)
+    }
+
+    /// The flow table, opened as the GC thread does.
+    pub fn flow_table(&self) -> Result<PinnedFlowTable> {
+        PinnedFlowTable::open(&self.pins.0)
     }
 
     /// Pins the program without its maps.

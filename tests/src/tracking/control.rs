@@ -14,6 +14,7 @@ use slb_common::abi::{
 use slb_config as config;
 use slb_control::{
     desired::{ObservedInputs, desired},
+    gc_job::GcJob,
     ids::MapLimits,
     model::{HealthVerdict, ServerRoute},
     reconcile::Reconciler,
@@ -53,24 +54,31 @@ pub fn interfaces() -> Interfaces {
 /// A daemon.
 pub struct ControlPlane {
     reconciler: Reconciler<HostPlane>,
+    plane: HostPlane,
+    /// The GC pass that runs.
+    job: Option<GcJob>,
     next_hops: BTreeMap<IpAddr, Result<ServerRoute, String>>,
     /// When the next change is due without any new input.
     next: Option<Duration>,
 }
 
 impl ControlPlane {
-    /// A new daemon over the existing state.
-    pub fn start(plane: &HostPlane) -> Self {
+    /// A new daemon over the existing state. It begins with a GC pass.
+    pub fn start(plane: &HostPlane, now: Duration) -> Self {
         let limits = MapLimits { interfaces: BTreeSet::from([NEAR, FAR]), hz: HZ, max_backends: 64 };
         let reached = |n| {
             let macs = MacPair::new(server_mac(n), [2, 0, 0, 0, 1, 0]);
             Ok(ServerRoute { hop: NextHop { ifindex: FAR, mtu: 1500, macs }, through_gateway: false })
         };
-        Self {
+        let mut started = Self {
             reconciler: Reconciler::new(plane.clone(), limits),
+            plane: plane.clone(),
+            job: None,
             next_hops: (0..SERVERS).map(|n| (address(n).ip(), reached(n))).collect(),
             next: None,
-        }
+        };
+        started.gc_pass(now);
+        started
     }
 
     /// Computes the changes. The plane carries them out later, operation by operation.
@@ -95,10 +103,27 @@ impl ControlPlane {
         self.next = active.expect("the maps have room").next;
     }
 
-    /// Runs a GC pass over the flow table, as the daemon does, and ends slot migrations that no flow needs. Returns the
-    /// number of slots that are still migrating.
+    /// Begins a GC pass, which takes time: changes of the data plane may come before [`Self::gc_pass`] ends it.
+    pub fn begin_gc(&mut self, now: Duration) {
+        if self.job.is_none() {
+            self.job = Some(self.reconciler.begin_gc(now, BTreeSet::new()).expect("the maps can be read"));
+        }
+    }
+
+    /// Ends the GC pass that runs, if there is one, and makes another one. Returns the number of slots that are still
+    /// migrating.
     pub fn gc_pass(&mut self, now: Duration) -> usize {
-        self.reconciler.run_gc(now, &BTreeSet::new()).expect("the tables can be read").moved
+        if self.job.is_some() {
+            self.end_gc(now);
+        }
+        self.begin_gc(now);
+        self.end_gc(now)
+    }
+
+    fn end_gc(&mut self, now: Duration) -> usize {
+        let job = self.job.take().expect("a pass runs");
+        let found = job.run(&mut self.plane, &mut || {}).expect("the tables can be read");
+        self.reconciler.end_gc(found, now).expect("the tables can be written").moved
     }
 
     /// Whether a change is due without any new input.

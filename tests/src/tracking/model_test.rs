@@ -134,6 +134,9 @@ pub struct ModelTest {
     log: VecDeque<String>,
 }
 
+/// Time since boot at which a model test begins.
+const START: Duration = Duration::from_secs(1000);
+
 impl ModelTest {
     /// A model test with `slots` slots in the flow table and `servers` servers.
     pub fn new(setting: Setting, seed: u64, slots: u32, servers: usize) -> Self {
@@ -144,7 +147,7 @@ impl ModelTest {
         let mut model = Self {
             setting,
             rng: Rng::new(seed),
-            control: ControlPlane::start(&plane),
+            control: ControlPlane::start(&plane, START),
             plane,
             counts: Counts::default(),
             streams: BTreeMap::new(),
@@ -158,7 +161,7 @@ impl ModelTest {
             drain_starts: [[None; SERVERS]; 2],
             cut: [Duration::ZERO; SERVERS],
             is_changing: false,
-            now: Duration::from_secs(1000),
+            now: START,
             log: VecDeque::from([format!("seed {seed}, {setting:?}")]),
         };
         model.pass(Duration::ZERO);
@@ -258,7 +261,10 @@ impl ModelTest {
                 } else {
                     self.kept.remove(&address);
                 }
-                flow.is_answered = self.answer(number, &flow, PacketKind::Tcp(flag::SYN));
+                // The SYN-ACK of a server that takes no new flows any more is reset, if the endpoint was used before.
+                if is_fresh || self.views().iter().all(|servers| takes_new(servers, server)) {
+                    flow.is_answered = self.answer(number, &flow, PacketKind::Tcp(flag::SYN));
+                }
                 self.streams.insert(number, flow);
             }
             // An earlier flow of this endpoint may have ended silently.
@@ -375,13 +381,21 @@ impl ModelTest {
         to
     }
 
+    /// Sends a packet of a server. Returns whether it reaches the client.
+    fn send_to_client(&mut self, number: u32, server: usize, kind: PacketKind) -> bool {
+        if kind != PacketKind::Udp {
+            self.last_packets.insert(number, self.now);
+        }
+        wire::to_client(&self.plane, server, number, kind)
+    }
+
     /// In mode `nat` the server answers in most cases; returns whether it did.
     fn answer(&mut self, number: u32, flow: &ModelFlow, kind: PacketKind) -> bool {
         if self.setting.mode != "nat" || !self.must_stay(flow) || self.rng.once_in(4) {
             return false;
         }
         self.counts.answers += 1;
-        if !wire::to_client(&self.plane, flow.server, number, kind) {
+        if !self.send_to_client(number, flow.server, kind) {
             self.fail(&format!("an answer of {} to {number} did not arrive", flow.server));
         }
         true

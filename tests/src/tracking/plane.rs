@@ -4,20 +4,24 @@ use std::{
     cell::{Ref, RefCell, RefMut},
     collections::{BTreeMap, VecDeque},
     net::SocketAddr,
-    ops::Range,
     rc::Rc,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use slb_common::{
-    abi::lookup_table::{LookupTable, MIGRATING, NO_BACKEND, current_backend},
+    abi::{
+        Handle,
+        backend::Backend,
+        lookup_table::{LookupTable, MIGRATING, NO_BACKEND, current_backend},
+    },
     datapath::{
         flow_gc::{Clock, FlowGc, FlushResult, GcAction, GcPass},
         maps::Maps as _,
     },
 };
 use slb_control::dataplane::{
-    DataPlane, FlushPredicate, NewPath, TableContents,
+    DataPlane, FlowTableAccess, FlushPredicate, NewPath, TableContents,
     rehome::{self, RehomeMap},
     state::{FlowRecord, MapState, Operation, ServerTable, backend_address, to_address},
 };
@@ -164,31 +168,12 @@ impl DataPlane for HostPlane {
         Ok((current_backends, moved.map(|(slot, _)| (slot, previous_backend(slot))).collect()))
     }
 
-    fn run_gc(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> Result<GcPass> {
-        let Inner { host, flow_gc, .. } = &mut *self.0.borrow_mut();
-        let clock = Clock { now: host.now(), hz };
-        let table = host.flow_table();
-        let gc_pass = flow_gc.gc_pass(&table, clock, &mut |seen| visit(FlowRecord::new(seen, clock)));
-        ensure!(table.is_sound(), "homes do not name their entries");
-        Ok(gc_pass)
+    fn evictions(&self) -> Result<u64> {
+        Ok(self.host().evicted_migrating())
     }
 
-    fn flow_slots(&self) -> u32 {
-        self.host().flow_slots()
-    }
-
-    fn flush(
-        &mut self,
-        slots: Range<u32>,
-        erases: bool,
-        hz: u32,
-        matches: &mut FlushPredicate<'_>,
-    ) -> Result<FlushResult> {
-        let host = self.host();
-        let (table, clock) = (host.flow_table(), Clock { now: host.now(), hz });
-        let flushed = table.flush(slots, erases, &mut |seen| matches(&FlowRecord::new(seen, clock)));
-        ensure!(table.is_sound(), "homes do not name their entries");
-        Ok(flushed)
+    fn jiffies(&self) -> Result<u32> {
+        Ok(self.host().now())
     }
 
     fn put_connection_counts(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
@@ -196,21 +181,60 @@ impl DataPlane for HostPlane {
         Ok(())
     }
 
-    fn rehome_flows(&mut self, moves: &RehomeMap) -> Result<()> {
-        rehome::rehome_flows(self.host().slots(), moves);
-        Ok(())
-    }
-
-    fn update_client_paths(&mut self, to: &NewPath<'_>) -> Result<usize> {
-        Ok(rehome::update_client_paths(self.host().slots(), to))
-    }
-
-    fn evictions(&self) -> Result<u64> {
-        Ok(self.host().evicted_migrating())
-    }
-
     fn apply(&mut self, operation: &Operation) -> Result<()> {
         self.0.borrow_mut().waiting.push_back(operation.clone());
         Ok(())
+    }
+}
+
+impl FlowTableAccess for HostPlane {
+    fn slots(&self) -> u32 {
+        self.host().flow_slots()
+    }
+
+    fn run_gc(
+        &mut self,
+        state_read: u32,
+        hz: u32,
+        visit: &mut dyn FnMut(FlowRecord) -> GcAction,
+        _between_ticks: &mut dyn FnMut(),
+    ) -> Result<GcPass> {
+        let Inner { host, flow_gc, state, .. } = &mut *self.0.borrow_mut();
+        let clock = Clock { now: host.now(), hz };
+        let table = host.flow_table();
+        let is_terminating = |server: Handle| {
+            let backend = state.backends.get(&server.id()).filter(|backend| backend.handle == server);
+            backend.is_some_and(|backend| backend.flags & Backend::TERMINATING != 0)
+        };
+        flow_gc.begin(&table, clock, state_read);
+        let gc_pass = flow_gc.scan(&table, 0..u32::MAX, clock, &mut |seen| {
+            let flow = FlowRecord::new(seen, clock);
+            let action = visit(flow);
+            let is_for_server = action == GcAction::Terminate && !flow.is_affinity && flow.left.is_some();
+            if is_for_server && !is_terminating(flow.backend) { GcAction::Keep } else { action }
+        });
+        ensure!(table.is_sound(), "homes do not name their entries");
+        Ok(gc_pass)
+    }
+
+    fn flush(&mut self, erases: bool, hz: u32, matches: &mut FlushPredicate<'_>) -> Result<FlushResult> {
+        let host = self.host();
+        let (table, clock) = (host.flow_table(), Clock { now: host.now(), hz });
+        let slots = 0..host.flow_slots();
+        let flushed = table.flush(slots, erases, &mut |seen| matches(&FlowRecord::new(seen, clock)));
+        ensure!(table.is_sound(), "homes do not name their entries");
+        Ok(flushed)
+    }
+
+    fn current_backends(&self, id: u32) -> Result<Arc<[u32]>> {
+        Ok(self.table(id)?.0)
+    }
+
+    fn rehome_flows(&mut self, moves: &RehomeMap) {
+        rehome::rehome_flows(self.host().slots(), moves);
+    }
+
+    fn update_client_paths(&mut self, to: &NewPath<'_>) -> usize {
+        rehome::update_client_paths(self.host().slots(), to)
     }
 }

@@ -5,7 +5,6 @@ mod visibility;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    ops::Range,
     sync::Arc,
 };
 
@@ -23,7 +22,7 @@ use slb_common::{
 
 use self::visibility::{Object, ObjectKind};
 use super::{
-    DataPlane, FlushPredicate, NewPath, TableContents,
+    DataPlane, FlowTableAccess, FlushPredicate, NewPath, TableContents,
     rehome::RehomeMap,
     state::{FlowRecord, MapState, NO_TABLE, Operation, PutBackend, ServerTable, to_address},
 };
@@ -83,59 +82,17 @@ impl DataPlane for FakeDataPlane {
         Ok((current_backends, table.slot_migration.previous_backends().collect()))
     }
 
-    fn run_gc(&mut self, _: u32, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> Result<GcPass> {
-        self.gc_passes += 1;
-        let used = self.flows.iter_mut().enumerate().filter(|(slot, _)| !self.erased_slots.contains(slot));
-        used.for_each(|(_, flow)| flow.is_finished |= visit(*flow) == GcAction::Terminate);
-        let live = self.flows.len() - self.erased_slots.len();
-        Ok(GcPass { live, unread: self.unread, ..GcPass::default() })
+    fn evictions(&self) -> Result<u64> {
+        Ok(self.evictions)
     }
 
-    fn flow_slots(&self) -> u32 {
-        self.flows.len() as u32
-    }
-
-    fn flush(
-        &mut self,
-        slots: Range<u32>,
-        erases: bool,
-        _: u32,
-        matches: &mut FlushPredicate<'_>,
-    ) -> Result<FlushResult> {
-        let slots = slots.start as usize..slots.end as usize;
-        let used = slots.filter(|slot| !self.erased_slots.contains(slot));
-        let taken: Vec<_> = used.filter(|slot| self.flows.get(*slot).is_some_and(&mut *matches)).collect();
-        let flushed = FlushResult { erased: taken.len(), locked: 0 };
-        if erases {
-            self.erased_slots.extend(taken);
-        }
-        Ok(flushed)
+    fn jiffies(&self) -> Result<u32> {
+        Ok(0)
     }
 
     fn put_connection_counts(&mut self, connection_counts: &BTreeMap<u32, u64>) -> Result<()> {
         self.connection_counts.extend(connection_counts);
         Ok(())
-    }
-
-    fn rehome_flows(&mut self, moves: &RehomeMap) -> Result<()> {
-        for flow in &mut self.flows {
-            flow.backend = moves.get(&(flow.service, flow.backend)).copied().unwrap_or(flow.backend);
-        }
-        Ok(())
-    }
-
-    fn update_client_paths(&mut self, to: &NewPath<'_>) -> Result<usize> {
-        let mut moved = 0;
-        for flow in &mut self.flows {
-            let to = to(&flow.client, flow.path);
-            moved += usize::from(to.is_some());
-            flow.path = to.unwrap_or(flow.path);
-        }
-        Ok(moved)
-    }
-
-    fn evictions(&self) -> Result<u64> {
-        Ok(self.evictions)
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {
@@ -151,6 +108,62 @@ impl DataPlane for FakeDataPlane {
             None => {}
         }
         self.execute(operation.clone())
+    }
+}
+
+impl FlowTableAccess for FakeDataPlane {
+    fn slots(&self) -> u32 {
+        self.flows.len() as u32
+    }
+
+    fn run_gc(
+        &mut self,
+        _: u32,
+        _: u32,
+        visit: &mut dyn FnMut(FlowRecord) -> GcAction,
+        between_ticks: &mut dyn FnMut(),
+    ) -> Result<GcPass> {
+        self.gc_passes += 1;
+        let used = self.flows.iter_mut().enumerate().filter(|(slot, _)| !self.erased_slots.contains(slot));
+        for (_, flow) in used {
+            let server = self.state.backends.get(&flow.backend.id()).filter(|it| it.handle == flow.backend);
+            let is_live = flow.left.is_some() && !flow.is_affinity;
+            let keeps = is_live && server.is_none_or(|it| it.flags & Backend::TERMINATING == 0);
+            flow.is_finished |= visit(*flow) == GcAction::Terminate && !keeps;
+            between_ticks();
+        }
+        let live = self.flows.len() - self.erased_slots.len();
+        Ok(GcPass { live, unread: self.unread, ..GcPass::default() })
+    }
+
+    fn flush(&mut self, erases: bool, _: u32, matches: &mut FlushPredicate<'_>) -> Result<FlushResult> {
+        let used = (0..self.flows.len()).filter(|slot| !self.erased_slots.contains(slot));
+        let taken: Vec<_> = used.filter(|slot| self.flows.get(*slot).is_some_and(&mut *matches)).collect();
+        let flushed = FlushResult { erased: taken.len(), locked: 0 };
+        if erases {
+            self.erased_slots.extend(taken);
+        }
+        Ok(flushed)
+    }
+
+    fn current_backends(&self, id: u32) -> Result<Arc<[u32]>> {
+        Ok(self.table(id)?.0)
+    }
+
+    fn rehome_flows(&mut self, moves: &RehomeMap) {
+        for flow in &mut self.flows {
+            flow.backend = moves.get(&(flow.service, flow.backend)).copied().unwrap_or(flow.backend);
+        }
+    }
+
+    fn update_client_paths(&mut self, to: &NewPath<'_>) -> usize {
+        let mut moved = 0;
+        for flow in &mut self.flows {
+            let to = to(&flow.client, flow.path);
+            moved += usize::from(to.is_some());
+            flow.path = to.unwrap_or(flow.path);
+        }
+        moved
     }
 }
 

@@ -132,7 +132,6 @@ impl ServerFilter {
     }
 
     /// Whether the server's bit is set.
-    #[cfg(any(test, feature = "testing"))]
     pub fn has(&self, backend: &Backend) -> bool {
         let hash = ServiceIndex::server_hash(&backend.address, backend.port);
         let (word, bit) = ServiceIndex::filter_bit(hash);

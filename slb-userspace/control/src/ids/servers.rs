@@ -20,7 +20,7 @@ use crate::{
     table_split::abandoned_tables,
 };
 
-/// Seconds within which a GC pass has rehomed the flows of a table split.
+/// Seconds for which the servers of a table stay at least while a GC pass is to rehome flows from there.
 const REHOME_SECONDS: u32 = 5;
 
 /// Where a pool is: its number among the pools, its table, and the table that its listeners had before, if that is
@@ -44,12 +44,14 @@ pub(super) struct ServerAssignment<'a> {
     desired: &'a Desired,
     actual: &'a MapState,
     inputs: Inputs<'a>,
-    /// Tables whose flows follow listeners to other tables.
+    /// Tables from which a GC pass is to rehome flows.
     split: BTreeSet<u32>,
     /// Tables that services use now.
     in_use: BTreeSet<u32>,
     /// Number of the pool, id and entry of each server.
     pub(super) backends: Vec<(usize, u32, Backend)>,
+    /// Id and entry of each server that only flows to be rehomed keep.
+    pub(super) kept: Vec<(u32, Backend)>,
     /// Times at which weights change by themselves, in seconds since boot.
     pub(super) steps: Vec<u32>,
 }
@@ -65,9 +67,16 @@ impl<'a> ServerAssignment<'a> {
             desired,
             actual,
             inputs,
-            split: previous_tables.iter().flatten().copied().chain(abandoned_tables(actual)).collect(),
+            split: previous_tables
+                .iter()
+                .flatten()
+                .chain(inputs.rehoming)
+                .copied()
+                .chain(abandoned_tables(actual))
+                .collect(),
             in_use: actual.services.values().map(|service| service.lookup_table).collect(),
             backends: Vec::new(),
+            kept: Vec::new(),
             steps: Vec::new(),
         }
     }
@@ -145,38 +154,57 @@ impl<'a> ServerAssignment<'a> {
         known: &ActualServer<'a>,
         ids: &mut IdAllocator,
     ) -> Result<(), MapsFull> {
-        // Its RSTs count as outstanding until it is terminating: the deadline may have passed while no daemon ran.
-        let has_rst_outstanding =
-            !known.is_finished() || !self.inputs.rst_delivered.contains(&known.backend.handle);
-        let drain = pool.drain.map(seconds);
-        // Flows of listeners that have left this table are with it until the next GC pass.
-        let drain =
-            if self.split.contains(&table) { Some(drain.unwrap_or(0).max(REHOME_SECONDS)) } else { drain };
-        let Some(leaving) = drain::of_removed(known.backend, drain, has_rst_outstanding, self.inputs.now)
-        else {
-            return Ok(());
-        };
+        let Some(leaving) = self.removed(known, table, pool.drain.map(seconds)) else { return Ok(()) };
         let (id, handle) = match previous_table {
             None => (known.id, known.backend.handle),
             Some(_) if known.is_finished() => return Ok(()),
             Some(_) => ids.backend(self.actual)?,
         };
+        let backend = Backend { handle, lookup_table: table, ..self.removed_entry(known, ids)? };
+        self.backends.push((number, id, with_drain(backend, leaving)));
+        Ok(())
+    }
+
+    /// Keeps the servers of tables that no pool has any more, until a GC pass has rehomed the flows from there. `tables`
+    /// are the tables of the pools.
+    pub(super) fn keep_rehoming(
+        &mut self,
+        known: &ActualServers<'a>,
+        tables: &[u32],
+        ids: &mut IdAllocator,
+    ) -> Result<(), MapsFull> {
+        for table in self.inputs.rehoming.iter().filter(|table| !tables.contains(table)) {
+            for server in known.of(*table) {
+                if let Some(leaving) = self.removed(server, *table, None) {
+                    let backend = self.removed_entry(server, ids)?;
+                    self.kept.push((server.id, with_drain(backend, leaving)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drain state of a server that is no longer configured in a table; `None` if it can be cleared. `drain` is
+    /// `drain_timeout` in seconds.
+    fn removed(&self, known: &ActualServer<'a>, table: u32, drain: Option<u32>) -> Option<DrainState> {
+        let now = self.inputs.now;
+        // Its RSTs count as outstanding until it is terminating: the deadline may have passed while no daemon ran.
+        let has_rst_outstanding =
+            !known.is_finished() || !self.inputs.rst_delivered.contains(&known.backend.handle);
+        let leaving = drain::of_removed(known.backend, drain, has_rst_outstanding, now)?;
+        // Flows of listeners that have left the table are with the server until a GC pass has rehomed them.
+        let is_kept = self.split.contains(&table) && !known.is_finished();
+        Some(if is_kept { leaving.not_before(now + REHOME_SECONDS, now) } else { leaving })
+    }
+
+    /// The entry of a server that is no longer configured, without its drain state.
+    fn removed_entry(&self, known: &ActualServer<'a>, ids: &mut IdAllocator) -> Result<Backend, MapsFull> {
         let next_hop = match self.actual.next_hops.get(&known.backend.next_hop) {
             Some(hop) => ids.next_hop(*hop, self.actual)?,
             None => 0,
         };
         let flags = known.backend.flags & Backend::ALIVE | Backend::REMOVED;
-        let backend = Backend {
-            handle,
-            flags,
-            weight: 0,
-            effective_weight: 0,
-            lookup_table: table,
-            next_hop,
-            ..*known.backend
-        };
-        self.backends.push((number, id, with_drain(backend, leaving)));
-        Ok(())
+        Ok(Backend { flags, weight: 0, effective_weight: 0, next_hop, ..*known.backend })
     }
 
     /// The servers whose replies return through SLB.
@@ -185,6 +213,9 @@ impl<'a> ServerAssignment<'a> {
         let answering: BTreeSet<usize> = services.filter_map(|service| service.pool).collect();
         let mut answers = ServerFilter::default();
         for (_, _, backend) in self.backends.iter().filter(|(pool, ..)| answering.contains(pool)) {
+            answers.insert(backend);
+        }
+        for (_, backend) in self.kept.iter().filter(|(_, backend)| self.actual.index.servers.has(backend)) {
             answers.insert(backend);
         }
         answers

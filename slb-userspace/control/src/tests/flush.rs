@@ -37,15 +37,11 @@ fn world() -> (World, MapState) {
     (world, state)
 }
 
-/// The slots that a flush in two parts erases.
+/// The slots that a flush erases.
 fn erased(filter: &FlushFilter) -> Vec<usize> {
     let (mut world, state) = world();
     let choice = filter.resolve(&state).unwrap();
-    let mut count = |erases| {
-        let parts = [0..2, 2..world.reconciler.flow_slots()];
-        let parts = parts.map(|part| world.reconciler.flush(part, &choice, erases, world.now).unwrap());
-        parts.iter().map(|part| part.erased).sum::<usize>()
-    };
+    let mut count = |erases| world.reconciler.flush(&choice, erases, world.now).unwrap().erased;
     let would_be = count(false);
     assert_eq!(count(true), would_be, "{filter}");
     let erased_slots: Vec<_> = world.reconciler.plane_mut().erased_slots.iter().copied().collect();
@@ -114,7 +110,7 @@ fn slots_migrate_while_erased_flows_may_return() {
     world.reconciler.plane_mut().flows = flows(&state);
     world.now += Duration::from_secs(800);
     let choice = FlushFilter::default().resolve(&state).unwrap();
-    let flushed = world.reconciler.flush(0..9, &choice, true, world.now).unwrap();
+    let flushed = world.reconciler.flush(&choice, true, world.now).unwrap();
     assert_eq!(flushed, FlushResult { erased: 5, locked: 0 });
     let mut moved_after = |seconds| {
         world.now += Duration::from_secs(seconds);
@@ -142,11 +138,11 @@ fn erased_flows_are_subtracted_from_connection_counts() {
         world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
         let connection_counts =
             world.reconciler.plane_mut().connection_counts.values().copied().collect::<Vec<_>>();
-        (connection_counts, world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().flows)
+        (connection_counts, world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().0.flows)
     };
     assert_eq!(connection_counts(), (vec![2, 2], 5));
     let choice = FlushFilter { not_assured: true, ..FlushFilter::default() }.resolve(&state).unwrap();
-    world.reconciler.flush(0..9, &choice, true, world.now).unwrap();
+    world.reconciler.flush(&choice, true, world.now).unwrap();
     let mut connection_counts = || {
         world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
         world.reconciler.plane_mut().connection_counts.values().copied().collect::<Vec<_>>()

@@ -9,8 +9,9 @@ use super::{World, flow, group, lingers, reached, two_groups};
 use crate::{
     dataplane::{
         fake::FailurePoint,
-        state::{MapState, ServerTable},
+        state::{FlowRecord, MapState, ServerTable},
     },
+    gc_job::GcJob,
     model::HealthVerdict,
     slot_migration::SlotMigration,
     targets::targets,
@@ -42,6 +43,9 @@ enum Change {
     Second(Vec<(u8, u8)>),
     /// A flow of the first or second (`true`) listener to one of its servers.
     Flow(bool, usize),
+    /// A GC pass begins, if none runs.
+    BeginGc,
+    /// The GC pass that runs ends, or a whole one.
     Look,
     Later(u64),
     Health(u8, bool),
@@ -64,6 +68,7 @@ fn change() -> impl Strategy<Value = Change> {
         servers().prop_map(Change::Servers),
         servers().prop_map(Change::Second),
         (any::<bool>(), any::<usize>()).prop_map(|(second, n)| Change::Flow(second, n)),
+        Just(Change::BeginGc),
         Just(Change::Look),
         (0u64..100).prop_map(Change::Later),
         (1u8..12, any::<bool>()).prop_map(|(n, healthy)| Change::Health(n, healthy)),
@@ -83,6 +88,7 @@ proptest! {
         let mut config = group(&first);
         world.all_healthy(&config);
         let mut before = world.reconcile(&config).unwrap();
+        let mut job = None;
         for change in changes {
             let mut ends_then = false;
             match change {
@@ -96,6 +102,12 @@ proptest! {
                     let flow = flow(&before, port, with.handle);
                     world.reconciler.plane_mut().flows.push(flow);
                 }
+                Change::BeginGc => {
+                    if job.is_none() {
+                        job = Some(world.reconciler.begin_gc(world.now, BTreeSet::new()).unwrap());
+                    }
+                }
+                Change::Look if job.is_some() => end_gc(&mut world, job.take()),
                 Change::Look => {
                     world.reconciler.run_gc(world.now, &BTreeSet::new()).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
                     for flow in &world.reconciler.plane_mut().flows.clone() {
@@ -116,7 +128,7 @@ proptest! {
                 Change::Neighbour(n, Some(to)) => {
                     world.next_hops.insert(IpAddr::from([10, 0, 0, n]), Ok(reached(to)));
                 }
-                Change::Restart => world = world.restart(),
+                Change::Restart => (world, job) = (world.restart(), None),
                 Change::Fail(after, fails, ends) => {
                     ends_then = ends;
                     let plane = world.reconciler.plane_mut();
@@ -136,7 +148,7 @@ proptest! {
                 Err(error) => {
                     prop_assert!(fails && format!("{error:#}").contains("was to fail"), "{:#}", error);
                     if ends_then {
-                        world = world.restart();
+                        (world, job) = (world.restart(), None);
                     }
                     world.reconcile(&config).map_err(|error| TestCaseError::fail(format!("{error:#}")))?
                 }
@@ -150,7 +162,32 @@ proptest! {
                     prop_assert_eq!((old_id, old.handle), (id, new.handle));
                 }
             }
+            for flow in world.reconciler.plane_mut().flows.iter().filter(|flow| !flow.is_finished) {
+                prop_assert!(!loses_server(flow, &before, &after), "{:?}", flow);
+            }
             before = after;
         }
     }
+}
+
+/// Runs and ends a GC pass that began some changes ago.
+fn end_gc(world: &mut World, job: Option<GcJob>) {
+    let found = job.unwrap().run(world.reconciler.plane_mut(), &mut || {}).unwrap();
+    // It may have to carry out an operation that fails.
+    let _ = world.reconciler.end_gc(found, world.now);
+}
+
+/// Whether a change takes the server from a flow of a listener that goes on to have this server.
+fn loses_server(flow: &FlowRecord, before: &MapState, after: &MapState) -> bool {
+    let serves = |state: &MapState| {
+        let server = state.backends.get(&flow.backend.id()).filter(|it| it.handle == flow.backend)?;
+        (server.flags & Backend::TERMINATING == 0).then_some(server.address)
+    };
+    let Some(address) = serves(before) else { return false };
+    let Some(entry) = after.index.entries.values().find(|entry| entry.service == flow.service) else {
+        return false;
+    };
+    let mut configured = after.backends.values().filter(|it| it.flags & Backend::REMOVED == 0);
+    let stays = configured.any(|it| it.lookup_table == entry.lookup_table && it.address == address);
+    stays && serves(after).is_none()
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Range,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
@@ -18,12 +17,13 @@ use slb_common::{
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
     },
-    datapath::flow_gc::{Clock, FlowGc, FlowTable, FlushResult, GcAction, GcPass},
+    datapath::flow_gc::FlowTable,
 };
 
 use super::{
     flows::{self, CurrentFlows},
     inner_maps::read_inner,
+    jiffies,
     map_shapes::{INTERFACE_TABLE, MAP_SHAPES},
     mapped_array::MappedArray,
     pinned_map,
@@ -31,12 +31,11 @@ use super::{
     seeds, syscall,
 };
 use slb_control::dataplane::{
-    DataPlane, FlushPredicate, NewPath, TableContents,
+    DataPlane, TableContents,
     digest::TableDigest,
-    rehome::{self, RehomeMap},
     state::{
-        ControlSettings, FlowRecord, IndexContent, MAX_TABLES, MapState, NO_TABLE, Operation, PutBackend,
-        SPARE_TABLE, ServerFilter, ServerTable, TABLE_BATCH, build_tables,
+        ControlSettings, IndexContent, MAX_TABLES, MapState, NO_TABLE, Operation, PutBackend, SPARE_TABLE,
+        ServerFilter, ServerTable, TABLE_BATCH, build_tables,
     },
 };
 
@@ -61,7 +60,6 @@ pub struct Maps {
     /// `backend_counters` again, for batch updates.
     backend_counters_descriptor: MapData,
     flows: MappedArray,
-    flow_gc: FlowGc,
     /// Possible CPUs, each with its own counters.
     processors: usize,
     /// Server entries in the maps.
@@ -100,7 +98,6 @@ impl Maps {
             backend_counters: pinned_map::open(pins, "BACKEND_COUNTERS")?,
             backend_counters_descriptor: MapData::from_pin(pins.map("BACKEND_COUNTERS"))?,
             flows: MappedArray::open(&pins.map("FLOWS"))?,
-            flow_gc: FlowGc::default(),
             processors: aya::util::nr_cpus().map_err(|(file, error)| {
                 anyhow::Error::new(error).context(format!("cannot count processors: {file}"))
             })?,
@@ -169,15 +166,6 @@ impl Maps {
     /// The flow table, mapped into memory.
     pub fn flow_table(&self) -> Result<FlowTable<'_>> {
         Ok(FlowTable::new(self.flows.slots(), self.control.get(&0, 0)?.flow_seed))
-    }
-
-    /// As [`DataPlane::run_gc`], with the caller's clock.
-    pub fn gc_pass(&mut self, clock: Clock, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> Result<GcPass> {
-        let mut flow_gc = std::mem::take(&mut self.flow_gc);
-        let table = self.flow_table()?;
-        let gc_pass = flow_gc.gc_pass(&table, clock, &mut |seen| visit(FlowRecord::new(seen, clock)));
-        self.flow_gc = flow_gc;
-        Ok(gc_pass)
     }
 
     /// Counts flows that are neither finished nor expired. `hz` is jiffies per second. Reads the whole flow table.
@@ -364,42 +352,17 @@ impl DataPlane for Maps {
         Ok((current_backends, previous_backends))
     }
 
-    fn run_gc(&mut self, hz: u32, visit: &mut dyn FnMut(FlowRecord) -> GcAction) -> Result<GcPass> {
-        self.gc_pass(flows::clock(hz)?, visit)
-    }
-
-    fn flow_slots(&self) -> u32 {
-        self.flows.slots().len() as u32
-    }
-
-    fn flush(
-        &mut self,
-        slots: Range<u32>,
-        erases: bool,
-        hz: u32,
-        matches: &mut FlushPredicate<'_>,
-    ) -> Result<FlushResult> {
-        let clock = flows::clock(hz)?;
-        Ok(self.flow_table()?.flush(slots, erases, &mut |seen| matches(&FlowRecord::new(seen, clock))))
-    }
-
     fn put_connection_counts(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
         let (ids, loads): (Vec<_>, Vec<_>) = loads.iter().map(|(id, load)| (*id, *load)).unzip();
         Ok(syscall::update_batch(self.loads.fd().as_fd(), &ids, &loads)?)
     }
 
-    fn rehome_flows(&mut self, moves: &RehomeMap) -> Result<()> {
-        let moved = rehome::rehome_flows(self.flows.slots(), moves);
-        tracing::debug!(moved, "flows rehomed to the tables of their listeners");
-        Ok(())
-    }
-
-    fn update_client_paths(&mut self, to: &NewPath<'_>) -> Result<usize> {
-        Ok(rehome::update_client_paths(self.flows.slots(), to))
-    }
-
     fn evictions(&self) -> Result<u64> {
         Ok(self.totals.get(&0, 0)?.iter().map(|totals| totals.evicted_migrating).sum())
+    }
+
+    fn jiffies(&self) -> Result<u32> {
+        jiffies::now()
     }
 
     fn unresolved(&self) -> Result<u64> {

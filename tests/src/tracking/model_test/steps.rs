@@ -7,7 +7,7 @@ use crate::packets::frames::flag;
 use crate::tracking::{
     control::{ControlPlane, HZ},
     servers::{ModelServer, SERVERS, Scheduling, Setting, takes_new},
-    wire::{self, PacketKind},
+    wire::PacketKind,
 };
 
 impl ModelTest {
@@ -50,7 +50,8 @@ impl ModelTest {
                 }
             }
             88..90 => self.restart(),
-            90..95 => self.gc_pass(),
+            90..92 => self.begin_gc(),
+            92..95 => self.gc_pass(),
             _ => self.wait(),
         }
     }
@@ -158,9 +159,15 @@ impl ModelTest {
             }
         }
         self.note("restart".to_owned());
-        self.control = ControlPlane::start(&self.plane);
+        self.control = ControlPlane::start(&self.plane, self.now);
         self.counts.starts += 1;
         self.activate();
+    }
+
+    /// A GC pass begins.
+    fn begin_gc(&mut self) {
+        self.control.begin_gc(self.now);
+        self.note("GC pass begins".to_owned());
     }
 
     /// The daemon runs a GC pass over the flow table.
@@ -234,7 +241,7 @@ impl ModelTest {
             && self.is_present(&flow)
             && self.rng.once_in(2)
         {
-            wire::to_client(&self.plane, flow.server, number, PacketKind::Tcp(flag::FIN));
+            self.send_to_client(number, flow.server, PacketKind::Tcp(flag::FIN));
         }
         self.note(format!("flow {number} ends"));
     }

@@ -1,0 +1,204 @@
+//! A flow-table GC pass as a job for the GC thread. It works on a copy of the state, while the event loop may change the
+//! data plane. Pure.
+//!
+//! What the pass decides by this state stays right after a change: a live flow is terminated only if its server is still
+//! terminating, a refreshed affinity entry is kept, and handles are not reused. [`Reconciler::end_gc`] leaves out what
+//! the change has made outdated.
+//!
+//! [`Reconciler::end_gc`]: crate::reconcile::Reconciler::end_gc
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use slb_common::{
+    abi::{
+        Handle,
+        lookup_table::LookupTable,
+        service::{IndexEntry, mode, policy},
+    },
+    datapath::flow_gc::{GcAction, GcPass},
+    net::headers::protocol,
+};
+
+use crate::{
+    client_paths::{Prefix, Samples},
+    connection_counts::ConnectionCounts,
+    dataplane::{
+        FlowTableAccess,
+        state::{FlowRecord, MapState},
+    },
+    finished_flows::{FinishedFlows, TerminatedConnection},
+    handshakes::{HANDSHAKE_GC_INTERVAL, Handshakes},
+    one_way::{AnswerCounter, AnswerCounts},
+    outlier_detection::DetectorPool,
+    slot_migration::PinnedElsewhere,
+};
+
+/// Current backend of each slot, by table id.
+pub(crate) type CurrentBackends = BTreeMap<u32, Arc<[u32]>>;
+
+/// Flows pinned to another backend than the current one of their slot, by table id and slot.
+pub(crate) type PinnedFlows = BTreeMap<(u32, u32), PinnedElsewhere>;
+
+/// A GC pass that has not run yet.
+#[derive(Debug, Clone)]
+pub struct GcJob {
+    /// The state when the pass began.
+    pub(crate) state: Arc<MapState>,
+    /// Jiffies per second.
+    pub(crate) hz: u32,
+    /// Jiffies when the state was read.
+    pub(crate) state_read: u32,
+    /// Time since boot when the pass began.
+    pub(crate) now: Duration,
+    /// Prefixes whose clients are neighbours of this host.
+    pub(crate) on_link: BTreeSet<Prefix>,
+    /// Pools with an ejection policy, by table.
+    pub(crate) ejection_pools: BTreeMap<u32, DetectorPool>,
+    /// Tables whose slot migrations may end.
+    pub(crate) due: Vec<u32>,
+}
+
+/// What a GC pass has found.
+#[derive(Debug, Clone)]
+pub struct GcFindings {
+    /// The job.
+    pub(crate) job: GcJob,
+    /// Counts of the pass.
+    pub(crate) gc_pass: GcPass,
+    /// Slots of the flow table.
+    pub(crate) slots: usize,
+    /// Current backends of the due tables when the pass began.
+    pub(crate) current_backends: CurrentBackends,
+    /// Flows of the due tables that keep slots migrating.
+    pub(crate) pinned_elsewhere: PinnedFlows,
+    /// Connections of servers under least connections.
+    pub(crate) connection_counts: ConnectionCounts,
+    /// Pools with an ejection policy, with their handshake outcomes.
+    pub(crate) handshakes: Vec<DetectorPool>,
+    /// Servers of mode `nat`, with how many of their new connections they answered.
+    pub(crate) answers: BTreeMap<SocketAddr, AnswerCounts>,
+    /// A sample of the clients of mode `nat`.
+    pub(crate) clients: BTreeSet<IpAddr>,
+    /// Removed terminating servers for which the pass has found no RST outstanding.
+    pub(crate) rst_delivered: BTreeSet<Handle>,
+    /// Time until the next GC pass.
+    pub(crate) next: Duration,
+    /// Connections that the pass has ended. Their idle ends are to be provoked.
+    pub ended: Vec<TerminatedConnection>,
+}
+
+impl GcJob {
+    /// Runs the pass: erases expired entries, ends finished connections, rehomes flows, and reports what it has found.
+    /// `between_ticks` is called after each bounded number of slots.
+    ///
+    /// # Errors
+    /// A server table or the clock cannot be read. No flow was changed.
+    pub fn run(self, table: &mut dyn FlowTableAccess, between_ticks: &mut dyn FnMut()) -> Result<GcFindings> {
+        let current_backends: CurrentBackends = self
+            .due
+            .iter()
+            .map(|id| Ok((*id, table.current_backends(*id).context("cannot read a table")?)))
+            .collect::<Result<_>>()?;
+        let mut scan = Scan::new(&self, &current_backends);
+        let gc_pass = table.run_gc(self.state_read, self.hz, &mut |flow| scan.visit(&flow), between_ticks)?;
+        let Scan {
+            finished_flows, samples, pinned_elsewhere, connection_counts, handshakes, answers, ..
+        } = scan;
+        if !finished_flows.rehomed.is_empty() {
+            table.rehome_flows(&finished_flows.rehomed);
+        }
+        let next = finished_flows.next_pass();
+        let next = if self.ejection_pools.is_empty() { next } else { next.min(HANDSHAKE_GC_INTERVAL) };
+        let is_complete = gc_pass.unread == 0;
+        Ok(GcFindings {
+            gc_pass,
+            slots: table.slots() as usize,
+            pinned_elsewhere,
+            connection_counts,
+            handshakes: handshakes.pools(),
+            answers: answers.by_server(&self.state),
+            clients: samples.chosen(),
+            rst_delivered: if is_complete { finished_flows.rst_delivered() } else { BTreeSet::new() },
+            next,
+            ended: finished_flows.ended,
+            current_backends,
+            job: self,
+        })
+    }
+}
+
+/// A running pass.
+struct Scan<'a> {
+    job: &'a GcJob,
+    current_backends: &'a CurrentBackends,
+    entries: BTreeMap<u32, &'a IndexEntry>,
+    finished_flows: FinishedFlows<'a>,
+    samples: Samples<'a>,
+    pinned_elsewhere: PinnedFlows,
+    connection_counts: ConnectionCounts,
+    handshakes: Handshakes<'a>,
+    answers: AnswerCounter,
+}
+
+impl<'a> Scan<'a> {
+    fn new(job: &'a GcJob, current_backends: &'a CurrentBackends) -> Self {
+        let state = &*job.state;
+        Self {
+            job,
+            current_backends,
+            entries: state.index.entries.values().map(|entry| (entry.service, entry)).collect(),
+            finished_flows: FinishedFlows::new(state, job.hz),
+            samples: Samples::new(&job.on_link),
+            pinned_elsewhere: PinnedFlows::new(),
+            connection_counts: ConnectionCounts::none(state),
+            handshakes: Handshakes::new(&job.ejection_pools, state),
+            answers: AnswerCounter::default(),
+        }
+    }
+
+    /// Notes an entry, and decides its fate.
+    fn visit(&mut self, flow: &FlowRecord) -> GcAction {
+        let entry = self.entries.get(&flow.service).copied();
+        if flow.is_affinity {
+            return self.finished_flows.affinity_fate(flow, entry);
+        }
+        let Some(entry) = entry else { return GcAction::Keep };
+        self.handshakes.note(flow, entry);
+        self.answers.note(flow, entry);
+        let fate = self.finished_flows.fate_of(flow, entry);
+        self.connection_counts.note(flow, entry);
+        if entry.mode == mode::NAT && flow.left.is_some() && !flow.is_finished {
+            self.samples.note(&flow.client, flow.path);
+        }
+        self.note_pinned(flow, entry);
+        fate
+    }
+
+    /// Notes a flow of a migrating slot that is pinned to another backend than the slot's current one.
+    fn note_pinned(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
+        // Such a flow always has an entry, so its slot does not matter unless the entry is evicted. UDP does not show
+        // whether a flow predates the change.
+        let is_loose = flow.evictable_silence.is_some() && entry.protocol == protocol::TCP;
+        if entry.policy & policy::PINNED_ELSEWHERE != 0 && !is_loose {
+            return;
+        }
+        let current_backends = self.current_backends.get(&entry.lookup_table);
+        let Some(current_backends) = current_backends.filter(|backends| !backends.is_empty()) else { return };
+        let hash = entry.old_flow_hash(&flow.client, flow.port);
+        let slot = LookupTable::slot_of(current_backends.len() as u32, hash) as u32;
+        let table = self.job.state.tables.get(&entry.lookup_table);
+        let is_migrating = table.is_some_and(|table| table.slot_migration.previous_backend(slot).is_some());
+        if flow.left.is_some() && current_backends[slot as usize] != flow.backend.id() && is_migrating {
+            let now = self.job.now;
+            let seen = |silence: u32| now.saturating_sub(Duration::from_secs(silence.into()));
+            let pinned = self.pinned_elsewhere.entry((entry.lookup_table, slot)).or_default();
+            pinned.note(flow.evictable_silence.map(seen));
+        }
+    }
+}
