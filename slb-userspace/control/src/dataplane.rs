@@ -6,6 +6,8 @@ pub mod digest;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod rehome;
+#[cfg(any(test, feature = "testing"))]
+mod shared;
 pub mod state;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::ports::{Links, missing};
+use super::{environment::Links, ports::missing};
 use crate::health::path;
 use slb_config::model::DaemonConfig;
 

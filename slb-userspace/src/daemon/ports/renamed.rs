@@ -52,11 +52,6 @@ fn log_renamed(name: &str, now: &str) {
 }
 
 impl Ports {
-    /// The interfaces, with renamed ones also under their old names.
-    pub(in crate::daemon) fn known(&self, links: &Links) -> Links {
-        under_old_names(&self.renamed, links)
-    }
-
     /// Detects renamed interfaces. Returns the interfaces as [`Self::known`].
     pub(super) fn with_renamed(&mut self, links: &Links) -> Links {
         let running = self.ports.iter().filter_map(|(name, port)| Some((name, port.runs()?)));

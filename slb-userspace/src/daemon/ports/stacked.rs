@@ -6,6 +6,7 @@ use anyhow::{Result, anyhow};
 use slb_common::abi::MAX_INTERFACES;
 
 use super::{Links, Ports};
+use crate::daemon::environment::Interfaces;
 use crate::{devices, neigh::Link};
 
 /// The interfaces above and below.
@@ -16,27 +17,21 @@ pub(super) struct Stacked {
     /// Names of members without a slot in the maps, by bond index. Answers to requests that arrive by them are dropped.
     unlisted_members: BTreeMap<u32, Vec<String>>,
     /// What to do about servers behind interfaces without the program, by interface name.
-    advice: BTreeMap<String, String>,
+    pub(super) advice: BTreeMap<String, String>,
 }
 
 impl Ports {
-    /// Indexes of the interfaces that packets leave by, except those named in `without`. It includes members of bonds:
-    /// an answer through a bond leaves by the member that its request arrived by.
-    pub(in crate::daemon) fn exits(&self, without: &[String]) -> BTreeSet<u32> {
-        let attached: BTreeSet<u32> = self.attached_without(without).into_keys().collect();
-        let members = self.stacked.members.iter().filter(|(_, bond)| attached.contains(bond));
-        members.map(|(member, _)| *member).chain(attached.iter().copied()).collect()
+    /// Indexes of these interfaces and of members of bonds among them: an answer through a bond leaves by the member
+    /// that its request arrived by.
+    pub(super) fn with_members(&self, attached: &BTreeMap<u32, String>) -> BTreeSet<u32> {
+        let members = self.stacked.members.iter().filter(|(_, bond)| attached.contains_key(bond));
+        members.map(|(member, _)| *member).chain(attached.keys().copied()).collect()
     }
 
     /// Indexes of removed members of bonds that were exits.
     pub(super) fn removed_members(&self, links: &Links) -> BTreeSet<u32> {
         let there = |index: &u32| links.values().any(|link| link.index == *index);
         self.stacked.members.keys().copied().filter(|index| !there(index)).collect()
-    }
-
-    /// What to do about servers behind interfaces without the program, by interface name.
-    pub(in crate::daemon) fn advice(&self) -> BTreeMap<String, String> {
-        self.stacked.advice.clone()
     }
 
     /// Reads the interfaces above and below. Returns whether they have changed.
@@ -51,7 +46,7 @@ impl Ports {
             held.start_refusal = start_refusal;
         }
         let running: BTreeSet<u32> = self.held.keys().copied().collect();
-        self.note_addresses(links);
+        Interfaces::note_addresses(self, links);
         let runs = |index| running.contains(&index);
         let advice = |name: &String| Some((name.clone(), devices::advice(name, links, runs)?));
         let (members, unlisted_members) =

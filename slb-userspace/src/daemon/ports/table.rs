@@ -21,28 +21,6 @@ use slb_control::dataplane::state::mac;
 type Collision = (u32, u32);
 
 impl Ports {
-    /// Updates the interface table with the current hardware addresses.
-    pub(in crate::daemon) fn note_addresses(&mut self, links: &Links) {
-        // It can fail only for interfaces that are about to be attached, of which there are none.
-        let _ = self.note_interfaces(&[], links);
-    }
-
-    /// Replaces the roles of interfaces, by configured name.
-    pub(in crate::daemon) fn set_roles(&mut self, roles: BTreeMap<String, InterfaceRole>) {
-        self.roles = roles;
-        self.note_addresses(&self.seen.clone());
-    }
-
-    /// Sets the roles of interfaces that are about to be attached.
-    pub(in crate::daemon) fn add_roles(&mut self, added: &[String], roles: &BTreeMap<String, InterfaceRole>) {
-        for name in added {
-            match roles.get(name) {
-                Some(role) => drop(self.roles.insert(name.clone(), *role)),
-                None => drop(self.roles.remove(name)),
-            }
-        }
-    }
-
     /// Updates the interface table, including entries for interfaces that are about to be attached: they need an entry
     /// before their first frame.
     ///

@@ -2,17 +2,8 @@
 
 use std::{collections::BTreeMap, mem};
 
-use super::{ManagedInterface, PortState, Ports};
+use super::{super::environment::PollResult, ManagedInterface, PortState, Ports};
 use crate::devices::{self, Hook, HookScope};
-
-/// The result of a poll.
-#[derive(Debug, Default)]
-pub(in crate::daemon) struct PollResult {
-    /// An interface has become able or unable to forward.
-    pub(in crate::daemon) changed: bool,
-    /// An interface has lost the program.
-    pub(in crate::daemon) lost: bool,
-}
 
 /// Consecutive failed polls after which an interface is unfit. One failure may be a veth peer that replaces its
 /// program.

@@ -5,29 +5,29 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use tokio::time::Instant;
 
-use super::{
-    Daemon, MAX_GC_INTERVAL,
+use super::{EventLoop, MAX_GC_INTERVAL};
+use crate::daemon::{
+    environment::Environment,
     gc_schedule::PassCost,
     gc_thread::{Finished, Job},
 };
-use crate::clock::since_start;
 use slb_control::{
     fill_level,
     gc_job::{GcFindings, GcJob},
     reconcile::GcSummary,
 };
 
-impl Daemon {
+impl<E: Environment> EventLoop<E> {
     /// Begins a GC pass in the GC thread.
     pub(super) fn begin_gc_pass(&mut self) {
         self.gc_schedule.begin();
         let is_urgent = self.reconciler.is_gc_due() || self.flushes.awaits_pass();
         match self.gc_job() {
             Ok(job) => {
-                self.gc_thread.start(Job::Pass(job));
+                self.env.start_gc(Job::Pass(job));
                 self.flushes.on_pass_begun();
                 if is_urgent {
-                    self.gc_thread.hurry();
+                    self.env.hurry_gc();
                 }
             }
             Err(error) => self.on_failed_gc_pass(&error),
@@ -35,13 +35,13 @@ impl Daemon {
     }
 
     fn gc_job(&mut self) -> Result<GcJob> {
-        self.reconciler.begin_gc(since_start()?, self.clients.on_link())
+        self.reconciler.begin_gc(self.env.since_start()?, self.clients.on_link())
     }
 
     /// A connection or a flow waits for a GC pass: the next one begins at once, and the running one makes no pauses.
     pub(super) fn demand_gc_pass(&mut self) {
         self.gc_schedule.schedule_now(Instant::now());
-        self.gc_thread.hurry();
+        self.env.hurry_gc();
     }
 
     /// Processes what the GC thread has done.
@@ -70,12 +70,12 @@ impl Daemon {
 
     /// Processes the findings of a GC pass: ended migrations, handshake outcomes, answers of servers, clients.
     fn end_gc_pass(&mut self, found: GcFindings, cost: PassCost) -> Result<()> {
-        let (now, ended) = (since_start()?, found.ended.len());
+        let (now, ended) = (self.env.since_start()?, found.ended.len());
         let GcSummary { moved, flows, assured, entries, handshakes, answers, clients, has_rehomed, next } =
             self.reconciler.end_gc(found, now)?;
         self.log_fill(assured, entries);
         let has_nat_service = self.reconciler.has_nat_service();
-        self.clients.watch(if has_nat_service { clients } else { BTreeSet::new() });
+        self.env.watch_clients(if has_nat_service { clients } else { BTreeSet::new() });
         let is_news = self.observations.on_answers(&answers);
         if self.observations.on_outcomes(&handshakes, now) || is_news || has_rehomed {
             self.change_soon();

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::Daemon;
+use super::EventLoop;
 use crate::{
     clock::rounded,
+    daemon::environment::Environment,
     server::{requests::RequestError, status::ListenerOutages},
 };
 use slb_api::types;
@@ -18,7 +19,7 @@ use slb_control::{
     overrides::{NamedServer, Overrides},
 };
 
-impl Daemon {
+impl<E: Environment> EventLoop<E> {
     /// Logs which listeners have lost their last server that receives new flows, and which have one again.
     pub(super) fn follow_outages(&mut self, desired: &Desired, now: Duration) {
         for change in self.outages.follow(desired, now) {

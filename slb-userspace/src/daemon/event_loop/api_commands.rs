@@ -6,15 +6,17 @@ use anyhow::Result;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Daemon,
+    EventLoop,
     reconfiguration::{ConfigCommand, Reconfiguration},
     reconfigure::AttachPolicy,
     replies::{ChangeReply, answer_all, reply},
-    store::OverrideRecord,
-    update_rate::RETRY,
 };
 use crate::{
-    clock::since_start,
+    daemon::{
+        environment::{Environment, Interfaces as _},
+        store::OverrideRecord,
+        update_rate::RETRY,
+    },
     dataplane::bpf::lifetime::PinLifetime,
     server::{
         ActiveConfig,
@@ -45,7 +47,7 @@ pub(super) struct PendingAnswer {
     answer: ChangeReply,
 }
 
-impl Daemon {
+impl<E: Environment> EventLoop<E> {
     /// Executes an API request and answers it.
     pub(super) async fn answer(&mut self, request: Request) {
         match request {
@@ -258,7 +260,7 @@ impl Daemon {
                 let now = setting(set, before.get(key).copied().unwrap_or_default());
                 after.insert(key.clone(), now);
             }
-            self.refuse_outage(&before, &after, servers, since_start().unwrap_or_default())?;
+            self.refuse_outage(&before, &after, servers, self.env.since_start().unwrap_or_default())?;
         }
         let replaced = self.store.replace(|records| {
             for key in &keys {
@@ -270,7 +272,7 @@ impl Daemon {
         replaced.map_err(|error| RequestError::Conflict(format!("{error:#}")))?;
         if let Some(directory) = self.store.directory() {
             // It may have become usable only now.
-            self.ports.persist_record_in(directory);
+            self.env.interfaces().persist_record_in(directory);
         }
         let now = self.store.settings();
         let of = |settings: &Overrides, key| settings.get(key).copied().unwrap_or_default();
@@ -370,7 +372,7 @@ impl Daemon {
                 "a change that waits for its servers has not become active: the next start uses the file"
             );
         }
-        match (self.ports.pins_trouble(), pins) {
+        match (self.env.interfaces().pins_trouble(), pins) {
             (Some(why), _) => tracing::error!(signal, why, "stopping; FORWARDING ENDS"),
             (None, PinLifetime::Machine) => {
                 tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");
@@ -395,7 +397,7 @@ impl Daemon {
             overrides: self.api_overrides(),
             overrides_trouble: self.store.trouble().map(str::to_owned),
             vips: self.observations.vips(),
-            attached: self.ports.attached_names(),
+            attached: self.env.interfaces().attached_names(),
         }
     }
 

@@ -5,11 +5,9 @@ use anyhow::Result;
 use slb_common::datapath::flow_gc::FlushResult;
 use tokio::sync::oneshot;
 
-use super::{Daemon, gc_thread::Job};
-use crate::{
-    clock::since_start,
-    server::requests::{RequestError, log_refused},
-};
+use super::EventLoop;
+use crate::daemon::{environment::Environment, gc_thread::Job};
+use crate::server::requests::{RequestError, log_refused};
 use slb_api::{flows, types::Requester};
 use slb_control::flush::FlushFilter;
 
@@ -64,7 +62,7 @@ impl FlushQueue {
     }
 }
 
-impl Daemon {
+impl<E: Environment> EventLoop<E> {
     /// Queues a flush, or refuses it.
     pub(super) fn begin_flush(
         &mut self,
@@ -83,7 +81,7 @@ impl Daemon {
             match flush.step {
                 FlushStep::InFirstPass => match self.flush_job(&flush) {
                     Ok(job) => {
-                        self.gc_thread.start(job);
+                        self.env.start_gc(job);
                         flush.step = FlushStep::Flush;
                         self.flushes.0.push(flush);
                     }
@@ -119,7 +117,7 @@ impl Daemon {
                 let (Requester { uid, user, pid }, filter) = (&flush.by, &flush.filter);
                 tracing::info!(what = COMMAND, uid, user, pid, %filter, erased, locked, "flow-table entries erased");
                 // Without the time, the slots wait from their last change on, for which their flows have expired.
-                self.reconciler.on_flushed(since_start().unwrap_or_default());
+                self.reconciler.on_flushed(self.env.since_start().unwrap_or_default());
                 flush.step = FlushStep::LastPass(flushed);
                 self.flushes.0.push(flush);
                 self.demand_gc_pass();

@@ -7,12 +7,18 @@ use anyhow::Result;
 use tokio::time::Instant;
 
 use super::{
-    Daemon,
-    missing_resources::MissingResources,
-    ports,
+    EventLoop,
     reconfiguration::{ConfigCommand, Reconfiguration},
 };
-use crate::{clock::since_start, health::Target, neigh::vips, server::requests::RequestError};
+use crate::{
+    daemon::{
+        environment::{Environment, Interfaces as _},
+        missing_resources::MissingResources,
+        ports,
+    },
+    health::Target,
+    server::requests::RequestError,
+};
 use slb_api::types::ChangeResult;
 use slb_config::{Config, difference::difference, immutable_settings};
 use slb_control::{
@@ -31,7 +37,7 @@ pub(super) enum AttachPolicy {
     BestEffort,
 }
 
-impl Daemon {
+impl<E: Environment> EventLoop<E> {
     /// Checks whether a configuration can replace the active one. Changes nothing. Whether it fits the map sizes was
     /// checked when it was loaded. Returns the interfaces that it names and that are absent now; they may appear later.
     ///
@@ -45,7 +51,7 @@ impl Daemon {
         }
         let unfit = |error: anyhow::Error| RequestError::Invalid(format!("error: {error:#}"));
         let interfaces = &config.daemon.interfaces;
-        let links = self.ports.known(&ports::links().await.map_err(unfit)?);
+        let links = self.env.interfaces().known(&self.env.links().await.map_err(unfit)?);
         let (added, removed) = changed_interfaces(&self.config, config);
         // The interfaces that stay may all be absent for a while. That must not block an unrelated change.
         if !added.is_empty() || !removed.is_empty() {
@@ -69,15 +75,15 @@ impl Daemon {
         attach_policy: AttachPolicy,
         then: ConfigCommand,
     ) -> Result<(), (anyhow::Error, ConfigCommand)> {
-        match vips::read(&(&addresses(&self.config) | &addresses(&config))).await {
-            Ok(vip_states) => self.observations.set_vips(Arc::new(vip_states)),
+        match self.env.read_vips(&(&addresses(&self.config) | &addresses(&config))).await {
+            Ok(vip_states) => self.observations.set_vips(vip_states),
             Err(error) => return Err((error, then)),
         }
         let (added, removed) = changed_interfaces(&self.config, &config);
         // Interfaces that a superseded reconfiguration has attached stay attached.
         let before = self.reconfiguration.take();
         let attached = before.as_ref().map_or(&[][..], |before| &before.added);
-        self.ports.add_roles(&added, &config.daemon.roles);
+        self.env.interfaces_mut().add_roles(&added, &config.daemon.roles);
         let missing: Vec<_> = added.iter().filter(|name| !attached.contains(name)).cloned().collect();
         if let Err(error) = self.attach_added(&missing, attach_policy).await {
             self.reconfiguration = before;
@@ -98,7 +104,7 @@ impl Daemon {
             let Some(reconfiguration) = self.reconfiguration.take() else {
                 unreachable!("it has just been put there")
             };
-            self.ports.remove(&reconfiguration.added);
+            self.env.interfaces_mut().remove(&reconfiguration.added);
             return Err((error, reconfiguration.then));
         }
         if is_same {
@@ -118,10 +124,12 @@ impl Daemon {
 
     async fn attach_added(&mut self, added: &[String], attach_policy: AttachPolicy) -> Result<()> {
         if !added.is_empty() {
-            let links = ports::links().await?;
+            let links = self.env.links().await?;
             let gone = match attach_policy {
-                AttachPolicy::AllOrNone => self.ports.add(added, &links).map(|()| BTreeSet::new())?,
-                AttachPolicy::BestEffort => self.ports.restore(added, &links),
+                AttachPolicy::AllOrNone => {
+                    self.env.interfaces_mut().add(added, &links).map(|()| BTreeSet::new())?
+                }
+                AttachPolicy::BestEffort => self.env.interfaces_mut().restore(added, &links),
             };
             self.update_exits(&[], &gone);
         }
@@ -136,7 +144,7 @@ impl Daemon {
         then: ConfigCommand,
     ) -> ConfigCommand {
         let unused: Vec<_> = before.added.iter().filter(|name| !added.contains(name)).cloned().collect();
-        self.ports.remove(&unused);
+        self.env.interfaces_mut().remove(&unused);
         self.update_exits(&[], &BTreeSet::new());
         tracing::info!("a later change replaces the one that waits for its servers");
         before.then.supersede_with(then)
@@ -182,7 +190,7 @@ impl Daemon {
         let changes = reconfiguration.changes.clone();
         let applied = self.activate(config.clone(), removed);
         // Detach from the interfaces that the active configuration, new or old, does not use.
-        self.ports.remove(if applied.is_ok() { removed } else { added });
+        self.env.interfaces_mut().remove(if applied.is_ok() { removed } else { added });
         self.update_exits(&[], &BTreeSet::new());
         let waited = reconfiguration.wait_description(Instant::now());
         let reconfigured = applied.map(|()| ChangeResult { changes, waited, ..ChangeResult::default() });
@@ -195,12 +203,12 @@ impl Daemon {
     /// Makes a configuration active; on an error the previous one stays active.
     fn activate(&mut self, config: Arc<Config>, removed: &[String]) -> Result<()> {
         let before = mem::replace(&mut self.config, config);
-        self.ports.set_roles(self.config.daemon.roles.clone());
+        self.env.interfaces_mut().set_roles(self.config.daemon.roles.clone());
         self.update_exits(removed, &BTreeSet::new());
         let applied = self.apply();
         if applied.is_err() {
             self.config = before;
-            self.ports.set_roles(self.config.daemon.roles.clone());
+            self.env.interfaces_mut().set_roles(self.config.daemon.roles.clone());
             // Schedules a change that reverts what has reached the maps.
             self.update_rate.schedule_now(Instant::now());
         } else {
@@ -224,12 +232,12 @@ impl Daemon {
         self.observations.expect(
             configs.iter().map(Arc::as_ref),
             inherited,
-            since_start().unwrap_or_default(),
+            self.env.since_start().unwrap_or_default(),
         );
         let destinations = configs.iter().flat_map(|config| destinations(config)).collect();
-        self.supervisor.set_targets(self.observations.targets());
-        self.vips.watch(configs.iter().flat_map(|config| addresses(config)).collect());
-        self.resolver.watch(destinations);
+        self.env.set_targets(self.observations.targets());
+        self.env.watch_vips(configs.iter().flat_map(|config| addresses(config)).collect());
+        self.env.watch_servers(destinations);
         Ok(())
     }
 }

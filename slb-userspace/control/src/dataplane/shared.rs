@@ -1,0 +1,74 @@
+//! A data plane that a test and the code under test share.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+
+use anyhow::Result;
+use slb_common::datapath::flow_gc::{FlushResult, GcAction, GcPass};
+
+use super::{
+    DataPlane, FlowTableAccess, FlushPredicate, NewPath, TableContents,
+    rehome::RehomeMap,
+    state::{FlowRecord, MapState, Operation},
+};
+
+impl<P: DataPlane> DataPlane for Rc<RefCell<P>> {
+    fn observe(&self) -> Result<MapState> {
+        self.borrow().observe()
+    }
+
+    fn table(&self, id: u32) -> Result<TableContents> {
+        self.borrow().table(id)
+    }
+
+    fn put_connection_counts(&mut self, connection_counts: &BTreeMap<u32, u64>) -> Result<()> {
+        self.borrow_mut().put_connection_counts(connection_counts)
+    }
+
+    fn evictions(&self) -> Result<u64> {
+        self.borrow().evictions()
+    }
+
+    fn jiffies(&self) -> Result<u32> {
+        self.borrow().jiffies()
+    }
+
+    fn unresolved(&self) -> Result<u64> {
+        self.borrow().unresolved()
+    }
+
+    fn apply(&mut self, operation: &Operation) -> Result<()> {
+        self.borrow_mut().apply(operation)
+    }
+}
+
+impl<P: FlowTableAccess> FlowTableAccess for Rc<RefCell<P>> {
+    fn slots(&self) -> u32 {
+        self.borrow().slots()
+    }
+
+    fn run_gc(
+        &mut self,
+        state_read: u32,
+        hz: u32,
+        visit: &mut dyn FnMut(FlowRecord) -> GcAction,
+        between_ticks: &mut dyn FnMut(),
+    ) -> Result<GcPass> {
+        self.borrow_mut().run_gc(state_read, hz, visit, between_ticks)
+    }
+
+    fn flush(&mut self, erases: bool, hz: u32, matches: &mut FlushPredicate<'_>) -> Result<FlushResult> {
+        self.borrow_mut().flush(erases, hz, matches)
+    }
+
+    fn current_backends(&self, id: u32) -> Result<Arc<[u32]>> {
+        self.borrow().current_backends(id)
+    }
+
+    fn rehome_flows(&mut self, moves: &RehomeMap) {
+        self.borrow_mut().rehome_flows(moves);
+    }
+
+    fn update_client_paths(&mut self, to: &NewPath<'_>) -> usize {
+        self.borrow_mut().update_client_paths(to)
+    }
+}
