@@ -1,6 +1,6 @@
 //! Packages of the distribution: installed with apt-get, or named in the output where apt-get is missing.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, sync::Once};
 
 use anyhow::{Result, bail};
 use ebpf_build::toolchain::Search;
@@ -94,7 +94,8 @@ pub(crate) fn install(search: &Search, packages: &[&str]) -> Result<()> {
         bail!("installing packages needs root; run: sudo apt-get install {list}");
     }
     // Package lists may be outdated or, on a fresh machine, missing; the installation then fails.
-    let _ = run(apt_get(privilege, &apt).arg("update"));
+    static UPDATE: Once = Once::new();
+    UPDATE.call_once(|| drop(run(apt_get(privilege, &apt).arg("update"))));
     run(apt_get(privilege, &apt).args(["install", "--yes", "--no-remove"]).args(packages))
 }
 

@@ -4,7 +4,10 @@
 //! outer cargo, clippy or rustup. It has a target directory of its own, because an outer cargo locks its target
 //! directory while it waits for this build.
 
+pub mod commands;
 pub mod elf;
+pub mod llvm;
+pub mod pinned;
 pub mod toolchain;
 
 use std::{

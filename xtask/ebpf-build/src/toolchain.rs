@@ -10,8 +10,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Version of bpf-linker that `cargo xtask setup` installs.
-pub const LINKER_VERSION: &str = "0.13.0";
+use crate::{
+    commands::{self, DEBIAN_LLVM, DEBIAN_PACKAGES},
+    llvm, pinned,
+};
 
 /// Oldest compiler that can build the workspace, as (major, minor).
 pub const OLDEST_RUSTC: (u32, u32) = (1, 95);
@@ -74,6 +76,21 @@ pub struct Compiler {
 }
 
 impl Compiler {
+    /// Whether it is the toolchain of `xtask/bpf-toolchain.toml`.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        matches!(&self.origin, Origin::Rustup(name) if pinned::is_toolchain(name))
+    }
+
+    /// Its own LLVM as a shared library, which reads all that the compiler writes. Debian's compiler uses the system's.
+    #[must_use]
+    pub fn llvm_library(&self) -> Option<PathBuf> {
+        if matches!(self.origin, Origin::System(_)) {
+            return None;
+        }
+        llvm::library(self.bin.parent()?)
+    }
+
     /// A command that runs this compiler's cargo.
     #[must_use]
     pub fn cargo(&self) -> Command {
@@ -130,11 +147,11 @@ impl Search {
                 });
             }
         }
-        Err(Missing { compilers, linker_dir: self.linker_dir(22) })
+        Err(Missing { compilers, linker_dir: self.debian_linker_dir(DEBIAN_LLVM) })
     }
 
-    /// Compilers that can build the XDP programs, best first: rustup's undated nightly, its dated ones from the newest,
-    /// then the system's.
+    /// Compilers that can build the XDP programs, best first: the pinned toolchain, rustup's undated nightly, its dated
+    /// ones from the newest, then the system's.
     #[must_use]
     pub fn compilers(&self) -> Vec<Compiler> {
         let toolchains = self.rustup_home.as_ref().map(|home| home.join("toolchains"));
@@ -146,7 +163,9 @@ impl Search {
             .filter(|name| name.starts_with("nightly-"))
             .collect();
         // In this order, "nightly-x86_64-..." sorts before "nightly-2026-...".
-        nightlies.sort_unstable_by(|a, b| b.cmp(a));
+        nightlies.sort_unstable_by(|a, b| {
+            pinned::is_toolchain(b).cmp(&pinned::is_toolchain(a)).then_with(|| b.cmp(a))
+        });
         let rustup = nightlies
             .into_iter()
             .filter_map(|name| self.compiler(&toolchains.as_ref()?.join(&name), Origin::Rustup(name)));
@@ -164,17 +183,33 @@ impl Search {
         (release >= OLDEST_RUSTC).then_some(Compiler { origin, bin, llvm })
     }
 
-    /// The linker for `compiler`: the one that `cargo xtask setup` installed, or one on `PATH`.
+    /// The linker for `compiler`: the one that `cargo xtask setup` installed, or one on `PATH`. A linker with another
+    /// LLVM is none.
     #[must_use]
     pub fn linker(&self, compiler: &Compiler) -> Option<PathBuf> {
-        let own = self.linker_dir(compiler.llvm).map(|dir| dir.join("bin/bpf-linker"));
-        own.filter(|path| path.is_file()).or_else(|| self.program("bpf-linker"))
+        let own = self.linker_dir(compiler).filter(|dir| {
+            // An update of the toolchain may have removed the library that this link names.
+            let library = dir.join("lib/libLLVM.so");
+            dir.join("bin/bpf-linker").is_file() && (library.exists() || !library.is_symlink())
+        });
+        let fits = |path: &PathBuf| llvm::of_linker(path).is_none_or(|llvm| llvm == compiler.llvm);
+        own.map(|dir| dir.join("bin/bpf-linker")).or_else(|| self.program("bpf-linker").filter(fits))
     }
 
-    /// Directory for bpf-linker with LLVM version `llvm`; `None` without a home directory.
+    /// Directory for the linker of `compiler`; `None` without a home directory. A toolchain of rustup has its own, whose
+    /// linker uses the toolchain's LLVM.
     #[must_use]
-    pub fn linker_dir(&self, llvm: u32) -> Option<PathBuf> {
-        Some(self.tools.as_ref()?.join(format!("bpf-linker-{LINKER_VERSION}-llvm{llvm}")))
+    pub fn linker_dir(&self, compiler: &Compiler) -> Option<PathBuf> {
+        match &compiler.origin {
+            Origin::Rustup(name) => {
+                Some(self.tools.as_ref()?.join(format!("bpf-linker-{}-{name}", pinned::linker())))
+            }
+            Origin::System(_) => self.debian_linker_dir(compiler.llvm),
+        }
+    }
+
+    fn debian_linker_dir(&self, llvm: u32) -> Option<PathBuf> {
+        Some(self.tools.as_ref()?.join(format!("bpf-linker-{}-llvm{llvm}", pinned::linker())))
     }
 
     /// Finds a program on `PATH`, or in Debian's directories for system programs.
@@ -206,24 +241,17 @@ impl fmt::Display for Missing {
         }
         writeln!(f, "\nlet it be installed:\n  cargo xtask setup")?;
         writeln!(f, "\nor by hand, with rustup:")?;
-        writeln!(f, "  rustup toolchain install nightly --component rust-src")?;
-        writeln!(f, "  cargo binstall bpf-linker")?;
+        writeln!(f, "  {}", commands::rustup().join(" "))?;
+        writeln!(f, "  {}", commands::binstall().join(" "))?;
         writeln!(f, "\nor by hand, with Debian's packages:")?;
-        writeln!(f, "  sudo apt-get install {}", DEBIAN_PACKAGES.join(" "))?;
-        writeln!(f, "  sudo apt-get install llvm-22-dev")?;
+        writeln!(f, "  sudo apt-get install {} llvm-{DEBIAN_LLVM}-dev", DEBIAN_PACKAGES.join(" "))?;
+        let linker = commands::linker_from_source(DEBIAN_LLVM).join(" ");
         let root =
             self.linker_dir.as_ref().map(|dir| format!(" --root {}", dir.display())).unwrap_or_default();
-        writeln!(
-            f,
-            "  LLVM_PREFIX=/usr/lib/llvm-22 PATH=/usr/lib/llvm-22/bin:$PATH cargo install bpf-linker --locked \
-             --version {LINKER_VERSION} --no-default-features --features llvm-22{root}"
-        )?;
+        writeln!(f, "  LLVM_PREFIX=/usr/lib/llvm-{DEBIAN_LLVM} cargo {linker}{root}")?;
         write!(f, "\nor bring finished objects:\n  {}=/path/to/objects cargo build", crate::OBJECTS_VARIABLE)
     }
 }
-
-/// Debian's packages of the compiler, cargo and sources. `llvm-N-dev` for the compiler's LLVM is needed too.
-pub const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
 fn rustc_version(rustc: &Path, origin: &Origin) -> Option<String> {
     let output = clean_command(rustc, origin, rustc).arg("-vV").stdin(Stdio::null()).output().ok()?;

@@ -55,21 +55,25 @@ fn nightly_without_sources_is_skipped() {
 }
 
 #[test]
-fn undated_nightly_is_preferred_to_dated_ones_and_the_system() {
+fn pinned_toolchain_is_preferred_to_other_nightlies_and_the_system() {
     let places = FakeSystem::new();
-    for name in
-        ["nightly-2026-01-01-a", "nightly-x86_64-unknown-linux-gnu", "nightly-2026-02-01-a", "stable-a"]
+    let pinned = format!("{}-a", pinned::toolchain());
+    for name in ["nightly-2026-01-01-a", &pinned, "nightly-x86_64-unknown-linux-gnu", "nightly-2999-02-01-a"]
     {
         places.compiler(&format!("rustup/toolchains/{name}"), "1.97.0-nightly", "22.1", true);
     }
     places.compiler("usr", "1.96.0", "22.1.8", true);
-    let names: Vec<String> = places.search().compilers().iter().map(|c| c.origin.to_string()).collect();
-    assert_eq!(
-        names[..3],
-        ["x86_64-unknown-linux-gnu", "2026-02-01-a", "2026-01-01-a"]
-            .map(|name| format!("rustup's nightly-{name}"))
-    );
-    assert_eq!(names.len(), 4);
+    let origins: Vec<Origin> = places.search().compilers().into_iter().map(|c| c.origin).collect();
+    let names = [&pinned, "nightly-x86_64-unknown-linux-gnu", "nightly-2999-02-01-a", "nightly-2026-01-01-a"];
+    assert_eq!(origins[..4], names.map(|name| Origin::Rustup(name.to_owned())));
+    assert_eq!(origins[4..], [Origin::System(places.root.path().join("usr"))]);
+}
+
+#[test]
+fn stable_toolchain_is_not_used() {
+    let places = FakeSystem::new();
+    places.compiler("rustup/toolchains/stable-x86_64-unknown-linux-gnu", "1.97.0", "22.1.4", true);
+    assert_eq!(places.search().compilers(), []);
 }
 
 #[test]
@@ -81,6 +85,36 @@ fn linker_for_another_llvm_is_not_used() {
     assert!(message.contains("no bpf-linker for its LLVM 23"), "{message}");
     let on_path = places.linker("path");
     assert_eq!(places.search().toolchain().unwrap().linker, on_path);
+    // A linker that names its LLVM.
+    places.file(&on_path, "libLLVM.so.22.1");
+    assert!(places.search().toolchain().is_err());
+    places.file(&on_path, "LLVM23.0.1");
+    assert_eq!(places.search().toolchain().unwrap().linker, on_path);
+}
+
+#[test]
+fn linker_of_one_toolchain_of_rustup_is_not_used_for_another() {
+    let places = FakeSystem::new();
+    places.compiler("rustup/toolchains/nightly-2026-01-01-a", "1.97.0-nightly", "22.1.4", true);
+    places.linker("tools/bpf-linker-0.13.0-llvm22/bin");
+    places.linker("tools/bpf-linker-0.13.0-nightly-2026-02-01-a/bin");
+    assert!(places.search().toolchain().is_err());
+    let linker = places.linker("tools/bpf-linker-0.13.0-nightly-2026-01-01-a/bin");
+    assert_eq!(places.search().toolchain().unwrap().linker, linker);
+}
+
+#[test]
+fn linker_whose_llvm_an_update_has_removed_is_not_used() {
+    let places = FakeSystem::new();
+    places.compiler("rustup/toolchains/nightly-a", "1.97.0-nightly", "22.1.4", true);
+    let linker = places.linker("tools/bpf-linker-0.13.0-nightly-a/bin");
+    let library = places.root.path().join("rustup/toolchains/nightly-a/lib/libLLVM.so.22.1");
+    let link = places.root.path().join("tools/bpf-linker-0.13.0-nightly-a/lib/libLLVM.so");
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(&library, link).unwrap();
+    assert!(places.search().toolchain().is_err());
+    places.file(&library, "");
+    assert_eq!(places.search().toolchain().unwrap().linker, linker);
 }
 
 #[test]
@@ -90,7 +124,8 @@ fn too_old_compiler_is_skipped() {
     places.linker("path");
     let message = places.search().toolchain().unwrap_err().to_string();
     assert!(message.contains("found no compiler, 1.95 or newer"), "{message}");
-    assert!(message.contains("rustup toolchain install nightly --component rust-src"), "{message}");
+    assert!(message.contains(&format!("rustup toolchain install {} ", pinned::toolchain())), "{message}");
+    assert!(!message.contains("install nightly "), "{message}");
     assert!(message.contains("apt-get install rustc-web"), "{message}");
 }
 

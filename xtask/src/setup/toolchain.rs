@@ -1,0 +1,179 @@
+//! Finds or installs the eBPF toolchain. No toolchain of the user is changed or updated.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use ebpf_build::{
+    ALL, Build, commands, pinned,
+    toolchain::{Compiler, Origin, Search},
+};
+
+use super::ways::{Found, LinkerWay, Way, linker_ways, ways};
+use crate::{
+    packages,
+    process::{self, cargo, run_within, target_dir, workspace},
+};
+
+/// Time limit for rustup's download of a toolchain.
+const RUSTUP_LIMIT: Duration = Duration::from_secs(300);
+
+/// Profile of bpf-linker. LLVM does its work, so its own code needs no optimization: a third of the time to build.
+const LINKER_PROFILE: [(&str, &str); 2] =
+    [("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"), ("CARGO_PROFILE_RELEASE_DEBUG", "0")];
+
+/// Debian's package of clippy.
+const DEBIAN_CLIPPY: &str = "rust-web-clippy";
+
+/// Finds an eBPF toolchain, or installs one.
+///
+/// # Errors
+/// No way succeeds; the error names the commands to run by hand.
+pub(super) fn ensure(search: &Search) -> Result<()> {
+    if let Some(object) = ebpf_build::own_objects() {
+        println!("setup: XDP program: {} is used, no toolchain needed", object.display());
+        return Ok(());
+    }
+    if search.toolchain().is_err() {
+        install(search);
+    }
+    let found = search.toolchain().map_err(|missing| anyhow!("{missing}"))?;
+    println!("setup: eBPF toolchain: {found}");
+    Ok(())
+}
+
+/// Adds clippy to Debian's compiler. If that fails, `lint` skips it.
+pub(super) fn clippy(search: &Search) {
+    let Ok(toolchain) = search.toolchain() else { return };
+    let is_system = matches!(toolchain.origin, Origin::System(_));
+    if !is_system || toolchain.cargo.with_file_name("cargo-clippy").is_file() {
+        return;
+    }
+    if let Err(error) = packages::install(search, &[DEBIAN_CLIPPY]) {
+        println!("setup: no clippy for slb-ebpf: {error:#}");
+    }
+}
+
+/// Tries each way until one succeeds.
+fn install(search: &Search) {
+    let found = found(search);
+    if found.pinned && !found.compilers.iter().any(Compiler::is_pinned) {
+        let command = format!("rustup component add rust-src --toolchain {}", pinned::toolchain());
+        println!("setup: rustup's {} lacks rust-src; to add it: {command}", pinned::toolchain());
+    }
+    for way in ways(&found) {
+        let (what, done) = match &way {
+            Way::Linker(compiler) => (compiler.origin.to_string(), linker(search, compiler)),
+            Way::Pinned => (format!("rustup's {}", pinned::toolchain()), pinned_toolchain(search)),
+            Way::Debian => ("Debian's compiler".to_owned(), debian_compiler(search)),
+        };
+        match done {
+            Ok(()) => return,
+            Err(error) => println!("setup: not with {what}: {error:#}"),
+        }
+    }
+}
+
+fn found(search: &Search) -> Found {
+    let toolchains = search.rustup_home.as_ref().and_then(|home| fs::read_dir(home.join("toolchains")).ok());
+    let names =
+        toolchains.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Found {
+        compilers: search.compilers(),
+        rustup: search.program("rustup").is_some(),
+        pinned: names.into_iter().any(|name| pinned::is_toolchain(&name)),
+        apt: search.program("apt-get").is_some(),
+    }
+}
+
+fn pinned_toolchain(search: &Search) -> Result<()> {
+    println!("setup: no complete eBPF toolchain; asking rustup for {}", pinned::toolchain());
+    let words = commands::rustup();
+    run_within(RUSTUP_LIMIT, Command::new(words[0]).args(&words[1..]))?;
+    let compilers = search.compilers();
+    let compiler = compilers.iter().find(|compiler| compiler.is_pinned());
+    linker(search, compiler.context("rustup has installed it, but it holds no compiler with sources")?)
+}
+
+fn debian_compiler(search: &Search) -> Result<()> {
+    println!("setup: installing Debian's compiler and its sources");
+    let llvm = format!("llvm-{}-dev", commands::DEBIAN_LLVM);
+    let packages: Vec<&str> = commands::DEBIAN_PACKAGES.into_iter().chain([llvm.as_str()]).collect();
+    packages::install(search, &packages)?;
+    let compilers = search.compilers();
+    let system = compilers.iter().find(|compiler| matches!(compiler.origin, Origin::System(_)));
+    linker(search, system.context("the packages are installed, but hold no recent compiler with sources")?)
+}
+
+/// Installs bpf-linker for the compiler's LLVM into SLB's tools directory.
+fn linker(search: &Search, compiler: &Compiler) -> Result<()> {
+    let root =
+        search.linker_dir(compiler).context("neither HOME nor XDG_DATA_HOME says where to install it")?;
+    for way in linker_ways(compiler, search.program("cargo-binstall").is_some()) {
+        match way {
+            LinkerWay::Binary => match binary(&root) {
+                Ok(()) => return Ok(()),
+                Err(error) => println!("setup: no finished bpf-linker: {error:#}; building it"),
+            },
+            LinkerWay::OwnLlvm => return on_own_llvm(compiler, &root),
+            LinkerWay::DebianLlvm => return on_debian_llvm(search, compiler, &root),
+        }
+    }
+    Ok(())
+}
+
+/// Installs a finished bpf-linker, and keeps it if it can link the XDP programs.
+fn binary(root: &Path) -> Result<()> {
+    println!("setup: asking cargo-binstall for bpf-linker {}", pinned::linker_binary());
+    let words = commands::binstall();
+    let arguments: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+    process::run(cargo(&arguments)?.arg("--root").arg(root))?;
+    let build = Build { workspace: workspace()?, target_dir: target_dir()?, debug_log: false };
+    let objects = build.target_dir.join("objects");
+    fs::create_dir_all(&objects)?;
+    build.run(&ALL, &objects).map(drop).or_else(|message| {
+        fs::remove_dir_all(root).with_context(|| format!("cannot remove {}", root.display()))?;
+        Err(anyhow!("{message}"))
+    })
+}
+
+/// Builds bpf-linker on the LLVM of a compiler of rustup. Links in `root` name the library, and are where the linker
+/// looks for it.
+fn on_own_llvm(compiler: &Compiler, root: &Path) -> Result<()> {
+    let library = compiler.llvm_library().context("the compiler has no shared LLVM")?;
+    let name = library.file_name().context("the compiler's LLVM has no name")?;
+    let lib = root.join("lib");
+    // Links of an earlier build may name a library that an update has removed.
+    let _ = fs::remove_dir_all(&lib);
+    fs::create_dir_all(&lib).with_context(|| format!("cannot create {}", lib.display()))?;
+    for link in [lib.join(name), lib.join("libLLVM.so")] {
+        symlink(&library, &link).with_context(|| format!("cannot create {}", link.display()))?;
+    }
+    from_source(compiler, root, root)
+}
+
+fn on_debian_llvm(search: &Search, compiler: &Compiler, root: &Path) -> Result<()> {
+    let prefix = PathBuf::from(format!("/usr/lib/llvm-{}", compiler.llvm));
+    if !prefix.join("bin/llvm-config").is_file() {
+        packages::install(search, &[&format!("llvm-{}-dev", compiler.llvm)])?;
+    }
+    from_source(compiler, &prefix, root)
+}
+
+fn from_source(compiler: &Compiler, llvm_prefix: &Path, root: &Path) -> Result<()> {
+    println!(
+        "setup: building bpf-linker {} for {} into {}",
+        pinned::linker(),
+        compiler.origin,
+        root.display()
+    );
+    let mut install = compiler.cargo();
+    install.env("LLVM_PREFIX", llvm_prefix).envs(LINKER_PROFILE);
+    install.args(commands::linker_from_source(compiler.llvm)).arg("--force").arg("--root").arg(root);
+    process::run(&mut install)
+}
