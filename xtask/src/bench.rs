@@ -6,7 +6,10 @@ use std::{ffi::OsString, process::ExitCode};
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::{privileged::become_program, setup::Extent};
+use crate::{
+    privileged::{BENCH, become_program},
+    setup::Extent,
+};
 
 /// A subcommand of `slb-bench`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -42,5 +45,5 @@ pub(crate) fn run(benchmark: Benchmark, arguments: &[OsString]) -> Result<ExitCo
         Benchmark::Status => ("status", Extent::Needed),
     };
     let arguments: Vec<OsString> = [name.into()].into_iter().chain(arguments.iter().cloned()).collect();
-    become_program("slb-bench", &arguments, extent)
+    become_program(BENCH, &arguments, extent)
 }

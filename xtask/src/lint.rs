@@ -24,6 +24,10 @@ pub(crate) fn run() -> Result<()> {
     words::check(&workspace()?)?;
     let host = ["clippy", "--workspace", "--exclude", "slb-ebpf", "--all-targets", "--all-features"];
     process::run(cargo(&host)?.args(DENY))?;
+    // As the demo is built.
+    process::run(
+        cargo(&["clippy", "--package", "slb-tests", "--no-default-features", "--lib", "--bins"])?.args(DENY),
+    )?;
     for debug_log in [false, true] {
         ebpf(&search, debug_log)?;
     }

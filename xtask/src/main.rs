@@ -99,7 +99,7 @@ impl Command {
             }
             Self::BuildEbpf { debug_log } => ebpf::run(debug_log)?,
             Self::Demo { arguments } => {
-                return privileged::become_program("slb-demo", &arguments, setup::Extent::Demo);
+                return privileged::become_program(privileged::DEMO, &arguments, setup::Extent::Demo);
             }
             Self::Bench { benchmark, arguments } => return bench::run(benchmark, &arguments),
             Self::Test { filter } => {
