@@ -13,6 +13,7 @@ pub mod toolchain;
 use std::{
     env,
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -105,6 +106,18 @@ impl Build {
         }
         let built = target_dir.join(TARGET).join("release");
         names.iter().map(|name| copy_checked(&built.join(name), &directory.join(file(name)))).collect()
+    }
+
+    /// Removes what earlier builds left, so that the next one links anew. Cargo does not notice another linker at the
+    /// path of the one before.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn clean(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.ebpf_target_dir()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Cargo arguments, after the subcommand, that select the XDP programs and their target.
@@ -216,6 +229,19 @@ mod tests {
             fs::create_dir_all(&out).unwrap();
             fs::write(root.path().join("target").join(mark), "").unwrap();
             assert_eq!(target_dir(&out), Some(root.path().join("target")));
+        }
+    }
+
+    #[test]
+    fn clean_removes_the_target_directory_of_the_programs_only() {
+        let root = tempfile::tempdir().unwrap();
+        let target_dir = root.path().to_path_buf();
+        let build = Build { workspace: PathBuf::from("/nonexistent"), target_dir, debug_log: false };
+        fs::create_dir_all(root.path().join("debug")).unwrap();
+        fs::create_dir_all(root.path().join("ebpf/bpfel-unknown-none")).unwrap();
+        for _ in 0..2 {
+            build.clean().unwrap();
+            assert!(!root.path().join("ebpf").exists() && root.path().join("debug").exists());
         }
     }
 

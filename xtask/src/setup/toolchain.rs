@@ -134,10 +134,12 @@ fn binary(root: &Path) -> Result<()> {
     let arguments: Vec<&str> = words[1..].iter().map(String::as_str).collect();
     process::run(cargo(&arguments)?.arg("--root").arg(root))?;
     let build = Build { workspace: workspace()?, target_dir: target_dir()?, debug_log: false };
+    build.clean().context("cannot remove what an earlier eBPF build left")?;
     let objects = build.target_dir.join("objects");
     fs::create_dir_all(&objects)?;
     build.run(&ALL, &objects).map(drop).or_else(|message| {
         fs::remove_dir_all(root).with_context(|| format!("cannot remove {}", root.display()))?;
+        build.clean()?;
         Err(anyhow!("{message}"))
     })
 }
