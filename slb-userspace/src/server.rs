@@ -1,5 +1,6 @@
 //! Serves the API on Unix sockets.
 
+pub mod changes;
 mod connection;
 mod file;
 pub mod flows;
@@ -31,17 +32,18 @@ use tokio::{
 };
 
 use self::{
-    connection::{BodyLimit, named, serve},
-    file::ConfigFile,
-    status_cache::{StatusCache, StatusTexts},
-};
-use self::{
+    changes::documents,
     flows::filter,
     interfaces::InterfaceView,
     loader::{LoadPermit, Loader},
     override_keys::named_server,
     requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
     status::{StatusContext, status},
+};
+use self::{
+    connection::{BodyLimit, named, serve},
+    file::ConfigFile,
+    status_cache::{StatusCache, StatusTexts},
 };
 pub use self::{
     snapshot::{ActiveConfig, PendingChange, Snapshot},
@@ -54,15 +56,16 @@ use crate::{
     supervised, telemetry,
 };
 use slb_api::{
+    changes::{ChangeResult, DiffResult},
     flows::{Flush, Flushed},
     types::{
-        self, ApiUnmatched, ChangeResult, ConfigText, ConfigurationStatus, DaemonStatus, DiffResult,
-        InactiveInterface, InterfaceLosses, OverrideRequest, Requester, Set, VipStatus,
+        self, ApiUnmatched, ConfigText, ConfigurationStatus, DaemonStatus, InactiveInterface,
+        InterfaceLosses, OverrideRequest, Requester, Set, VipStatus,
     },
 };
 use slb_config::{
     Config, LoadedConfig,
-    difference::difference,
+    diff::diff,
     model::{self, LoadBalancer, Weight},
 };
 use slb_control::desired::unmatched;
@@ -105,7 +108,7 @@ impl Sockets {
         let asked = || Router::new().route("/v1/pending", get(serve_pending));
         let router = asked()
             .route("/v1/status", get(serve_status))
-            .route("/v1/diff", post(serve_differences))
+            .route("/v1/diff", post(serve_diff))
             .route("/v1/reload", post(serve_reload))
             .route("/v1/apply", post(serve_apply))
             .route("/v1/confirm", post(serve_confirm))
@@ -316,7 +319,7 @@ fn losses(counted: &LossCounters, view: &InterfaceView) -> Vec<InterfaceLosses> 
     losses.filter(|loss| loss.redirect + loss.transmit + loss.exception > 0).collect()
 }
 
-async fn serve_differences(
+async fn serve_diff(
     Shared(api): Shared<Arc<Api>>,
     Extension(bodies): Extension<BodyLimit>,
     body: Body,
@@ -326,14 +329,18 @@ async fn serve_differences(
     let config = Arc::new(config);
     let request = |answer| Request::Validate { config: Arc::clone(&config), answer };
     let ValidationResult { running, outcome, without_effect } = api.ask(request, Some(permit)).await?;
-    let compare = spawn_blocking(move || difference(&running, &config)).await;
-    let mut changes = compare.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    changes.extend(without_effect);
+    let compare = spawn_blocking(move || documents(diff(&running, &config))).await;
+    let changes = compare.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let (absent, refused) = match outcome {
         Ok(absent) => (absent, None),
         Err(refused) => (Vec::new(), Some(refused.to_string())),
     };
-    Ok(Json(DiffResult { changes, refused, warnings: all_warnings(&warnings, absent) }))
+    Ok(Json(DiffResult {
+        changes,
+        overrides: without_effect,
+        refused,
+        warnings: all_warnings(&warnings, absent),
+    }))
 }
 
 async fn serve_reload(

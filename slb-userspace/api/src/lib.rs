@@ -1,5 +1,6 @@
 //! The API of the daemon: its documents and a client. JSON over HTTP on a Unix socket.
 
+pub mod changes;
 pub mod client;
 pub mod flows;
 pub mod types;

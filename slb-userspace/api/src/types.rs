@@ -174,30 +174,6 @@ pub struct ConfigText {
     pub confirm_within_seconds: Option<u64>,
 }
 
-/// Result of a command: the answer to `POST /v1/reload`, `/v1/apply`, `/v1/confirm`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangeResult {
-    /// The changes in words, one each.
-    pub changes: Vec<String>,
-    /// Warnings about the configuration: whole lines, as from `slbd check`.
-    pub warnings: String,
-    /// What it waited for before it became active, in words.
-    pub waited: Option<String>,
-    /// Seconds until it is rolled back unless it is confirmed.
-    pub confirm_within_seconds: Option<u64>,
-}
-
-/// Changes that a configuration would cause: the answer to `POST /v1/diff`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiffResult {
-    /// The changes in words, one each.
-    pub changes: Vec<String>,
-    /// Why it would be refused, if so.
-    pub refused: Option<String>,
-    /// Warnings about the configuration.
-    pub warnings: String,
-}
-
 /// The process that sent a command: the peer of the socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requester {

@@ -11,7 +11,7 @@ pub use model::Config;
 pub use parse::parse;
 
 mod diagnostic;
-pub mod difference;
+pub mod diff;
 mod field;
 mod file;
 pub mod immutable_settings;

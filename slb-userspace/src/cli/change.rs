@@ -5,9 +5,11 @@ use std::{path::Path, pin::pin, time::Duration};
 use anyhow::{Result, bail};
 use tokio::time::timeout;
 
+use crate::server::changes::lines;
 use slb_api::{
+    changes::{ChangeResult, DiffResult},
     client::{self, RequestRefused},
-    types::{ApiPendingChange, ChangeResult, ConfigText, DiffResult},
+    types::{ApiPendingChange, ConfigText},
 };
 use slb_config as config;
 
@@ -26,12 +28,14 @@ pub async fn diff(socket: &Path, file: Option<&Path>) -> Result<()> {
         Some(file) => read(file, None)?,
         None => ConfigText::default(),
     };
-    let DiffResult { changes, refused, warnings } = client::post(socket, "/v1/diff", &text).await?;
+    let DiffResult { changes, overrides, refused, warnings } =
+        client::post(socket, "/v1/diff", &text).await?;
     warn(&warnings);
-    if changes.is_empty() {
+    let lines = lines(&changes, &overrides);
+    if lines.is_empty() {
         println!("no difference");
     }
-    changes.iter().for_each(|change| println!("{change}"));
+    lines.iter().for_each(|line| println!("{line}"));
     match refused {
         Some(why) => Err(RequestRefused(format!("{why}\nthis would be refused")).into()),
         None => Ok(()),
@@ -57,8 +61,8 @@ pub async fn apply(socket: &Path, file: &Path, confirm_within: Option<Duration>)
 
 /// Confirms the configuration that would be rolled back.
 pub async fn confirm(socket: &Path) -> Result<()> {
-    let ChangeResult { changes, .. } = client::post(socket, "/v1/confirm", &()).await?;
-    changes.iter().for_each(|change| println!("{change}"));
+    let ChangeResult { changes, overrides, .. } = client::post(socket, "/v1/confirm", &()).await?;
+    lines(&changes, &overrides).iter().for_each(|line| println!("{line}"));
     println!(
         "confirmed: active until slbd restarts or reloads its own file; to keep it, write it to that file (`slb status` names it)"
     );
@@ -99,10 +103,11 @@ async fn with_progress(
 
 pub(super) fn print_changes(changed: &ChangeResult) {
     warn(&changed.warnings);
-    if changed.changes.is_empty() {
+    let lines = lines(&changed.changes, &changed.overrides);
+    if lines.is_empty() {
         println!("no difference to the active configuration");
     }
-    changed.changes.iter().for_each(|change| println!("{change}"));
+    lines.iter().for_each(|line| println!("{line}"));
     changed.waited.iter().for_each(|waited| println!("{waited}"));
 }
 

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::server::override_keys::{named_server, named_server_of};
 use slb_api::{
+    changes::ChangeResult,
     client,
-    types::{ChangeResult, OverrideRequest, Set},
+    types::{OverrideRequest, Set},
 };
 use slb_control::overrides::NamedServer;
 

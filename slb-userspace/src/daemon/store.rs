@@ -16,10 +16,13 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
     advice::{Attempt, with_advice},
-    server::override_keys::api_override,
+    server::{changes::overrides::override_change, override_keys::api_override},
     state_file,
 };
-use slb_api::types::{ApiOverride, Requester};
+use slb_api::{
+    changes::{ApiMissing, ApiOverrideChange, ApiOverrideEffect},
+    types::{ApiOverride, Requester},
+};
 use slb_config::Config;
 use slb_control::{
     model::OverrideKey,
@@ -116,29 +119,25 @@ impl Store {
         Ok(())
     }
 
-    /// The overrides that would not apply with this configuration, in words. `names` has the names of their groups.
-    pub(super) fn without_effect(&self, config: &Config, names: &Config) -> Vec<String> {
+    /// The overrides that would not apply with this configuration. `names` has the names of their groups.
+    pub(super) fn without_effect(&self, config: &Config, names: &Config) -> Vec<ApiOverrideChange> {
         let lost = self.records.iter().filter(|(key, _)| !key.exists(config) && key.exists(names));
         lost.map(|(key, record)| {
-            format!(
-                "{}: what was set for it does not apply ({}): {}",
-                key.named([names]),
-                record.setting,
-                why(key, config)
-            )
+            let effect = ApiOverrideEffect::DoesNotApply(missing(key, config));
+            override_change(key, &key.named([names]), record.setting, effect)
         })
         .collect()
     }
 
-    /// Deletes overrides of servers that none of these configurations has. Returns them in words; `names` has the names
-    /// of groups that are gone.
-    pub(super) fn prune(&mut self, configs: &[&Config], names: &Config) -> Vec<String> {
+    /// Deletes overrides of servers that none of these configurations has. Returns them; `names` has the names of groups
+    /// that are gone.
+    pub(super) fn prune(&mut self, configs: &[&Config], names: &Config) -> Vec<ApiOverrideChange> {
         let is_gone = |key: &&OverrideKey| !configs.iter().any(|config| key.exists(config));
         let gone: Vec<_> = self.records.keys().filter(is_gone).cloned().collect();
         let (Some(active), false) = (configs.first(), gone.is_empty()) else { return Vec::new() };
         let ended = gone.iter().map(|key| {
             let (named, setting) = (key.named([*active, names]), self.records[key].setting);
-            format!("{named}: what was set for it ends ({setting}): {}", why(key, active))
+            override_change(key, &named, setting, ApiOverrideEffect::Ends(missing(key, active)))
         });
         let ended = ended.collect();
         if let Err(error) = self.replace(|records| records.retain(|key, _| !gone.contains(key))) {
@@ -171,18 +170,9 @@ impl Store {
     }
 }
 
-/// Why a configuration has no such server, and how a renamed group would keep its overrides.
-fn why(key: &OverrideKey, config: &Config) -> String {
-    let why = "it is not configured any more";
-    match (key, key.entries(config)) {
-        (_, Some(_)) => why.to_owned(),
-        (OverrideKey::Group { group: id, .. }, None) => {
-            format!("{why}; a server group that was renamed keeps it with `id = \"{id}\"`")
-        }
-        (OverrideKey::Default { load_balancer: id, .. }, None) => {
-            format!("{why}; a load balancer that was renamed keeps it with `id = \"{id}\"`")
-        }
-    }
+/// What a configuration does not have of an entry.
+fn missing(key: &OverrideKey, config: &Config) -> ApiMissing {
+    if key.entries(config).is_some() { ApiMissing::Server } else { ApiMissing::Group }
 }
 
 /// Creates the directory if it is missing, and locks it.

@@ -8,7 +8,10 @@ use std::{
     cell::RefCell, collections::BTreeSet, future::Future, net::IpAddr, rc::Rc, sync::Arc, time::Duration,
 };
 
-use slb_api::types::{ChangeResult, Requester, Set};
+use slb_api::{
+    changes::ChangeResult,
+    types::{Requester, Set},
+};
 use slb_common::abi::backend::Backend;
 use slb_config::{LoadedConfig, parse};
 use slb_control::{dataplane::state::to_ip, ids::MapLimits, overrides::NamedServer, reconcile::Reconciler};

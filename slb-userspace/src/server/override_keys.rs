@@ -54,7 +54,7 @@ pub fn named_server(
 }
 
 /// The API's word for an admin state.
-fn admin_state(state: AdminState) -> types::AdminState {
+pub fn admin_state(state: AdminState) -> types::AdminState {
     match state {
         AdminState::Draining => types::AdminState::Draining,
         AdminState::Disabled => types::AdminState::Disabled,

@@ -5,8 +5,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use slb_api::{
+    changes::{ApiOverrideChange, ChangeResult},
     flows::Flushed,
-    types::{ChangeResult, Requester, Set},
+    types::{Requester, Set},
 };
 use slb_config::{Config, DiagnosticReport, LoadedConfig};
 use slb_control::{flush::FlushFilter, overrides::NamedServer};
@@ -50,8 +51,8 @@ pub struct ValidationResult {
     pub running: Arc<Config>,
     /// Warnings about missing resources, or why the configuration cannot become active.
     pub outcome: Result<Vec<String>, RequestError>,
-    /// Overrides that would not apply, in words.
-    pub without_effect: Vec<String>,
+    /// Overrides that would not apply.
+    pub without_effect: Vec<ApiOverrideChange>,
 }
 
 /// A command.

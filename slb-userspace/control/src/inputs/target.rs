@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use slb_config::{
-    difference,
+    diff::in_full,
     model::{CheckKind, HealthCheck, Listener, LoadBalancer, Mode},
 };
 
@@ -85,7 +85,7 @@ impl Target {
             Via::Ipip { vip } => format!("by ipip to {vip}"),
         };
         let watched = watched.map(|server| format!(", traffic of {server}")).unwrap_or_default();
-        format!("{address} {via}: {}{watched}", difference::in_full(check))
+        format!("{address} {via}: {}{watched}", in_full(check))
     }
 
     /// The same server, probed at its own address.

@@ -20,10 +20,17 @@ use crate::{
     dataplane::bpf::lifetime::PinLifetime,
     server::{
         ActiveConfig,
+        changes::{
+            lines,
+            overrides::{in_words, override_change},
+        },
         requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
     },
 };
-use slb_api::types::{ApiOverride, ChangeResult, Requester, Set};
+use slb_api::{
+    changes::{ApiOverrideChange, ApiOverrideEffect, ChangeResult},
+    types::{ApiOverride, Requester, Set},
+};
 use slb_config::{Config, LoadedConfig};
 use slb_control::{
     model::{AdminState, OverrideKey},
@@ -43,7 +50,7 @@ pub(super) struct PendingConfirmation {
 pub(super) struct PendingAnswer {
     what: &'static str,
     by: Requester,
-    changes: Vec<String>,
+    overrides: Vec<ApiOverrideChange>,
     answer: ChangeReply,
 }
 
@@ -72,8 +79,8 @@ impl<E: Environment> EventLoop<E> {
                     }
                     ApiCommand::Confirm => self.confirm(),
                     ApiCommand::Set { servers, set, force } => match self.set(&servers, set, force, &by) {
-                        Ok(changes) => {
-                            self.pending_answers.push(PendingAnswer { what, by, changes, answer });
+                        Ok(overrides) => {
+                            self.pending_answers.push(PendingAnswer { what, by, overrides, answer });
                             return self.change_soon();
                         }
                         Err(refused) => Err(refused),
@@ -94,9 +101,9 @@ impl<E: Environment> EventLoop<E> {
 
     /// Answers the requests whose overrides were applied, or failed to be.
     pub(super) fn send_pending_answers(&mut self, applied: &Result<()>) {
-        for PendingAnswer { what, by, changes, answer } in self.pending_answers.drain(..) {
+        for PendingAnswer { what, by, overrides, answer } in self.pending_answers.drain(..) {
             let result = match applied {
-                Ok(()) => Ok(ChangeResult { changes, ..ChangeResult::default() }),
+                Ok(()) => Ok(ChangeResult { overrides, ..ChangeResult::default() }),
                 Err(error) => Err(RequestError::Failed(format!(
                     "error: {error:#}: the override is stored, but not active yet; retrying every second"
                 ))),
@@ -164,7 +171,7 @@ impl<E: Environment> EventLoop<E> {
                 let mut result =
                     reconfigured.map(|changed| ChangeResult { warnings, ..changed }).map_err(refused);
                 if let Ok(changed) = &mut result {
-                    changed.changes.extend(ended);
+                    changed.overrides.extend(ended);
                 }
                 answer_all("reload", answers, &result);
             }
@@ -182,7 +189,7 @@ impl<E: Environment> EventLoop<E> {
                     reconfigured.map(|changed| ChangeResult { warnings, confirm_within_seconds, ..changed });
                 let mut result = reconfigured.map_err(refused);
                 if let Ok(changed) = &mut result {
-                    changed.changes.extend(ended);
+                    changed.overrides.extend(ended);
                 }
                 reply("apply", &by, answer, result);
             }
@@ -209,7 +216,7 @@ impl<E: Environment> EventLoop<E> {
         if let Err(error) = self.expect() {
             tracing::error!(error = format!("{error:#}"), "cannot read the state of the data plane");
         }
-        Ok(ChangeResult { changes: self.prune_overrides(&before), ..ChangeResult::default() })
+        Ok(ChangeResult { overrides: self.prune_overrides(&before), ..ChangeResult::default() })
     }
 
     fn refuse_while_unconfirmed(&self, what: &str) -> Result<(), RequestError> {
@@ -233,15 +240,15 @@ impl<E: Environment> EventLoop<E> {
         }
     }
 
-    /// Sets an override for all of these servers, or for none if one does not exist. Returns the changes in words; they
-    /// are not applied yet.
+    /// Sets an override for all of these servers, or for none if one does not exist. Returns what has changed; it
+    /// is not applied yet.
     fn set(
         &mut self,
         servers: &[NamedServer],
         set: Set,
         force: bool,
         by: &Requester,
-    ) -> Result<Vec<String>, RequestError> {
+    ) -> Result<Vec<ApiOverrideChange>, RequestError> {
         let is_required = !matches!(set, Set::Enable | Set::Reset);
         let mut keys = Vec::new();
         for server in servers {
@@ -278,7 +285,8 @@ impl<E: Environment> EventLoop<E> {
         let of = |settings: &Overrides, key| settings.get(key).copied().unwrap_or_default();
         let changes = keys.iter().filter(|key| of(&before, key) != of(now, key));
         let named = |key: &OverrideKey| key.named([&*self.config, &*self.file_config]);
-        Ok(changes.map(|key| format!("{}: {}", named(key), of(now, key))).collect())
+        let change = |key| override_change(key, &named(key), of(now, key), ApiOverrideEffect::Set);
+        Ok(changes.map(change).collect())
     }
 
     /// The entry of a server in the active configuration. Fails if there is none, and names those that there are.
@@ -304,9 +312,9 @@ impl<E: Environment> EventLoop<E> {
     }
 
     /// Deletes overrides of servers that are no longer configured. While a change awaits confirmation they stay,
-    /// because a rollback may restore the servers; the next start deletes them at the latest. Returns the deleted ones
-    /// in words, with the names that their groups had in `before`.
-    fn prune_overrides(&mut self, before: &Config) -> Vec<String> {
+    /// because a rollback may restore the servers; the next start deletes them at the latest. Returns the deleted ones,
+    /// with the names that their groups had in `before`.
+    fn prune_overrides(&mut self, before: &Config) -> Vec<ApiOverrideChange> {
         let ended = match self.pending_confirmation {
             None => self.store.prune(&[&self.config, &self.file_config], before),
             Some(_) => Vec::new(),
@@ -346,11 +354,11 @@ impl<E: Environment> EventLoop<E> {
         match reconfigured {
             Ok(ChangeResult { changes, .. }) => {
                 tracing::warn!(
-                    changes = changes.len(),
+                    changes = lines(&changes, &[]).len(),
                     "not confirmed: rolled back to the previous configuration"
                 );
                 for ended in self.prune_overrides(unconfirmed) {
-                    tracing::info!("{ended}");
+                    tracing::info!("{}", in_words(&ended));
                 }
             }
             Err(error) => {

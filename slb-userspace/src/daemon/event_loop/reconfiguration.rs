@@ -10,7 +10,10 @@ use crate::{
     server::{PendingChange, requests::RequestError},
 };
 use slb_api::types::Requester;
-use slb_config::model::{CheckKind, Config};
+use slb_config::{
+    diff::Diff,
+    model::{CheckKind, Config},
+};
 use slb_control::warm_up::WarmUp;
 
 /// Time that the first probes and the kernel's next hops get before the data plane is changed. A server without a check
@@ -28,8 +31,8 @@ const MAX_NAMED: usize = 5;
 /// A configuration that is to replace the active one.
 pub(super) struct Reconfiguration {
     pub(super) config: Arc<Config>,
-    /// The differences, in words.
-    pub(super) changes: Vec<String>,
+    /// What differs from the active configuration.
+    pub(super) changes: Diff,
     /// Interfaces that it adds. The program is already attached to them.
     pub(super) added: Vec<String>,
     /// Interfaces that it removes.
@@ -97,7 +100,7 @@ fn superseded_error(what: &str, later: &ConfigCommand) -> RequestError {
 }
 
 impl Reconfiguration {
-    pub(super) fn new(config: Arc<Config>, changes: Vec<String>, then: ConfigCommand, now: Instant) -> Self {
+    pub(super) fn new(config: Arc<Config>, changes: Diff, then: ConfigCommand, now: Instant) -> Self {
         Self {
             config,
             changes,

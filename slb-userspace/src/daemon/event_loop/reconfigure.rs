@@ -17,10 +17,10 @@ use crate::{
         ports,
     },
     health::Target,
-    server::requests::RequestError,
+    server::{changes::documents, requests::RequestError},
 };
-use slb_api::types::ChangeResult;
-use slb_config::{Config, difference::difference, immutable_settings};
+use slb_api::changes::ChangeResult;
+use slb_config::{Config, diff::diff, immutable_settings};
 use slb_control::{
     desired::desired,
     inherited_state,
@@ -96,7 +96,7 @@ impl<E: Environment> EventLoop<E> {
         let is_same = *self.config == *config;
         let new_targets = &targets(&config) - &targets(&self.config);
         let new_servers = &destinations(&config) - &destinations(&self.config);
-        let changes = difference(&self.config, &config);
+        let changes = diff(&self.config, &config);
         let mut reconfiguration = Reconfiguration::new(config, changes, then, Instant::now());
         (reconfiguration.added, reconfiguration.removed) = (added, removed);
         self.reconfiguration = Some(reconfiguration);
@@ -187,14 +187,15 @@ impl<E: Environment> EventLoop<E> {
         let Some(reconfiguration) = self.reconfiguration.take() else { return };
         let Reconfiguration { ref config, ref added, ref removed, .. } = reconfiguration;
         let before = self.config.clone();
-        let changes = reconfiguration.changes.clone();
         let applied = self.activate(config.clone(), removed);
         // Detach from the interfaces that the active configuration, new or old, does not use.
         self.env.interfaces_mut().remove(if applied.is_ok() { removed } else { added });
         self.update_exits(&[], &BTreeSet::new());
         let waited = reconfiguration.wait_description(Instant::now());
+        let Reconfiguration { changes, then, .. } = reconfiguration;
+        let changes = documents(changes);
         let reconfigured = applied.map(|()| ChangeResult { changes, waited, ..ChangeResult::default() });
-        self.finish_command(reconfiguration.then, &before, reconfigured);
+        self.finish_command(then, &before, reconfigured);
         if let Err(error) = self.expect() {
             tracing::error!(error = format!("{error:#}"), "cannot read the state of the data plane");
         }

@@ -2,8 +2,11 @@
 
 use tokio::sync::oneshot;
 
-use crate::server::requests::{RequestError, log_refused};
-use slb_api::types::{ChangeResult, Requester};
+use crate::server::{
+    changes::lines,
+    requests::{RequestError, log_refused},
+};
+use slb_api::{changes::ChangeResult, types::Requester};
 
 /// Channel for the answer to a command.
 pub(super) type ChangeReply = oneshot::Sender<Result<ChangeResult, RequestError>>;
@@ -35,8 +38,9 @@ fn log(what: &str, by: &Requester, result: &Result<ChangeResult, RequestError>) 
     match result {
         Ok(changed) => {
             let Requester { uid, user, pid } = by;
-            tracing::info!(what, uid, user, pid, changes = changed.changes.len(), "done");
-            for change in &changed.changes {
+            let changes = lines(&changed.changes, &changed.overrides);
+            tracing::info!(what, uid, user, pid, changes = changes.len(), "done");
+            for change in changes {
                 tracing::info!("changed: {change}");
             }
         }

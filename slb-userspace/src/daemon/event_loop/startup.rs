@@ -29,7 +29,7 @@ use crate::{
     },
     health::Target,
     neigh::{Resolutions, vips::VipStates},
-    server::{PendingChange, Snapshot, loader::Loader},
+    server::{PendingChange, Snapshot, changes::overrides::in_words, loader::Loader},
 };
 use slb_config::model::Config;
 use slb_control::{
@@ -70,7 +70,7 @@ impl<E: Environment> EventLoop<E> {
         observations.set_vips(vips);
         observations.expect([&*config], BTreeMap::new(), env.since_start()?);
         for ended in store.prune(&[&config], &config) {
-            tracing::warn!("{ended}");
+            tracing::warn!("{}", in_words(&ended));
         }
         env.watch_servers(destinations(&config));
         env.set_targets(observations.targets());

@@ -1,18 +1,26 @@
-//! Tests the text of each kind of difference.
+//! Tests the text of each kind of change.
 
-use super::difference;
+mod data;
+mod random;
+
+use super::{diff, lines};
 use crate::{
     Config,
     samples::{SHOP, parsed, shop},
 };
 
-/// The differences after replacements in the base.
+/// The diff in words.
+fn words(old: &Config, new: &Config) -> Vec<String> {
+    lines(&diff(old, new))
+}
+
+/// The words for replacements in the base.
 fn changed(replaced: &[(&str, &str)]) -> Vec<String> {
-    difference(&shop(&[]), &shop(replaced))
+    words(&shop(&[]), &shop(replaced))
 }
 
 #[test]
-fn equal_configurations_have_no_difference() {
+fn equal_configurations_have_no_changes() {
     assert_eq!(changed(&[]), [""; 0]);
     assert_eq!(changed(&[("port = 53\n", "port = 53 # comment\n")]), [""; 0]);
 }
@@ -114,7 +122,7 @@ fn changed_check_kinds_are_described() {
         shop(&[("server_group = \"web\"", &format!("server_group = \"web\"\nhealth_check = {{ {check} }}"))])
     };
     let kinds = |old: &Config, new: &Config| {
-        let words = difference(old, new);
+        let words = words(old, new);
         assert_eq!(words.len(), 1, "{words:?}");
         words[0].split_once("health check: kind ").map(|(_, kinds)| kinds.to_owned()).unwrap()
     };
@@ -244,5 +252,5 @@ fn reordered_entries_are_described_as_reordered_only() {
     let (first, second) =
         ("{ address = \"10.0.0.11\", port = 8080 }", "{ address = \"10.0.0.12\", port = 8081 }");
     let text = SHOP.replace(first, "FIRST").replace(second, first).replace("FIRST", second);
-    assert_eq!(difference(&parsed(SHOP), &parsed(&text)), ["the order of entries, and nothing else"]);
+    assert_eq!(words(&parsed(SHOP), &parsed(&text)), ["the order of entries, and nothing else"]);
 }

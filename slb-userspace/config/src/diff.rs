@@ -1,0 +1,125 @@
+//! The diff of two configurations as data: objects that are added, removed or changed, with the old and the new value
+//! of each field. [`lines`] describes it in words. Pure.
+
+use std::{collections::BTreeSet, iter};
+
+pub use self::{
+    change::{Change, ChangeAction, Diff, FieldChange, Identity, ObjectKind},
+    check_text::in_full,
+    text::lines,
+    value::Value,
+};
+use self::{
+    objects::{Object, ObjectKey, Objects, objects},
+    value::Fields,
+};
+use super::model::Config;
+
+mod change;
+mod check_fields;
+mod check_text;
+mod field_text;
+mod fields;
+mod objects;
+mod text;
+mod value;
+mod value_text;
+
+/// The field of a listener's health check.
+const HEALTH_CHECK: &str = "health_check";
+
+/// What changes when `new` replaces `old`. Empty if they are equal.
+pub fn diff(old: &Config, new: &Config) -> Diff {
+    let (before, after) = (objects(old), objects(new));
+    let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let changes = keys.into_iter().filter_map(|key| {
+        let (action, fields) = match (before.get(key), after.get(key)) {
+            (Some(before), Some(after)) => {
+                let fields = changed_fields(before, after);
+                let is_changed = !fields.is_empty() || before.name != after.name;
+                is_changed.then_some((ChangeAction::Changed, fields))?
+            }
+            (Some(gone), None) => (ChangeAction::Removed, all_fields(gone, |old| (old, Value::Absent))),
+            (None, Some(new)) => (ChangeAction::Added, all_fields(new, |new| (Value::Absent, new))),
+            (None, None) => return None,
+        };
+        let owner = key.owner().and_then(|owner| identity(&owner, &before, &after));
+        Some(Change { kind: key.kind, owner, object: identity(key, &before, &after)?, action, fields })
+    });
+    let mut diff = Diff { changes: changes.collect() };
+    if diff.is_empty() && old != new {
+        diff.changes.push(reordered());
+    }
+    diff
+}
+
+/// The configurations differ in the order of entries, and in nothing else.
+fn reordered() -> Change {
+    let name = || "configuration".to_owned();
+    Change {
+        kind: ObjectKind::Configuration,
+        owner: None,
+        object: Identity { id: name(), before: name(), after: name() },
+        action: ChangeAction::Reordered,
+        fields: Vec::new(),
+    }
+}
+
+/// The names of an object; `None` if neither configuration has it.
+fn identity(key: &ObjectKey, before: &Objects, after: &Objects) -> Option<Identity> {
+    let name = |objects: &Objects| objects.get(key).map(|Object { name, .. }| name.clone());
+    let (before, after) = (name(before), name(after));
+    Some(Identity {
+        id: key.id.to_string(),
+        before: before.clone().or_else(|| after.clone())?,
+        after: after.or(before)?,
+    })
+}
+
+/// The fields of an object that one configuration has. `sides` gives the old and the new value.
+fn all_fields(object: &Object, sides: impl Fn(Value) -> (Value, Value)) -> Vec<FieldChange> {
+    let check = object.check.as_ref().map(|check| (HEALTH_CHECK, settings(check)));
+    let present = object.fields.iter().cloned().chain(check).filter(|(_, value)| *value != Value::Absent);
+    let field = |(path, value): (&str, Value)| {
+        let (old, new) = sides(value);
+        FieldChange { path: path.to_owned(), old, new }
+    };
+    present.map(field).collect()
+}
+
+/// The fields of an object with different values.
+fn changed_fields(old: &Object, new: &Object) -> Vec<FieldChange> {
+    let mut fields = changed(&old.fields, &new.fields);
+    match (&old.check, &new.check) {
+        (Some(before), Some(after)) => fields.extend(
+            changed(before, after)
+                .into_iter()
+                .map(|field| FieldChange { path: format!("{HEALTH_CHECK}.{}", field.path), ..field }),
+        ),
+        (None, None) => {}
+        (before, after) => {
+            let [old, new] = [before, after].map(|check| check.as_ref().map_or(Value::Absent, settings));
+            fields.push(FieldChange { path: HEALTH_CHECK.to_owned(), old, new });
+        }
+    }
+    fields
+}
+
+/// Both lists have the same paths.
+fn changed(old: &Fields, new: &Fields) -> Vec<FieldChange> {
+    let both = iter::zip(old, new).filter(|((_, old), (_, new))| old != new);
+    both.map(|((path, old), (_, new))| FieldChange {
+        path: (*path).to_owned(),
+        old: old.clone(),
+        new: new.clone(),
+    })
+    .collect()
+}
+
+/// All settings of a health check as one value.
+fn settings(check: &Fields) -> Value {
+    value::map(check.iter().cloned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! The diff of random pairs of configurations.
+
+use std::fmt::Write as _;
+
+use proptest::prelude::*;
+
+use crate::{
+    Config,
+    diff::{ChangeAction, diff, lines},
+    samples::forwarding,
+};
+
+/// Choices among variants of a configuration, used in turn.
+struct Choices<'a>(std::slice::Iter<'a, u8>);
+
+impl Choices<'_> {
+    /// One of `variants`.
+    fn of<T: Copy>(&mut self, variants: &[T]) -> T {
+        let choice = self.0.next().copied().unwrap_or(0);
+        variants[usize::from(choice) % variants.len()]
+    }
+
+    fn is(&mut self) -> bool {
+        self.of(&[false, true])
+    }
+}
+
+/// A configuration with some of two load balancers, three listeners in each, and three groups.
+fn config(choices: &[u8]) -> Config {
+    let mut choices = Choices(choices.iter());
+    let groups: String = ["a", "b", "c"].iter().map(|id| group(id, &mut choices)).collect();
+    let groups = if choices.is() { groups } else { groups + &pair(&mut choices) };
+    let mut text = String::new();
+    for (number, id) in ["x", "y"].iter().enumerate() {
+        if !choices.is() {
+            load_balancer(id, number, &mut choices, &mut text);
+        }
+    }
+    if text.is_empty() {
+        load_balancer("x", 0, &mut choices, &mut text);
+    }
+    forwarding(&(text + &groups))
+}
+
+/// Ids and names vary, except of the groups that listeners name.
+fn group(id: &str, choices: &mut Choices<'_>) -> String {
+    let servers = ["10.0.0.11", "10.0.0.12", "fd00::13"].iter().filter_map(|address| {
+        let weight = choices.of(&[100, 7, 0]);
+        (!choices.is()).then(|| format!("{{ address = \"{address}\", port = 80, weight = {weight} }}"))
+    });
+    let mut servers: Vec<_> = servers.collect();
+    servers.push("{ address = \"10.0.0.19\", port = 80 }".to_owned());
+    if choices.is() {
+        servers.reverse();
+    }
+    let slow_start = choices.of(&["", "slow_start = \"9s\"\n"]);
+    let own_id = choices.of(&["", "id = \"other\"\n"]);
+    let own_id = if id == "c" { own_id } else { "" };
+    format!("[[server_group]]\nname = \"{id}\"\n{own_id}{slow_start}servers = [{}]\n", servers.join(", "))
+}
+
+fn pair(choices: &mut Choices<'_>) -> String {
+    let name = choices.of(&["p", "q"]);
+    let port = choices.of(&[80, 81]);
+    format!(
+        "[[primary_secondary_group]]\nid = \"p\"\nname = \"{name}\"\nprimary = {{ address = \"10.0.0.31\", port = {port} }}\n\
+         secondary = {{ address = \"10.0.0.32\", port = 80 }}\n"
+    )
+}
+
+fn load_balancer(id: &str, number: usize, choices: &mut Choices<'_>, text: &mut String) {
+    let name = if choices.is() { format!("{id}-renamed") } else { id.to_owned() };
+    let more = choices.of(&["", ", \"2001:db8::VIP\""]).replace("VIP", &(10 + number).to_string());
+    let state = choices.of(&["", "state = \"stopped\"\n", "unmatched = \"drop\"\n"]);
+    let _ = write!(
+        text,
+        "[[load_balancer]]\nid = \"{id}\"\nname = \"{name}\"\n{state}addresses = [\"192.0.2.{}\"{more}]\n",
+        10 + number
+    );
+    for address in ["10.0.0.21", "10.0.0.3"] {
+        if !choices.is() || address == "10.0.0.21" {
+            let weight = choices.of(&[100, 0]);
+            let _ = write!(text, "[[load_balancer.server]]\naddress = \"{address}\"\nweight = {weight}\n");
+        }
+    }
+    for (port, id) in [(80, "l"), (81, "m"), (82, "n")] {
+        if choices.is() {
+            continue;
+        }
+        let name = if choices.is() { format!("{id}2") } else { id.to_owned() };
+        let protocol = choices.of(&["tcp", "udp"]);
+        let target = choices.of(&["server_group = \"a\"", "server_group = \"b\"", "default_group_port = 9"]);
+        let check = choices.of(&[
+            "health_check = { kind = \"none\" }",
+            "health_check = { kind = \"tcp\", port = 9 }",
+            "health_check = { kind = \"http\", path = \"/up\", expect = [200] }",
+            "health_check = { kind = \"udp\", request = \"hex:00\", expect = \"ok\" }",
+        ]);
+        let scheduler = choices.of(&["", "scheduler = \"rr\"\n", "session_persistence = \"60s\"\n"]);
+        let _ = write!(
+            text,
+            "[[load_balancer.listener]]\nid = \"{id}\"\nname = \"{name}\"\nprotocol = \"{protocol}\"\nport = {port}\n\
+             {target}\n{check}\n{scheduler}"
+        );
+    }
+}
+
+fn choices() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn diff_back_is_the_flipped_diff((old, new) in (choices(), choices())) {
+        let (old, new) = (config(&old), config(&new));
+        let there = diff(&old, &new);
+        prop_assert_eq!(there.clone().flip(), diff(&new, &old));
+        prop_assert_eq!(there.clone().flip().flip(), there);
+    }
+
+    /// Every change has words.
+    #[test]
+    fn diff_is_empty_and_has_no_words_only_if_the_configurations_are_equal(
+        (choices, at, choice) in (choices(), 0..80_usize, any::<u8>()),
+    ) {
+        let mut others = choices.clone();
+        others[at] = choice;
+        let (old, new) = (config(&choices), config(&others));
+        let diff = diff(&old, &new);
+        prop_assert_eq!(diff.is_empty(), old == new);
+        prop_assert_eq!(lines(&diff).is_empty(), old == new, "{:?}", diff);
+    }
+
+    #[test]
+    fn changes_are_in_the_order_of_kinds_owners_and_ids((old, new) in (choices(), choices())) {
+        let diff = diff(&config(&old), &config(&new));
+        let keys = diff.changes.iter().map(|change| (change.kind, change.owner.as_ref().map(|owner| &owner.id)));
+        let keys: Vec<_> = keys.collect();
+        prop_assert!(keys.is_sorted(), "{:?}", keys);
+        for change in &diff.changes {
+            prop_assert!(change.fields.iter().all(|field| field.old != field.new));
+            prop_assert!(change.action != ChangeAction::Reordered || diff.changes.len() == 1);
+        }
+    }
+}
