@@ -1,6 +1,7 @@
 //! Serves the API on Unix sockets.
 
 pub mod changes;
+mod configured_ids;
 mod connection;
 mod file;
 pub mod flows;
@@ -274,6 +275,7 @@ fn vips(config: &Config, vip_states: &VipStates) -> Vec<VipStatus> {
         VipStatus {
             address,
             load_balancer: balancer.name.to_string(),
+            load_balancer_id: Some(balancer.id.to_string()),
             is_local: standing.is_local,
             unmatched: match unmatched(balancer, address, Some(vip_states)) {
                 model::Unmatched::Drop => ApiUnmatched::Drop,

@@ -192,6 +192,9 @@ pub struct VipStatus {
     pub address: IpAddr,
     /// Name of its load balancer.
     pub load_balancer: String,
+    /// Id of its load balancer.
+    #[serde(default)]
+    pub load_balancer_id: Option<String>,
     /// Whether it is a local address.
     pub is_local: bool,
     /// Action for packets that no running listener takes.
@@ -279,6 +282,9 @@ pub enum AttachMode {
 /// A load balancer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiLoadBalancer {
+    /// Its id, which outlives a rename; only the daemon knows it.
+    #[serde(default)]
+    pub id: Option<String>,
     /// Name.
     pub name: String,
     /// Its listeners.
@@ -298,6 +304,9 @@ pub enum ApiRunState {
 /// A listener and the servers behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiListener {
+    /// Its id, which outlives a rename, unique in the load balancer; only the daemon knows it.
+    #[serde(default)]
+    pub id: Option<String>,
     /// Name.
     pub name: String,
     /// Whether it is running.
@@ -312,6 +321,9 @@ pub struct ApiListener {
     pub addresses: Vec<IpAddr>,
     /// Server group, the primary one of two; `None` for the default server group.
     pub server_group: Option<String>,
+    /// Its id, which outlives a rename; only the daemon knows it.
+    #[serde(default)]
+    pub server_group_id: Option<String>,
     /// Traffic of this listener.
     pub counters: ApiCounters,
     /// Flows now; `None` where flows are untracked (modes `dsr` and `ipip`).

@@ -12,8 +12,8 @@ use slb_common::{
 };
 
 use super::model::{
-    Desired, DesiredPool, DesiredServer, DesiredService, HealthVerdict, PoolScheduler, ServerHealth,
-    ServerRoute, health_of, resolved_next_hop,
+    Desired, DesiredPool, DesiredServer, DesiredService, HealthVerdict, ListenerId, PoolScheduler,
+    ServerHealth, ServerRoute, health_of, resolved_next_hop,
 };
 use super::{
     failover::Failover,
@@ -245,6 +245,7 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
         address,
         port: listener.port,
         protocol: listener.protocol.number(),
+        id: Some(ListenerId::of(balancer, listener)),
         load_balancer: balancer.name.to_string(),
         listener: listener.name.to_string(),
         group: match &listener.target {
@@ -308,6 +309,7 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, observations: ObservedInputs<'_
         address,
         port: 0,
         protocol: if address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 },
+        id: None,
         load_balancer: balancer.name.to_string(),
         listener: String::new(),
         group: None,

@@ -18,7 +18,10 @@ use slb_common::abi::backend::Backend;
 
 use super::{
     listener_servers::{FailoverSettings, ListenerServer, ServerGroups, family, group_of, server_override},
-    model::{GroupRef, HealthVerdict, ServerHealth, ServerRoute, Side, health_of, key_of, resolved_next_hop},
+    model::{
+        GroupRef, HealthVerdict, ListenerId, ServerHealth, ServerRoute, Side, health_of, key_of,
+        resolved_next_hop,
+    },
     overrides::Overrides,
 };
 use crate::dataplane::state::{MapState, backend_address};
@@ -79,6 +82,8 @@ pub struct FailoverDecision {
 /// A failover or failback of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SideChange {
+    /// The listener.
+    pub id: ListenerId,
     /// Name of the load balancer.
     pub load_balancer: String,
     /// Name of the listener.
@@ -197,6 +202,7 @@ impl Failover {
             if is.is_some() != was_on_secondary {
                 let to = if is.is_some() { Side::Secondary } else { Side::Primary };
                 changes.push(SideChange {
+                    id: ListenerId::of(balancer, listener),
                     load_balancer: balancer.name.to_string(),
                     listener: listener.name.to_string(),
                     vips: vips.clone(),

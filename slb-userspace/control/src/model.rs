@@ -11,7 +11,7 @@ use slb_common::abi::{
     backend::NextHop,
     service::{Service, Tunnel},
 };
-use slb_config::model::{Id, Listener, Mode, TableSize};
+use slb_config::model::{Id, Listener, LoadBalancer, Mode, TableSize};
 
 use crate::{dataplane::state::to_ip, inputs::Target, outlier_detection::EjectionPolicy};
 
@@ -46,6 +46,22 @@ pub struct Desired {
     pub tunnel: Tunnel,
 }
 
+/// A listener, by ids, which outlive renames.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListenerId {
+    /// Id of the load balancer.
+    pub load_balancer: Id,
+    /// Id of the listener, unique within the load balancer.
+    pub listener: Id,
+}
+
+impl ListenerId {
+    /// The ids of a listener of `balancer`.
+    pub fn of(balancer: &LoadBalancer, listener: &Listener) -> Self {
+        Self { load_balancer: balancer.id.clone(), listener: listener.id.clone() }
+    }
+}
+
 /// A service: a listener at one VIP, or a VIP itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredService {
@@ -55,6 +71,8 @@ pub struct DesiredService {
     pub port: u16,
     /// IP protocol number; ICMP or ICMPv6 for the VIP itself.
     pub protocol: u8,
+    /// The listener; `None` for the VIP itself.
+    pub id: Option<ListenerId>,
     /// Name of the load balancer.
     pub load_balancer: String,
     /// Name of the listener; empty for the VIP itself.

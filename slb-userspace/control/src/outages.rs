@@ -1,13 +1,10 @@
 //! Outages: listeners without a server that receives new flows. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, mem, net::IpAddr, time::Duration};
 
-use super::model::{AdminState, Desired, DesiredPool, DesiredServer, ServerHealth};
+use super::model::{
+    AdminState, Desired, DesiredPool, DesiredServer, DesiredService, ListenerId, ServerHealth,
+};
 
 /// Servers that an outage's text names at most.
 const MAX_NAMED: usize = 3;
@@ -15,10 +12,8 @@ const MAX_NAMED: usize = 3;
 /// A listener, with those of its VIPs that share a server pool.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListenerVips {
-    /// Name of the load balancer.
-    pub load_balancer: String,
-    /// Name of the listener.
-    pub listener: String,
+    /// The listener.
+    pub id: ListenerId,
     /// The VIPs, sorted.
     pub vips: Vec<IpAddr>,
     /// Port, in host byte order.
@@ -30,6 +25,10 @@ pub struct ListenerVips {
 /// Why no server of a listener receives new flows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outage {
+    /// Name of the load balancer.
+    pub load_balancer: String,
+    /// Name of the listener.
+    pub listener: String,
     /// Name of the server group; `None` for the default server group.
     pub group: Option<String>,
     /// The state of the servers, as a text.
@@ -39,34 +38,31 @@ pub struct Outage {
 /// All outages, by listener.
 pub type Outages = BTreeMap<ListenerVips, Outage>;
 
-/// Load balancer, listener, port, protocol, index of the pool.
-type PoolListener<'a> = (&'a str, &'a str, u16, u8, usize);
-/// VIPs, and the name of the server group.
-type OutageVips<'a> = (Vec<IpAddr>, Option<&'a str>);
+/// Listener, port, protocol, index of the pool.
+type PoolListener<'a> = (&'a ListenerId, u16, u8, usize);
 
 /// Finds all outages in a desired state.
 pub fn outages(desired: &Desired) -> Outages {
-    let mut vips: BTreeMap<PoolListener<'_>, OutageVips<'_>> = BTreeMap::new();
+    let mut found: BTreeMap<PoolListener<'_>, Vec<&DesiredService>> = BTreeMap::new();
     for service in &desired.services {
-        let Some(pool) = service.pool else { continue };
+        let (Some(pool), Some(id)) = (service.pool, &service.id) else { continue };
         if !desired.pools[pool].servers.iter().any(|(_, server)| server.accepts_new_flows()) {
-            let (balancer, listener) = (service.load_balancer.as_str(), service.listener.as_str());
-            let key = (balancer, listener, service.port, service.protocol, pool);
-            let (vips, group) = vips.entry(key).or_default();
-            vips.push(service.address);
-            *group = service.group.as_deref();
+            found.entry((id, service.port, service.protocol, pool)).or_default().push(service);
         }
     }
-    let outage = |((balancer, listener, port, protocol, pool), (mut vips, group)): (
-        PoolListener<'_>,
-        OutageVips<'_>,
-    )| {
+    let outage = |((id, port, protocol, pool), services): (PoolListener<'_>, Vec<&DesiredService>)| {
+        let mut vips: Vec<_> = services.iter().map(|service| service.address).collect();
         vips.sort();
-        let (load_balancer, listener) = (balancer.to_owned(), listener.to_owned());
-        let listener_vips = ListenerVips { load_balancer, listener, vips, port, protocol };
-        (listener_vips, Outage { group: group.map(str::to_owned), why: why(&desired.pools[pool]) })
+        let service = services.first()?;
+        let outage = Outage {
+            load_balancer: service.load_balancer.clone(),
+            listener: service.listener.clone(),
+            group: service.group.clone(),
+            why: why(&desired.pools[pool]),
+        };
+        Some((ListenerVips { id: id.clone(), vips, port, protocol }, outage))
     };
-    vips.into_iter().map(outage).collect()
+    found.into_iter().filter_map(outage).collect()
 }
 
 fn why(pool: &DesiredPool) -> String {
@@ -124,26 +120,22 @@ impl OutageTracker {
         let found = outages(desired);
         let before = mem::take(&mut self.active);
         let served_before = mem::take(&mut self.served_since);
-        let mut running = BTreeSet::new();
+        let mut running = BTreeMap::new();
         for service in desired.services.iter().filter(|service| service.pool.is_some()) {
             let key = (service.address, service.port, service.protocol);
-            running.insert((service.load_balancer.as_str(), service.listener.as_str(), service.address));
+            running.insert((service.id.as_ref(), service.address), service);
             self.served_since.insert(key, served_before.get(&key).copied().unwrap_or(now));
         }
-        let exists = |listener_vips: &ListenerVips| {
+        let running = |listener_vips: &ListenerVips| {
             let mut vips = listener_vips.vips.iter();
-            vips.any(|vip| {
-                running.contains(&(
-                    listener_vips.load_balancer.as_str(),
-                    listener_vips.listener.as_str(),
-                    *vip,
-                ))
-            })
+            vips.find_map(|vip| running.get(&(Some(&listener_vips.id), *vip)).copied())
         };
         for (listener_vips, (outage, since)) in &before {
-            if !found.contains_key(listener_vips) && exists(listener_vips) {
+            if let (false, Some(service)) = (found.contains_key(listener_vips), running(listener_vips)) {
                 let lasted = now.saturating_sub(*since);
-                changes.push(OutageChange::Ended(listener_vips.clone(), outage.clone(), lasted));
+                let (load_balancer, listener) = (service.load_balancer.clone(), service.listener.clone());
+                let outage = Outage { load_balancer, listener, ..outage.clone() };
+                changes.push(OutageChange::Ended(listener_vips.clone(), outage, lasted));
             }
         }
         for (listener_vips, outage) in found {
@@ -174,9 +166,8 @@ pub fn new_outages(before: &Desired, after: &Desired) -> Vec<String> {
     let before = outages(before);
     let new_outages =
         outages(after).into_iter().filter(|(listener_vips, _)| !before.contains_key(listener_vips));
-    let mut names: Vec<_> = new_outages
-        .map(|(listener_vips, _)| format!("{}/{}", listener_vips.load_balancer, listener_vips.listener))
-        .collect();
+    let mut names: Vec<_> =
+        new_outages.map(|(_, outage)| format!("{}/{}", outage.load_balancer, outage.listener)).collect();
     names.dedup();
     names
 }
@@ -299,8 +290,8 @@ mod tests {
         assert_eq!(at(&well, 1), []);
         assert_eq!(at(&well, 2), []);
         let began = at(&active, 4);
-        let [OutageChange::Began(listener_vips, _, lasted)] = &began[..] else { panic!("{began:?}") };
-        assert_eq!((listener_vips.listener.as_str(), *lasted), ("web", Some(seconds(3))));
+        let [OutageChange::Began(_, outage, lasted)] = &began[..] else { panic!("{began:?}") };
+        assert_eq!((outage.listener.as_str(), *lasted), ("web", Some(seconds(3))));
         assert_eq!(at(&active, 5), []);
         let ended = at(&well, 11);
         assert!(matches!(&ended[..], [OutageChange::Ended(_, _, time)] if *time == seconds(7)), "{ended:?}");
@@ -313,5 +304,27 @@ mod tests {
         assert_eq!(at(&removed, 14), [], "its listener has been removed");
         let began = at(&active, 15);
         assert!(matches!(&began[..], [OutageChange::Began(_, _, None)]), "it never had a server: {began:?}");
+    }
+
+    #[test]
+    fn outage_goes_on_through_a_rename_with_the_same_id() {
+        let disabled = set(&BOTH, ServerOverride { state: Some(AdminState::Disabled), weight: None });
+        let renamed = shop(&[
+            ("name = \"shop\"", "id = \"shop\"\nname = \"store\""),
+            ("name = \"web\"\nprotocol", "id = \"web\"\nname = \"www\"\nprotocol"),
+        ]);
+        let other = shop(&[("name = \"web\"\nprotocol", "name = \"www\"\nprotocol")]);
+        let mut followed = OutageTracker::default();
+        let mut at = |desired: &Desired, second| followed.follow(desired, Duration::from_secs(second));
+        at(&with(&shop(&[]), true, &disabled), 1);
+        assert_eq!(at(&with(&renamed, true, &disabled), 4), [], "the same listener");
+        let ended = at(&with(&renamed, true, &Overrides::new()), 8);
+        let [OutageChange::Ended(_, outage, lasted)] = &ended[..] else { panic!("{ended:?}") };
+        assert_eq!((outage.load_balancer.as_str(), outage.listener.as_str()), ("store", "www"));
+        assert_eq!(*lasted, Duration::from_secs(7));
+        // Without the id it is another listener, at the same VIP and port.
+        at(&with(&shop(&[]), true, &disabled), 10);
+        let began = at(&with(&other, true, &disabled), 12);
+        assert!(matches!(&began[..], [OutageChange::Began(..)]), "{began:?}");
     }
 }

@@ -429,6 +429,7 @@ mod tests {
             [("nat", [100.0, 50.0, 50.0]), ("dsr", [50.0, 25.0, 25.0]), ("ipip", [50.0, 25.0, 25.0])]
         {
             let listener = ApiListener {
+                id: None,
                 name: "web".to_owned(),
                 state: ApiRunState::Running,
                 protocol: "tcp".to_owned(),
@@ -436,6 +437,7 @@ mod tests {
                 mode: mode.to_owned(),
                 addresses: Vec::new(),
                 server_group: None,
+                server_group_id: None,
                 counters: ApiCounters::default(),
                 current_flows: Some(0),
                 digest: None,

@@ -24,7 +24,7 @@ use slb_control::{
     failover::{Failover, FailoverDecision, ServerNextHops, SideChange},
     inherited_state,
     listener_index::{ListenerIndex, LogNames},
-    model::{HealthVerdict, ServerRoute, Side},
+    model::{HealthVerdict, ListenerId, ServerRoute, Side},
     one_way::OneWayServers,
     outlier_detection::{self, DetectorPool, EjectionPolicy, OutlierDetector},
     overrides::Overrides,
@@ -57,8 +57,8 @@ pub(super) struct Observations {
     /// Since when servers have been ejected, or no longer ejected.
     ejection_durations: Durations<(SocketAddr, EjectionPolicy), bool>,
     failover: Failover,
-    /// Since when each side has had the traffic, by load balancer, listener and VIP.
-    side_durations: Durations<(String, String, IpAddr), Side>,
+    /// Since when each side has had the traffic, by listener and VIP.
+    side_durations: Durations<(ListenerId, IpAddr), Side>,
     next_hops: BTreeMap<IpAddr, Result<ServerRoute, String>>,
     /// Since when servers have had a next hop, or none.
     next_hop_durations: Durations<IpAddr, bool>,
@@ -119,10 +119,8 @@ impl Observations {
 
     /// Records and logs a failover decision that has been applied.
     pub(super) fn on_decision(&mut self, decision: FailoverDecision, now: Duration) {
-        for SideChange { load_balancer, listener, vips, to, server_group, check } in decision.changes {
-            let noted = vips.iter().filter_map(|vip| {
-                self.side_durations.note((load_balancer.clone(), listener.clone(), *vip), to, now)
-            });
+        for SideChange { id, load_balancer, listener, vips, to, server_group, check } in decision.changes {
+            let noted = vips.iter().filter_map(|vip| self.side_durations.note((id.clone(), *vip), to, now));
             let lasted = noted.max().map(tracing::field::debug);
             /// Logs with the fields that identify the listener.
             macro_rules! log {
@@ -175,7 +173,7 @@ impl Observations {
         for balancer in configs.into_iter().flat_map(|config| &config.load_balancers) {
             for listener in balancer.listeners.iter().filter(|listener| listener.target.has_sides()) {
                 for vip in &balancer.addresses {
-                    let key = (balancer.name.to_string(), listener.name.to_string(), *vip);
+                    let key = (ListenerId::of(balancer, listener), *vip);
                     self.side_durations.begin(key.clone(), self.failover.side(listener, *vip), now);
                     known.insert(key);
                 }

@@ -19,7 +19,7 @@ use slb_common::{
     net::headers::protocol,
 };
 
-use super::interfaces::InterfaceView;
+use super::{configured_ids::ConfiguredIds, interfaces::InterfaceView};
 use crate::{
     dataplane::bpf::{flows::CurrentFlows, maps::Maps},
     neigh,
@@ -34,6 +34,7 @@ use slb_control::dataplane::{
     digest::{self, Digest, TableDigest},
     state::{MapState, NO_TABLE, backend_address, mac, to_ip},
 };
+use slb_control::model::ListenerId;
 
 /// Explanations of servers, by table and address.
 pub type ServerDetails = BTreeMap<(u32, SocketAddr), String>;
@@ -41,8 +42,8 @@ pub type ServerDetails = BTreeMap<(u32, SocketAddr), String>;
 /// Overrides of servers, by table and address.
 pub type ServerOverrides = BTreeMap<(u32, SocketAddr), ApiOverride>;
 
-/// Outages, by load balancer and listener.
-pub type ListenerOutages = BTreeMap<(String, String), Vec<api::ApiOutage>>;
+/// Outages, by listener.
+pub type ListenerOutages = BTreeMap<ListenerId, Vec<api::ApiOutage>>;
 
 /// Information besides the maps.
 pub struct StatusContext<'a> {
@@ -66,6 +67,7 @@ pub struct StatusContext<'a> {
 
 /// Describes `state`, with the counters in `maps`.
 pub fn status(state: &MapState, maps: &Maps, context: StatusContext<'_>) -> Result<Status> {
+    let ids = context.config.map(ConfiguredIds::of).unwrap_or_default();
     let mut balancers: BTreeMap<String, Vec<ApiListener>> = BTreeMap::new();
     // Services of a listener share a table, and several listeners may.
     let mut tables: BTreeMap<u32, (TableDigest, Vec<ApiServer>)> = BTreeMap::new();
@@ -80,7 +82,7 @@ pub fn status(state: &MapState, maps: &Maps, context: StatusContext<'_>) -> Resu
         }
         let position = listeners.iter().position(|known| known.name == name(&service.listener));
         let position = position.unwrap_or_else(|| {
-            listeners.push(empty_listener(service));
+            listeners.push(empty_listener(service, &ids));
             listeners.len() - 1
         });
         let listener = &mut listeners[position];
@@ -108,7 +110,7 @@ pub fn status(state: &MapState, maps: &Maps, context: StatusContext<'_>) -> Resu
             listener.servers.extend_from_slice(servers);
         }
     }
-    for (balancer, listener) in context.config.into_iter().flat_map(stopped) {
+    for (balancer, listener) in context.config.into_iter().flat_map(|config| stopped(config, &ids)) {
         balancers.entry(balancer).or_default().push(listener);
     }
     for (balancer, listeners) in &mut balancers {
@@ -116,10 +118,9 @@ pub fn status(state: &MapState, maps: &Maps, context: StatusContext<'_>) -> Resu
             listener.addresses.sort();
             listener.servers.sort_by_key(|server| server.address);
             let services = digests.get(&(balancer.clone(), listener.name.clone()));
-            let key = (balancer.clone(), listener.name.clone());
-            listener
-                .outages
-                .extend(context.outages.and_then(|all| all.get(&key)).into_iter().flatten().cloned());
+            let id = ids.listener(balancer, &listener.name);
+            let known = id.and_then(|id| context.outages?.get(&id));
+            listener.outages.extend(known.into_iter().flatten().cloned());
             listener.digest = services.map(|services| digest::all(services.iter().copied()).to_string());
         }
     }
@@ -133,7 +134,8 @@ pub fn status(state: &MapState, maps: &Maps, context: StatusContext<'_>) -> Resu
             .into_iter()
             .map(|(name, mut listeners)| {
                 listeners.sort_by(|a, b| a.name.cmp(&b.name));
-                ApiLoadBalancer { name, listeners }
+                let id = ids.load_balancer(&name).map(ToString::to_string);
+                ApiLoadBalancer { id, name, listeners }
             })
             .collect(),
         reasons: maps
@@ -148,8 +150,11 @@ pub fn status(state: &MapState, maps: &Maps, context: StatusContext<'_>) -> Resu
     })
 }
 
-fn empty_listener(service: &Service) -> ApiListener {
+fn empty_listener(service: &Service, ids: &ConfiguredIds<'_>) -> ApiListener {
+    let listener = ids.listener(&name(&service.load_balancer), &name(&service.listener));
+    let group = Some(name(&service.group)).filter(|group| !group.is_empty());
     ApiListener {
+        id: listener.map(|listener| listener.listener.to_string()),
         name: name(&service.listener),
         state: api::ApiRunState::Running,
         protocol: if service.protocol == protocol::TCP { "tcp" } else { "udp" }.to_owned(),
@@ -162,7 +167,8 @@ fn empty_listener(service: &Service) -> ApiListener {
         }
         .to_owned(),
         addresses: Vec::new(),
-        server_group: Some(name(&service.group)).filter(|group| !group.is_empty()),
+        server_group_id: group.as_deref().and_then(|group| ids.group(group)).map(ToString::to_string),
+        server_group: group,
         counters: ApiCounters::default(),
         current_flows: None,
         digest: None,
@@ -180,11 +186,21 @@ fn note_outage(listener: &mut ApiListener, vip: IpAddr) {
 }
 
 /// Stopped listeners, each with its load balancer's name.
-fn stopped(config: &Config) -> impl Iterator<Item = (String, ApiListener)> {
+fn stopped<'a>(
+    config: &'a Config,
+    ids: &'a ConfiguredIds<'_>,
+) -> impl Iterator<Item = (String, ApiListener)> + 'a {
     let listeners = config.load_balancers.iter();
     let listeners = listeners.flat_map(|balancer| balancer.listeners.iter().map(move |l| (balancer, l)));
     listeners.filter(|(balancer, listener)| !balancer.runs(listener)).map(|(balancer, listener)| {
+        let group = match &listener.target {
+            ListenerTarget::DefaultGroup { .. } => None,
+            ListenerTarget::ServerGroup(name)
+            | ListenerTarget::PrimarySecondaryGroup(name)
+            | ListenerTarget::PrimarySecondary { primary: name, .. } => Some(name.as_str()),
+        };
         let stopped = ApiListener {
+            id: Some(listener.id.to_string()),
             name: listener.name.to_string(),
             state: api::ApiRunState::Stopped,
             protocol: match listener.protocol {
@@ -200,12 +216,8 @@ fn stopped(config: &Config) -> impl Iterator<Item = (String, ApiListener)> {
             }
             .to_owned(),
             addresses: balancer.addresses.clone(),
-            server_group: match &listener.target {
-                ListenerTarget::DefaultGroup { .. } => None,
-                ListenerTarget::ServerGroup(name)
-                | ListenerTarget::PrimarySecondaryGroup(name)
-                | ListenerTarget::PrimarySecondary { primary: name, .. } => Some(name.to_string()),
-            },
+            server_group: group.map(str::to_owned),
+            server_group_id: group.and_then(|group| ids.group(group)).map(ToString::to_string),
             counters: ApiCounters::default(),
             current_flows: None,
             digest: None,
@@ -392,7 +404,7 @@ mod tests {
                 assert!(listener.state == api::ApiRunState::Stopped && listener.servers.is_empty());
                 (balancer, listener.name, listener.protocol, listener.port, listener.server_group)
             };
-            stopped(config).map(shown).collect()
+            stopped(config, &ConfiguredIds::of(config)).map(shown).collect()
         };
         let shop_is = |name: &str, protocol: &str, port, group: Option<&str>| {
             ("shop".to_owned(), name.to_owned(), protocol.to_owned(), port, group.map(str::to_owned))

@@ -25,21 +25,21 @@ impl<E: Environment> EventLoop<E> {
         for change in self.outages.follow(desired, now) {
             match change {
                 OutageChange::Began(listener_vips, outage, lasted) => tracing::error!(
-                    load_balancer = listener_vips.load_balancer,
-                    listener = listener_vips.listener,
+                    load_balancer = outage.load_balancer,
+                    listener = outage.listener,
                     server_group = outage.group,
                     vips = ?listener_vips.vips,
-                    check = check_of(&self.config, &listener_vips.load_balancer, &listener_vips.listener),
+                    check = check_of(&self.config, &outage.load_balancer, &outage.listener),
                     lasted = lasted.map(rounded).map(tracing::field::debug),
                     why = outage.why,
                     "no server receives new connections of this listener"
                 ),
                 OutageChange::Ended(listener_vips, outage, lasted) => tracing::warn!(
-                    load_balancer = listener_vips.load_balancer,
-                    listener = listener_vips.listener,
+                    load_balancer = outage.load_balancer,
+                    listener = outage.listener,
                     server_group = outage.group,
                     vips = ?listener_vips.vips,
-                    check = check_of(&self.config, &listener_vips.load_balancer, &listener_vips.listener),
+                    check = check_of(&self.config, &outage.load_balancer, &outage.listener),
                     lasted = ?rounded(lasted),
                     "a server receives new connections of this listener again"
                 ),
@@ -83,8 +83,7 @@ impl<E: Environment> EventLoop<E> {
     pub(super) fn outages_document(&self, now: Duration) -> ListenerOutages {
         let mut shown = ListenerOutages::new();
         for (listener_vips, outage, since) in self.outages.all() {
-            let listener = (listener_vips.load_balancer.clone(), listener_vips.listener.clone());
-            shown.entry(listener).or_default().push(types::ApiOutage {
+            shown.entry(listener_vips.id.clone()).or_default().push(types::ApiOutage {
                 addresses: listener_vips.vips.clone(),
                 why: Some(outage.why.clone()),
                 seconds: Some(now.saturating_sub(since).as_secs()),

@@ -262,31 +262,39 @@ fn one_way_traffic_log_line_depends_on_the_check_result() {
 }
 
 #[test]
-fn failover_log_line_names_group_and_previous_duration() {
+fn failover_log_line_names_group_and_previous_duration_through_a_rename() {
     let sides = "primary = \"web\"\nsecondary = \"spare\"\nfailover_threshold = 1\n\
-                 health_check = { kind = \"http\", path = \"/\" }\n";
+                 failback_after = \"5m\"\nhealth_check = { kind = \"http\", path = \"/\" }\n";
     let spare = "[[server_group]]\nname = \"spare\"\nservers = [{ address = \"10.0.0.31\", port = 80 }]\n\
                  [[server_group]]\nname = \"web\"\n";
     let config = shop(&[("server_group = \"web\"\n", sides), ("[[server_group]]\nname = \"web\"\n", spare)]);
+    // The same objects with other names.
+    let renamed = shop(&[
+        ("server_group = \"web\"\n", sides),
+        ("[[server_group]]\nname = \"web\"\n", spare),
+        ("name = \"shop\"", "id = \"shop\"\nname = \"store\""),
+        ("name = \"web\"\nprotocol", "id = \"web\"\nname = \"www\"\nprotocol"),
+    ]);
     let mut observations = Observations::restored(&config, &MapState::default(), BTreeMap::new());
     let at = Duration::from_secs;
     observations.expect([&config], BTreeMap::new(), at(0));
     let log = logged(|| {
-        let mut play = |healthy: &[&str], second| {
-            for target in targets(&config) {
+        let mut play = |config: &Config, healthy: &[&str], second| {
+            observations.expect([config], BTreeMap::new(), at(second));
+            for target in targets(config) {
                 let news = match healthy.contains(&target.address.ip().to_string().as_str()) {
                     true => TargetUpdate::Healthy,
                     false => TargetUpdate::Unhealthy("refused".to_owned()),
                 };
                 observations.on_probe(TargetEvent { target, news }, at(second));
             }
-            let decision = observations.decide(&config, &Overrides::new(), at(second));
+            let decision = observations.decide(config, &Overrides::new(), at(second));
             observations.on_decision(decision, at(second));
         };
-        play(&["10.0.0.31"], 7);
-        play(&["10.0.0.11", "10.0.0.12", "10.0.0.31"], 9);
+        play(&config, &["10.0.0.31"], 7);
+        play(&config, &["10.0.0.11", "10.0.0.12", "10.0.0.31"], 9);
         // `failback_after` has passed.
-        play(&["10.0.0.11", "10.0.0.12", "10.0.0.31"], 309);
+        play(&renamed, &["10.0.0.11", "10.0.0.12", "10.0.0.31"], 309);
     });
     let line = |what: &str| log.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{log}"));
     let over = line("failover: the secondary");
@@ -295,7 +303,11 @@ fn failover_log_line_names_group_and_previous_duration() {
         over.contains("load_balancer=\"shop\" listener=\"web\"") && over.contains("check=\"http\""),
         "{over}"
     );
-    expect_fields(line("failback: the primary"), &["lasted="]);
+    let back = line("failback: the primary");
+    assert!(
+        back.contains("load_balancer=\"store\" listener=\"www\"") && back.contains("lasted=302s"),
+        "{back}"
+    );
 }
 
 const SERVER: [u8; 4] = [10, 0, 0, 1];
