@@ -3,4 +3,5 @@
 //! Invariant: only [`bpf`] uses aya.
 
 pub mod bpf;
+pub mod counters;
 pub mod interfaces;

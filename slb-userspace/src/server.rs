@@ -39,7 +39,7 @@ use self::{
     loader::{LoadPermit, Loader},
     override_keys::named_server,
     requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
-    status::{StatusContext, status},
+    status::{StatusContext, readings::Readings, status},
 };
 use self::{
     connection::{BodyLimit, named, serve},
@@ -207,11 +207,11 @@ fn failure(refused: RequestError) -> Failure {
 type Failure = (StatusCode, String);
 
 async fn serve_status(Shared(api): Shared<Arc<Api>>) -> Result<Response, Failure> {
-    api.status(|texts| texts.full).await
+    api.status(StatusTexts::full).await
 }
 
 async fn serve_read_only_status(Shared(api): Shared<Arc<Api>>) -> Result<Response, Failure> {
-    api.status(|texts| texts.read_only).await
+    api.status(StatusTexts::read_only).await
 }
 
 impl StatusSource {
@@ -261,7 +261,8 @@ impl StatusSource {
             interfaces: &interfaces,
             view: Some(&view),
         };
-        StatusTexts::new(status(&snapshot.state, &self.maps, context)?)
+        let readings = Readings::of(&self.maps, &snapshot.state)?;
+        StatusTexts::new(status(&snapshot.state, &readings, context))
     }
 }
 

@@ -7,6 +7,7 @@ mod servers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -98,7 +99,13 @@ pub fn assign(
         let pool_table = PoolTable { number, table, previous_table: previous_tables[number] };
         let mut members = servers.assign_pool(pool, pool_table, &known, &mut ids)?;
         let order = slot_order(pool.scheduler, &mut members);
-        let spec = TableSpec { slots: pool.slots.slots(), seed: desired.seed, members, order };
+        let spec = TableSpec {
+            slots: pool.slots.slots(),
+            seed: desired.seed,
+            members,
+            order,
+            summary: OnceLock::new(),
+        };
         // Shared where it does not change, so that it is not compared again.
         let spec = match actual.tables.get(&table) {
             Some(actual) if *actual.spec == spec => actual.spec.clone(),

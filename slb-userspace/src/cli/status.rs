@@ -20,7 +20,7 @@ use crate::{
     neigh,
     server::{
         override_keys::admin_state_of,
-        status::{StatusContext, status as describe},
+        status::{StatusContext, readings::Readings, status as describe},
     },
 };
 use slb_api::{
@@ -109,7 +109,8 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
         interfaces: &attached,
         view: None,
     };
-    describe(&maps.observe()?, &maps, context)
+    let state = maps.observe()?;
+    Ok(describe(&state, &Readings::of(&maps, &state)?, context))
 }
 
 /// The daemon that uses these pins and listens on another socket, in words; empty if there is none.

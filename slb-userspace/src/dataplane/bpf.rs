@@ -8,6 +8,7 @@ compile_error!("the flow table relies on the order of loads and stores of x86-64
 
 mod bpffs;
 mod btf;
+mod counters;
 pub mod decap;
 pub mod flow_table;
 pub mod flows;

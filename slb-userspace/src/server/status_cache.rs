@@ -1,6 +1,6 @@
 //! The status document: made off the runtime's workers, one at a time, and shared by concurrent callers.
 //!
-//! With a thousand tables it takes half a second of CPU time. A caller gets a document that was begun after its
+//! With a hundred thousand servers it takes a fifth of a second of CPU time. A caller gets a document that was begun after its
 //! request, so it sees its own changes. Callers that repeat requests are delayed in proportion to the last document's
 //! cost.
 
@@ -23,17 +23,35 @@ const MAX_CACHE_TIME: Duration = Duration::from_secs(1);
 /// The status as JSON.
 #[derive(Clone)]
 pub(super) struct StatusTexts {
-    /// For the full socket.
-    pub(super) full: Bytes,
-    /// For the read-only socket.
-    pub(super) read_only: Bytes,
+    full: Bytes,
+    /// Bytes of `full` up to the hash seed's end, in place of which the read-only text has a brace.
+    seed: Option<usize>,
 }
 
 impl StatusTexts {
+    /// Writes the document once: with 100,000 servers that takes most of the time.
     pub(super) fn new(mut status: Status) -> Result<Self> {
-        let full = serde_json::to_vec(&status)?.into();
-        status.hash_seed = None;
-        Ok(Self { full, read_only: serde_json::to_vec(&status)?.into() })
+        let seed = status.hash_seed.take().map(|seed| format!("{{\"hash_seed\":{seed}"));
+        let mut text = seed.as_ref().map_or_else(Vec::new, |seed| seed.clone().into_bytes());
+        serde_json::to_writer(&mut text, &status)?;
+        let seed = seed.map(|seed| seed.len());
+        if let Some(brace) = seed.and_then(|seed| text.get_mut(seed)) {
+            *brace = b',';
+        }
+        Ok(Self { full: text.into(), seed })
+    }
+
+    /// For the full socket.
+    pub(super) fn full(self) -> Bytes {
+        self.full
+    }
+
+    /// For the read-only socket: without the hash seed.
+    pub(super) fn read_only(self) -> Bytes {
+        match self.seed {
+            Some(seed) => [b"{", &self.full[seed + 1..]].concat().into(),
+            None => self.full,
+        }
     }
 }
 
@@ -96,6 +114,7 @@ mod tests {
     };
 
     use super::*;
+    use slb_api::types::FlowTableStatus;
 
     /// Documents with counters: how many were begun, and the most made at once.
     fn counted(took: Duration) -> (Arc<StatusCache<String>>, Arc<AtomicUsize>, Arc<AtomicUsize>) {
@@ -109,6 +128,28 @@ mod tests {
             Ok(number.to_string())
         });
         (Arc::new(documents), begun, at_once)
+    }
+
+    #[test]
+    fn read_only_text_is_the_full_one_without_the_hash_seed() {
+        let status = Status {
+            daemon: None,
+            digest: Some("00".to_owned()),
+            hash_seed: Some(u64::MAX),
+            flow_table: FlowTableStatus::default(),
+            interfaces: Vec::new(),
+            load_balancers: Vec::new(),
+            reasons: Vec::new(),
+        };
+        let without = Status { hash_seed: None, ..status.clone() };
+        let read = |text: Bytes| serde_json::from_slice::<Status>(&text).unwrap();
+        let texts = StatusTexts::new(status.clone()).unwrap();
+        assert_eq!(read(texts.clone().full()), status);
+        assert_eq!(read(texts.clone().read_only()), without);
+        assert!(!String::from_utf8_lossy(&texts.read_only()).contains("hash_seed"));
+        let texts = StatusTexts::new(without.clone()).unwrap();
+        assert_eq!(read(texts.clone().full()), without);
+        assert_eq!(read(texts.read_only()), without);
     }
 
     #[tokio::test]

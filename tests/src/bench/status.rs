@@ -2,7 +2,10 @@
 
 use std::{
     fmt::{self, Write as _},
+    io::{self, Read as _},
     net::Ipv4Addr,
+    os::unix::net::UnixStream,
+    path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -24,9 +27,11 @@ use crate::{
 
 /// Index of the server that dies.
 const VICTIM: usize = 0;
-/// Number of timed status requests.
+/// Number of timed requests of each kind.
 const DOCUMENTS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Time in seconds in which the daemon is to answer with 1,000 listeners of 100 servers.
+const GOAL: f64 = 0.2;
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
@@ -34,6 +39,9 @@ pub struct StatusOptions {
     /// Server tables in addition to those of the watched servers.
     #[arg(long, default_value_t = 1000)]
     pub tables: u32,
+    /// Servers of each of these tables.
+    #[arg(long, default_value_t = 100)]
+    pub servers: u16,
     /// Callers of `slb status` that repeat their request at once.
     #[arg(long, default_value_t = 12)]
     pub callers: u32,
@@ -52,9 +60,15 @@ pub struct StatusReport {
     pub machine: Machine,
     /// Server tables in addition to the watched ones.
     pub tables: u32,
+    /// Servers of each of these tables.
+    pub servers: u16,
     /// Entries of the flow table.
     pub flow_table_entries: u32,
-    /// Median wait of a single caller.
+    /// Median time until a single caller has the status document.
+    pub document: f64,
+    /// Size of the document in bytes.
+    pub bytes: usize,
+    /// Median wait of a single `slb status`, which also parses the document.
     pub alone: f64,
     /// Upper bound of detection without callers: the unhealthy threshold and one more interval.
     pub expected: f64,
@@ -75,22 +89,22 @@ pub struct StatusReport {
 pub fn run(options: &StatusOptions) -> Result<StatusReport> {
     let mut world = World::new(&[100, 100], TestLock::alone()?)?;
     world.plan.flow_table_entries = options.flow_table_entries;
-    world.plan.append(&tables(options.tables));
+    // 1,024 more than needed, for the watched servers.
+    let needed = options.tables * u32::from(options.servers) + 1024;
+    world.plan.change("[daemon]\n", format!("[daemon]\nmax_servers = {needed}\n"));
+    world.plan.append(&tables(options.tables, options.servers));
     world.start()?;
     let socket = world.plan.socket.clone();
     let ask = move || -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(client::status(&socket))?.context("no daemon answers").map(drop)
     };
-    let mut waits = Vec::new();
-    for _ in 0..DOCUMENTS {
-        // The daemon pauses between status documents; without the wait it would be included.
-        thread::sleep(Duration::from_secs(2));
-        let begun = Instant::now();
-        ask()?;
-        waits.push(begun.elapsed().as_secs_f64());
-    }
-    waits.sort_unstable_by(f64::total_cmp);
+    let mut bytes = 0;
+    let document = median(|| {
+        bytes = read_document(&world.plan.socket)?;
+        Ok(())
+    })?;
+    let alone = median(&ask)?;
     let quiet = detection(&mut world, options.tries)?;
     let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
     let (asked, documents) = thread::scope(|scope| -> Result<_> {
@@ -112,14 +126,41 @@ pub fn run(options: &StatusOptions) -> Result<StatusReport> {
     Ok(StatusReport {
         machine: Machine::new()?,
         tables: options.tables,
+        servers: options.servers,
         flow_table_entries: options.flow_table_entries,
-        alone: waits[waits.len() / 2],
+        document,
+        bytes,
+        alone,
         expected: CHECK_INTERVAL.as_secs_f64() * f64::from(UNHEALTHY_THRESHOLD + 1),
         quiet,
         callers: options.callers,
         asked,
         documents,
     })
+}
+
+/// Median time of a request in seconds.
+fn median(mut ask: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut waits = Vec::new();
+    for _ in 0..DOCUMENTS {
+        // The daemon pauses between status documents; without the wait it would be included.
+        thread::sleep(Duration::from_secs(2));
+        let begun = Instant::now();
+        ask()?;
+        waits.push(begun.elapsed().as_secs_f64());
+    }
+    waits.sort_unstable_by(f64::total_cmp);
+    Ok(waits[waits.len() / 2])
+}
+
+/// Reads the status document without parsing it. Returns its size in bytes.
+fn read_document(socket: &Path) -> Result<usize> {
+    let mut stream = UnixStream::connect(socket)?;
+    io::Write::write_all(&mut stream, b"GET /v1/status HTTP/1.1\r\nhost: slb\r\nconnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    ensure!(answer.starts_with(b"HTTP/1.1 200"), "{:?}", answer.get(..100));
+    Ok(answer.len())
 }
 
 /// Longest time until the daemon's log names a dead server as unhealthy.
@@ -142,15 +183,15 @@ fn detection(world: &mut World, tries: u8) -> Result<f64> {
     Ok(longest)
 }
 
-/// `count` listeners, each with its own server group and thus its own server table.
-fn tables(count: u32) -> String {
+/// `count` listeners, each with its own server group of `servers` servers and thus its own server table.
+fn tables(count: u32, servers: u16) -> String {
     let mut text = listeners("t", Ipv4Addr::new(203, 0, 113, 0), count);
     for group in 0..count {
-        let _ = write!(
-            text,
-            "[[server_group]]\nname = \"t{group}\"\nservers = [{{ address = \"10.90.1.10\", port = {} }}]\n",
-            2000 + group
-        );
+        let _ = write!(text, "[[server_group]]\nname = \"t{group}\"\nservers = [\n");
+        for server in 0..servers {
+            let _ = writeln!(text, "  {{ address = \"10.90.1.10\", port = {} }},", 2000 + server);
+        }
+        text += "]\n";
     }
     text
 }
@@ -159,8 +200,18 @@ impl fmt::Display for StatusReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { kernel, processor, cores, .. } = &self.machine;
         writeln!(f, "Linux {kernel}, {processor}, {cores} cores")?;
-        writeln!(f, "{} more tables, {} entries of the flow table:", self.tables, self.flow_table_entries)?;
-        writeln!(f, "  a status document, one caller        {:8.3} s", self.alone)?;
+        writeln!(
+            f,
+            "{} more tables of {} servers, {} entries of the flow table:",
+            self.tables, self.servers, self.flow_table_entries
+        )?;
+        writeln!(
+            f,
+            "  a status document, one caller        {:8.3} s (goal {GOAL:.1}), {:.1} MB",
+            self.document,
+            self.bytes as f64 / 1e6
+        )?;
+        writeln!(f, "  the same, parsed by `slb status`     {:8.3} s", self.alone)?;
         writeln!(
             f,
             "  a dead server, no request            {:8.3} s at most (promised: {:.1})",

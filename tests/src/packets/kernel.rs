@@ -197,17 +197,17 @@ impl Kernel {
 
     /// Traffic of a service.
     pub fn service_counters(&self, id: u32) -> Result<Counters> {
-        self.maps.service_counters(id)
+        Ok(self.maps.counters(id + 1, 0)?.service(id))
     }
 
     /// Traffic of a server.
     pub fn backend_counters(&self, id: u32) -> Result<Counters> {
-        self.maps.backend_counters(id)
+        Ok(self.maps.counters(0, id + 1)?.backend(id))
     }
 
     fn counted(&self) -> Result<Totals> {
-        let totals = self.maps.totals()?;
-        Ok(totals.into_iter().map(|(action, reason, n)| ((action as u8, reason as u32), n)).collect())
+        let counters = self.maps.counters(0, 0)?;
+        Ok(counters.packets().map(|(action, reason, n)| ((action as u8, reason as u32), n)).collect())
     }
 }
 

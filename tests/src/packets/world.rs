@@ -380,7 +380,10 @@ impl PacketWorld {
             weight,
         };
         let members = servers.clone().map(member).collect();
-        self.state.tables.insert(id, ServerTable::new(TableSpec { slots: SLOTS, seed: 1, members, order }));
+        self.state.tables.insert(
+            id,
+            ServerTable::new(TableSpec { slots: SLOTS, seed: 1, members, order, ..TableSpec::default() }),
+        );
         for (server, _) in servers {
             if let Some(backend) = self.state.backends.get_mut(&server.id) {
                 backend.lookup_table = id;

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt};
 
 use slb_common::{
     abi::{
+        Address,
         backend::Backend,
         lookup_table::{NO_BACKEND, current_backend},
         service::{Service, policy},
@@ -28,50 +29,84 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Content of a server table.
-#[derive(Debug, Clone)]
-pub struct TableDigest {
+/// What the slots of a server table say: how many each server has, and a digest of their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlotSummary {
     /// Number of slots of each server, by id.
-    pub slots: BTreeMap<u32, u32>,
+    slots: BTreeMap<u32, u32>,
     digest: u64,
-    /// The same with the weights that `wlc` compares.
-    weighted: u64,
 }
 
-impl TableDigest {
-    /// From the slots of the table `table`. `backends` are the servers of all tables.
-    pub fn new(slots: &[u32], table: u32, backends: &BTreeMap<u32, Backend>) -> Self {
+impl SlotSummary {
+    /// Of a table whose slots hold indexes of `servers`; another index is a slot without a server. Each server has its
+    /// id, address, and port in network byte order.
+    pub(super) fn built(slots: &[u16], servers: &[(u32, Address, u16)]) -> Self {
+        let hashes: Vec<u64> = servers.iter().map(|(_, address, port)| hash_of(address, *port)).collect();
+        let mut counts = vec![0_u32; servers.len()];
+        let mut digest = slots.len() as u64;
+        for slot in slots {
+            let server = usize::from(*slot);
+            if let Some(count) = counts.get_mut(server) {
+                *count += 1;
+            }
+            digest = step(digest, hashes.get(server).copied().unwrap_or(0));
+        }
+        let by_id = servers.iter().map(|(id, ..)| *id).zip(counts).filter(|(_, count)| *count > 0);
+        Self::new(by_id.collect(), digest)
+    }
+
+    /// Of slots that were read from a table. `backends` are the servers of all tables.
+    pub fn read(slots: &[u32], backends: &BTreeMap<u32, Backend>) -> Self {
         let mut known: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
         let mut digest = slots.len() as u64;
         for slot in slots {
             let id = current_backend(*slot);
-            let (name, count) = known.entry(id).or_insert_with(|| (name_of(backends.get(&id)), 0));
+            let (hash, count) = known.entry(id).or_insert_with(|| (hash_of_backend(backends.get(&id)), 0));
             *count += 1;
-            digest = step(digest, *name);
+            digest = step(digest, *hash);
         }
-        // A table without servers has no slots unless some migrate.
-        if known.keys().all(|id| *id == NO_BACKEND) {
-            digest = 0;
-        }
-        let mut takes_new: Vec<_> = backends
-            .values()
-            .filter(|backend| backend.lookup_table == table && backend.flags & Backend::ACCEPTS_NEW != 0)
-            .map(|backend| (name_of(Some(backend)), u64::from(backend.effective_weight)))
-            .collect();
-        takes_new.sort_unstable();
-        let weighted = takes_new
-            .into_iter()
-            .fold(digest, |h, (name, effective_weight)| step(step(h, name), effective_weight));
-        let slots = known.into_iter().map(|(id, (_, slots))| (id, slots)).collect();
-        Self { slots, digest: mix(digest), weighted: mix(weighted) }
+        known.remove(&NO_BACKEND);
+        Self::new(known.into_iter().map(|(id, (_, slots))| (id, slots)).collect(), digest)
     }
 
-    /// Digest of a service that uses this table. `seed` is the seed of the flow hash.
-    pub fn of_service(&self, service: &Service, seed: u64) -> Digest {
-        let salt = salt(seed, &service.address, service.port, service.protocol);
-        let table = if service.policy & policy::LEAST_CONNECTIONS != 0 { self.weighted } else { self.digest };
-        Digest(mix(step(step(salt, (service.policy & SCHEDULING).into()), table)))
+    fn new(slots: BTreeMap<u32, u32>, digest: u64) -> Self {
+        // A table without servers has no slots unless some migrate.
+        let digest = if slots.is_empty() { 0 } else { digest };
+        Self { slots, digest }
     }
+
+    /// Number of slots of a server, by id.
+    pub fn slots_of(&self, backend: u32) -> u32 {
+        self.slots.get(&backend).copied().unwrap_or(0)
+    }
+
+    /// Digest of a service that uses this table. `servers` are those of the table; `seed` is the seed of the flow hash.
+    pub fn of_service<'a>(
+        &self,
+        service: &Service,
+        servers: impl IntoIterator<Item = &'a Backend>,
+        seed: u64,
+    ) -> Digest {
+        let salt = salt(seed, &service.address, service.port, service.protocol);
+        // `wlc` compares the weights too.
+        let table = if service.policy & policy::LEAST_CONNECTIONS != 0 {
+            weighted(self.digest, servers)
+        } else {
+            self.digest
+        };
+        Digest(mix(step(step(salt, (service.policy & SCHEDULING).into()), mix(table))))
+    }
+}
+
+/// A table's digest with the weights of the servers that receive new flows.
+fn weighted<'a>(digest: u64, servers: impl IntoIterator<Item = &'a Backend>) -> u64 {
+    let takes_new = servers
+        .into_iter()
+        .filter(|backend| backend.flags & Backend::ACCEPTS_NEW != 0)
+        .map(|backend| (hash_of_backend(Some(backend)), u64::from(backend.effective_weight)));
+    let mut takes_new: Vec<_> = takes_new.collect();
+    takes_new.sort_unstable();
+    takes_new.into_iter().fold(digest, |h, (server, weight)| step(step(h, server), weight))
 }
 
 /// The digest of several services, whatever their order.
@@ -87,11 +122,14 @@ pub fn all<'a>(services: impl IntoIterator<Item = (&'a Service, Digest)>) -> Dig
 }
 
 /// A hash of the server's endpoint, equal on every node; 0 for none.
-fn name_of(backend: Option<&Backend>) -> u64 {
-    backend.map_or(0, |backend| {
-        let [high, low] = backend.address.halves();
-        mix(mix(mix(high).wrapping_add(low)) ^ u64::from(backend.port))
-    })
+fn hash_of_backend(backend: Option<&Backend>) -> u64 {
+    backend.map_or(0, |backend| hash_of(&backend.address, backend.port))
+}
+
+/// `port` is in network byte order.
+fn hash_of(address: &Address, port: u16) -> u64 {
+    let [high, low] = address.halves();
+    mix(mix(mix(high).wrapping_add(low)) ^ u64::from(port))
 }
 
 const fn step(h: u64, word: u64) -> u64 {

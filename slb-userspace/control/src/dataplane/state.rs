@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use anyhow::{Result, bail};
@@ -22,6 +22,7 @@ use slb_common::{
     maglev, round_robin,
 };
 
+use super::digest::SlotSummary;
 use crate::slot_migration::SlotMigration;
 
 /// Server tables of services. Higher ids are tables of previous backends, two for each server table.
@@ -165,7 +166,7 @@ impl PartialEq for ServerTable {
 }
 
 /// The inputs of a server table.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct TableSpec {
     /// Number of slots, a prime.
     pub slots: u32,
@@ -175,7 +176,18 @@ pub struct TableSpec {
     pub members: Vec<TableMember>,
     /// How they share the slots.
     pub order: SlotOrder,
+    /// Follows from the other fields. Set when the table is first built.
+    pub summary: OnceLock<SlotSummary>,
 }
+
+impl PartialEq for TableSpec {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { slots, seed, members, order, summary: _ } = self;
+        (slots, seed, members, order) == (&other.slots, &other.seed, &other.members, &other.order)
+    }
+}
+
+impl Eq for TableSpec {}
 
 /// How servers share the slots of a table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -204,11 +216,35 @@ impl TableSpec {
         if self.members.is_empty() {
             return vec![NO_BACKEND; self.slots as usize].into();
         }
+        let slots = self.members_of_slots();
+        self.summary.get_or_init(|| self.summarize(&slots));
         let current_backend =
             |member: u16| self.members.get(usize::from(member)).map_or(NO_BACKEND, |member| member.backend);
+        slots.into_iter().map(current_backend).collect()
+    }
+
+    /// What the slots say. Builds the table if this process has not built it.
+    pub fn summary(&self) -> &SlotSummary {
+        self.summary.get_or_init(|| {
+            if self.members.is_empty() {
+                return SlotSummary::default();
+            }
+            self.summarize(&self.members_of_slots())
+        })
+    }
+
+    fn summarize(&self, slots: &[u16]) -> SlotSummary {
+        let servers = self.members.iter().map(|TableMember { backend, address, .. }| {
+            (*backend, to_address(address.ip()), address.port().to_be())
+        });
+        SlotSummary::built(slots, &servers.collect::<Vec<_>>())
+    }
+
+    /// Index of the member that has each slot.
+    fn members_of_slots(&self) -> Vec<u16> {
         if self.order == SlotOrder::RoundRobin {
             let weights: Vec<_> = self.members.iter().map(|member| member.weight).collect();
-            return round_robin::build(self.slots, &weights).into_iter().map(current_backend).collect();
+            return round_robin::build(self.slots, &weights);
         }
         let names: Vec<_> = self.members.iter().map(|member| member.address.to_string()).collect();
         let members: Vec<_> = names
@@ -216,7 +252,7 @@ impl TableSpec {
             .zip(&self.members)
             .map(|(name, member)| maglev::Member { name: name.as_bytes(), weight: member.weight })
             .collect();
-        maglev::build(self.slots, self.seed, &members).into_iter().map(current_backend).collect()
+        maglev::build(self.slots, self.seed, &members)
     }
 }
 

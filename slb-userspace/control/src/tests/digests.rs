@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{World, group, two_groups};
 use crate::dataplane::{
-    digest::{Digest, TableDigest, all},
+    digest::{Digest, SlotSummary, all},
     state::{MapState, NO_TABLE},
 };
 use slb_config::{
@@ -17,9 +17,14 @@ fn digests(state: &MapState) -> (Digest, BTreeMap<u16, Digest>) {
     let services = state.services.values().filter(|service| service.lookup_table != NO_TABLE);
     let digests: Vec<_> = services
         .map(|service| {
-            let (lookup_table, _) = state.tables[&service.lookup_table].lookup_tables(0);
-            let content = TableDigest::new(lookup_table.in_use(), service.lookup_table, &state.backends);
-            (service, content.of_service(service, state.settings.seed))
+            let table = &state.tables[&service.lookup_table];
+            let summary = table.spec.summary();
+            // The same from the slots in the map.
+            let (lookup_table, _) = table.lookup_tables(0);
+            assert_eq!(SlotSummary::read(lookup_table.in_use(), &state.backends), *summary);
+            let servers = state.backends.values();
+            let servers = servers.filter(|backend| backend.lookup_table == service.lookup_table);
+            (service, summary.of_service(service, servers, state.settings.seed))
         })
         .collect();
     let by_port = digests.iter().map(|(service, digest)| (u16::from_be(service.port), *digest)).collect();

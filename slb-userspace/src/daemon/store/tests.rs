@@ -25,7 +25,7 @@ fn home() -> (tempfile::TempDir, PathBuf) {
     (home, directory)
 }
 
-fn words(changes: Vec<ApiOverrideChange>) -> Vec<String> {
+fn words(changes: &[ApiOverrideChange]) -> Vec<String> {
     changes.iter().map(in_words).collect()
 }
 
@@ -156,23 +156,23 @@ fn override_stays_with_a_renamed_group_of_the_same_id_only() {
     let target = ("server_group = \"web\"", "server_group = \"www\"");
     let group = ("name = \"web\"\nservers", "id = \"web\"\nname = \"www\"\nservers");
     let renamed = shop(&[target, group]);
-    assert_eq!(words(store.without_effect(&renamed, &before)), [""; 0]);
-    assert_eq!(words(store.prune(&[&renamed], &before)), [""; 0]);
+    assert_eq!(words(&store.without_effect(&renamed, &before)), [""; 0]);
+    assert_eq!(words(&store.prune(&[&renamed], &before)), [""; 0]);
     assert_eq!(store.records().len(), 2);
 
     let smaller = shop(&[target, group, ("  { address = \"10.0.0.12\", port = 8081 },\n", "")]);
     let what = "server group www: server 10.0.0.12:8081: what was set for it";
     let why = "(weight 5): it is not configured any more";
-    assert_eq!(words(store.without_effect(&smaller, &renamed)), [format!("{what} does not apply {why}")]);
-    assert_eq!(words(store.prune(&[&smaller], &renamed)), [format!("{what} ends {why}")]);
+    assert_eq!(words(&store.without_effect(&smaller, &renamed)), [format!("{what} does not apply {why}")]);
+    assert_eq!(words(&store.prune(&[&smaller], &renamed)), [format!("{what} ends {why}")]);
     assert_eq!(store.records().len(), 1);
 
     // Without the id, the group is another one. The name is that of the configuration before.
     let other = shop(&[("\"web\"", "\"www\"")]);
     let what = "server group www: server 10.0.0.11:8080: what was set for it";
     let why = format!("{why}; a server group that was renamed keeps it with `id = \"web\"`");
-    assert_eq!(words(store.without_effect(&other, &smaller)), [format!("{what} does not apply {why}")]);
-    assert_eq!(words(store.prune(&[&other], &smaller)), [format!("{what} ends {why}")]);
+    assert_eq!(words(&store.without_effect(&other, &smaller)), [format!("{what} does not apply {why}")]);
+    assert_eq!(words(&store.prune(&[&other], &smaller)), [format!("{what} ends {why}")]);
     assert_eq!(stored::parse(&fs::read_to_string(directory.join(FILE)).unwrap()).unwrap().len(), 0);
 }
 

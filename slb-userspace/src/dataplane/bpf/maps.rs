@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{Array, DevMapHash, MapData, MapInfo, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, DevMapHash, MapData, MapInfo, PerCpuArray};
 use slb_common::{
     abi::{
         ABI_VERSION, Handle,
@@ -21,6 +21,7 @@ use slb_common::{
 };
 
 use super::{
+    counters,
     flows::{self, CurrentFlows},
     inner_maps::read_inner,
     jiffies,
@@ -30,9 +31,10 @@ use super::{
     pins::Pins,
     seeds, syscall,
 };
+use crate::dataplane::counters::CounterSnapshot;
 use slb_control::dataplane::{
     DataPlane, TableContents,
-    digest::TableDigest,
+    digest::SlotSummary,
     state::{
         ControlSettings, IndexContent, MAX_TABLES, MapState, NO_TABLE, Operation, PutBackend, SPARE_TABLE,
         ServerFilter, ServerTable, TABLE_BATCH, build_tables,
@@ -55,10 +57,8 @@ pub struct Maps {
     interfaces: DevMapHash<MapData>,
     interface_table: MappedArray<Interface>,
     totals: PerCpuArray<MapData, Totals>,
-    service_counters: PerCpuArray<MapData, Counters>,
-    backend_counters: PerCpuArray<MapData, Counters>,
-    /// `backend_counters` again, for batch updates.
-    backend_counters_descriptor: MapData,
+    service_counters: MapData,
+    backend_counters: MapData,
     flows: MappedArray,
     /// Possible CPUs, each with its own counters.
     processors: usize,
@@ -94,9 +94,8 @@ impl Maps {
             interfaces: pinned_map::open(pins, "INTERFACES")?,
             interface_table: MappedArray::open(&pins.map(INTERFACE_TABLE))?,
             totals: pinned_map::open(pins, "TOTALS")?,
-            service_counters: pinned_map::open(pins, "SERVICE_COUNTERS")?,
-            backend_counters: pinned_map::open(pins, "BACKEND_COUNTERS")?,
-            backend_counters_descriptor: MapData::from_pin(pins.map("BACKEND_COUNTERS"))?,
+            service_counters: MapData::from_pin(pins.map("SERVICE_COUNTERS"))?,
+            backend_counters: MapData::from_pin(pins.map("BACKEND_COUNTERS"))?,
             flows: MappedArray::open(&pins.map("FLOWS"))?,
             processors: aya::util::nr_cpus().map_err(|(file, error)| {
                 anyhow::Error::new(error).context(format!("cannot count processors: {file}"))
@@ -117,34 +116,22 @@ impl Maps {
         Ok(maps)
     }
 
-    /// Traffic of a service, summed over all CPUs.
-    pub fn service_counters(&self, id: u32) -> Result<Counters> {
-        Ok(sum(&self.service_counters.get(&id, 0)?))
+    /// Counters of the services with ids below `services`, of the servers with ids below `backends`, and the totals.
+    /// Takes one system call for thousands of counters.
+    ///
+    /// # Errors
+    /// The maps cannot be read.
+    pub fn counters(&self, services: u32, backends: u32) -> Result<CounterSnapshot> {
+        let read = |map: &MapData, ids| counters::read(map.fd().as_fd(), self.processors, ids);
+        let services = read(&self.service_counters, services).context("cannot read traffic of services")?;
+        let backends = read(&self.backend_counters, backends).context("cannot read traffic of servers")?;
+        Ok(CounterSnapshot::new(services, backends, &self.totals.get(&0, 0)?))
     }
 
-    /// Traffic of a server, summed over all CPUs.
-    pub fn backend_counters(&self, id: u32) -> Result<Counters> {
-        Ok(sum(&self.backend_counters.get(&id, 0)?))
-    }
-
-    /// Packets by action and reason, summed over all CPUs, without zeros.
-    pub fn totals(&self) -> Result<Vec<(Action, Reason, u64)>> {
-        let totals = self.totals.get(&0, 0)?;
-        let mut counted = Vec::new();
-        for &action in Action::ALL {
-            for &reason in Reason::ALL {
-                let packets = totals.iter().map(|t| t.packets[action as usize][reason as usize]).sum();
-                if packets != 0 {
-                    counted.push((action, reason, packets));
-                }
-            }
-        }
-        Ok(counted)
-    }
-
-    /// The content of a table, for digests. `backends` are the servers of all tables.
-    pub fn table_digest(&self, table: u32, backends: &BTreeMap<u32, Backend>) -> Result<TableDigest> {
-        Ok(TableDigest::new(self.lookup_table(table)?.in_use(), table, backends))
+    /// What the slots of a table say. Reads the table; a process that has built it knows without. `backends` are the
+    /// servers of all tables.
+    pub fn read_summary(&self, table: u32, backends: &BTreeMap<u32, Backend>) -> Result<SlotSummary> {
+        Ok(SlotSummary::read(self.lookup_table(table)?.in_use(), backends))
     }
 
     /// The interface table's entry of an interface.
@@ -173,18 +160,6 @@ impl Maps {
         Ok(CurrentFlows::of(&self.flow_table()?, flows::clock(hz)?))
     }
 
-    /// Live flows that have been evicted: not assured ones, and assured ones.
-    pub fn evicted(&self) -> Result<[u64; 2]> {
-        let totals = self.totals.get(&0, 0)?;
-        let sum = |count: fn(&Totals) -> u64| totals.iter().map(count).sum();
-        Ok([sum(|totals| totals.evicted), sum(|totals| totals.evicted_assured)])
-    }
-
-    /// Zero counters for each CPU.
-    fn zeros(&self) -> Result<PerCpuValues<Counters>> {
-        Ok(PerCpuValues::try_from(vec![Counters::default(); self.processors])?)
-    }
-
     fn put_settings(&mut self, settings: ControlSettings) -> Result<()> {
         let mut control = self.control.get(&0, 0)?;
         if control.abi_version == 0 {
@@ -200,7 +175,7 @@ impl Maps {
     fn put_backends(&mut self, backends: &[PutBackend]) -> Result<()> {
         let is_new: Vec<_> = backends.iter().filter(|put| put.is_new).map(|put| put.id).collect();
         let zero = vec![Counters::default(); is_new.len() * self.processors];
-        syscall::update_batch(self.backend_counters_descriptor.fd().as_fd(), &is_new, &zero)?;
+        syscall::update_batch(self.backend_counters.fd().as_fd(), &is_new, &zero)?;
         syscall::update_batch(self.loads.fd().as_fd(), &is_new, &vec![0_u64; is_new.len()])?;
         let (ids, backends): (Vec<_>, Vec<_>) = backends.iter().map(|put| (put.id, put.backend)).unzip();
         Ok(syscall::update_batch(self.backends.fd().as_fd(), &ids, &backends)?)
@@ -401,7 +376,8 @@ impl DataPlane for Maps {
             }
             Operation::PutService { id, service, is_new } => {
                 if *is_new {
-                    self.service_counters.set(*id, self.zeros()?, 0)?;
+                    let zero = vec![Counters::default(); self.processors];
+                    syscall::update_batch(self.service_counters.fd().as_fd(), &[*id], &zero)?;
                     set(&self.round_robin, *id, 0_u64)?;
                 }
                 set(&self.services, *id, **service)?;
@@ -416,14 +392,4 @@ impl DataPlane for Maps {
 /// Writes one element of an array.
 fn set<T: aya::Pod>(map: &MapData, id: u32, value: T) -> Result<()> {
     Ok(syscall::update_batch(map.fd().as_fd(), &[id], &[value])?)
-}
-
-fn sum(values: &PerCpuValues<Counters>) -> Counters {
-    values.iter().fold(Counters::default(), |sum, value| Counters {
-        packets_in: sum.packets_in + value.packets_in,
-        bytes_in: sum.bytes_in + value.bytes_in,
-        packets_out: sum.packets_out + value.packets_out,
-        bytes_out: sum.bytes_out + value.bytes_out,
-        new_flows: sum.new_flows + value.new_flows,
-    })
 }

@@ -207,6 +207,8 @@ const MAP_LOOKUP_BATCH: libc::c_long = 24;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
 /// Elements read in one call.
 const PART: usize = 4096;
+/// Bytes of elements read in one call: those of a per-CPU array have a value for each CPU.
+const MAX_BYTES: usize = 1 << 20;
 
 /// `struct batch` of `union bpf_attr`.
 #[repr(C)]
@@ -249,18 +251,34 @@ pub(super) fn for_each<T: aya::Pod + Default>(
     map: BorrowedFd<'_>,
     mut visit: impl FnMut(u32, T),
 ) -> io::Result<()> {
-    let (mut keys, mut values) = (vec![0_u32; PART], vec![T::default(); PART]);
+    for_each_below(map, u32::MAX, 1, |key, element: &[T]| {
+        element.iter().for_each(|value| visit(key, *value));
+    })
+}
+
+/// Calls `visit` with each key below `keys` and the element of an array. An element has `values` values: one, or in a
+/// per-CPU array one for each possible CPU; their size is a multiple of eight bytes. One system call reads up to
+/// [`PART`] elements, or [`MAX_BYTES`].
+pub(super) fn for_each_below<T: aya::Pod + Default>(
+    map: BorrowedFd<'_>,
+    keys: u32,
+    values: usize,
+    mut visit: impl FnMut(u32, &[T]),
+) -> io::Result<()> {
+    let part = PART.min(MAX_BYTES / (size_of::<T>() * values)).clamp(1, keys.max(1) as usize);
+    let (mut read, mut elements) = (vec![0_u32; part], vec![T::default(); part * values]);
     let mut position = 0_u32;
     let mut batch = Batch {
         out_batch: (&raw mut position) as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
+        keys: read.as_mut_ptr() as u64,
+        values: elements.as_mut_ptr() as u64,
         map_fd: map.as_raw_fd() as u32,
         ..Batch::default()
     };
-    loop {
-        let attributes = UnsafeCell::new(Batch { count: PART as u32, ..batch });
-        // SAFETY: the attributes have the kernel's layout. `keys` and `values` have room for `PART` elements of the
+    let mut left = keys as usize;
+    while left > 0 {
+        let attributes = UnsafeCell::new(Batch { count: part.min(left) as u32, ..batch });
+        // SAFETY: the attributes have the kernel's layout. `read` and `elements` have room for `count` elements of the
         // map's sizes and outlive the call.
         let result = unsafe { bpf(MAP_LOOKUP_BATCH, &attributes) };
         let is_last = match result {
@@ -269,11 +287,54 @@ pub(super) fn for_each<T: aya::Pod + Default>(
             Err(error) => return Err(error),
         };
         let count = attributes.into_inner().count as usize;
-        keys.iter().zip(&values).take(count).for_each(|(key, value)| visit(*key, *value));
-        if is_last {
+        read.iter()
+            .zip(elements.chunks_exact(values))
+            .take(count)
+            .for_each(|(key, value)| visit(*key, value));
+        if is_last || count == 0 {
             return Ok(());
         }
+        left = left.saturating_sub(count);
         // The next call continues where this one stopped.
         batch.in_batch = batch.out_batch;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use nix::unistd::geteuid;
+
+    use super::*;
+
+    /// BPF_MAP_TYPE_PERCPU_ARRAY.
+    const PERCPU_ARRAY: u32 = 6;
+    /// More than two batches.
+    const ENTRIES: u32 = 2 * PART as u32 + 10;
+
+    #[test]
+    fn batches_read_each_counter_of_each_cpu_once() {
+        if !geteuid().is_root() {
+            eprintln!("skipped: to make maps needs root");
+            return;
+        }
+        let processors = aya::util::nr_cpus().unwrap();
+        let shape = Create { map_type: PERCPU_ARRAY, max_entries: ENTRIES, ..array(16) };
+        let map = create(&shape).unwrap();
+        let element = |key: u32| -> Vec<[u64; 2]> {
+            (0..processors as u64).map(|cpu| [u64::from(key), cpu << 32 | u64::from(key)]).collect()
+        };
+        let keys: Vec<u32> = (0..ENTRIES).collect();
+        let values: Vec<_> = keys.iter().flat_map(|key| element(*key)).collect();
+        update_batch(map.as_fd(), &keys, &values).unwrap();
+        for below in [0, 1, PART as u32, PART as u32 + 1, ENTRIES - 1, ENTRIES, u32::MAX] {
+            let mut read = Vec::new();
+            let mut visit = |key, values: &[[u64; 2]]| read.push((key, values.to_vec()));
+            for_each_below(map.as_fd(), below, processors, &mut visit).unwrap();
+            let expected: Vec<_> = (0..below.min(ENTRIES)).map(|key| (key, element(key))).collect();
+            assert!(read == expected, "{below}: {} elements", read.len());
+        }
     }
 }

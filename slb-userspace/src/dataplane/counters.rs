@@ -1,0 +1,91 @@
+//! Counters of the data plane, read at one time. Status, API and metrics read them from here.
+
+use slb_common::abi::stats::{Action, Counters, Reason, Totals};
+
+/// All counters in use, summed over all CPUs. Ids are those of the maps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CounterSnapshot {
+    /// Traffic of services, by id.
+    services: Vec<Counters>,
+    /// Traffic of servers, by id.
+    backends: Vec<Counters>,
+    /// Packets by action and reason; evictions.
+    totals: Totals,
+}
+
+impl CounterSnapshot {
+    /// A snapshot from traffic by id, and the totals of each CPU.
+    pub fn new(services: Vec<Counters>, backends: Vec<Counters>, totals: &[Totals]) -> Self {
+        Self { services, backends, totals: totals.iter().fold(Totals::default(), sum_totals) }
+    }
+
+    /// Traffic of a service; zeros if the id was not in use.
+    pub fn service(&self, id: u32) -> Counters {
+        self.services.get(id as usize).copied().unwrap_or_default()
+    }
+
+    /// Traffic of a server; zeros if the id was not in use.
+    pub fn backend(&self, id: u32) -> Counters {
+        self.backends.get(id as usize).copied().unwrap_or_default()
+    }
+
+    /// Packets by action and reason, without zeros.
+    pub fn packets(&self) -> impl Iterator<Item = (Action, Reason, u64)> {
+        let pairs = Action::ALL.iter().flat_map(|action| Reason::ALL.iter().map(|reason| (*action, *reason)));
+        let packets = pairs
+            .map(|(action, reason)| (action, reason, self.totals.packets[action as usize][reason as usize]));
+        packets.filter(|(.., packets)| *packets != 0)
+    }
+
+    /// Live flows that have been evicted: not assured ones, and assured ones.
+    pub fn evicted(&self) -> [u64; 2] {
+        [self.totals.evicted, self.totals.evicted_assured]
+    }
+}
+
+/// Adds the traffic of two CPUs, or of two services.
+pub fn sum(a: Counters, b: &Counters) -> Counters {
+    let Counters { packets_in, bytes_in, packets_out, bytes_out, new_flows } = a;
+    Counters {
+        packets_in: packets_in + b.packets_in,
+        bytes_in: bytes_in + b.bytes_in,
+        packets_out: packets_out + b.packets_out,
+        bytes_out: bytes_out + b.bytes_out,
+        new_flows: new_flows + b.new_flows,
+    }
+}
+
+/// Adds the counters of a CPU. Its rate limits are no counters.
+fn sum_totals(mut sum: Totals, of_cpu: &Totals) -> Totals {
+    for (sum, of_cpu) in sum.packets.iter_mut().flatten().zip(of_cpu.packets.iter().flatten()) {
+        *sum += of_cpu;
+    }
+    sum.evicted_migrating += of_cpu.evicted_migrating;
+    sum.evicted += of_cpu.evicted;
+    sum.evicted_assured += of_cpu.evicted_assured;
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_summed_over_cpus_and_zeros_are_left_out() {
+        let mut totals = [Totals::default(), Totals::default()];
+        totals[0].packets[Action::Drop as usize][Reason::ALL[0] as usize] = 2;
+        totals[1].packets[Action::Drop as usize][Reason::ALL[0] as usize] = 3;
+        (totals[0].evicted, totals[1].evicted, totals[1].evicted_assured) = (5, 6, 7);
+        let snapshot = CounterSnapshot::new(Vec::new(), Vec::new(), &totals);
+        assert_eq!(snapshot.packets().collect::<Vec<_>>(), [(Action::Drop, Reason::ALL[0], 5)]);
+        assert_eq!(snapshot.evicted(), [11, 7]);
+    }
+
+    #[test]
+    fn id_that_was_not_in_use_has_zeros() {
+        let one = Counters { packets_in: 1, ..Counters::default() };
+        let snapshot = CounterSnapshot::new(vec![Counters::default(), one], vec![one], &[]);
+        assert_eq!((snapshot.service(1), snapshot.service(2)), (one, Counters::default()));
+        assert_eq!((snapshot.backend(0), snapshot.backend(1)), (one, Counters::default()));
+    }
+}

@@ -1,0 +1,171 @@
+//! Servers in the status document.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use slb_common::abi::{
+    backend::Backend,
+    service::{Service, mode, policy},
+};
+
+use super::{StatusContext, api_counters, readings::Readings};
+use slb_api::types::{self as api, ApiHealth, ApiNextHop, ApiServer, DrainStatus};
+use slb_control::dataplane::{
+    digest::{Digest, SlotSummary},
+    state::{MapState, backend_address, mac},
+};
+
+/// The servers of all tables.
+pub(super) struct Servers<'a> {
+    state: &'a MapState,
+    readings: &'a Readings,
+    context: &'a StatusContext<'a>,
+    by_table: BTreeMap<u32, Vec<(u32, &'a Backend)>>,
+    /// Tables whose flows are all tracked.
+    tracked: BTreeSet<u32>,
+    next_hops: BTreeMap<u32, ApiNextHop>,
+}
+
+impl<'a> Servers<'a> {
+    pub(super) fn of(state: &'a MapState, readings: &'a Readings, context: &'a StatusContext<'a>) -> Self {
+        let mut by_table: BTreeMap<u32, Vec<(u32, &Backend)>> = BTreeMap::new();
+        for (id, backend) in &state.backends {
+            by_table.entry(backend.lookup_table).or_default().push((*id, backend));
+        }
+        let next_hops = state
+            .next_hops
+            .iter()
+            .map(|(id, hop)| (*id, ApiNextHop { interface: hop.ifindex, mac: mac(hop.macs.receiver()) }));
+        let next_hops = next_hops.collect();
+        Self { state, readings, context, by_table, tracked: tracked(state), next_hops }
+    }
+
+    /// Documents of a table's servers. Removed servers without connections are not shown.
+    pub(super) fn documents(&self, table: u32) -> impl Iterator<Item = ApiServer> {
+        let summary = self.summary(table);
+        let is_tracked = self.tracked.contains(&table);
+        self.shown(table).map(move |(id, backend)| self.document(table, id, backend, summary, is_tracked))
+    }
+
+    /// Whether no server of a table receives new flows.
+    pub(super) fn has_no_slots(&self, table: u32) -> bool {
+        let summary = self.summary(table);
+        self.shown(table).all(|(id, _)| summary.is_none_or(|summary| summary.slots_of(id) == 0))
+    }
+
+    /// Digest of a service.
+    pub(super) fn digest(&self, service: &Service) -> Digest {
+        let none = SlotSummary::default();
+        let summary = self.summary(service.lookup_table).unwrap_or(&none);
+        let servers = self.in_table(service.lookup_table).map(|(_, backend)| backend);
+        summary.of_service(service, servers, self.state.settings.seed)
+    }
+
+    /// What the slots of a table say; `None` if there is no table.
+    fn summary(&self, table: u32) -> Option<&SlotSummary> {
+        let built = self.state.tables.get(&table).filter(|table| table.is_known());
+        built.map(|table| table.spec.summary()).or_else(|| self.readings.tables.get(&table))
+    }
+
+    fn in_table(&self, table: u32) -> impl Iterator<Item = (u32, &'a Backend)> {
+        self.by_table.get(&table).into_iter().flatten().copied()
+    }
+
+    fn shown(&self, table: u32) -> impl Iterator<Item = (u32, &'a Backend)> {
+        self.in_table(table).filter(|(_, backend)| backend.flags & GONE != GONE)
+    }
+
+    fn document(
+        &self,
+        table: u32,
+        id: u32,
+        backend: &Backend,
+        summary: Option<&SlotSummary>,
+        is_tracked: bool,
+    ) -> ApiServer {
+        let (readings, context) = (self.readings, self.context);
+        let address = backend_address(backend);
+        let flows = || readings.current_flows.by_server.get(&backend.handle).copied().unwrap_or(0);
+        ApiServer {
+            address,
+            weight: backend.weight,
+            health: health(backend),
+            set: context.set.get(&(table, address)).cloned(),
+            detail: context.details.get(&(table, address)).cloned(),
+            next_hop: self.next_hops.get(&backend.next_hop).cloned(),
+            slots: summary.map_or(0, |summary| summary.slots_of(id)),
+            counters: api_counters(readings.counters.backend(id)),
+            current_flows: is_tracked.then(flows),
+            draining: draining(backend, is_drained(context, table, backend), context.now),
+        }
+    }
+}
+
+/// Whether all flows of a service are tracked.
+pub(super) fn is_tracked(service: &Service) -> bool {
+    service.mode == mode::NAT || service.policy & policy::TRACK != 0
+}
+
+/// Tables whose flows are all tracked.
+fn tracked(state: &MapState) -> BTreeSet<u32> {
+    let untracked = state.services.values().filter(|service| !is_tracked(service));
+    let untracked: BTreeSet<u32> = untracked.map(|service| service.lookup_table).collect();
+    state
+        .services
+        .values()
+        .map(|service| service.lookup_table)
+        .filter(|lookup_table| !untracked.contains(lookup_table))
+        .collect()
+}
+
+/// Whether an administrator drains a server.
+fn is_drained(context: &StatusContext<'_>, table: u32, backend: &Backend) -> bool {
+    let set = context.set.get(&(table, backend_address(backend)));
+    set.is_some_and(|set| set.state == Some(api::AdminState::Draining))
+}
+
+/// The drain of a server; `None` if it is not draining.
+fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<DrainStatus> {
+    let is_removed = backend.flags & Backend::REMOVED != 0;
+    let left = u64::from(backend.deadline).saturating_sub(now.as_secs());
+    let seconds_left = (backend.deadline != 0).then_some(left);
+    (is_removed || is_drained || seconds_left.is_some()).then_some(DrainStatus { seconds_left, is_removed })
+}
+
+/// Flags of a removed server that stays in the maps only until the RSTs of its connections are delivered.
+const GONE: u8 = Backend::REMOVED | Backend::TERMINATING;
+
+fn health(backend: &Backend) -> ApiHealth {
+    match backend.health {
+        Backend::HEALTH_HEALTHY => ApiHealth::Healthy,
+        Backend::HEALTH_UNHEALTHY => ApiHealth::Unhealthy,
+        Backend::HEALTH_UNCHECKED => ApiHealth::Unchecked,
+        Backend::HEALTH_STANDBY => ApiHealth::Standby,
+        _ => ApiHealth::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draining_server_keeps_its_health_and_shows_its_deadline() {
+        let now = Duration::from_secs(1000);
+        for health in [Backend::HEALTH_HEALTHY, Backend::HEALTH_UNHEALTHY, Backend::HEALTH_STANDBY] {
+            let backend = Backend { health, ..Backend::default() };
+            let leaving = Backend { deadline: 1030, flags: Backend::ALIVE, ..backend };
+            let removed = Backend { flags: Backend::ALIVE | Backend::REMOVED, ..leaving };
+            assert_eq!(super::health(&leaving), super::health(&backend));
+            assert_eq!(super::health(&removed), super::health(&backend));
+            let shown = |seconds_left, is_removed| Some(DrainStatus { seconds_left, is_removed });
+            assert_eq!(draining(&backend, false, now), None);
+            assert_eq!(draining(&backend, true, now), shown(None, false), "no drain_timeout");
+            assert_eq!(draining(&leaving, true, now), shown(Some(30), false));
+            assert_eq!(draining(&removed, false, now), shown(Some(30), true));
+            assert_eq!(draining(&leaving, false, 2 * now), shown(Some(0), false));
+        }
+    }
+}
