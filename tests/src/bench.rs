@@ -11,6 +11,7 @@ pub mod machine;
 pub mod packet;
 pub mod pps;
 mod slbd;
+pub mod stall;
 pub mod stats;
 pub mod status;
 pub mod tcp;

@@ -30,6 +30,8 @@ pub(crate) enum Benchmark {
     Detection,
     /// Cost of `slb status`, and how much many callers delay the detection of a dead server.
     Status,
+    /// Longest stall of the event loop while passes over a large flow table run.
+    Stall,
 }
 
 /// Builds everything, and runs the benchmark as root with these arguments.
@@ -43,6 +45,7 @@ pub(crate) fn run(benchmark: Benchmark, arguments: &[OsString]) -> Result<ExitCo
         Benchmark::Health => ("health", Extent::Needed),
         Benchmark::Detection => ("detection", Extent::Bench),
         Benchmark::Status => ("status", Extent::Needed),
+        Benchmark::Stall => ("stall", Extent::Needed),
     };
     let arguments: Vec<OsString> = [name.into()].into_iter().chain(arguments.iter().cloned()).collect();
     become_program(BENCH, &arguments, extent)

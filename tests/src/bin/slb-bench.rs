@@ -15,7 +15,7 @@ use slb_tests::{
         control,
         health::{self, detection},
         packet::{self, flood},
-        pps, status, tcp,
+        pps, stall, status, tcp,
     },
     supervise::supervise,
 };
@@ -50,6 +50,8 @@ enum Bench {
     Detection(Detection),
     /// Cost of `slb status`: its duration, and how much many callers delay the detection of a dead server.
     Status(Status),
+    /// Longest stall of the event loop while passes over a large flow table run.
+    Stall(Stall),
     /// Frames per second on one processor, beside MAC swap, kernel forwarding and nftables.
     Pps(pps::PpsOptions),
     /// Requests, connections and bytes per second through real TCP stacks, beside kernel forwarding, nftables and
@@ -89,6 +91,15 @@ struct Detection {
 struct Status {
     #[command(flatten)]
     options: status::StatusOptions,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Stall {
+    #[command(flatten)]
+    options: stall::StallOptions,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -156,7 +167,7 @@ impl Bench {
             Self::Control(_) | Self::Flood(_) | Self::Health(_) | Self::Detection(_) | Self::Status(_) => {
                 true
             }
-            Self::Pps(_) | Self::Tcp(_) => true,
+            Self::Stall(_) | Self::Pps(_) | Self::Tcp(_) => true,
         }
     }
 
@@ -172,6 +183,7 @@ impl Bench {
                 show(&detection::run(&options)?, json.as_deref())?;
             }
             Self::Status(Status { options, json }) => show(&status::run(&options)?, json.as_deref())?,
+            Self::Stall(Stall { options, json }) => show(&stall::run(&options)?, json.as_deref())?,
             Self::Pps(options) => show(&pps::run(&options)?, options.json.as_deref())?,
             Self::Tcp(options) => show(&tcp::run(&options)?, options.json.as_deref())?,
         }
