@@ -3,7 +3,7 @@
 mod command;
 mod decapsulator;
 mod namespace;
-pub(crate) mod pass;
+pub mod pass;
 mod received;
 mod topology;
 

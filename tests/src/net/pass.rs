@@ -103,13 +103,19 @@ pub(crate) fn attach_blocking(interface: &str) -> Result<OwnedFd> {
 
 /// Ends every frame with `XDP_ABORTED` at an interface of the calling thread's namespace, until the returned descriptor
 /// is closed. The kernel counts an exception for each.
-pub(crate) fn attach_aborting(interface: &str) -> Result<OwnedFd> {
+///
+/// # Errors
+/// The program cannot be loaded or attached.
+pub fn attach_aborting(interface: &str) -> Result<OwnedFd> {
     run(interface, ABORTED)
 }
 
 /// Redirects every frame at an interface of the calling thread's namespace to the interface with index `to`, until the
 /// returned descriptor is closed.
-pub(crate) fn attach_redirecting(interface: &str, to: u8) -> Result<OwnedFd> {
+///
+/// # Errors
+/// The program cannot be loaded or attached.
+pub fn attach_redirecting(interface: &str, to: u8) -> Result<OwnedFd> {
     // `r1 = to; r2 = 0; call bpf_redirect; exit`.
     let call = [0x85, 0, 0, 0, BPF_REDIRECT, 0, 0, 0];
     load(interface, &[[0xb7, 1, 0, 0, to, 0, 0, 0], [0xb7, 2, 0, 0, 0, 0, 0, 0], call, EXIT])
