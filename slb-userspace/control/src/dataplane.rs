@@ -9,6 +9,7 @@ pub mod rehome;
 #[cfg(any(test, feature = "testing"))]
 mod shared;
 pub mod state;
+mod table_spec;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -4,7 +4,11 @@
 //! earlier changes do not matter. Previous backends of migrating slots are left out, because they depend on a node's
 //! history.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use slb_common::{
     abi::{
@@ -39,9 +43,9 @@ pub struct SlotSummary {
 
 impl SlotSummary {
     /// Of a table whose slots hold indexes of `servers`; another index is a slot without a server. Each server has its
-    /// id, address, and port in network byte order.
-    pub(super) fn built(slots: &[u16], servers: &[(u32, Address, u16)]) -> Self {
-        let hashes: Vec<u64> = servers.iter().map(|(_, address, port)| hash_of(address, *port)).collect();
+    /// id and endpoint.
+    pub(super) fn built(slots: &[u16], servers: &[(u32, SocketAddr)]) -> Self {
+        let hashes: Vec<u64> = servers.iter().map(|(_, endpoint)| hash_of_endpoint(*endpoint)).collect();
         let mut counts = vec![0_u32; servers.len()];
         let mut digest = slots.len() as u64;
         for slot in slots {
@@ -51,7 +55,7 @@ impl SlotSummary {
             }
             digest = step(digest, hashes.get(server).copied().unwrap_or(0));
         }
-        let by_id = servers.iter().map(|(id, ..)| *id).zip(counts).filter(|(_, count)| *count > 0);
+        let by_id = servers.iter().map(|(id, _)| *id).zip(counts).filter(|(_, count)| *count > 0);
         Self::new(by_id.collect(), digest)
     }
 
@@ -124,6 +128,14 @@ pub fn all<'a>(services: impl IntoIterator<Item = (&'a Service, Digest)>) -> Dig
 /// A hash of the server's endpoint, equal on every node; 0 for none.
 fn hash_of_backend(backend: Option<&Backend>) -> u64 {
     backend.map_or(0, |backend| hash_of(&backend.address, backend.port))
+}
+
+fn hash_of_endpoint(endpoint: SocketAddr) -> u64 {
+    let address = match endpoint.ip() {
+        IpAddr::V4(address) => Address::v4(address.octets()),
+        IpAddr::V6(address) => Address::v6(address.octets()),
+    };
+    hash_of(&address, endpoint.port().to_be())
 }
 
 /// `port` is in network byte order.
