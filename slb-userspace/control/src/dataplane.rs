@@ -14,7 +14,7 @@ mod table_spec;
 use std::{collections::BTreeMap, sync::Arc};
 
 use slb_common::{
-    abi::{Address, flow::ClientPath},
+    abi::{Address, Handle, flow::ClientPath},
     datapath::flow_gc::{FlushResult, GcAction, GcPass},
 };
 
@@ -52,14 +52,14 @@ pub trait FlowTableAccess {
     fn slots(&self) -> u32;
 
     /// Runs a GC pass: shows `visit` every entry that could be read, and erases expired ones. `visit` decides each
-    /// entry's fate by the state at `state_read`, in jiffies. Later changes count: a live flow is terminated only if its
-    /// server is still terminating, and an affinity entry stays that was refreshed since. `hz` is jiffies per second.
-    /// `between_ticks` is called after each bounded number of slots.
+    /// entry's fate by the state at `state_read`, in jiffies; it can ask whether a server is terminating now. An affinity
+    /// entry stays that was refreshed since `state_read`. `hz` is jiffies per second. `between_ticks` is called after
+    /// each bounded number of slots.
     fn run_gc(
         &mut self,
         state_read: u32,
         hz: u32,
-        visit: &mut dyn FnMut(FlowRecord) -> GcAction,
+        visit: &mut GcVisitor<'_>,
         between_ticks: &mut dyn FnMut(),
     ) -> anyhow::Result<GcPass>;
 
@@ -83,6 +83,9 @@ pub trait FlowTableAccess {
 
 /// Maps a client address and the present client path of a flow to the new path; `None` keeps the path.
 pub type NewPath<'a> = dyn Fn(&Address, ClientPath) -> Option<ClientPath> + 'a;
+
+/// Decides the fate of an entry. It can ask whether a server is terminating now.
+pub type GcVisitor<'a> = dyn FnMut(FlowRecord, &dyn Fn(Handle) -> bool) -> GcAction + 'a;
 
 /// Whether a flush erases an entry.
 pub type FlushPredicate<'a> = dyn FnMut(&FlowRecord) -> bool + 'a;

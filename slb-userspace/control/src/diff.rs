@@ -26,6 +26,10 @@ pub fn diff(actual: &MapState, desired: &MapState) -> Vec<Operation> {
             is_new: actual.backends.get(&id).is_none_or(|old| old.handle != backend.handle),
         })
         .partition(is_terminating);
+    // They are written after the grace period, and a program may still use the next hop that they leave.
+    let leaves_hop = terminating.iter().any(|put| {
+        actual.backends.get(&put.id).is_some_and(|backend| backend.next_hop != put.backend.next_hop)
+    });
     if !backends.is_empty() {
         operations.push(Operation::PutBackends(backends));
     }
@@ -55,7 +59,11 @@ pub fn diff(actual: &MapState, desired: &MapState) -> Vec<Operation> {
         operations.push(Operation::PutBackends(terminating));
     }
     operations.extend(removed(&actual.backends, &desired.backends).map(Operation::ClearBackend));
-    operations.extend(removed(&actual.next_hops, &desired.next_hops).map(Operation::ClearNextHop));
+    let hops: Vec<_> = removed(&actual.next_hops, &desired.next_hops).map(Operation::ClearNextHop).collect();
+    if leaves_hop && !hops.is_empty() {
+        operations.push(Operation::GracePeriod);
+    }
+    operations.extend(hops);
     operations
         .extend(actual.interfaces.difference(&desired.interfaces).map(|i| Operation::RemoveInterface(*i)));
     // An earlier change, or a failed one, may have stopped the use of what is cleared. A program may still see it.

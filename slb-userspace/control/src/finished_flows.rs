@@ -114,8 +114,13 @@ impl<'a> FinishedFlows<'a> {
             return false;
         }
         let to = self.server(entry.lookup_table, backend_address(backend));
-        self.rehomed.extend(to.map(|to| ((flow.service, flow.backend), to)));
-        to.is_some()
+        let Some(to) = to else { return false };
+        if let Some(has_rst_outstanding) = self.removed.get_mut(&to) {
+            // The flow is its own from this pass on.
+            *has_rst_outstanding = true;
+        }
+        self.rehomed.insert((flow.service, flow.backend), to);
+        true
     }
 
     /// Whether this pass ends the flow. If so, it is added to `ended`.

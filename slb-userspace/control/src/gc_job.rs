@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result};
 use slb_common::{
     abi::{
         Handle,
+        backend::Backend,
         lookup_table::LookupTable,
         service::{IndexEntry, mode, policy},
     },
@@ -85,6 +86,8 @@ pub struct GcFindings {
     pub(crate) answers: BTreeMap<SocketAddr, AnswerCounts>,
     /// A sample of the clients of mode `nat`.
     pub(crate) clients: BTreeSet<IpAddr>,
+    /// Whether flows were rehomed. The next pass sees them with their new servers.
+    pub(crate) has_rehomed: bool,
     /// Removed terminating servers for which the pass has found no RST outstanding.
     pub(crate) rst_delivered: BTreeSet<Handle>,
     /// Time until the next GC pass.
@@ -106,11 +109,14 @@ impl GcJob {
             .map(|id| Ok((*id, table.current_backends(*id).context("cannot read a table")?)))
             .collect::<Result<_>>()?;
         let mut scan = Scan::new(&self, &current_backends);
-        let gc_pass = table.run_gc(self.state_read, self.hz, &mut |flow| scan.visit(&flow), between_ticks)?;
+        let mut visit =
+            |flow: FlowRecord, is_terminating: &dyn Fn(Handle) -> bool| scan.visit(&flow, is_terminating);
+        let gc_pass = table.run_gc(self.state_read, self.hz, &mut visit, between_ticks)?;
         let Scan {
             finished_flows, samples, pinned_elsewhere, connection_counts, handshakes, answers, ..
         } = scan;
-        if !finished_flows.rehomed.is_empty() {
+        let has_rehomed = !finished_flows.rehomed.is_empty();
+        if has_rehomed {
             table.rehome_flows(&finished_flows.rehomed);
         }
         let next = finished_flows.next_pass();
@@ -124,6 +130,7 @@ impl GcJob {
             handshakes: handshakes.pools(),
             answers: answers.by_server(&self.state),
             clients: samples.chosen(),
+            has_rehomed,
             rst_delivered: if is_complete { finished_flows.rst_delivered() } else { BTreeSet::new() },
             next,
             ended: finished_flows.ended,
@@ -162,8 +169,8 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Notes an entry, and decides its fate.
-    fn visit(&mut self, flow: &FlowRecord) -> GcAction {
+    /// Notes an entry, and decides its fate. `is_terminating` says whether a server is terminating now.
+    fn visit(&mut self, flow: &FlowRecord, is_terminating: &dyn Fn(Handle) -> bool) -> GcAction {
         let entry = self.entries.get(&flow.service).copied();
         if flow.is_affinity {
             return self.finished_flows.affinity_fate(flow, entry);
@@ -171,7 +178,8 @@ impl<'a> Scan<'a> {
         let Some(entry) = entry else { return GcAction::Keep };
         self.handshakes.note(flow, entry);
         self.answers.note(flow, entry);
-        let fate = self.finished_flows.fate_of(flow, entry);
+        let has_returned = self.was_terminating(flow) && !is_terminating(flow.backend);
+        let fate = if has_returned { GcAction::Keep } else { self.finished_flows.fate_of(flow, entry) };
         self.connection_counts.note(flow, entry);
         if entry.mode == mode::NAT && flow.left.is_some() && !flow.is_finished {
             self.samples.note(&flow.client, flow.path);
@@ -180,12 +188,19 @@ impl<'a> Scan<'a> {
         fate
     }
 
+    /// Whether the flow is live, and its server was terminating when the state was read.
+    fn was_terminating(&self, flow: &FlowRecord) -> bool {
+        let is_live = flow.left.is_some() && !flow.is_finished;
+        let backend = self.job.state.backends.get(&flow.backend.id()).filter(|it| it.handle == flow.backend);
+        is_live && backend.is_some_and(|backend| backend.flags & Backend::TERMINATING != 0)
+    }
+
     /// Notes a flow of a migrating slot that is pinned to another backend than the slot's current one.
     fn note_pinned(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
         // Such a flow always has an entry, so its slot does not matter unless the entry is evicted. UDP does not show
         // whether a flow predates the change.
-        let is_loose = flow.evictable_silence.is_some() && entry.protocol == protocol::TCP;
-        if entry.policy & policy::PINNED_ELSEWHERE != 0 && !is_loose {
+        let is_evictable = flow.evictable_silence.is_some() && entry.protocol == protocol::TCP;
+        if entry.policy & policy::PINNED_ELSEWHERE != 0 && !is_evictable {
             return;
         }
         let current_backends = self.current_backends.get(&entry.lookup_table);

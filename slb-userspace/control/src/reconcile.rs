@@ -284,7 +284,7 @@ fn operation_name(operation: &Operation) -> &'static str {
         Operation::PutTables(_) => "PutTables",
         Operation::ClearTable(_) => "ClearTable",
         Operation::PutService { .. } => "PutService",
-        Operation::GracePeriod => "Settle",
+        Operation::GracePeriod => "GracePeriod",
         Operation::ClearService(_) => "ClearService",
         Operation::PutIndex(_) => "PutIndex",
     }

@@ -66,10 +66,11 @@ impl Rehoming {
         !std::mem::take(&mut self.in_pass).is_empty()
     }
 
-    /// The GC pass may have missed flows.
-    pub(crate) fn abort_pass(&mut self) {
+    /// The GC pass may have missed flows. Returns `false`: nothing is rehomed for sure.
+    pub(crate) fn abort_pass(&mut self) -> bool {
         let before = std::mem::take(&mut self.in_pass);
         self.left = before.union(std::mem::take(&mut self.left));
+        false
     }
 
     /// The tables, of those that servers in `actual` are in.

@@ -46,7 +46,7 @@ pub(super) enum Event {
     GcFinished(Finished),
 }
 
-/// The surroundings of the event loop.
+/// What the event loop reaches outside of itself.
 pub(super) trait Environment {
     /// What holds the maps.
     type Plane: DataPlane;

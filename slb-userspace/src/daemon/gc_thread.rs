@@ -46,10 +46,13 @@ pub(super) enum Finished {
     UpdateClientPaths(usize),
 }
 
-/// The GC thread. It ends with the process, or after the job that runs when this value is dropped.
+/// The GC thread. Dropping it waits for the job that runs: no other daemon may write the flow table before.
 pub(super) struct GcThread {
-    jobs: mpsc::UnboundedSender<Job>,
+    /// `None` while the thread is to end.
+    jobs: Option<mpsc::UnboundedSender<Job>>,
     finished: mpsc::UnboundedReceiver<Finished>,
+    /// `None` once it has ended.
+    thread: Option<thread::JoinHandle<()>>,
     /// Whether work waits for the running pass, so that it makes no pauses.
     is_urgent: Arc<AtomicBool>,
 }
@@ -61,17 +64,18 @@ impl GcThread {
         let (sender, finished) = mpsc::unbounded_channel();
         let is_urgent = Arc::new(AtomicBool::new(false));
         let mut worker = Worker { table, provoker, jobs: waiting, is_urgent: is_urgent.clone() };
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("slb-gc".to_owned())
             .spawn(move || {
                 while let Some(job) = worker.jobs.blocking_recv() {
-                    if sender.send(worker.run(job)).is_err() {
+                    // Queued jobs are left when the daemon stops.
+                    if sender.is_closed() || sender.send(worker.run(job)).is_err() {
                         return;
                     }
                 }
             })
             .context("cannot start the GC thread")?;
-        Ok(Self { jobs, finished, is_urgent })
+        Ok(Self { jobs: Some(jobs), finished, thread: Some(thread), is_urgent })
     }
 
     /// Queues a job. A pass makes pauses, to leave the CPU to others, until [`Self::hurry`] or the next job.
@@ -80,7 +84,7 @@ impl GcThread {
             self.is_urgent.store(false, Ordering::Relaxed);
         }
         // If the thread has ended, `finished` says so.
-        let _ = self.jobs.send(job);
+        let _ = self.jobs.as_ref().map(|jobs| jobs.send(job));
     }
 
     /// Work waits for the running pass.
@@ -94,6 +98,16 @@ impl GcThread {
     /// The thread has ended.
     pub(super) async fn finished(&mut self) -> Result<Finished> {
         self.finished.recv().await.context("the GC thread has ended")
+    }
+}
+
+impl Drop for GcThread {
+    fn drop(&mut self) {
+        self.hurry();
+        self.finished.close();
+        self.jobs = None;
+        // A panic of the thread has been reported.
+        let _ = self.thread.take().map(thread::JoinHandle::join);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The event loop over a fake data plane, with a virtual clock and without root.
 
 mod fake;
+mod gc_passes;
 mod reconfigurations;
 mod restarts;
 
@@ -22,7 +23,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use self::fake::{FakeEnvironment, Plane, Surroundings, probe};
+use self::fake::{FakeEnvironment, FakeHost, Plane, probe};
 use super::{environment::Event, event_loop::EventLoop, signals::Signals, store::Store};
 use crate::{
     dataplane::bpf::lifetime::PinLifetime,
@@ -49,7 +50,7 @@ type Answer = oneshot::Receiver<Result<ChangeResult, RequestError>>;
 /// A machine with a daemon.
 struct World {
     plane: Plane,
-    surroundings: Rc<RefCell<Surroundings>>,
+    host: Rc<RefCell<FakeHost>>,
     directory: TempDir,
     begun: Instant,
     daemon: Option<RunningDaemon>,
@@ -67,21 +68,21 @@ impl World {
     async fn start(servers: &[u8]) -> Self {
         let mut world = Self {
             plane: Plane::default(),
-            surroundings: Rc::default(),
+            host: Rc::default(),
             directory: TempDir::new().unwrap(),
             begun: Instant::now(),
             daemon: None,
         };
-        world.surroundings.borrow_mut().attached.insert("eth0".to_owned());
+        world.host.borrow_mut().attached.insert("eth0".to_owned());
         world.begin(servers).await;
         world
     }
 
     /// Starts a daemon over the data plane that an earlier one has left, and waits until it forwards.
     async fn begin(&mut self, servers: &[u8]) {
-        self.surroundings.borrow_mut().targets.clear();
+        self.host.borrow_mut().targets.clear();
         let config = Arc::new(self.config("eth0", servers).config);
-        let (env, events) = FakeEnvironment::new(&self.plane, &self.surroundings, self.begun);
+        let (env, events) = FakeEnvironment::new(&self.plane, &self.host, self.begun);
         let limits = MapLimits { interfaces: BTreeSet::from([1]), hz: 250, max_backends: 64 };
         let store = Store::open(self.directory.path());
         let loader = Loader::new(self.directory.path().join("slb.toml"), config.daemon.seed());
@@ -154,7 +155,7 @@ impl World {
     /// Reports a result of a server's health check.
     fn check(&self, last: u8, healthy: bool) {
         let address = IpAddr::from([10, 0, 0, last]);
-        let target = self.surroundings.borrow().targets.iter().find(|it| it.address.ip() == address).cloned();
+        let target = self.host.borrow().targets.iter().find(|it| it.address.ip() == address).cloned();
         let event = probe(&target.expect("the server is checked"), healthy);
         assert!(self.daemon().events.send(event).is_ok(), "the event loop has ended");
     }
@@ -171,6 +172,12 @@ impl World {
         let plane = self.plane.borrow();
         let alive = plane.state.backends.values().filter(|it| it.flags & Backend::TERMINATING == 0);
         alive.map(|backend| last_octet(to_ip(&backend.address))).collect()
+    }
+
+    /// Servers with an entry in the data plane, by the last octet.
+    fn known(&self) -> BTreeSet<u8> {
+        let plane = self.plane.borrow();
+        plane.state.backends.values().map(|backend| last_octet(to_ip(&backend.address))).collect()
     }
 
     /// Servers of the active configuration, by the last octet.

@@ -16,12 +16,12 @@ use slb_common::{
         lookup_table::{LookupTable, MIGRATING, NO_BACKEND, current_backend},
     },
     datapath::{
-        flow_gc::{Clock, FlowGc, FlushResult, GcAction, GcPass},
+        flow_gc::{Clock, FlowGc, FlushResult, GcPass},
         maps::Maps as _,
     },
 };
 use slb_control::dataplane::{
-    DataPlane, FlowTableAccess, FlushPredicate, NewPath, TableContents,
+    DataPlane, FlowTableAccess, FlushPredicate, GcVisitor, NewPath, TableContents,
     rehome::{self, RehomeMap},
     state::{FlowRecord, MapState, Operation, ServerTable, backend_address, to_address},
 };
@@ -196,7 +196,7 @@ impl FlowTableAccess for HostPlane {
         &mut self,
         state_read: u32,
         hz: u32,
-        visit: &mut dyn FnMut(FlowRecord) -> GcAction,
+        visit: &mut GcVisitor<'_>,
         _between_ticks: &mut dyn FnMut(),
     ) -> Result<GcPass> {
         let Inner { host, flow_gc, state, .. } = &mut *self.0.borrow_mut();
@@ -208,10 +208,7 @@ impl FlowTableAccess for HostPlane {
         };
         flow_gc.begin(&table, clock, state_read);
         let gc_pass = flow_gc.scan(&table, 0..u32::MAX, clock, &mut |seen| {
-            let flow = FlowRecord::new(seen, clock);
-            let action = visit(flow);
-            let is_for_server = action == GcAction::Terminate && !flow.is_affinity && flow.left.is_some();
-            if is_for_server && !is_terminating(flow.backend) { GcAction::Keep } else { action }
+            visit(FlowRecord::new(seen, clock), &is_terminating)
         });
         ensure!(table.is_sound(), "homes do not name their entries");
         Ok(gc_pass)

@@ -22,7 +22,7 @@ use slb_common::{
 
 use self::visibility::{Object, ObjectKind};
 use super::{
-    DataPlane, FlowTableAccess, FlushPredicate, NewPath, TableContents,
+    DataPlane, FlowTableAccess, FlushPredicate, GcVisitor, NewPath, TableContents,
     rehome::RehomeMap,
     state::{FlowRecord, MapState, NO_TABLE, Operation, PutBackend, ServerTable, to_address},
 };
@@ -120,16 +120,17 @@ impl FlowTableAccess for FakeDataPlane {
         &mut self,
         _: u32,
         _: u32,
-        visit: &mut dyn FnMut(FlowRecord) -> GcAction,
+        visit: &mut GcVisitor<'_>,
         between_ticks: &mut dyn FnMut(),
     ) -> Result<GcPass> {
         self.gc_passes += 1;
         let used = self.flows.iter_mut().enumerate().filter(|(slot, _)| !self.erased_slots.contains(slot));
+        let is_terminating = |server: Handle| {
+            let backend = self.state.backends.get(&server.id()).filter(|backend| backend.handle == server);
+            backend.is_some_and(|backend| backend.flags & Backend::TERMINATING != 0)
+        };
         for (_, flow) in used {
-            let server = self.state.backends.get(&flow.backend.id()).filter(|it| it.handle == flow.backend);
-            let is_live = flow.left.is_some() && !flow.is_affinity;
-            let keeps = is_live && server.is_none_or(|it| it.flags & Backend::TERMINATING == 0);
-            flow.is_finished |= visit(*flow) == GcAction::Terminate && !keeps;
+            flow.is_finished |= visit(*flow, &is_terminating) == GcAction::Terminate;
             between_ticks();
         }
         let live = self.flows.len() - self.erased_slots.len();

@@ -3,12 +3,12 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use anyhow::Result;
-use slb_common::datapath::flow_gc::{FlushResult, GcAction, GcPass};
+use slb_common::datapath::flow_gc::{FlushResult, GcPass};
 
 use super::{
-    DataPlane, FlowTableAccess, FlushPredicate, NewPath, TableContents,
+    DataPlane, FlowTableAccess, FlushPredicate, GcVisitor, NewPath, TableContents,
     rehome::RehomeMap,
-    state::{FlowRecord, MapState, Operation},
+    state::{MapState, Operation},
 };
 
 impl<P: DataPlane> DataPlane for Rc<RefCell<P>> {
@@ -50,7 +50,7 @@ impl<P: FlowTableAccess> FlowTableAccess for Rc<RefCell<P>> {
         &mut self,
         state_read: u32,
         hz: u32,
-        visit: &mut dyn FnMut(FlowRecord) -> GcAction,
+        visit: &mut GcVisitor<'_>,
         between_ticks: &mut dyn FnMut(),
     ) -> Result<GcPass> {
         self.borrow_mut().run_gc(state_read, hz, visit, between_ticks)

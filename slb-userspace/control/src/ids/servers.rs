@@ -131,7 +131,12 @@ impl<'a> ServerAssignment<'a> {
         let now = self.inputs.now;
         let slow_start = pool.slow_start.map(seconds);
         let actual = same.map(|known| known.backend);
-        let leaving = drain::of_configured(actual, server, pool.drain.map(seconds), now);
+        let mut leaving = drain::of_configured(actual, server, pool.drain.map(seconds), now);
+        let serves = actual.is_some_and(|backend| backend.flags & Backend::TERMINATING == 0);
+        if leaving.is_terminating && serves && previous_table.is_none() && self.split.contains(&table) {
+            // As in `removed`.
+            leaving = leaving.not_before(now + REHOME_SECONDS, now);
+        }
         let is_in_use = self.in_use.contains(&previous_table.unwrap_or(table));
         let ramp = slow_start.map(|_| slow_start::ramp(actual, server, is_in_use, now)).unwrap_or_default();
         let mut backend = with_ramp(backend(address, server, &self.desired.tunnel), ramp);
@@ -157,7 +162,8 @@ impl<'a> ServerAssignment<'a> {
         let Some(leaving) = self.removed(known, table, pool.drain.map(seconds)) else { return Ok(()) };
         let (id, handle) = match previous_table {
             None => (known.id, known.backend.handle),
-            Some(_) if known.is_finished() => return Ok(()),
+            // Without flows to rehome, none of its flows comes to the new table.
+            Some(_) if known.is_finished() && self.inputs.rehoming.is_empty() => return Ok(()),
             Some(_) => ids.backend(self.actual)?,
         };
         let backend = Backend { handle, lookup_table: table, ..self.removed_entry(known, ids)? };

@@ -1,4 +1,4 @@
-//! What precedes and follows a flow-table GC pass, which runs in the GC thread meanwhile.
+//! What precedes and follows a flow-table GC pass of the GC thread.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +24,9 @@ use crate::{
     slot_migration::PinnedElsewhere,
 };
 
+/// Time until the next GC pass if this one has missed flows or rehomed some.
+const SOON: Duration = Duration::from_secs(1);
+
 /// The result of a GC pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GcSummary {
@@ -42,9 +45,11 @@ pub struct GcSummary {
     /// A sample of the clients of mode `nat`, whose client paths are to be followed.
     pub clients: BTreeSet<IpAddr>,
     /// Whether server entries can be cleared that were kept for flows to be rehomed.
-    pub has_rehomed: bool,
+    pub is_rehomed: bool,
     /// Time until the next GC pass.
     pub next: Duration,
+    /// Longest time until then, whatever passes cost; `None` if the next pass may be postponed.
+    pub max_delay: Option<Duration>,
 }
 
 impl<D: DataPlane> Reconciler<D> {
@@ -64,7 +69,7 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(GcJob { state, hz: self.limits.hz, state_read, now, on_link, ejection_pools, due })
     }
 
-    /// A GC pass has failed. Another one is due.
+    /// A GC pass has failed, or its findings could not be processed. Another one is due.
     pub fn abort_gc(&mut self) {
         self.is_gc_due = true;
         self.rehoming.abort_pass();
@@ -74,24 +79,22 @@ impl<D: DataPlane> Reconciler<D> {
     /// time since boot.
     ///
     /// # Errors
-    /// As [`Self::reconcile`].
+    /// As [`Self::reconcile`]. [`Self::abort_gc`] follows.
     pub fn end_gc(&mut self, found: GcFindings, now: Duration) -> Result<GcSummary> {
-        self.process_findings(found, now).inspect_err(|_| self.abort_gc())
-    }
-
-    fn process_findings(&mut self, found: GcFindings, now: Duration) -> Result<GcSummary> {
         self.actual()?;
         // A failure leaves `None`, so that the maps are read again.
         let mut actual = self.actual.take().unwrap_or_default();
         // Read after the pass, which has seen every entry not evicted by then.
         let evictions = Some(self.plane.evictions().context("cannot read the counters")?);
         if std::mem::replace(&mut self.evictions, evictions) != evictions {
-            let tables = &mut Arc::make_mut(&mut actual).tables;
-            tables.values_mut().for_each(|table| table.slot_migration.restart_wait(now));
+            if actual.tables.values().any(|table| !table.slot_migration.is_empty()) {
+                let tables = &mut Arc::make_mut(&mut actual).tables;
+                tables.values_mut().for_each(|table| table.slot_migration.restart_wait(now));
+            }
         } else {
             self.end_migrations(&mut actual, &found)?;
         }
-        // Servers that came meanwhile count their connections from zero.
+        // Servers that have got an id since the pass began count their connections from zero.
         let mut counts = found.connection_counts.by_id();
         counts.retain(|id, _| {
             actual.backends.get(id).map(|backend| backend.handle)
@@ -104,10 +107,9 @@ impl<D: DataPlane> Reconciler<D> {
             wrote.context("cannot write how many flows servers have")?;
         }
         self.rst_delivered = found.rst_delivered;
-        let has_rehomed = found.gc_pass.unread == 0 && self.rehoming.end_pass();
-        if found.gc_pass.unread != 0 {
-            self.rehoming.abort_pass();
-        }
+        let is_complete = found.gc_pass.unread == 0;
+        let is_rehomed = if is_complete { self.rehoming.end_pass() } else { self.rehoming.abort_pass() };
+        let max_delay = (!is_complete || found.has_rehomed).then_some(SOON);
         Ok(GcSummary {
             moved,
             flows: found.gc_pass.live,
@@ -116,8 +118,9 @@ impl<D: DataPlane> Reconciler<D> {
             handshakes: found.handshakes,
             answers: found.answers,
             clients: found.clients,
-            has_rehomed,
-            next: found.next,
+            is_rehomed,
+            next: found.next.min(max_delay.unwrap_or(found.next)),
+            max_delay,
         })
     }
 
@@ -158,6 +161,9 @@ impl<D: DataPlane> Reconciler<D> {
         };
         let put: BTreeMap<u32, ServerTable> =
             ended.iter().filter(has_changed).map(|(id, table)| (*id, table.clone())).collect();
+        if ended.is_empty() {
+            return Ok(());
+        }
         let tables = &mut Arc::make_mut(actual).tables;
         tables.extend(ended.iter().map(|(id, table)| (*id, table.without_current_backends())));
         if !put.is_empty() {

@@ -26,7 +26,7 @@ impl<D: DataPlane + FlowTableAccess> Reconciler<D> {
         let job = self.begin_gc(now, on_link.clone())?;
         let found = job.run(&mut self.plane, &mut || {}).inspect_err(|_| self.abort_gc())?;
         let ended = found.ended.clone();
-        Ok((self.end_gc(found, now)?, ended))
+        Ok((self.end_gc(found, now).inspect_err(|_| self.abort_gc())?, ended))
     }
 
     /// Erases the chosen entries, or only counts them if not `erases`.

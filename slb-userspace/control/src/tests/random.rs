@@ -11,7 +11,7 @@ use crate::{
         fake::FailurePoint,
         state::{FlowRecord, MapState, ServerTable},
     },
-    gc_job::GcJob,
+    gc_job::{GcFindings, GcJob},
     model::HealthVerdict,
     slot_migration::SlotMigration,
     targets::targets,
@@ -43,10 +43,10 @@ enum Change {
     Second(Vec<(u8, u8)>),
     /// A flow of the first or second (`true`) listener to one of its servers.
     Flow(bool, usize),
-    /// A GC pass begins, if none runs.
-    BeginGc,
+    /// A GC pass begins; one that has begun scans the flow table.
+    ContinueGc,
     /// The GC pass that runs ends, or a whole one.
-    Look,
+    EndGc,
     Later(u64),
     Health(u8, bool),
     Neighbour(u8, Option<u8>),
@@ -68,8 +68,8 @@ fn change() -> impl Strategy<Value = Change> {
         servers().prop_map(Change::Servers),
         servers().prop_map(Change::Second),
         (any::<bool>(), any::<usize>()).prop_map(|(second, n)| Change::Flow(second, n)),
-        Just(Change::BeginGc),
-        Just(Change::Look),
+        Just(Change::ContinueGc),
+        Just(Change::EndGc),
         (0u64..100).prop_map(Change::Later),
         (1u8..12, any::<bool>()).prop_map(|(n, healthy)| Change::Health(n, healthy)),
         (1u8..12, prop::option::of(0u8..4)).prop_map(|(n, hop)| Change::Neighbour(n, hop)),
@@ -82,13 +82,16 @@ proptest! {
     /// The fake refuses every state with a dangling id. A server that stays keeps its id and handle, whatever else
     /// changes. A GC pass rehomes every flow to its listener's own table.
     #[test]
-    fn any_sequence_of_changes_is_sound_at_every_step(changes in prop::collection::vec(change(), 1..40)) {
+    fn any_sequence_of_changes_is_sound_at_every_step(
+        changes in prop::collection::vec(change(), 1..40),
+        drains in any::<[bool; 2]>(),
+    ) {
         let mut world = World::new();
         let (mut first, mut second) = (vec![(1, 100), (2, 50)], None);
         let mut config = group(&first);
         world.all_healthy(&config);
         let mut before = world.reconcile(&config).unwrap();
-        let mut job = None;
+        let mut running = None;
         for change in changes {
             let mut ends_then = false;
             match change {
@@ -102,13 +105,9 @@ proptest! {
                     let flow = flow(&before, port, with.handle);
                     world.reconciler.plane_mut().flows.push(flow);
                 }
-                Change::BeginGc => {
-                    if job.is_none() {
-                        job = Some(world.reconciler.begin_gc(world.now, BTreeSet::new()).unwrap());
-                    }
-                }
-                Change::Look if job.is_some() => end_gc(&mut world, job.take()),
-                Change::Look => {
+                Change::ContinueGc => running = Some(continue_gc(&mut world, running)),
+                Change::EndGc if let Some(begun) = running.take() => end_gc(&mut world, begun),
+                Change::EndGc => {
                     world.reconciler.run_gc(world.now, &BTreeSet::new()).map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
                     for flow in &world.reconciler.plane_mut().flows.clone() {
                         let at = |port| flow.service == self::flow(&before, port, flow.backend).service;
@@ -128,7 +127,7 @@ proptest! {
                 Change::Neighbour(n, Some(to)) => {
                     world.next_hops.insert(IpAddr::from([10, 0, 0, n]), Ok(reached(to)));
                 }
-                Change::Restart => (world, job) = (world.restart(), None),
+                Change::Restart => (world, running) = (world.restart(), None),
                 Change::Fail(after, fails, ends) => {
                     ends_then = ends;
                     let plane = world.reconciler.plane_mut();
@@ -139,6 +138,9 @@ proptest! {
                 Some(second) => two_groups(&first, second),
                 None => group(&first),
             };
+            for (listener, drains) in config.load_balancers[0].listeners.iter_mut().zip(drains) {
+                listener.drain_timeout = drains.then_some(Duration::from_secs(60));
+            }
             for target in targets(&config) {
                 world.health.entry(target).or_insert(HealthVerdict { healthy: true, detail: None });
             }
@@ -148,7 +150,7 @@ proptest! {
                 Err(error) => {
                     prop_assert!(fails && format!("{error:#}").contains("was to fail"), "{:#}", error);
                     if ends_then {
-                        (world, job) = (world.restart(), None);
+                        (world, running) = (world.restart(), None);
                     }
                     world.reconcile(&config).map_err(|error| TestCaseError::fail(format!("{error:#}")))?
                 }
@@ -170,11 +172,31 @@ proptest! {
     }
 }
 
-/// Runs and ends a GC pass that began some changes ago.
-fn end_gc(world: &mut World, job: Option<GcJob>) {
-    let found = job.unwrap().run(world.reconciler.plane_mut(), &mut || {}).unwrap();
+/// A GC pass that takes some changes long.
+enum RunningGc {
+    Begun(GcJob),
+    Scanned(Box<GcFindings>),
+}
+
+fn continue_gc(world: &mut World, running: Option<RunningGc>) -> RunningGc {
+    match running {
+        None => RunningGc::Begun(world.reconciler.begin_gc(world.now, BTreeSet::new()).unwrap()),
+        Some(RunningGc::Begun(job)) => {
+            RunningGc::Scanned(Box::new(job.run(world.reconciler.plane_mut(), &mut || {}).unwrap()))
+        }
+        Some(scanned) => scanned,
+    }
+}
+
+fn end_gc(world: &mut World, running: RunningGc) {
+    let found = match running {
+        RunningGc::Begun(job) => job.run(world.reconciler.plane_mut(), &mut || {}).unwrap(),
+        RunningGc::Scanned(found) => *found,
+    };
     // It may have to carry out an operation that fails.
-    let _ = world.reconciler.end_gc(found, world.now);
+    if world.reconciler.end_gc(found, world.now).is_err() {
+        world.reconciler.abort_gc();
+    }
 }
 
 /// Whether a change takes the server from a flow of a listener that goes on to have this server.
@@ -188,6 +210,9 @@ fn loses_server(flow: &FlowRecord, before: &MapState, after: &MapState) -> bool 
         return false;
     };
     let mut configured = after.backends.values().filter(|it| it.flags & Backend::REMOVED == 0);
-    let stays = configured.any(|it| it.lookup_table == entry.lookup_table && it.address == address);
+    let stays = configured.any(|it| {
+        let serves = it.flags & Backend::TERMINATING == 0;
+        it.lookup_table == entry.lookup_table && it.address == address && serves
+    });
     stays && serves(after).is_none()
 }

@@ -247,6 +247,7 @@ fn ended_connections_are_reported_once_although_the_pass_fails_later() {
     let found = job.run(world.reconciler.plane_mut(), &mut || {}).unwrap();
     assert_eq!(found.ended.len(), 1);
     world.reconciler.end_gc(found, world.now).unwrap_err();
+    world.reconciler.abort_gc();
     assert!(world.reconciler.plane_mut().flows[0].is_finished && world.reconciler.is_gc_due());
     assert_eq!(world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap().1.len(), 0, "a RST once");
     assert!(!world.reconciler.is_gc_due());

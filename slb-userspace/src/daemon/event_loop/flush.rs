@@ -111,13 +111,18 @@ impl<E: Environment> EventLoop<E> {
         let mut flush = self.flushes.0.remove(oldest);
         match flushed {
             Err(error) => send_answer(flush, Err(failed(&error))),
-            Ok(flushed) if !flush.erases => send_answer(flush, Ok(flushed)),
+            Ok(flushed) if !flush.erases || flushed.erased == 0 => send_answer(flush, Ok(flushed)),
             Ok(flushed) => {
                 let FlushResult { erased, locked } = flushed;
                 let (Requester { uid, user, pid }, filter) = (&flush.by, &flush.filter);
                 tracing::info!(what = COMMAND, uid, user, pid, %filter, erased, locked, "flow-table entries erased");
-                // Without the time, the slots wait from their last change on, for which their flows have expired.
-                self.reconciler.on_flushed(self.env.since_start().unwrap_or_default());
+                match self.env.since_start() {
+                    Ok(now) => self.reconciler.on_flushed(now),
+                    Err(error) => tracing::error!(
+                        error = format!("{error:#}"),
+                        "erased flows of migrating slots may return to other servers"
+                    ),
+                }
                 flush.step = FlushStep::LastPass(flushed);
                 self.flushes.0.push(flush);
                 self.demand_gc_pass();
@@ -125,16 +130,16 @@ impl<E: Environment> EventLoop<E> {
         }
     }
 
-    /// A pass has failed: the flushes that waited for its end are answered.
+    /// A pass has failed: the flushes that waited for its end are answered. Others wait for the next one.
     pub(super) fn fail_flushes(&mut self, error: &anyhow::Error) {
         for flush in std::mem::take(&mut self.flushes.0) {
             match flush.step {
-                FlushStep::InFirstPass | FlushStep::FirstPass => send_answer(flush, Err(failed(error))),
+                FlushStep::InFirstPass => send_answer(flush, Err(failed(error))),
                 // The entries are erased, and a later pass corrects the counts.
-                FlushStep::InLastPass(flushed) | FlushStep::LastPass(flushed) => {
-                    send_answer(flush, Ok(flushed));
+                FlushStep::InLastPass(flushed) => send_answer(flush, Ok(flushed)),
+                FlushStep::FirstPass | FlushStep::Flush | FlushStep::LastPass(_) => {
+                    self.flushes.0.push(flush);
                 }
-                FlushStep::Flush => self.flushes.0.push(flush),
             }
         }
     }

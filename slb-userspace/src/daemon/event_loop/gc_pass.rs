@@ -49,10 +49,7 @@ impl<E: Environment> EventLoop<E> {
         match finished {
             Finished::Pass(passed) => match passed.and_then(|(found, cost)| self.end_gc_pass(*found, cost)) {
                 Ok(()) => self.on_pass_for_flushes(),
-                Err(error) => {
-                    self.reconciler.abort_gc();
-                    self.on_failed_gc_pass(&error);
-                }
+                Err(error) => self.on_failed_gc_pass(&error),
             },
             Finished::Flush(flushed) => self.on_flushed(flushed),
             Finished::UpdateClientPaths(flows) => {
@@ -63,6 +60,7 @@ impl<E: Environment> EventLoop<E> {
 
     fn on_failed_gc_pass(&mut self, error: &anyhow::Error) {
         tracing::error!(error = format!("{error:#}"), "flow-table pass failed; retrying");
+        self.reconciler.abort_gc();
         self.gc_schedule.fail(Instant::now());
         self.fail_flushes(error);
         self.change_soon();
@@ -71,17 +69,28 @@ impl<E: Environment> EventLoop<E> {
     /// Processes the findings of a GC pass: ended migrations, handshake outcomes, answers of servers, clients.
     fn end_gc_pass(&mut self, found: GcFindings, cost: PassCost) -> Result<()> {
         let (now, ended) = (self.env.since_start()?, found.ended.len());
-        let GcSummary { moved, flows, assured, entries, handshakes, answers, clients, has_rehomed, next } =
-            self.reconciler.end_gc(found, now)?;
+        let GcSummary {
+            moved,
+            flows,
+            assured,
+            entries,
+            handshakes,
+            answers,
+            clients,
+            is_rehomed,
+            next,
+            max_delay,
+        } = self.reconciler.end_gc(found, now)?;
         self.log_fill(assured, entries);
         let has_nat_service = self.reconciler.has_nat_service();
         self.env.watch_clients(if has_nat_service { clients } else { BTreeSet::new() });
         let is_news = self.observations.on_answers(&answers);
-        if self.observations.on_outcomes(&handshakes, now) || is_news || has_rehomed {
+        if self.observations.on_outcomes(&handshakes, now) || is_news || is_rehomed {
             self.change_soon();
         }
         let next = if moved == 0 && !has_nat_service { next } else { next.min(MAX_GC_INTERVAL) };
-        self.gc_schedule.end(cost, next, self.reconciler.required_gc_interval());
+        let max_delay = [max_delay, self.reconciler.required_gc_interval()].into_iter().flatten().min();
+        self.gc_schedule.end(cost, next, max_delay);
         if self.reconciler.is_gc_due() {
             self.demand_gc_pass();
         }

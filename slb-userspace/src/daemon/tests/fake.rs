@@ -11,9 +11,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use slb_control::{
     dataplane::{FlowTableAccess as _, fake::FakeDataPlane},
+    gc_job::GcJob,
     inputs::{NextHop, Resolution, VipState},
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -37,13 +38,17 @@ pub(super) type Plane = Rc<RefCell<FakeDataPlane>>;
 
 /// What a test says about the world, and sees of it.
 #[derive(Default)]
-pub(super) struct Surroundings {
+pub(super) struct FakeHost {
     /// Servers whose checks have no result yet.
     pub(super) silent: BTreeSet<IpAddr>,
     /// Why no interface takes the program, if so.
     pub(super) refusal: Option<String>,
-    /// Whether GC passes do not end.
+    /// Whether GC passes do not end before [`finish_gc`].
     pub(super) holds_gc: bool,
+    /// The pass that has not ended.
+    pub(super) held_gc: Option<GcJob>,
+    /// Whether GC passes fail.
+    pub(super) fails_gc: bool,
     /// Interfaces that run the program.
     pub(super) attached: BTreeSet<String>,
     /// The targets of health checks.
@@ -62,23 +67,29 @@ pub(super) struct FakeEnvironment {
 }
 
 /// Interfaces that take the program unless the test refuses.
-pub(super) struct FakeInterfaces(Rc<RefCell<Surroundings>>);
+pub(super) struct FakeInterfaces(Rc<RefCell<FakeHost>>);
 
 impl FakeEnvironment {
     /// Returns also the channel by which a test sends events.
     pub(super) fn new(
         plane: &Plane,
-        surroundings: &Rc<RefCell<Surroundings>>,
+        host: &Rc<RefCell<FakeHost>>,
         begun: Instant,
     ) -> (Self, mpsc::UnboundedSender<Event>) {
         let (sender, events) = mpsc::unbounded_channel();
-        let interfaces = FakeInterfaces(surroundings.clone());
+        let interfaces = FakeInterfaces(host.clone());
         (Self { interfaces, plane: plane.clone(), events, sender: sender.clone(), begun }, sender)
     }
 
     fn send(&self, event: Event) {
         self.sender.send(event).expect("the event loop has not ended");
     }
+}
+
+/// Runs a GC pass.
+pub(super) fn finish_gc(job: GcJob, plane: &Plane) -> Finished {
+    let cost = PassCost { begun: Instant::now(), took: Duration::ZERO, processor: Duration::ZERO };
+    Finished::Pass(job.run(&mut plane.clone(), &mut || {}).map(|found| (Box::new(found), cost)))
 }
 
 /// The result of a health check.
@@ -176,11 +187,14 @@ impl Environment for FakeEnvironment {
                 let mut world = self.interfaces.0.borrow_mut();
                 world.gc_passes += 1;
                 if world.holds_gc {
+                    world.held_gc = Some(job);
                     return;
                 }
-                let cost =
-                    PassCost { begun: Instant::now(), took: Duration::ZERO, processor: Duration::ZERO };
-                Finished::Pass(job.run(&mut plane, &mut || {}).map(|found| (Box::new(found), cost)))
+                if world.fails_gc {
+                    Finished::Pass(Err(anyhow!("the clock cannot be read")))
+                } else {
+                    finish_gc(job, &plane)
+                }
             }
             Job::Flush { choice, erases, hz } => {
                 Finished::Flush(plane.flush(erases, hz, &mut |entry| choice.matches(entry)))

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use slb_api::types::Set;
 use slb_control::dataplane::fake::FailurePoint;
 use tokio::time::sleep;
 
@@ -13,7 +12,7 @@ use crate::server::requests::{ApiCommand, RequestError};
 fn reload_keeps_the_active_configuration_until_new_servers_are_checked() {
     run(async {
         let world = World::start(&[1]).await;
-        world.surroundings.borrow_mut().silent.insert([10, 0, 0, 2].into());
+        world.host.borrow_mut().silent.insert([10, 0, 0, 2].into());
         let mut answer = world.reload(&[2]).await;
         assert!(is_outstanding(&mut answer, 2 * SECOND).await);
         assert_eq!((world.active(), world.serving()), ([1].into(), [1].into()));
@@ -28,7 +27,7 @@ fn reload_keeps_the_active_configuration_until_new_servers_are_checked() {
 fn reload_goes_ahead_without_a_server_that_is_never_checked() {
     run(async {
         let world = World::start(&[1]).await;
-        world.surroundings.borrow_mut().silent.insert([10, 0, 0, 2].into());
+        world.host.borrow_mut().silent.insert([10, 0, 0, 2].into());
         answered(world.reload(&[1, 2]).await).await.unwrap();
         assert_eq!((world.active(), world.serving()), ([1, 2].into(), [1].into()));
         world.check(2, true);
@@ -40,7 +39,7 @@ fn reload_goes_ahead_without_a_server_that_is_never_checked() {
 fn later_reload_answers_the_earlier_one_too() {
     run(async {
         let world = World::start(&[1]).await;
-        world.surroundings.borrow_mut().silent.extend([2, 3].map(|n| IpAddr::from([10, 0, 0, n])));
+        world.host.borrow_mut().silent.extend([2, 3].map(|n| IpAddr::from([10, 0, 0, n])));
         let mut first = world.reload(&[2]).await;
         assert!(is_outstanding(&mut first, 2 * SECOND).await);
         let second = world.reload(&[3]).await;
@@ -121,16 +120,16 @@ fn failed_change_leaves_the_active_configuration_and_is_undone() {
 fn interface_that_refuses_the_program_refuses_the_configuration() {
     run(async {
         let world = World::start(&[1]).await;
-        world.surroundings.borrow_mut().refusal = Some("another program is attached".to_owned());
+        world.host.borrow_mut().refusal = Some("another program is attached".to_owned());
         let loaded = Box::new(world.config("eth0 eth1", &[1, 2]));
         let refused = answered(world.command(ApiCommand::Reload { loaded }).await).await;
         let Err(RequestError::Failed(why)) = refused else { panic!("{refused:?}") };
         assert!(why.contains("another program is attached"), "{why}");
         assert_eq!((world.active(), world.serving()), ([1].into(), [1].into()));
-        world.surroundings.borrow_mut().refusal = None;
+        world.host.borrow_mut().refusal = None;
         let loaded = Box::new(world.config("eth0 eth1", &[1, 2]));
         answered(world.command(ApiCommand::Reload { loaded }).await).await.unwrap();
-        assert_eq!(world.surroundings.borrow().attached, ["eth0", "eth1"].map(str::to_owned).into());
+        assert_eq!(world.host.borrow().attached, ["eth0", "eth1"].map(str::to_owned).into());
         assert_eq!(world.plane.borrow().state.interfaces, [1, 2].into());
     });
 }
@@ -143,23 +142,5 @@ fn server_that_fails_its_check_leaves_and_returns() {
         world.until_serving(&[1]).await;
         world.check(2, true);
         world.until_serving(&[1, 2]).await;
-    });
-}
-
-/// A scan of a large flow table takes seconds.
-#[test]
-fn changes_do_not_wait_for_a_gc_pass() {
-    run(async {
-        let world = World::start(&[1, 2, 3]).await;
-        world.surroundings.borrow_mut().holds_gc = true;
-        // The removed server is terminating at once, which asks for a pass.
-        answered(world.reload(&[1, 2]).await).await.unwrap();
-        let passes = world.surroundings.borrow().gc_passes;
-        world.check(2, false);
-        world.until_serving(&[1]).await;
-        answered(world.set(1, Set::Weight(7)).await).await.unwrap();
-        answered(world.reload(&[1, 2, 4]).await).await.unwrap();
-        world.until_serving(&[1, 4]).await;
-        assert_eq!(world.surroundings.borrow().gc_passes, passes, "the pass has not ended");
     });
 }

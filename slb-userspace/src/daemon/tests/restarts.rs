@@ -15,7 +15,7 @@ fn next_daemon_keeps_handles_and_health_until_it_has_results() {
         world.until_serving(&[1]).await;
         let before = world.plane.borrow().state.clone();
         world.kill().await;
-        world.surroundings.borrow_mut().silent.extend([1, 2].map(|n| IpAddr::from([10, 0, 0, n])));
+        world.host.borrow_mut().silent.extend([1, 2].map(|n| IpAddr::from([10, 0, 0, n])));
         world.begin(&[1, 2]).await;
         sleep(30 * SECOND).await;
         assert_eq!(world.plane.borrow().state.backends, before.backends);
@@ -57,7 +57,7 @@ fn start_waits_for_servers_that_replace_healthy_ones() {
     run(async {
         let mut world = World::start(&[1]).await;
         world.kill().await;
-        world.surroundings.borrow_mut().silent.insert([10, 0, 0, 2].into());
+        world.host.borrow_mut().silent.insert([10, 0, 0, 2].into());
         let begun = tokio::time::Instant::now();
         world.begin(&[2]).await;
         assert!(begun.elapsed() > 2 * SECOND, "{:?}", begun.elapsed());

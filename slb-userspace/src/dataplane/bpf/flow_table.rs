@@ -16,7 +16,7 @@ use slb_common::{
 
 use super::{flows, inner_maps::read_inner, mapped_array::MappedArray, pinned_map, pins::Pins, syscall};
 use slb_control::dataplane::{
-    FlowTableAccess, FlushPredicate, NewPath,
+    FlowTableAccess, FlushPredicate, GcVisitor, NewPath,
     rehome::{self, RehomeMap},
     state::FlowRecord,
 };
@@ -89,21 +89,13 @@ impl FlowTableAccess for PinnedFlowTable {
         &mut self,
         state_read: u32,
         hz: u32,
-        visit: &mut dyn FnMut(FlowRecord) -> GcAction,
+        visit: &mut GcVisitor<'_>,
         between_ticks: &mut dyn FnMut(),
     ) -> Result<GcPass> {
         let mut clock = flows::clock(hz)?;
         let slots = self.slots();
         let table = FlowTable::new(self.flows.slots(), self.control.get(&0, 0)?.flow_seed);
-        let mut decide = |seen: &GcEntry<'_>, clock: Clock| {
-            let flow = FlowRecord::new(seen, clock);
-            let action = visit(flow);
-            let is_for_server = action == GcAction::Terminate && !flow.is_affinity && flow.left.is_some();
-            if is_for_server && !is_terminating(&self.backends, flow.backend) {
-                return GcAction::Keep;
-            }
-            action
-        };
+        let is_terminating = |server: Handle| is_terminating(&self.backends, server);
         self.flow_gc.begin(&table, clock, state_read);
         let mut gc_pass = GcPass::default();
         for first in (0..slots).step_by(SLOTS_PER_TICK as usize) {
@@ -113,7 +105,8 @@ impl FlowTableAccess for PinnedFlowTable {
                 clock = flows::clock(hz).unwrap_or(clock);
             }
             let part = first..first.saturating_add(SLOTS_PER_TICK);
-            gc_pass.add(self.flow_gc.scan(&table, part, clock, &mut |seen| decide(seen, clock)));
+            let mut visit = |seen: &GcEntry<'_>| visit(FlowRecord::new(seen, clock), &is_terminating);
+            gc_pass.add(self.flow_gc.scan(&table, part, clock, &mut visit));
         }
         Ok(gc_pass)
     }
