@@ -1,11 +1,18 @@
 //! Packages of the distribution: installed with apt-get, or named in the output where apt-get is missing.
 
-use std::{path::Path, process::Command, sync::Once};
+use std::{fs, path::Path, process::Command, sync::Once};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use ebpf_build::toolchain::Search;
 
 use crate::process::{Privilege, run};
+
+/// The key of Debian's archive.
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Debian's archive.
+pub(crate) const MIRROR: &str = "http://deb.debian.org/debian";
+/// Debian's newer packages for bookworm.
+const BACKPORTS: &str = "bookworm-backports";
 
 /// Programs that the tests and the demo run, and their packages.
 const TEST_TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("ethtool", "ethtool"), ("nft", "nftables")];
@@ -97,6 +104,37 @@ pub(crate) fn install(search: &Search, packages: &[&str]) -> Result<()> {
     static UPDATE: Once = Once::new();
     UPDATE.call_once(|| drop(run(apt_get(privilege, &apt).arg("update"))));
     run(apt_get(privilege, &apt).args(["install", "--yes", "--no-remove"]).args(packages))
+}
+
+/// As [`install`], from Debian's backports and with package lists of its own: the system's lists stay as they are. QEMU
+/// must be of the version of the installed qemu-utils, which may come from there.
+///
+/// # Errors
+/// apt-get is missing or fails, or root is not possible.
+pub(crate) fn install_from_backports(search: &Search, packages: &[&str]) -> Result<()> {
+    let apt = search.program("apt-get").context("there is no apt-get here")?;
+    let tools =
+        search.tools.as_ref().context("neither HOME nor XDG_DATA_HOME says where package lists go")?;
+    let directory = tools.join("backports");
+    fs::create_dir_all(directory.join("lists/partial"))?;
+    let list = directory.join("sources.list");
+    fs::write(&list, format!("deb [signed-by={KEYRING}] {MIRROR} {BACKPORTS} main\n"))?;
+    let options = [
+        format!("Dir::Etc::SourceList={}", list.display()),
+        format!("Dir::State::Lists={}", directory.join("lists").display()),
+        "APT::Sandbox::User=".to_owned(),
+    ];
+    let apt_get = |arguments: &[&str]| {
+        let mut command = apt_get(Privilege::find(), &apt);
+        for option in &options {
+            command.args(["-o", option]);
+        }
+        run(command.args(arguments))
+    };
+    apt_get(&["update"])?;
+    let install =
+        ["install", "--yes", "--no-remove", "--no-install-recommends", "--target-release", BACKPORTS];
+    apt_get(&[&install[..], packages].concat())
 }
 
 fn apt_get(privilege: Privilege, apt: &Path) -> Command {

@@ -96,7 +96,10 @@ fn vm_tools(search: &Search) {
     if missing.is_empty() {
         println!("setup: programs for Debian's kernels: all there");
     } else if let Err(error) = packages::install(search, &missing) {
-        println!("setup: not all programs for Debian's kernels: {error:#}");
+        println!("setup: {error:#}; trying Debian's backports");
+        if let Err(error) = packages::install_from_backports(search, &missing) {
+            println!("setup: not all programs for Debian's kernels: {error:#}");
+        }
     }
 }
 

@@ -93,8 +93,13 @@ fn found(search: &Search) -> Found {
 
 fn pinned_toolchain(search: &Search) -> Result<()> {
     println!("setup: no complete eBPF toolchain; asking rustup for {}", pinned::toolchain());
+    let had_default = Command::new("rustup").arg("default").output().is_ok_and(|it| it.status.success());
     let words = commands::rustup();
     run_within(RUSTUP_LIMIT, Command::new(words[0]).args(&words[1..]))?;
+    if !had_default {
+        // rustup has made it the default of every directory.
+        process::run(Command::new("rustup").args(["default", "none"]))?;
+    }
     let compilers = search.compilers();
     let compiler = compilers.iter().find(|compiler| compiler.is_pinned());
     linker(search, compiler.context("rustup has installed it, but it holds no compiler with sources")?)

@@ -11,12 +11,13 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use ebpf_build::toolchain::Search;
 
-use crate::process::{run, run_within};
+use crate::{
+    packages::{KEYRING, MIRROR},
+    process::{run, run_within},
+};
 
 /// Time limit of apt-get for the lists of a suite, or for the packages of a kernel.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(180);
-const MIRROR: &str = "http://deb.debian.org/debian";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Debian's newest kernel for virtual machines in a suite: small, with every device that the tests need.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
 /// Name prefixes of the packages with a kernel and its modules: one package until 7.1, four since.
