@@ -23,6 +23,8 @@ const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 60;
 /// How long it may take until `slb status` shows a message.
 const LIMIT: Duration = Duration::from_secs(120);
+/// Longest time until the daemon has read a new member of a bond, on an emulated CPU.
+const MEMBER_LIMIT: Duration = Duration::from_secs(20);
 /// Long-lived connections per listener of modes `dsr` and `ipip`.
 const CONNECTIONS: usize = 16;
 
@@ -73,7 +75,10 @@ fn all_modes_work_through_bonds_with_native_xdp() {
         all_modes_work(world)?;
         // A member that is added later can send too.
         let _program = world.net.renew_bond_of_client("bond0")?;
-        spreads(world, &world.plan.weights(), EXCHANGES)
+        // Until the daemon has read the new member, the kernel refuses what arrives by it.
+        wait_for("a member that is added later to be taken", MEMBER_LIMIT, || {
+            Ok(spreads(world, &world.plan.weights(), EXCHANGES).ok())
+        })
     });
 }
 
