@@ -53,6 +53,25 @@ pub struct Link {
     pub below: Option<Below>,
 }
 
+#[cfg(test)]
+impl Link {
+    /// An interface that is up and has no relation to others.
+    pub(crate) fn sample(index: u32, name: &str) -> Self {
+        Self {
+            index,
+            name: name.to_owned(),
+            altnames: Vec::new(),
+            mac: None,
+            up: true,
+            kind: None,
+            xdp: None,
+            mtu: 1500,
+            master: None,
+            below: None,
+        }
+    }
+}
+
 /// A lower interface or veth peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Below {

@@ -1,5 +1,5 @@
-//! The event loop: one event at a time changes what is known, and one change at a time reaches the data plane. It knows
-//! the rest of the world by [`Environment`] only.
+//! The event loop. It takes one event at a time, updates the observations, and changes the data plane. It reaches the
+//! kernel, health checks and the GC thread only through [`Environment`].
 
 mod api_commands;
 mod clients;

@@ -1,4 +1,4 @@
-//! Counters of the data plane, read at one time. Status, API and metrics read them from here.
+//! Counters of the data plane, read map by map in batches. The status reads them from here.
 
 use slb_common::abi::stats::{Action, Counters, Reason, Totals};
 

@@ -190,16 +190,8 @@ mod tests {
         /// The server is behind gateway 1, on link 1. There is a gateway 2, on link 2.
         fn new() -> Self {
             let link = |index: u32| Link {
-                index,
-                name: format!("eth{index}"),
-                altnames: Vec::new(),
                 mac: Some([2, 0, 0, 0, 1, 0]),
-                up: true,
-                kind: None,
-                xdp: None,
-                mtu: 1500,
-                master: None,
-                below: None,
+                ..Link::sample(index, &format!("eth{index}"))
             };
             let links = HashMap::from([(1, link(1)), (2, link(2))]);
             let mut tables = Self {

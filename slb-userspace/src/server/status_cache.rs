@@ -24,8 +24,8 @@ const MAX_CACHE_TIME: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) struct StatusTexts {
     full: Bytes,
-    /// Bytes of `full` up to the hash seed's end, in place of which the read-only text has a brace.
-    seed: Option<usize>,
+    /// Without the hash seed. All callers share it.
+    read_only: Bytes,
 }
 
 impl StatusTexts {
@@ -34,11 +34,14 @@ impl StatusTexts {
         let seed = status.hash_seed.take().map(|seed| format!("{{\"hash_seed\":{seed}"));
         let mut text = seed.as_ref().map_or_else(Vec::new, |seed| seed.clone().into_bytes());
         serde_json::to_writer(&mut text, &status)?;
-        let seed = seed.map(|seed| seed.len());
-        if let Some(brace) = seed.and_then(|seed| text.get_mut(seed)) {
-            *brace = b',';
-        }
-        Ok(Self { full: text.into(), seed })
+        let Some(seed) = seed.map(|seed| seed.len()) else {
+            let full = Bytes::from(text);
+            return Ok(Self { read_only: full.clone(), full });
+        };
+        let read_only = text[seed..].to_vec().into();
+        // The document's brace, after the seed.
+        text[seed] = b',';
+        Ok(Self { full: text.into(), read_only })
     }
 
     /// For the full socket.
@@ -48,10 +51,7 @@ impl StatusTexts {
 
     /// For the read-only socket: without the hash seed.
     pub(super) fn read_only(self) -> Bytes {
-        match self.seed {
-            Some(seed) => [b"{", &self.full[seed + 1..]].concat().into(),
-            None => self.full,
-        }
+        self.read_only
     }
 }
 

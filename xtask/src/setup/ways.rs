@@ -1,5 +1,5 @@
-//! The ways to an eBPF toolchain, and their order: what is there before what must be downloaded, the pinned toolchain
-//! before others, the faster before the slower.
+//! The order in which `setup` tries to get an eBPF toolchain. An installed compiler comes before a download. The pinned
+//! toolchain comes before the user's nightly, and rustup before Debian's packages, which take longer.
 
 use ebpf_build::toolchain::{Compiler, Origin};
 

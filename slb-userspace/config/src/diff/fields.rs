@@ -3,8 +3,8 @@
 
 use super::value::{Fields, Value, duration, map, number, or_absent, path, set, text, word};
 use crate::model::{
-    DaemonConfig, Listener, ListenerTarget, LoadBalancer, PrimarySecondaryGroup, Protocol, Scheduler,
-    ServerGroup, Weight,
+    ConfigServer, DaemonConfig, DefaultServer, Listener, ListenerTarget, LoadBalancer, PrimarySecondaryGroup,
+    Protocol, Scheduler, ServerGroup,
 };
 
 /// Interfaces are objects of their own.
@@ -108,7 +108,15 @@ pub(super) fn server_group(group: &ServerGroup) -> Fields {
     vec![("table_size", number(table_size.slots())), ("slow_start", or_absent(slow_start.as_ref(), duration))]
 }
 
-pub(super) fn server(weight: Weight) -> Fields {
+/// The address and port identify the server.
+pub(super) fn server(server: &ConfigServer) -> Fields {
+    let ConfigServer { address: _, port: _, weight } = server;
+    vec![("weight", number(weight.value()))]
+}
+
+/// The address identifies the server.
+pub(super) fn default_server(server: &DefaultServer) -> Fields {
+    let DefaultServer { address: _, weight } = server;
     vec![("weight", number(weight.value()))]
 }
 

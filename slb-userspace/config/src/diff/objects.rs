@@ -108,7 +108,7 @@ fn load_balancer(balancer: &LoadBalancer, objects: &mut Objects) {
     }
     for server in &balancer.servers {
         let id = ObjectId::Address(server.address);
-        let (name, fields) = (id.to_string(), fields::server(server.weight));
+        let (name, fields) = (id.to_string(), fields::default_server(server));
         objects.insert(ObjectKey::of(&balancer.id, ObjectKind::DefaultServer, id), Object::new(name, fields));
     }
 }
@@ -118,7 +118,7 @@ fn server_group(group: &ServerGroup, objects: &mut Objects) {
     objects.insert(key, Object::new(&group.name, fields::server_group(group)));
     for server in &group.servers {
         let id = ObjectId::Endpoint(SocketAddr::new(server.address, server.port));
-        let (name, fields) = (id.to_string(), fields::server(server.weight));
+        let (name, fields) = (id.to_string(), fields::server(server));
         objects.insert(ObjectKey::of(&group.id, ObjectKind::Server, id), Object::new(name, fields));
     }
 }

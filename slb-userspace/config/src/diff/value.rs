@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// A field's value, as the file writes it.
+/// A field's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// Not set, or off.
@@ -78,9 +78,14 @@ pub(super) fn text(value: impl Display) -> Value {
     Value::Text(value.to_string())
 }
 
-/// A text in seconds or a smaller unit: `300s`, `100ms`.
+/// A whole number of seconds or milliseconds, which the file's parser takes: `300s`, `1500ms`.
 pub(super) fn duration(time: &Duration) -> Value {
-    Value::Text(format!("{time:?}"))
+    let milliseconds = time.as_millis();
+    Value::Text(if milliseconds.is_multiple_of(1000) {
+        format!("{}s", time.as_secs())
+    } else {
+        format!("{milliseconds}ms")
+    })
 }
 
 pub(super) fn path(path: &Path) -> Value {

@@ -3,16 +3,8 @@ use super::*;
 #[test]
 fn interface_is_found_by_its_name_and_altnames() {
     let link = |index, name: &str, altnames: &[&str]| Link {
-        index,
-        name: name.to_owned(),
         altnames: altnames.iter().map(|name| (*name).to_owned()).collect(),
-        mac: None,
-        up: true,
-        kind: None,
-        xdp: None,
-        mtu: 1500,
-        master: None,
-        below: None,
+        ..Link::sample(index, name)
     };
     let links = by_names(vec![link(1, "lo", &[]), link(2, "eth0", &["enp9s0", "uplink"])]);
     let found: Vec<_> = links.iter().map(|(name, link)| (name.as_str(), link.index)).collect();

@@ -102,21 +102,6 @@ pub(super) fn probe(target: &Target, healthy: bool) -> Event {
     Event::Probe(Box::new(TargetEvent { target: target.clone(), news }))
 }
 
-fn link(name: &str, index: u32) -> Link {
-    Link {
-        index,
-        name: name.to_owned(),
-        altnames: Vec::new(),
-        mac: Some([2, 0, 0, 0, 0, index as u8]),
-        up: true,
-        kind: None,
-        xdp: None,
-        mtu: 1500,
-        master: None,
-        below: None,
-    }
-}
-
 impl Environment for FakeEnvironment {
     type Plane = Plane;
     type Interfaces = FakeInterfaces;
@@ -133,7 +118,7 @@ impl Environment for FakeEnvironment {
         Ok(["eth0", "eth1"]
             .into_iter()
             .zip(1..)
-            .map(|(name, at)| (name.to_owned(), link(name, at)))
+            .map(|(name, at)| (name.to_owned(), Link::sample(at, name)))
             .collect())
     }
 

@@ -117,7 +117,7 @@ impl Maps {
     }
 
     /// Counters of the services with ids below `services`, of the servers with ids below `backends`, and the totals.
-    /// Takes one system call for thousands of counters.
+    /// Takes one system call for some thousand counters, fewer with more possible CPUs.
     ///
     /// # Errors
     /// The maps cannot be read.

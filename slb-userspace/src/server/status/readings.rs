@@ -1,4 +1,4 @@
-//! What the status document needs from the maps besides the state: read at one time.
+//! What the status document needs from the maps besides the state.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub struct Readings {
 }
 
 impl Readings {
-    /// Reads what belongs to `state`. Counters take a few system calls, whatever their number.
+    /// Reads what belongs to `state`. Counters are read in batches.
     ///
     /// # Errors
     /// The maps cannot be read.
