@@ -60,9 +60,8 @@ use frame_calls::{FrameCalls, Parsed};
 use icmp_error::{IcmpError, IcmpMessage};
 use maps::{Direction, Maps};
 use path_calls::PathCalls;
-use refusal::{Refusal, UNMATCHED, drop, pass};
-use reply::{Reply, ReplyDisposition};
-use select::{FastSelection, UntrackedSelection};
+use refusal::Refusal;
+use reply::Reply;
 use tracked::{Request, Selection};
 
 /// What the program does with the frame.
@@ -90,8 +89,11 @@ pub fn process<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T
 /// The fast path of [`process`]. Returns `None` where the slow path must decide; the frame is unchanged then.
 #[inline(always)]
 pub fn fast<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Option<Verdict> {
-    let decided = decide_fast(head, ifindex, maps).transpose()?;
-    Some(count(decided, maps))
+    match decide_fast(head, ifindex, maps) {
+        // The fast path answers no packet.
+        Err(Refusal::Decline | Refusal::IcmpError(_) | Refusal::Rst(_) | Refusal::Unmatched(_)) => None,
+        decided => Some(count(decided, maps)),
+    }
 }
 
 /// The slow path of [`process`], which decides on every frame.
@@ -105,12 +107,12 @@ pub fn slow<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -
 fn count<T: Maps>(decided: Result<Egress, Refusal>, maps: &T) -> Verdict {
     let (verdict, action, reason) = match decided {
         Ok(Egress { verdict, action, reason }) => (verdict, action, reason as u32),
-        Err(Refusal::Pass(reason)) => (Verdict::Pass, Action::Pass, reason),
+        Err(Refusal::Pass(reason) | Refusal::Unmatched(reason)) => (Verdict::Pass, Action::Pass, reason),
         Err(Refusal::Drop(reason)) => (Verdict::Drop, Action::Drop, reason),
-        // The slow path has answered by an ICMP error or a RST where it could.
-        Err(Refusal::IcmpError(error)) => (Verdict::Drop, Action::Drop, error.reason as u32),
-        Err(Refusal::Reset(reason)) => (Verdict::Drop, Action::Drop, reason as u32),
-        Err(Refusal::Unmatched(reason)) => (Verdict::Pass, Action::Pass, reason),
+        // The slow path has answered by an ICMP error or a RST where it could. It declines nothing.
+        Err(refusal @ (Refusal::IcmpError(_) | Refusal::Rst(_) | Refusal::Decline)) => {
+            (Verdict::Drop, Action::Drop, refusal.reason())
+        }
     };
     maps.count(action, reason);
     verdict
@@ -123,56 +125,51 @@ struct Egress {
 }
 
 #[inline(always)]
-fn decide_fast<G: FrameCalls, T: PathCalls>(
-    head: &mut G,
-    ifindex: u32,
-    maps: &T,
-) -> Result<Option<Egress>, Refusal> {
-    let Some(index) = maps.index() else { return Err(pass(Reason::NotOurs)) };
-    let interface = maps.interface(ifindex).ok_or(pass(Reason::OtherHost))?;
+fn decide_fast<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
+    let Some(index) = maps.index() else { return Err(Refusal::pass(Reason::NotOurs)) };
+    let interface = maps.interface(ifindex).ok_or(Refusal::pass(Reason::OtherHost))?;
     let frame = head.frame();
     // The slow path counts truncated frames and those to group addresses.
-    let Some(ethernet) = frame.header::<EthernetHdr>(0) else { return Ok(None) };
+    let ethernet = frame.header::<EthernetHdr>(0).ok_or(Refusal::Decline)?;
     let macs = MacPair::from(ethernet.macs);
     let receiver = macs.receiver();
     if !interface.has_mac(receiver) {
         if is_group(receiver) {
-            return Ok(None);
+            return Err(Refusal::Decline);
         }
         // A switch floods frames for other hosts, and a promiscuous NIC accepts them.
         if !maps.is_own_mac(ifindex, receiver) {
-            return Err(pass(Reason::OtherHost));
+            return Err(Refusal::pass(Reason::OtherHost));
         }
     }
     let fast_path = PacketPath::<T, true> { ifindex, roles: interface.flags(), index, maps };
     // Each address family has code of its own, with constant offsets.
     match u16::from_ne_bytes(ethernet.ether_type) {
-        ether_type::IPV4 => match plain_ipv4(&frame) {
-            Some(packet) => fast_path.flow(head, &packet),
-            None => Ok(None),
-        },
-        ether_type::IPV6 => match plain_ipv6(&frame) {
-            Some(packet) => fast_path.flow(head, &packet),
-            None => Ok(None),
-        },
-        _ => Ok(None),
+        ether_type::IPV4 => {
+            let packet = plain_ipv4(&frame).ok_or(Refusal::Decline)?;
+            fast_path.flow(head, &packet)
+        }
+        ether_type::IPV6 => {
+            let packet = plain_ipv6(&frame).ok_or(Refusal::Decline)?;
+            fast_path.flow(head, &packet)
+        }
+        _ => Err(Refusal::Decline),
     }
 }
 
 #[inline(always)]
 fn decide_slow<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
-    let Some(index) = maps.index() else { return Err(pass(Reason::NotOurs)) };
+    let Some(index) = maps.index() else { return Err(Refusal::pass(Reason::NotOurs)) };
     let roles = maps.interface(ifindex).map_or(0, Interface::flags);
     let slow_path = PacketPath::<T, false> { ifindex, roles, index, maps };
-    let Some(Parsed { outcome, packet }) = head.parse() else { return Err(pass(Reason::NotReady)) };
+    let Some(Parsed { outcome, packet }) = head.parse() else { return Err(Refusal::pass(Reason::NotReady)) };
     let packet = packet.borrow();
     let decided = if outcome != Parsed::<G::Packet>::SOUND {
         Err(Refusal::Unmatched(outcome))
     } else if matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6) {
         slow_path.echo(head, packet)
     } else {
-        // The slow path always returns a decision.
-        slow_path.flow(head, packet).and_then(|sent| sent.ok_or(drop(Reason::NotReady)))
+        slow_path.flow(head, packet)
     };
     let refusal = match decided {
         Err(Refusal::Unmatched(reason)) => slow_path.unmatched(packet, reason),
@@ -181,7 +178,7 @@ fn decide_slow<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T
     };
     match refusal {
         Refusal::IcmpError(error) => slow_path.send_icmp_error(head, packet, error),
-        Refusal::Reset(reason) => slow_path.reset(head, packet, reason),
+        Refusal::Rst(reason) => slow_path.reset(head, packet, reason),
         refusal => Err(refusal),
     }
 }
@@ -199,12 +196,14 @@ struct PacketPath<'t, T, const FAST: bool> {
 impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
     /// Decides on a TCP or UDP packet; `None` where the slow path must decide.
     #[inline(always)]
-    fn flow<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Option<Egress>, Refusal> {
+    fn flow<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Egress, Refusal> {
         match self.index.find(&packet.destination, packet.destination_port, packet.protocol) {
-            Some(_) if self.roles & CLIENT == 0 => Err(drop(Reason::WrongInterface)),
+            Some(_) if self.roles & CLIENT == 0 => Err(Refusal::drop(Reason::WrongInterface)),
             // The fast path checks untracked flows itself. For tracked flows the slow path has checked when the flow
             // began.
-            Some(_) if !FAST && self.index.is_martian(&packet.source) => Err(drop(Reason::MartianSource)),
+            Some(_) if !FAST && self.index.is_martian(&packet.source) => {
+                Err(Refusal::drop(Reason::MartianSource))
+            }
             Some(service) => self.to_server(head, packet, service),
             None if self.roles & SERVER == 0 => self.no_flow(packet),
             None => self.to_client(head, packet),
@@ -215,19 +214,19 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
     #[inline(always)]
     fn echo<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Egress, Refusal> {
         let found = self.index.find(&packet.destination, 0, packet.protocol);
-        let service = found.filter(|vip| vip.policy & policy::NO_ECHO == 0).ok_or(UNMATCHED)?;
+        let service = found.filter(|vip| vip.policy & policy::NO_ECHO == 0).ok_or(Refusal::UNMATCHED)?;
         if self.roles & CLIENT == 0 {
-            return Err(drop(Reason::WrongInterface));
+            return Err(Refusal::drop(Reason::WrongInterface));
         }
         if self.index.is_martian(&packet.source) {
-            return Err(drop(Reason::MartianSource));
+            return Err(Refusal::drop(Reason::MartianSource));
         }
         if !self.maps.may_send(GeneratedPacket::Echo, self.index.hz) {
-            return Err(drop(Reason::Echo));
+            return Err(Refusal::drop(Reason::Echo));
         }
         let bytes = head.frame().len();
         Self::untag(head)?;
-        echo::answer(&mut head.frame(), packet).ok_or(drop(Reason::Truncated))?;
+        echo::answer(&mut head.frame(), packet).ok_or(Refusal::drop(Reason::Truncated))?;
         self.maps.count_service(service.id(), Direction::In, bytes, false);
         Ok(Egress { verdict: Verdict::Transmit, action: Action::Answer, reason: Reason::Echo })
     }
@@ -238,39 +237,29 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         head: &mut G,
         packet: &Packet,
         service: &IndexEntry,
-    ) -> Result<Option<Egress>, Refusal> {
+    ) -> Result<Egress, Refusal> {
         let Self { ifindex, index, maps, .. } = *self;
         let mode = service.mode;
         // In mode `dsr` SLB does not act as a router.
         if packet.hop_limit <= 1 && mode != mode::DSR {
-            return Self::refuse_with_icmp_error(IcmpError {
+            return Err(Refusal::IcmpError(IcmpError {
                 reason: Reason::HopLimit,
                 message: IcmpMessage::hop_limit(packet.destination.is_v4()),
-            });
+            }));
         }
         let frame = head.frame();
         let sender = macs(&frame).ok_or(Reason::Truncated)?.sender();
         let request = Request { packet, arrival: ClientPath::new(ifindex, sender), service, index, maps };
-        let selection = match select::select_untracked::<FAST, T>(&request, mode) {
+        let selection = match select::select_untracked::<FAST, T>(&request, mode)? {
             // The fast path has separate code for untracked flows, which is shorter.
-            Ok(UntrackedSelection::Selection(selection)) if FAST => {
+            Some(selection) if FAST => {
                 return self.forward(head, packet, sender, service, mode, &selection);
             }
-            Ok(UntrackedSelection::Selection(selection)) => Ok(selection),
-            Ok(UntrackedSelection::Slow) => return Ok(None),
-            Ok(UntrackedSelection::Tracked) if FAST => match select::select_tracked_fast(&request, &frame) {
-                Ok(FastSelection::Done(selection)) => Ok(selection),
-                Ok(FastSelection::Decline) => return Ok(None),
-                Err(reason) => Err(reason),
-            },
-            Ok(UntrackedSelection::Tracked) => select::select_tracked(&request),
-            Err(reason) => Err(reason),
+            Some(selection) => selection,
+            None if FAST => select::select_tracked_fast(&request, &frame)?,
+            None => select::select_tracked(&request)?,
         };
-        match selection {
-            Ok(selection) => self.forward(head, packet, sender, service, mode, &selection),
-            Err(Reason::Reset) => Self::refuse_with_rst(),
-            Err(reason) => Err(reason.into()),
-        }
+        self.forward(head, packet, sender, service, mode, &selection)
     }
 
     /// Rewrites a packet and sends it to its server. `sender` is the source hardware address of the frame.
@@ -283,21 +272,21 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         service: &IndexEntry,
         mode: u8,
         selection: &Selection<'_>,
-    ) -> Result<Option<Egress>, Refusal> {
+    ) -> Result<Egress, Refusal> {
         let Selection { backend, hop, is_new, is_finished } = *selection;
         let mut frame = head.frame();
         let bytes = frame.len();
         let overhead = if mode == mode::IPIP { ipip::overhead(backend) } else { 0 };
         if packet.len + overhead > hop.mtu as usize {
             let mtu = hop.mtu.saturating_sub(overhead as u32);
-            return Self::refuse_with_icmp_error(IcmpError {
+            return Err(Refusal::IcmpError(IcmpError {
                 reason: Reason::TooBig,
                 message: IcmpMessage::too_big(packet.destination.is_v4(), mtu),
-            });
+            }));
         }
         // A server that does not hold the VIP would route the packet back to SLB, in an endless loop.
         if mode == mode::DSR && sender == hop.macs.receiver() {
-            return Err(drop(Reason::Loop));
+            return Err(Refusal::drop(Reason::Loop));
         }
         let verdict = self.egress_verdict(hop.ifindex, packet)?;
         let mut reason = Reason::ToServer;
@@ -321,22 +310,10 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
                 let flow = flow_label(service.salt, &packet.source, packet.source_port);
                 ipip::encapsulate(head, packet, backend, hop, &self.index.tunnel, flow)?;
             }
-            _ => return Err(drop(Reason::NotReady)),
+            _ => return Err(Refusal::drop(Reason::NotReady)),
         }
         self.count(service, backend.handle.id(), bytes, is_new);
-        Ok(Some(Egress { verdict, action: Action::Forward, reason }))
-    }
-
-    /// Refuses a packet whose sender receives an ICMP error. Only the slow path sends it.
-    #[inline(always)]
-    const fn refuse_with_icmp_error(error: IcmpError) -> Result<Option<Egress>, Refusal> {
-        if FAST { Ok(None) } else { Err(Refusal::IcmpError(error)) }
-    }
-
-    /// Refuses a segment of a finished connection, whose sender receives a RST. Only the slow path sends it.
-    #[inline(always)]
-    const fn refuse_with_rst() -> Result<Option<Egress>, Refusal> {
-        if FAST { Ok(None) } else { Err(Refusal::Reset(Reason::Reset)) }
+        Ok(Egress { verdict, action: Action::Forward, reason })
     }
 
     /// Answers a packet by a RST, if it is no RST itself and the rate limit allows one more.
@@ -346,7 +323,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         let limited =
             if reason == Reason::Unmatched { GeneratedPacket::Unmatched } else { GeneratedPacket::Resets };
         if packet.flags.rst() || self.rewrite_to_rst(head, packet.network, true, limited).is_err() {
-            return Err(drop(reason));
+            return Err(Refusal::drop(reason));
         }
         Ok(Egress { verdict: Verdict::Transmit, action: Action::Answer, reason })
     }
@@ -358,13 +335,13 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         let decision = self.maps.unmatched(packet, reason);
         match decision.action() {
             unmatched::PASS => Refusal::Pass(reason),
-            _ if self.roles & CLIENT == 0 => drop(Reason::WrongInterface),
-            unmatched::RESET => Refusal::Reset(Reason::Unmatched),
+            _ if self.roles & CLIENT == 0 => Refusal::drop(Reason::WrongInterface),
+            unmatched::RESET => Refusal::Rst(Reason::Unmatched),
             unmatched::ICMP_ERROR => {
                 Refusal::IcmpError(IcmpError { reason: Reason::Unmatched, message: decision.message() })
             }
-            unmatched::MARTIAN => drop(Reason::MartianSource),
-            _ if unmatched::is_fully_parsed(reason) => drop(Reason::Unmatched),
+            unmatched::MARTIAN => Refusal::drop(Reason::MartianSource),
+            _ if unmatched::is_fully_parsed(reason) => Refusal::drop(Reason::Unmatched),
             _ => Refusal::Drop(reason),
         }
     }
@@ -373,7 +350,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
     /// the frame.
     #[inline(always)]
     fn untag<G: FrameCalls>(head: &mut G) -> Result<(), Refusal> {
-        if FAST || head.remove_priority_tags() { Ok(()) } else { Err(drop(Reason::NoHeadroom)) }
+        if FAST || head.remove_priority_tags() { Ok(()) } else { Err(Refusal::drop(Reason::NoHeadroom)) }
     }
 
     /// Rewrites a segment to a RST without priority tags, if the rate limit allows one more.
@@ -388,7 +365,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         if self.maps.may_send(limited, self.index.hz) && head.rewrite_to_rst(network, back) {
             Ok(())
         } else {
-            Err(drop(Reason::Reset))
+            Err(Refusal::drop(Reason::Reset))
         }
     }
 
@@ -411,47 +388,40 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         {
             Ok(Egress { verdict: Verdict::Transmit, action: Action::Answer, reason: error.reason })
         } else {
-            Err(drop(error.reason))
+            Err(Refusal::drop(error.reason))
         }
     }
 
     /// Refuses a packet that no listener takes and that answers no flow.
     #[inline(always)]
-    fn no_flow(&self, packet: &Packet) -> Result<Option<Egress>, Refusal> {
-        match self.index.may_be_vip(&packet.destination) {
-            true if FAST => Ok(None),
-            false if FAST => Err(pass(Reason::NotOurs)),
-            _ => Err(UNMATCHED),
-        }
+    fn no_flow(&self, packet: &Packet) -> Result<Egress, Refusal> {
+        let is_not_ours = FAST && !self.index.may_be_vip(&packet.destination);
+        Err(if is_not_ours { Refusal::pass(Reason::NotOurs) } else { Refusal::UNMATCHED })
     }
 
     #[inline(always)]
-    fn to_client<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Option<Egress>, Refusal> {
+    fn to_client<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Egress, Refusal> {
         let Self { ifindex, index, maps, .. } = *self;
         let numbered;
         let packet = if FAST {
-            numbered = packet.numbered(&head.frame()).ok_or(drop(Reason::Truncated))?;
+            numbered = packet.numbered(&head.frame()).ok_or(Refusal::drop(Reason::Truncated))?;
             &numbered
         } else {
             packet
         };
-        let answered = reply::to_client::<FAST, T>(packet, ifindex, index, maps);
-        let Reply { service, backend, client, is_finished } = match answered {
-            ReplyDisposition::Client(reply) => reply,
-            ReplyDisposition::NoFlow => return self.no_flow(packet),
-            ReplyDisposition::Refused(reason) => return Err(drop(reason)),
-            ReplyDisposition::Slow => return Ok(None),
-            ReplyDisposition::Finished => return Self::refuse_with_rst(),
+        let Some(reply) = reply::to_client::<FAST, T>(packet, ifindex, index, maps)? else {
+            return self.no_flow(packet);
         };
+        let Reply { service, backend, client, is_finished } = reply;
         if packet.hop_limit <= 1 {
-            return Err(drop(Reason::HopLimit));
+            return Err(Refusal::drop(Reason::HopLimit));
         }
-        let out = maps.interface_at(client.interface()).ok_or(drop(Reason::NoInterface))?;
+        let out = maps.interface_at(client.interface()).ok_or(Refusal::drop(Reason::NoInterface))?;
         let macs = MacPair::of(client.mac(), out.mac());
         if client.mac() == 0 {
-            return Err(drop(Reason::NoClientHop));
+            return Err(Refusal::drop(Reason::NoClientHop));
         }
-        let verdict = self.egress_verdict(out.ifindex(), packet).map_err(drop)?;
+        let verdict = self.egress_verdict(out.ifindex(), packet)?;
         let mut reason = Reason::ToClient;
         if !FAST && is_finished {
             self.rewrite_to_rst(head, packet.network, false, GeneratedPacket::Resets)?;
@@ -460,11 +430,12 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             Self::untag(head)?;
         }
         let mut frame = head.frame();
-        nat::to_client(&mut frame, packet, &service.address, service.port).ok_or(drop(Reason::Truncated))?;
-        readdress(&mut frame, &macs).ok_or(drop(Reason::Truncated))?;
+        nat::to_client(&mut frame, packet, &service.address, service.port)
+            .ok_or(Refusal::drop(Reason::Truncated))?;
+        readdress(&mut frame, &macs).ok_or(Refusal::drop(Reason::Truncated))?;
         maps.count_service(service.handle.id(), Direction::Out, frame.len(), false);
         maps.count_backend(backend, Direction::Out, frame.len(), false);
-        Ok(Some(Egress { verdict, action: Action::Forward, reason }))
+        Ok(Egress { verdict, action: Action::Forward, reason })
     }
 
     #[inline(always)]

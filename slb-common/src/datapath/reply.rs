@@ -6,6 +6,7 @@
 use super::{
     flow_calls::FlowCalls,
     flows::{EntrySnapshot, FAR, Flows, Query},
+    refusal::Refusal,
     sequence_numbers::{Segment, after_server},
     tracked::update_connection_count,
 };
@@ -29,31 +30,18 @@ pub(super) struct Reply<'t> {
     pub(super) is_finished: bool,
 }
 
-/// The flow that a server's packet answers, or why there is none.
-pub(super) enum ReplyDisposition<'t> {
-    /// The packet answers this flow.
-    Client(Reply<'t>),
-    /// The packet answers no flow.
-    NoFlow,
-    /// The packet is dropped.
-    Refused(Reason),
-    /// The connection is finished. The server receives a RST.
-    Finished,
-    /// The slow path must decide.
-    Slow,
-}
-
-/// Finds the flow that a server's packet answers. `ifindex` is the interface that the packet arrived on.
+/// Finds the flow that a server's packet answers; `None` if it answers none. `ifindex` is the interface that the packet
+/// arrived on.
 #[inline(always)]
 pub(super) fn to_client<'t, const FAST: bool, T: FlowCalls>(
     packet: &Packet,
     ifindex: u32,
     index: &ServiceIndex,
     maps: &'t T,
-) -> ReplyDisposition<'t> {
+) -> Result<Option<Reply<'t>>, Refusal> {
     let hash = ServiceIndex::server_hash(&packet.source, packet.source_port);
     if !index.may_be_server(hash) {
-        return ReplyDisposition::NoFlow;
+        return Ok(None);
     }
     let flows = Flows::open(index, maps);
     let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
@@ -65,13 +53,12 @@ pub(super) fn to_client<'t, const FAST: bool, T: FlowCalls>(
         maps.find_answered_flow(&query, endpoint)
     };
     if FAST && distance == FAR {
-        return ReplyDisposition::Slow;
+        return Err(Refusal::Decline);
     }
-    match reply::<FAST, T>(packet, ifindex, &flows, &query, distance, maps) {
-        Some(answered) => answered,
+    match reply::<FAST, T>(packet, ifindex, &flows, &query, distance, maps)? {
         // The flow may still have its entry in the table that this one replaces.
-        None if maps.is_resizing() => ReplyDisposition::Refused(Reason::NotReady),
-        None => ReplyDisposition::NoFlow,
+        None if maps.is_resizing() => Err(Refusal::drop(Reason::NotReady)),
+        answered => Ok(answered),
     }
 }
 
@@ -83,20 +70,20 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
     query: &Query,
     distance: u32,
     maps: &'t T,
-) -> Option<ReplyDisposition<'t>> {
-    let found = flows.read(query, distance)?;
-    let backend = flows.live_backend(found.flow.backend)?;
+) -> Result<Option<Reply<'t>>, Refusal> {
+    let Some(found) = flows.read(query, distance) else { return Ok(None) };
+    let Some(backend) = flows.live_backend(found.flow.backend) else { return Ok(None) };
     // Two server endpoints may have the same 16-bit number.
     if backend.port != packet.source_port || !backend.address.same(&packet.source) {
-        return None;
+        return Ok(None);
     }
-    let service = maps.service(found.flow.service & 0xffff)?;
+    let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
     if service.handle.tag() != found.flow.service || service.mode != mode::NAT {
         // Replies of this listener do not pass SLB. The slow path searches for a flow of a `nat` listener.
-        return if FAST { Some(ReplyDisposition::Slow) } else { None };
+        return if FAST { Err(Refusal::Decline) } else { Ok(None) };
     }
     if !is_path_from(backend, ifindex, maps) {
-        return Some(ReplyDisposition::Refused(Reason::WrongInterface));
+        return Err(Refusal::drop(Reason::WrongInterface));
     }
     let was = found.sequence_word.state();
     let is_expired = flows.is_expired(found.sequence_word);
@@ -104,17 +91,17 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
     // begun the flow anew, or set `REOPENED`.
     if packet.flags.syn() && was & state::REOPENED == 0 && (is_expired || found.sequence_word.is_finished()) {
         flows.mark(&found, was | state::TUPLE_REUSED);
-        return None;
+        return Ok(None);
     }
     if FAST && was & (state::RESET | state::REOPENED) != 0 {
-        return Some(ReplyDisposition::Slow);
+        return Err(Refusal::Decline);
     }
     let is_rst_due = backend.is_terminating() || (is_expired && (FAST || flows.is_rst_due(&found, packet)));
     let mut is_finished = packet.protocol == protocol::TCP && is_rst_due;
     if is_finished {
         is_finished = !packet.flags.rst();
         if FAST || (is_finished && was & state::RESET != 0) {
-            return Some(ReplyDisposition::Finished);
+            return Err(Refusal::FINISHED);
         }
         flows.mark(&found, was | state::RESET);
         update_connection_count(service.policy, was, was | state::RESET, backend, maps);
@@ -130,14 +117,14 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
         }
         if update.begins_new_connection(was) {
             if FAST {
-                return Some(ReplyDisposition::Slow);
+                return Err(Refusal::Decline);
             }
             // The client has asked for a new connection, and this server takes no new flows. A RST answers its SYN-ACK.
             // The client repeats its SYN, which goes to another server. A server that refuses the SYN sends a RST
             // itself.
             if packet.flags.syn() && backend.flags & Backend::ACCEPTS_NEW == 0 {
                 flows.mark(&found, was & !(state::ASSURED | state::REOPENED) | state::RESET);
-                return Some(ReplyDisposition::Finished);
+                return Err(Refusal::FINISHED);
             }
         }
         if update.numbers != found.flow.numbers {
@@ -148,7 +135,7 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
         }
     }
     let client = found.flow.client;
-    Some(ReplyDisposition::Client(Reply { service, backend: found.flow.backend.id(), client, is_finished }))
+    Ok(Some(Reply { service, backend: found.flow.backend.id(), client, is_finished }))
 }
 
 /// Whether a server's packets may arrive on this interface: that of its next hop, or one with the role `server` alone.

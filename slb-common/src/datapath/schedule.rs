@@ -10,6 +10,7 @@
 use super::{
     flow_calls::FlowCalls,
     flows::{Conflicts, EntrySnapshot, Flows, Query},
+    refusal::Refusal,
     slots::{current_backend, previous_backend},
 };
 use crate::{
@@ -61,7 +62,7 @@ impl SchedulerResult {
 
     /// Id of the server, or the reason why there is none.
     #[inline(always)]
-    pub(super) const fn backend(self) -> Result<u32, Reason> {
+    pub(super) const fn backend(self) -> Result<u32, Refusal> {
         const HAIRPIN: u32 = Reason::Hairpin as u32;
         const PORT_CONFLICT: u32 = Reason::PortConflict as u32;
         const NOT_READY: u32 = Reason::NotReady as u32;
@@ -70,11 +71,11 @@ impl SchedulerResult {
             return Ok((self.0 & Self::ID) as u32);
         }
         Err(match self.0 as u32 {
-            HAIRPIN => Reason::Hairpin,
-            PORT_CONFLICT => Reason::PortConflict,
-            NOT_READY => Reason::NotReady,
-            RESET => Reason::Reset,
-            _ => Reason::NoServer,
+            RESET => Refusal::FINISHED,
+            HAIRPIN => Refusal::drop(Reason::Hairpin),
+            PORT_CONFLICT => Refusal::drop(Reason::PortConflict),
+            NOT_READY => Refusal::drop(Reason::NotReady),
+            _ => Refusal::drop(Reason::NoServer),
         })
     }
 
@@ -136,9 +137,8 @@ pub fn set_affinity<T: FlowCalls>(
     chosen: SchedulerResult,
     maps: &T,
 ) -> SchedulerResult {
-    let first = Scheduler::with(packet, service, conflicts, maps, |choice| {
-        choice.set_affinity(chosen.backend().map_err(|reason| reason as u32)?)
-    });
+    let Ok(id) = chosen.backend() else { return chosen };
+    let first = Scheduler::with(packet, service, conflicts, maps, |choice| choice.set_affinity(id));
     if first.is_refused() { chosen } else { first }
 }
 
@@ -196,7 +196,8 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
                 Some(previous_backend) if may_be_old && (is_tcp || previous_backend.is_alive()) => {
                     previous_backend
                 }
-                _ => current_backend(packet, slot, maps).map_err(|reason| self.number(reason))?,
+                _ => current_backend(packet, slot, maps)
+                    .map_err(|refusal| forget(refusal.reason(), self.index.seed))?,
             };
             let chosen = (
                 backend.handle.id(),

@@ -19,6 +19,7 @@ use super::{
     flows::{Conflicts, FAR, Flows, NOT_FOUND, Query},
     insert::NewFlow,
     path_calls::PathCalls,
+    refusal::Refusal,
     schedule::SchedulerResult,
     schedule_calls::ScheduleCalls,
     slots::{current_backend, hash_of},
@@ -35,56 +36,37 @@ use crate::{
     net::{frame::Frame, headers::protocol, parse::Packet},
 };
 
-/// What the server table alone says about a client's packet.
-pub(super) enum UntrackedSelection<'t> {
-    /// The server of an untracked flow.
-    Selection(Selection<'t>),
-    /// The slow path must decide. Nothing has been changed.
-    Slow,
-    /// The flow is tracked: [`select_tracked`] decides.
-    Tracked,
-}
-
-/// Selects the server of a packet of an untracked flow. Returns [`Reason::Reset`] in the cases that [`select_tracked`]
-/// names.
+/// Selects the server of a packet of an untracked flow. `None` where the flow is tracked.
 #[inline(always)]
 pub(super) fn select_untracked<'t, const FAST: bool, T: PathCalls>(
     request: &Request<'t, '_, T>,
     mode: u8,
-) -> Result<UntrackedSelection<'t>, Reason> {
+) -> Result<Option<Selection<'t>>, Refusal> {
     let Request { packet, service, index, maps, .. } = *request;
     if mode == mode::NAT || service.policy & policy::TRACK != 0 {
-        return Ok(UntrackedSelection::Tracked);
+        return Ok(None);
     }
     let lookup_table = maps.lookup_table(service.lookup_table).ok_or(Reason::NotReady)?;
     let slot = lookup_table.slot(LookupTable::slot_of(lookup_table.size, hash_of(packet, service)));
     if slot.is_migrating() {
-        return Ok(UntrackedSelection::Tracked);
+        return Ok(None);
     }
     // The slow path has already checked for martian sources.
     if FAST && index.may_be_martian(&packet.source) {
-        return Ok(UntrackedSelection::Slow);
+        return Err(Refusal::Decline);
     }
     // The first datagram of a flow looks like all others.
     let is_new = packet.flags.is_syn() && !packet.flags.rst();
-    Selection::new(current_backend(packet, slot, maps)?, is_new, maps).map(UntrackedSelection::Selection)
+    Ok(Some(Selection::new(current_backend(packet, slot, maps)?, is_new, maps)?))
 }
 
-/// What the fast path says about a packet of a tracked flow.
-pub(super) enum FastSelection<'t> {
-    /// The entry names the server.
-    Done(Selection<'t>),
-    /// The slow path must decide. Nothing has been changed.
-    Decline,
-}
-
-/// Selects the server of a packet of a tracked flow in the fast path; `frame` holds the packet. Returns
-/// [`Reason::Reset`] where the connection is finished and the client receives a RST, which the slow path sends.
+/// Selects the server of a packet of a tracked flow in the fast path; `frame` holds the packet. Declines where the
+/// entry does not decide alone.
 #[inline(always)]
 pub(super) fn select_tracked_fast<'t, T: PathCalls>(
     request: &Request<'t, '_, T>,
     frame: &Frame<'_>,
-) -> Result<FastSelection<'t>, Reason> {
+) -> Result<Selection<'t>, Refusal> {
     let packet = &request.packet.numbered(frame).ok_or(Reason::Truncated)?;
     let request = &Request { packet, ..*request };
     let Request { service, index, maps, .. } = *request;
@@ -92,21 +74,20 @@ pub(super) fn select_tracked_fast<'t, T: PathCalls>(
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
     let distance = flows.find_near(&query, service.service);
     if distance == FAR {
-        return Ok(FastSelection::Decline);
+        return Err(Refusal::Decline);
     }
-    let Some(found) = found(&flows, &query, distance, service) else { return Ok(FastSelection::Decline) };
-    Ok(match request.disposition::<true>(&query, &found, &flows)? {
-        Disposition::Forward(selection) => FastSelection::Done(selection),
-        Disposition::Slow | Disposition::Reselect | Disposition::OtherConnection => FastSelection::Decline,
-    })
+    let found = found(&flows, &query, distance, service).ok_or(Refusal::Decline)?;
+    match request.disposition::<true>(&query, &found, &flows)? {
+        Disposition::Forward(selection) => Ok(selection),
+        Disposition::Reselect | Disposition::OtherConnection => Err(Refusal::Decline),
+    }
 }
 
-/// Selects the server of a packet of a tracked flow in the slow path. Returns [`Reason::Reset`] where the connection is
-/// finished and the client receives a RST.
+/// Selects the server of a packet of a tracked flow in the slow path.
 #[inline(always)]
 pub(super) fn select_tracked<'t, T: PathCalls>(
     request: &Request<'t, '_, T>,
-) -> Result<Selection<'t>, Reason> {
+) -> Result<Selection<'t>, Refusal> {
     let Request { packet, service, index, maps, .. } = *request;
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
@@ -130,7 +111,7 @@ pub(super) fn select_tracked<'t, T: PathCalls>(
 impl<'t, T: PathCalls> Request<'t, '_, T> {
     /// The server of a mid-stream segment by the hash alone. Makes no entry.
     #[inline(always)]
-    fn by_hash(&self) -> Result<Selection<'t>, Reason> {
+    fn by_hash(&self) -> Result<Selection<'t>, Refusal> {
         let Self { packet, service, maps, .. } = *self;
         let selection = maps.server_by_hash(packet, service, Conflicts::default().0);
         let backend = maps.backend(selection.backend()?).ok_or(Reason::NoServer)?;
@@ -141,19 +122,19 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
     /// Selects a server for a packet without an entry, or with one that does not hold for it. `distance` is that of the
     /// entry to replace, or [`NOT_FOUND`].
     #[inline(always)]
-    fn begin_flow(&self, query: &Query, distance: u32) -> Result<Selection<'t>, Reason> {
+    fn begin_flow(&self, query: &Query, distance: u32) -> Result<Selection<'t>, Refusal> {
         let Self { packet, arrival, service, maps, .. } = *self;
         let (sees_replies, is_mid_stream) = (self.sees_replies(), self.is_mid_stream());
         let (is_syn, is_new_entry) = (packet.flags.is_syn(), distance == NOT_FOUND);
         // The flow's entry may still be in the table that this one replaces, with another server. TCP retransmits the
         // segment.
         if is_mid_stream && is_new_entry && maps.is_resizing() {
-            return Err(Reason::NotReady);
+            return Err(Refusal::drop(Reason::NotReady));
         }
         // The flow's server is gone, so its connection cannot continue. In the other modes another server answers the
         // segment.
         if sees_replies && is_mid_stream && !is_new_entry {
-            return Err(Reason::Reset);
+            return Err(Refusal::FINISHED);
         }
         let conflicts = if sees_replies {
             Conflicts(maps.conflicting_flows(query, service.service))
@@ -181,7 +162,7 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         }
         // [`Conflicts`] holds four flows; a fifth could not be told from them.
         if sees_replies && is_new_entry && conflicts.is_full() {
-            return Err(Reason::ClientPortBusy);
+            return Err(Refusal::drop(Reason::ClientPortBusy));
         }
         let new = NewFlow::new(backend.handle.id(), distance, is_finished);
         let is_inserted = maps.insert_flow(packet, service, arrival, new);
@@ -191,7 +172,7 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         }
         if sees_replies {
             // Without an entry replies cannot be translated: it holds the VIP and the client path.
-            return Err(Reason::FlowTableFull);
+            return Err(Refusal::drop(Reason::FlowTableFull));
         }
         self.without_entry(selection, previous_backend, conflicts)
     }
@@ -204,7 +185,7 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         selection: Selection<'t>,
         previous_backend: Option<&'t Backend>,
         conflicts: Conflicts,
-    ) -> Result<Selection<'t>, Reason> {
+    ) -> Result<Selection<'t>, Refusal> {
         let Self { packet, service, maps, .. } = *self;
         match previous_backend {
             // The hash leads later packets to the same server, for as long as the slot keeps this previous backend.
@@ -219,15 +200,15 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
                 Selection::new(previous_backend, true, maps)
             }
             Some(previous_backend) if previous_backend.handle != selection.backend.handle => {
-                Err(Reason::FlowTableFull)
+                Err(Refusal::drop(Reason::FlowTableFull))
             }
             _ if service.policy & policy::PINNED_ELSEWHERE != 0 && !self.is_mid_stream() => {
                 // If the hash leads to the selected server, later packets find it without an entry.
                 let by_hash = maps.server_by_hash(packet, service, conflicts.0);
                 let is_found = service.policy & (policy::ROUND_ROBIN | policy::LEAST_CONNECTIONS) == 0
                     && by_hash.previous_backend().is_none()
-                    && by_hash.backend() == Ok(selection.backend.handle.id());
-                if is_found { Ok(selection) } else { Err(Reason::FlowTableFull) }
+                    && by_hash.backend().is_ok_and(|id| id == selection.backend.handle.id());
+                if is_found { Ok(selection) } else { Err(Refusal::drop(Reason::FlowTableFull)) }
             }
             _ => Ok(selection),
         }

@@ -1,6 +1,6 @@
 //! Current and previous backend of a slot.
 
-use super::maps::Maps;
+use super::{maps::Maps, refusal::Refusal};
 use crate::{
     abi::{
         backend::Backend,
@@ -17,14 +17,14 @@ pub(super) fn hash_of(packet: &Packet, service: &IndexEntry) -> u64 {
     service.flow_hash(&packet.source, packet.source_port)
 }
 
-/// The current backend of a slot, for a packet. [`Reason::NoServer`] if it may not have the packet; [`Reason::Reset`]
-/// for a segment of a terminating server's connection.
+/// The current backend of a slot, for a packet. Refuses with [`Reason::NoServer`] if it may not have the packet; a
+/// segment of a terminating server's connection is answered by a RST.
 #[inline(always)]
 pub(super) fn current_backend<'t, T: Maps>(
     packet: &Packet,
     slot: Slot,
     maps: &'t T,
-) -> Result<&'t Backend, Reason> {
+) -> Result<&'t Backend, Refusal> {
     let backend = maps.backend(slot.server().ok_or(Reason::NoServer)?).ok_or(Reason::NoServer)?;
     // A new table may be about to replace this one. A server whose entry is cleared gets nothing. One that is not able
     // to serve keeps its connections.
@@ -32,9 +32,9 @@ pub(super) fn current_backend<'t, T: Maps>(
     if backend.is_alive() {
         Ok(backend)
     } else if is_mid_stream {
-        if backend.is_terminating() && !packet.flags.rst() { Err(Reason::Reset) } else { Ok(backend) }
+        if backend.is_terminating() && !packet.flags.rst() { Err(Refusal::FINISHED) } else { Ok(backend) }
     } else {
-        Err(Reason::NoServer)
+        Err(Refusal::drop(Reason::NoServer))
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     client_path,
     flows::{EntrySnapshot, Flows, Query},
     maps::Maps,
+    refusal::Refusal,
     sequence_numbers::Segment,
 };
 use crate::{
@@ -34,7 +35,7 @@ pub(super) struct Selection<'t> {
 
 impl<'t> Selection<'t> {
     #[inline(always)]
-    pub(super) fn new<T: Maps>(backend: &'t Backend, is_new: bool, maps: &'t T) -> Result<Self, Reason> {
+    pub(super) fn new<T: Maps>(backend: &'t Backend, is_new: bool, maps: &'t T) -> Result<Self, Refusal> {
         Ok(Self { backend, hop: next_hop(backend, maps)?, is_new, is_finished: false })
     }
 }
@@ -53,8 +54,6 @@ pub(super) struct Request<'t, 'p, T> {
 pub(super) enum Disposition<'t> {
     /// The packet goes to the flow's server.
     Forward(Selection<'t>),
-    /// The slow path must decide.
-    Slow,
     /// The entry does not hold for the packet. A server is selected anew, and the entry is replaced.
     Reselect,
     /// The packet belongs to another connection of the endpoint. It goes where it would go without an entry, and
@@ -92,9 +91,9 @@ pub fn disposition<T: Maps>(
         Ok(Disposition::Forward(selection)) => {
             PackedDisposition::forward(selection.backend.handle.id(), selection.is_finished)
         }
-        Ok(Disposition::Slow | Disposition::Reselect) => PackedDisposition::RESELECT,
+        Ok(Disposition::Reselect) => PackedDisposition::RESELECT,
         Ok(Disposition::OtherConnection) => PackedDisposition::OTHER_CONNECTION,
-        Err(reason) => PackedDisposition::refusal(reason),
+        Err(refusal) => PackedDisposition::refusal(&refusal),
     }
 }
 
@@ -119,7 +118,7 @@ impl<'t, T: Maps> Request<'t, '_, T> {
         query: &Query,
         found: &EntrySnapshot<'t>,
         flows: &Flows<'t, T>,
-    ) -> Result<Disposition<'t>, Reason> {
+    ) -> Result<Disposition<'t>, Refusal> {
         let Self { packet, service, maps, .. } = *self;
         let is_expired = flows.is_expired(found.sequence_word);
         if is_expired && !(self.sees_replies() && self.is_mid_stream()) {
@@ -138,9 +137,9 @@ impl<'t, T: Maps> Request<'t, '_, T> {
             let was = found.sequence_word.state();
             let is_finished = !packet.flags.rst();
             if FAST || (is_finished && was & state::RESET != 0) {
-                return Err(Reason::Reset);
+                return Err(Refusal::FINISHED);
             }
-            let selection = Selection::new(backend, false, maps).map_err(|_| Reason::Reset)?;
+            let selection = Selection::new(backend, false, maps).map_err(|_| Refusal::FINISHED)?;
             flows.mark(found, was | state::RESET);
             update_connection_count(service.policy, was, was | state::RESET, backend, maps);
             return Ok(Disposition::Forward(Selection { is_finished, ..selection }));
@@ -150,7 +149,7 @@ impl<'t, T: Maps> Request<'t, '_, T> {
             self.sees_replies() && (found.flow.arrival != self.arrival.tag() || found.flow.client.mac() == 0);
         let is_in_doubt = found.sequence_word.state() & (state::RESET | state::REOPENED) != 0;
         if FAST && (needs_client_path | is_in_doubt || packet.flags.is_syn()) {
-            return Ok(Disposition::Slow);
+            return Err(Refusal::Decline);
         }
         let selection = Selection::new(backend, false, maps)?;
         let was = found.sequence_word.state() & if !FAST && is_expired { !state::ENDS } else { !0 };
@@ -255,6 +254,7 @@ pub(super) fn update_connection_count<T: Maps>(policy: u32, was: u32, is: u32, b
 }
 
 #[inline(always)]
-pub(super) fn next_hop<'t, T: Maps>(backend: &Backend, maps: &'t T) -> Result<&'t NextHop, Reason> {
-    maps.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0).ok_or(Reason::NoNextHop)
+pub(super) fn next_hop<'t, T: Maps>(backend: &Backend, maps: &'t T) -> Result<&'t NextHop, Refusal> {
+    let hop = maps.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0);
+    hop.ok_or(Refusal::drop(Reason::NoNextHop))
 }

@@ -1,7 +1,10 @@
 //! The result of [`super::disposition`] as a number: a BPF subprogram returns no more than 64 bits.
 
 use super::Selection;
-use crate::{abi::stats::Reason, datapath::maps::Maps};
+use crate::{
+    abi::stats::Reason,
+    datapath::{maps::Maps, refusal::Refusal},
+};
 
 /// What a flow-table entry says about a packet, packed into 64 bits as the result of a BPF subprogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +13,9 @@ pub struct PackedDisposition(pub u64);
 impl PackedDisposition {
     const REFUSED: u64 = 1 << 63;
     const FINISHED: u64 = 1 << 32;
+    const NO_NEXT_HOP: Self = Self(Self::REFUSED);
+    /// The sender receives a RST.
+    const FINISHED_CONNECTION: Self = Self(Self::REFUSED | 1);
     /// There is no entry.
     pub const NO_ENTRY: Self = Self(1 << 62);
     /// The entry does not hold for the packet. A server is selected anew.
@@ -24,20 +30,22 @@ impl PackedDisposition {
     }
 
     #[inline(always)]
-    pub(super) const fn refusal(reason: Reason) -> Self {
-        Self(Self::REFUSED | reason as u64)
+    pub(super) const fn refusal(refusal: &Refusal) -> Self {
+        match refusal {
+            Refusal::Rst(_) => Self::FINISHED_CONNECTION,
+            // The server of an entry is selected already: only its next hop can be missing.
+            _ => Self::NO_NEXT_HOP,
+        }
     }
 
-    /// The server; `None` where one must be selected; or the reason for which the packet is refused.
+    /// The server; `None` where one must be selected.
     #[inline(always)]
-    pub(in crate::datapath) fn selection<T: Maps>(self, maps: &T) -> Result<Option<Selection<'_>>, Reason> {
-        const RESET: u64 = PackedDisposition::refusal(Reason::Reset).0;
-        if self.0 == RESET {
-            return Err(Reason::Reset);
+    pub(in crate::datapath) fn selection<T: Maps>(self, maps: &T) -> Result<Option<Selection<'_>>, Refusal> {
+        if self == Self::FINISHED_CONNECTION {
+            return Err(Refusal::FINISHED);
         }
-        // No other reason is left: the server of an entry is chosen already.
         if self.0 & Self::REFUSED != 0 {
-            return Err(Reason::NoNextHop);
+            return Err(Refusal::drop(Reason::NoNextHop));
         }
         if self.0 & (Self::NO_ENTRY.0 | Self::RESELECT.0 | Self::OTHER_CONNECTION.0) != 0 {
             return Ok(None);
