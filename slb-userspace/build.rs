@@ -3,7 +3,7 @@
 use std::process::Command;
 
 fn main() {
-    ebpf_build::build_script(&[ebpf_build::SLB, ebpf_build::DECAP, ebpf_build::LOSSES, ebpf_build::JIFFIES]);
+    ebpf_build::build_script(&ebpf_build::PRODUCT);
     let commit = git(&["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
     println!("cargo::rustc-env=SLB_GIT={}", commit.as_deref().unwrap_or("unknown"));
     // Git appends to this log at every commit and checkout.

@@ -2,6 +2,6 @@
 
 fn main() {
     if std::env::var_os("CARGO_FEATURE_CHECKS").is_some() {
-        ebpf_build::build_script(&[ebpf_build::BENCH, ebpf_build::BENCH_PPS]);
+        ebpf_build::build_script(&ebpf_build::BENCHMARKS);
     }
 }

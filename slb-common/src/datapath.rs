@@ -103,7 +103,6 @@ pub fn slow<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -
 }
 
 #[inline(always)]
-#[expect(clippy::needless_pass_by_value, reason = "by reference it would lie on BPF's stack")]
 fn count<T: Maps>(decided: Result<Egress, Refusal>, maps: &T) -> Verdict {
     let (verdict, action, reason) = match decided {
         Ok(Egress { verdict, action, reason }) => (verdict, action, reason as u32),

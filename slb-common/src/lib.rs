@@ -10,7 +10,6 @@
 )]
 
 pub mod abi;
-pub mod bench;
 pub mod datapath;
 pub mod decap;
 pub mod hash;

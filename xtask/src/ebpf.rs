@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Result, anyhow};
-use ebpf_build::{ALL, Build, elf::Object};
+use ebpf_build::{Build, PACKAGES, elf::Object};
 
 use crate::process::{target_dir, workspace};
 
@@ -12,10 +12,12 @@ pub(crate) fn run(debug_log: bool) -> Result<()> {
     let build = Build { workspace: workspace()?, target_dir: target_dir()?, debug_log };
     let directory = build.target_dir.join(if debug_log { "objects-debug-log" } else { "objects" });
     fs::create_dir_all(&directory)?;
-    let objects = build.run(&ALL, &directory).map_err(|message| anyhow!("{message}"))?;
-    for (name, object) in ALL.iter().zip(&objects) {
-        println!("object   {}", directory.join(format!("{name}.o")).display());
-        describe(object);
+    for package in PACKAGES {
+        let objects = build.run(package, &directory).map_err(|message| anyhow!("{message}"))?;
+        for (name, object) in package.programs.iter().zip(&objects) {
+            println!("object   {}", directory.join(format!("{name}.o")).display());
+            describe(object);
+        }
     }
     Ok(())
 }

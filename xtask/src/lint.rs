@@ -8,7 +8,7 @@ mod words;
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Result, anyhow};
-use ebpf_build::{Build, toolchain::Search};
+use ebpf_build::{BENCHMARKS, Build, PRODUCT, Package, toolchain::Search};
 
 use crate::process::{self, cargo, target_dir, workspace};
 
@@ -22,14 +22,14 @@ pub(crate) fn run() -> Result<()> {
     documents::check(&workspace()?)?;
     structure::check(&workspace()?)?;
     words::check(&workspace()?)?;
-    let host = ["clippy", "--workspace", "--exclude", "slb-ebpf", "--all-targets", "--all-features"];
+    let host = ["clippy", "--all-targets", "--all-features"];
     process::run(cargo(&host)?.args(DENY))?;
     // As the demo is built.
     process::run(
         cargo(&["clippy", "--package", "slb-tests", "--no-default-features", "--lib", "--bins"])?.args(DENY),
     )?;
-    for debug_log in [false, true] {
-        ebpf(&search, debug_log)?;
+    for (package, debug_log) in [(&PRODUCT, false), (&PRODUCT, true), (&BENCHMARKS, false)] {
+        ebpf(&search, package, debug_log)?;
     }
     dependencies(&search)
 }
@@ -40,10 +40,10 @@ pub(crate) fn cargo_deny(search: &Search) -> Option<PathBuf> {
     own.or_else(|| search.program("cargo-deny"))
 }
 
-/// Runs clippy of the eBPF compiler for the BPF target.
-fn ebpf(search: &Search, debug_log: bool) -> Result<()> {
+/// Runs clippy of the eBPF compiler on a package, for the BPF target.
+fn ebpf(search: &Search, package: &Package, debug_log: bool) -> Result<()> {
     if let Some(object) = ebpf_build::own_objects() {
-        println!("lint: skipped clippy on slb-ebpf: {} is used in place of it", object.display());
+        println!("lint: skipped clippy on {}: {} is used in place of it", package.name, object.display());
         return Ok(());
     }
     let toolchain = search.toolchain().map_err(|missing| anyhow!("{missing}"))?;
@@ -51,13 +51,15 @@ fn ebpf(search: &Search, debug_log: bool) -> Result<()> {
     let clippy = toolchain.cargo.with_file_name("cargo-clippy");
     if !clippy.is_file() {
         println!(
-            "lint: skipped clippy on slb-ebpf: {} has none; `cargo xtask setup` adds it",
-            toolchain.origin
+            "lint: skipped clippy on {}: {} has none; `cargo xtask setup` adds it",
+            package.name, toolchain.origin
         );
         return Ok(());
     }
     let mut command = build.cargo(&toolchain, &clippy);
-    process::run(command.env("CARGO", &toolchain.cargo).arg("clippy").args(build.arguments()).args(DENY))
+    process::run(
+        command.env("CARGO", &toolchain.cargo).arg("clippy").args(build.arguments(package)).args(DENY),
+    )
 }
 
 /// Checks licences, duplicates and sources; also advisories, if their database can be downloaded.

@@ -41,8 +41,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
     for program in &programs {
         totals += execute(program.arguments(Command::new(&program.path), filter, &[]))?;
     }
-    let mut doc =
-        cargo(&["test", "--doc", "--workspace", "--exclude", "slb-ebpf", "--no-fail-fast", "--quiet"])?;
+    let mut doc = cargo(&["test", "--doc", "--no-fail-fast", "--quiet"])?;
     doc.args(filter.map(|filter| ["--", filter]).into_iter().flatten());
     totals += execute(doc)?;
 
@@ -93,7 +92,7 @@ impl Program {
 /// Builds all test programs and lists them. Cargo also builds the programs of packages with integration tests: `slbd`,
 /// `slb`, `slb-decap`, `slb-demo` and `slb-bench`, which the tests start.
 fn build() -> Result<Vec<Program>> {
-    let mut command = cargo(&["test", "--workspace", "--exclude", "slb-ebpf", "--no-run"])?;
+    let mut command = cargo(&["test", "--no-run"])?;
     process::show(&command);
     command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
     let output =

@@ -12,14 +12,13 @@ use super::{
 };
 
 macro_rules! pod {
-    ($($layout:ty),+) => {
+    ($($layout:ty),+ $(,)?) => {
         $(
             // SAFETY: `repr(C)` of integers and arrays of integers without implicit padding; any bytes are valid.
             unsafe impl aya::Pod for $layout {}
         )+
     };
 }
-pub(crate) use pod;
 
 pod!(
     Backend,
@@ -32,6 +31,7 @@ pod!(
     Counters,
     Totals,
     DecapPolicy,
-    DecapCounters
+    DecapCounters,
+    KernelLayout,
+    Losses,
 );
-pod!(KernelLayout, Losses);

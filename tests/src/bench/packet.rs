@@ -1,7 +1,7 @@
 //! The cost of one packet, in nanoseconds.
 //!
 //! The programs under comparison run in turn, in slices of packets, in one run on one core. The measuring wrapper
-//! (`slb-ebpf/src/bench.rs`) calls each from `BPF_PROG_TEST_RUN`. The best chunk of packets repeats to a few percent;
+//! (`tests/bench-ebpf/src/packet.rs`) calls each from `BPF_PROG_TEST_RUN`. The best chunk of packets repeats to a few percent;
 //! the rest of the distribution is mostly noise of the machine.
 //!
 //! With each load the kernel places a program's machine code at another offset (`bpf_jit_binary_pack_alloc`). At some
@@ -28,7 +28,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{ProgramFd, ProgramInfo};
 use nix::unistd::geteuid;
-use slb_common::bench::CHUNK;
+use slb_bench_common::packet::CHUNK;
 
 pub use self::report::PacketReport;
 use self::{

@@ -10,8 +10,6 @@ mod conntrack;
 mod contestant;
 mod frame;
 mod lane;
-#[path = "../../../slb-ebpf/src/bench_pps/layout.rs"]
-mod layout;
 mod measure;
 mod programs;
 mod report;

@@ -1,4 +1,4 @@
-//! Builds the XDP programs, `slb-ebpf`, for `cargo xtask build-ebpf` and for build scripts.
+//! Builds the XDP programs ([`PACKAGES`]) for `cargo xtask build-ebpf` and for build scripts.
 //!
 //! The eBPF compiler is not the workspace's, so it runs by its full path, in an environment without the variables of an
 //! outer cargo, clippy or rustup. It has a target directory of its own, because an outer cargo locks its target
@@ -20,30 +20,42 @@ use std::{
 
 use toolchain::{Search, Toolchain};
 
-/// Environment variable with a directory of prebuilt objects. It must hold `NAME.o` for each name in [`ALL`]; they are
-/// used instead of a build.
+/// Environment variable with a directory of prebuilt objects. It must hold `NAME.o` for each program; they are used
+/// instead of a build.
 pub const OBJECTS_VARIABLE: &str = "SLB_EBPF_OBJECTS";
 
-/// The program of the daemon.
-pub const SLB: &str = "slb";
+/// A package of XDP programs.
+#[derive(Debug, Clone, Copy)]
+pub struct Package {
+    /// Its name.
+    pub name: &'static str,
+    /// Its programs.
+    pub programs: &'static [&'static str],
+    /// Directories of the package and of the workspace's packages that it depends on, relative to the workspace.
+    directories: &'static [&'static str],
+    /// Whether it has the feature `debug-log`.
+    has_debug_log: bool,
+}
 
-/// The decapsulator's program, for servers.
-pub const DECAP: &str = "slb-decap";
+/// The programs of SLB: the daemon's (packet path, frames that the kernel loses, the kernel's clock), and the
+/// decapsulator's for servers.
+pub const PRODUCT: Package = Package {
+    name: "slb-ebpf",
+    programs: &["slb", "slb-decap", "slb-losses", "slb-jiffies"],
+    directories: &["slb-ebpf", "slb-common"],
+    has_debug_log: true,
+};
 
-/// The daemon's program that counts frames which the kernel loses.
-pub const LOSSES: &str = "slb-losses";
+/// The programs of the benchmarks.
+pub const BENCHMARKS: Package = Package {
+    name: "slb-bench-ebpf",
+    programs: &["slb-bench-packet", "slb-bench-pps"],
+    directories: &["tests/bench-ebpf", "tests/bench-common", "slb-common"],
+    has_debug_log: false,
+};
 
-/// The daemon's program that reads the kernel's clock.
-pub const JIFFIES: &str = "slb-jiffies";
-
-/// The measuring wrapper of the packet benchmark.
-pub const BENCH: &str = "slb-bench";
-
-/// Source, sink and reference programs of the benchmarks.
-pub const BENCH_PPS: &str = "slb-bench-pps";
-
-/// All programs.
-pub const ALL: [&str; 6] = [SLB, DECAP, LOSSES, JIFFIES, BENCH, BENCH_PPS];
+/// All packages of XDP programs.
+pub const PACKAGES: [&Package; 2] = [&PRODUCT, &BENCHMARKS];
 
 /// Compilation target of the XDP programs.
 pub const TARGET: &str = "bpfel-unknown-none";
@@ -73,16 +85,17 @@ pub struct Build {
 }
 
 impl Build {
-    /// Builds the XDP programs, checks the objects with these names, and writes them to `directory` as `NAME.o`.
+    /// Builds the programs of `package`, checks the objects, and writes them to `directory` as `NAME.o`.
     ///
     /// If `SLB_EBPF_OBJECTS` is set, checks and copies the objects in that directory instead.
     ///
     /// # Errors
     /// A text of several lines for the developer: what is missing or wrong, and the commands that help.
-    pub fn run(&self, names: &[&str], directory: &Path) -> Result<Vec<elf::Object>, String> {
+    pub fn run(&self, package: &Package, directory: &Path) -> Result<Vec<elf::Object>, String> {
         let file = |name: &&str| format!("{name}.o");
         if let Some(own) = own_objects() {
-            return names
+            return package
+                .programs
                 .iter()
                 .map(|name| copy_checked(&own.join(file(name)), &directory.join(file(name))))
                 .collect::<Result<_, _>>()
@@ -98,14 +111,21 @@ impl Build {
             File::create(&lock_path).map_err(|e| format!("cannot create {}: {e}", lock_path.display()))?;
         lock.lock().map_err(|e| format!("cannot lock {}: {e}", lock_path.display()))?;
         let mut cargo = self.cargo(&toolchain, &toolchain.cargo);
-        cargo.arg("build").args(self.arguments());
+        cargo.arg("build").args(self.arguments(package));
         let status =
             cargo.status().map_err(|e| format!("cannot start {}: {e}", toolchain.cargo.display()))?;
         if !status.success() {
-            return Err(format!("slb-ebpf could not be built with {toolchain}; cargo's messages say why"));
+            return Err(format!(
+                "{} could not be built with {toolchain}; cargo's messages say why",
+                package.name
+            ));
         }
         let built = target_dir.join(TARGET).join("release");
-        names.iter().map(|name| copy_checked(&built.join(name), &directory.join(file(name)))).collect()
+        package
+            .programs
+            .iter()
+            .map(|name| copy_checked(&built.join(name), &directory.join(file(name))))
+            .collect()
     }
 
     /// Removes what earlier builds left, so that the next one links anew. Cargo does not notice another linker at the
@@ -120,12 +140,12 @@ impl Build {
         }
     }
 
-    /// Cargo arguments, after the subcommand, that select the XDP programs and their target.
+    /// Cargo arguments, after the subcommand, that select the programs of `package` and their target.
     #[must_use]
-    pub fn arguments(&self) -> Vec<&'static str> {
-        let mut arguments = vec!["--package", "slb-ebpf", "--release", "--target", TARGET];
+    pub fn arguments(&self, package: &Package) -> Vec<&'static str> {
+        let mut arguments = vec!["--package", package.name, "--release", "--target", TARGET];
         arguments.extend(["-Z", "build-std=core", "--locked"]);
-        if self.debug_log {
+        if self.debug_log && package.has_debug_log {
             arguments.extend(["--features", "debug-log"]);
         }
         arguments
@@ -148,15 +168,15 @@ impl Build {
     }
 }
 
-/// The build script of a package that lies directly in the workspace. Puts the objects with these names into `OUT_DIR`,
-/// and rebuilds only after changes of their sources. A failure becomes an error of cargo.
-pub fn build_script(names: &[&str]) {
-    if let Err(message) = objects_for_script(names) {
+/// The build script of a package that lies directly in the workspace. Puts the objects of `package` into `OUT_DIR`, and
+/// rebuilds only after changes of their sources. A failure becomes an error of cargo.
+pub fn build_script(package: &Package) {
+    if let Err(message) = objects_for_script(package) {
         message.lines().for_each(|line| println!("cargo::error={line}"));
     }
 }
 
-fn objects_for_script(names: &[&str]) -> Result<(), String> {
+fn objects_for_script(package: &Package) -> Result<(), String> {
     let directory = |variable: &str| {
         env::var_os(variable).map(PathBuf::from).ok_or_else(|| format!("cargo has not set {variable}"))
     };
@@ -168,7 +188,7 @@ fn objects_for_script(names: &[&str]) -> Result<(), String> {
         .to_path_buf();
 
     println!("cargo::rerun-if-changed=build.rs");
-    for input in inputs() {
+    for input in inputs(package) {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
     println!("cargo::rerun-if-env-changed={OBJECTS_VARIABLE}");
@@ -178,7 +198,7 @@ fn objects_for_script(names: &[&str]) -> Result<(), String> {
 
     let target_dir = target_dir(&out_dir).unwrap_or_else(|| out_dir.clone());
     let debug_log = env::var_os("CARGO_FEATURE_DEBUG_LOG").is_some();
-    Build { workspace, target_dir, debug_log }.run(names, &out_dir).map(drop)
+    Build { workspace, target_dir, debug_log }.run(package, &out_dir).map(drop)
 }
 
 /// Directory of prebuilt objects; `None` if the variable is not set.
@@ -187,17 +207,10 @@ pub fn own_objects() -> Option<PathBuf> {
     env::var_os(OBJECTS_VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Source files and directories of the objects, relative to the workspace.
-#[must_use]
-pub fn inputs() -> [&'static str; 6] {
-    [
-        "Cargo.lock",
-        "Cargo.toml",
-        "slb-common/Cargo.toml",
-        "slb-common/src",
-        "slb-ebpf/Cargo.toml",
-        "slb-ebpf/src",
-    ]
+/// Source files and directories of a package's objects, relative to the workspace.
+fn inputs(package: &Package) -> impl Iterator<Item = String> {
+    let sources = package.directories.iter().flat_map(|at| [format!("{at}/Cargo.toml"), format!("{at}/src")]);
+    ["Cargo.lock", "Cargo.toml"].map(str::to_owned).into_iter().chain(sources)
 }
 
 /// The target directory of cargo that contains `path`.
@@ -248,8 +261,8 @@ mod tests {
     #[test]
     fn every_input_exists() {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-        for input in inputs() {
-            assert!(workspace.join(input).exists(), "{input}");
+        for input in PACKAGES.into_iter().flat_map(inputs) {
+            assert!(workspace.join(&input).exists(), "{input}");
         }
     }
 

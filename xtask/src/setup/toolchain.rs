@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use ebpf_build::{
-    ALL, Build, commands, pinned,
+    Build, PRODUCT, commands, pinned,
     toolchain::{Compiler, Origin, Search},
 };
 
@@ -142,7 +142,7 @@ fn binary(root: &Path) -> Result<()> {
     build.clean().context("cannot remove what an earlier eBPF build left")?;
     let objects = build.target_dir.join("objects");
     fs::create_dir_all(&objects)?;
-    build.run(&ALL, &objects).map(drop).or_else(|message| {
+    build.run(&PRODUCT, &objects).map(drop).or_else(|message| {
         fs::remove_dir_all(root).with_context(|| format!("cannot remove {}", root.display()))?;
         build.clean()?;
         Err(anyhow!("{message}"))

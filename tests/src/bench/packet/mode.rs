@@ -4,9 +4,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use slb_bench_common::packet::FLOW_BITS;
 use slb_common::{
     abi::{MacPair, backend::NextHop, service::mode},
-    bench::FLOW_BITS,
     datapath::ipip,
 };
 use slb_config::model::TableSize;

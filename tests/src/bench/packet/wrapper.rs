@@ -6,11 +6,11 @@ use aya::{
     maps::{Array, Map, MapData, ProgramArray},
     programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp},
 };
-use slb_common::bench::{BenchControl, CHUNK, HEAD_V4, HEAD_V6, MAX_PROGRAMS, MAX_STAMPS, Stamps};
+use slb_bench_common::packet::{BenchControl, CHUNK, HEAD_V4, HEAD_V6, MAX_PROGRAMS, MAX_STAMPS, Stamps};
 
 use super::workload::{PacketStream, VariedAddress};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-bench.o"));
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-bench-packet.o"));
 const MEASURE: &str = "measure";
 
 /// Maximum number of packets that one run can time.

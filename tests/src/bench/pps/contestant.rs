@@ -2,12 +2,12 @@
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
+use slb_bench_common::pps::{ExpectedFrames, SinkCounters};
 
 use super::{
     conntrack,
     frame::BenchSegment,
     lane::{Arms, PpsLane},
-    layout::{ExpectedFrames, SinkCounters},
 };
 use crate::bench::slbd::Slbd;
 

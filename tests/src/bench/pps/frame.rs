@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::layout::FRAME_WORDS;
+use slb_bench_common::pps::FRAME_WORDS;
 
 /// Length of a frame; the last ten bytes are padding, as in every short frame.
 const LENGTH: usize = FRAME_WORDS * 8;

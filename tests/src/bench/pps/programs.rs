@@ -1,35 +1,20 @@
 //! The benchmark's XDP programs and their maps, loaded once per lane.
 
-use std::net::Ipv4Addr;
-
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, Pod,
     maps::{Array, MapData, PerCpuArray},
     programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
 };
+use slb_bench_common::pps::{ExpectedFrames, FRAME_WORDS, SERVERS, SinkCounters, Source};
 
-use super::{
-    frame::BenchFrame,
-    layout::{ExpectedFrames, FRAME_WORDS, SERVERS, SinkCounters, Source},
-};
+use super::frame::BenchFrame;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-bench-pps.o"));
 
 /// Frames that the kernel creates in one batch. All their work is done before the next batch, so they never overflow a
 /// veth ring of 256 frames.
 const BATCH: u32 = 64;
-
-/// IP protocols.
-const TCP: u32 = 6;
-const IPV4: u32 = 4;
-
-// SAFETY: the type consists of integers without padding, and every bit pattern is valid.
-unsafe impl Pod for Source {}
-// SAFETY: as above.
-unsafe impl Pod for ExpectedFrames {}
-// SAFETY: as above.
-unsafe impl Pod for SinkCounters {}
 
 /// A program of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,29 +118,5 @@ impl BenchPrograms {
 
     fn array<T: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, T>> {
         Ok(self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))?.try_into()?)
-    }
-}
-
-impl ExpectedFrames {
-    /// Expects frames to a TCP port and to addresses within a prefix.
-    pub(super) fn tcp((address, prefix): (Ipv4Addr, u32), port: u16) -> Self {
-        let mask = u32::MAX.checked_shl(32 - prefix).unwrap_or(0).to_be();
-        let address = u32::from(address).to_be() & mask;
-        Self { address, mask, protocol: TCP, port: port.to_be().into() }
-    }
-
-    /// Expects frames with an inner IPv4 packet, to addresses within a prefix.
-    pub(super) fn tunnel(to: (Ipv4Addr, u32)) -> Self {
-        Self { protocol: IPV4, ..Self::tcp(to, 0) }
-    }
-}
-
-impl SinkCounters {
-    /// The frames that have arrived since `before`.
-    pub(super) fn since(mut self, before: &Self) -> Self {
-        self.expected -= before.expected;
-        self.unexpected -= before.unexpected;
-        self.servers.iter_mut().zip(before.servers).for_each(|(now, before)| *now -= before);
-        self
     }
 }

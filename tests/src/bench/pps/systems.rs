@@ -4,11 +4,11 @@ mod kernel;
 mod slb;
 
 use anyhow::{Context as _, Result};
+use slb_bench_common::pps::ExpectedFrames;
 
 use super::{
     contestant::Contestant,
     lane::{Arms, PpsLane, VIP, VIP_PORT},
-    layout::ExpectedFrames,
     programs::BenchProgram,
 };
 

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use slb_bench_common::pps::ExpectedFrames;
 
 use super::super::{
     contestant::{Contestant, PpsWorkload},
     lane::{Arms, PpsLane, SERVER_COUNT, SERVER_PORT, VIP, VIP_PORT},
-    layout::ExpectedFrames,
 };
 use crate::net::{find_program, run};
 

@@ -1,11 +1,11 @@
 //! SLB, run by its daemon.
 
 use anyhow::Result;
+use slb_bench_common::pps::ExpectedFrames;
 
 use super::super::{
     contestant::{Contestant, PpsWorkload},
     lane::{Arms, PpsLane, SERVER_PORT, VIP, VIP_PORT},
-    layout::ExpectedFrames,
 };
 use crate::bench::slbd::{BenchListener, BenchMode, Slbd};
 

@@ -21,10 +21,8 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use slb_common::{
-    bench::{BenchControl, CHUNK, MAX_PROGRAMS, MAX_STAMPS, Stamps, write_head},
-    net::frame::{Frame, Header},
-};
+use slb_bench_common::packet::{BenchControl, CHUNK, MAX_PROGRAMS, MAX_STAMPS, Stamps, write_head};
+use slb_common::net::frame::{Frame, Header};
 
 #[btf_map]
 static CONTROL: Array<BenchControl, 1> = Array::new();

@@ -1,10 +1,9 @@
-//! What the measuring wrapper (`slb-ebpf/src/bench.rs`) and its host share: the control block, and the frame every
-//! packet starts from.
+//! `slb-bench packet`: the control block of its XDP program, and the frame that every packet starts from.
 //!
 //! The kernel feeds a repeated test run its own output: what the program under test made of a frame is the next packet.
 //! So the wrapper writes the head of the frame anew each time. It does so here, where host tests reach it.
 
-use crate::{
+use slb_common::{
     abi::Address,
     net::{
         checksum::Delta,
@@ -168,8 +167,12 @@ const _: () = assert!(size_of::<BenchControl>() == HEAD_V6 + 7 * 8 + 4 * 4);
 const _: () = assert!(MAX_STAMPS.is_power_of_two());
 const _: () = assert!(V4_SOURCE + 8 == V4_PORTS);
 
+// SAFETY: `repr(C)` of integers and arrays of integers without implicit padding; any bytes are valid.
 #[cfg(feature = "user")]
-crate::abi::user::pod!(BenchControl, Stamps);
+unsafe impl aya::Pod for BenchControl {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Stamps {}
 
 #[cfg(test)]
 mod tests {

@@ -2,8 +2,6 @@
 #![no_std]
 #![no_main]
 
-mod layout;
-#[path = "../runtime.rs"]
 mod runtime;
 
 use aya_ebpf::{
@@ -13,7 +11,7 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use layout::{ExpectedFrames, FRAME_WORDS, SERVERS, SinkCounters, Source};
+use slb_bench_common::pps::{ExpectedFrames, FRAME_WORDS, SERVERS, SinkCounters, Source};
 
 #[btf_map]
 static SOURCE: Array<Source, 1> = Array::new();
