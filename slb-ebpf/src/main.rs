@@ -88,12 +88,12 @@ impl FrameCalls for Context {
 
     #[inline(always)]
     fn rewrite_to_icmp_error(&mut self, network: usize, message: IcmpMessage) -> bool {
-        slb_answer_error(self.0, network as u64, message.0.into()) != 0
+        slb_rewrite_to_icmp_error(self.0, network as u64, message.0.into()) != 0
     }
 
     #[inline(always)]
     fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool {
-        slb_turn_into_reset(self.0, network as u64, back.into()) != 0
+        slb_rewrite_to_rst(self.0, network as u64, back.into()) != 0
     }
 }
 
@@ -121,14 +121,14 @@ extern "C" fn slb_remove_priority_tags(ctx: *mut xdp_md) -> u64 {
 /// [`icmp_error::answer`], a BPF subprogram.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_answer_error(ctx: *mut xdp_md, network: u64, message: u64) -> u64 {
+extern "C" fn slb_rewrite_to_icmp_error(ctx: *mut xdp_md, network: u64, message: u64) -> u64 {
     icmp_error::answer(&mut Context(ctx), network as usize, IcmpMessage(message as u32)).is_some().into()
 }
 
 /// [`reset::rewrite_to_rst`], a BPF subprogram.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_turn_into_reset(ctx: *mut xdp_md, network: u64, back: u64) -> u64 {
+extern "C" fn slb_rewrite_to_rst(ctx: *mut xdp_md, network: u64, back: u64) -> u64 {
     reset::rewrite_to_rst(&mut Context(ctx), network as usize, back != 0).is_some().into()
 }
 

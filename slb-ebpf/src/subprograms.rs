@@ -199,7 +199,7 @@ impl FlowCalls for BpfMaps {
     fn mark_tuples_reused(&self, query: &Query, service: u32, endpoint: u32) {
         let [high, low, end] = query.client.words();
         let what = u64::from(endpoint) | u64::from(service) << 32;
-        slb_release_flows(high, low, end, query.home.into(), what);
+        slb_mark_tuples_reused(high, low, end, query.home.into(), what);
     }
 
     #[inline(always)]
@@ -262,12 +262,12 @@ impl PathCalls for BpfMaps {
         arrival: ClientPath,
         distance: u32,
     ) -> PackedDisposition {
-        PackedDisposition(opaque(slb_known_flow(self.0, packet, service, arrival.0, distance.into())))
+        PackedDisposition(opaque(slb_flow_disposition(self.0, packet, service, arrival.0, distance.into())))
     }
 
     #[inline(always)]
     fn insert_flow(&self, packet: &Packet, service: &IndexEntry, arrival: ClientPath, new: NewFlow) -> bool {
-        slb_enter_flow(self.0, packet, service, arrival.0, new.0) != 0
+        slb_insert_flow(self.0, packet, service, arrival.0, new.0) != 0
     }
 }
 
@@ -333,7 +333,7 @@ extern "C" fn slb_conflicting_flows(high: u64, low: u64, end: u64, home: u64, se
 /// [`flows::mark_tuple_reused`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_release_flows(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
+extern "C" fn slb_mark_tuples_reused(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
     flows::mark_tuple_reused(&query(high, low, end, home), (what >> 32) as u32, what as u32, &BPF_MAPS);
     // A global function must return a number.
     0
@@ -378,7 +378,7 @@ extern "C" fn slb_slot_for_flow(home: u64) -> u64 {
 /// [`tracked::disposition`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_known_flow(
+extern "C" fn slb_flow_disposition(
     ctx: *mut xdp_md,
     packet: *const Packet,
     service: *const IndexEntry,
@@ -397,7 +397,7 @@ extern "C" fn slb_known_flow(
 /// [`insert::insert`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_enter_flow(
+extern "C" fn slb_insert_flow(
     ctx: *mut xdp_md,
     packet: *const Packet,
     service: *const IndexEntry,
