@@ -22,6 +22,7 @@ pub mod icmp_error;
 pub mod insert;
 pub mod ipip;
 pub mod maps;
+pub mod parse;
 pub mod path_calls;
 pub mod reset;
 pub mod schedule;
@@ -53,12 +54,12 @@ use crate::{
         ethernet::is_group,
         frame::Frame,
         headers::{EthernetHdr, MacPairBytes, ether_type, protocol},
-        parse::{Packet, plain_ipv4, plain_ipv6},
     },
 };
 use frame_calls::{FrameCalls, Parsed};
 use icmp_error::{IcmpError, IcmpMessage};
 use maps::{Direction, Maps};
+use parse::{Packet, plain_ipv4, plain_ipv6};
 use path_calls::PathCalls;
 use refusal::Refusal;
 use reply::Reply;

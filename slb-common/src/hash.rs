@@ -1,6 +1,6 @@
 //! Hashes of the packet path: equal on every node, cheap in BPF, without tables.
 
-use crate::abi::Address;
+use crate::net::address::Address;
 
 /// Makes every bit of `h` change the whole result: two rounds of xor-shift and multiplication.
 #[inline(always)]

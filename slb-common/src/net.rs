@@ -1,7 +1,7 @@
-//! Frames, headers and checksums.
+//! Addresses, frames, headers and checksums.
 
+pub mod address;
 pub mod checksum;
 pub mod ethernet;
 pub mod frame;
 pub mod headers;
-pub mod parse;

@@ -24,12 +24,12 @@ use slb_common::{
         frame_calls::{FrameCalls, Parsed},
         icmp_error::{self, IcmpMessage},
         maps::Maps as _,
+        parse::{Packet, parse},
         reset, slow,
     },
     net::{
         ethernet,
         frame::{Frame, FrameBuffer},
-        parse::{Packet, parse},
     },
     opaque::opaque,
 };

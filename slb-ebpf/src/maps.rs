@@ -16,7 +16,7 @@ use slb_common::abi::{
     shared_word::SharedWord,
     stats::{Counters, Totals},
 };
-use slb_common::net::parse::Packet;
+use slb_common::datapath::parse::Packet;
 
 /// BPF_F_MMAPABLE: the daemon reads entries without a system call for each. Entries lie on cache lines of their own.
 const MMAPABLE: usize = 1 << 10;

@@ -5,7 +5,7 @@ use aya_ebpf::{
 };
 use slb_common::{
     abi::{flow::ClientPath, interface::slot},
-    net::parse::Packet,
+    datapath::parse::Packet,
 };
 
 use crate::maps::INTERFACE_TABLE;

@@ -19,13 +19,13 @@ use slb_common::{
         flows::{self, Query},
         insert::{self, NewFlow},
         maps::{Direction, Maps},
+        parse::Packet,
         path_calls::PathCalls,
         schedule::{self, SchedulerResult},
         schedule_calls::ScheduleCalls,
         tracked::{self, PackedDisposition},
         unmatched::{self, UnmatchedDecision},
     },
-    net::parse::Packet,
     opaque::{masked, opaque},
 };
 

@@ -1,10 +1,7 @@
 //! Services, VIPs, and the service index that packets look them up in.
 
 use super::{Address, Handle, MAX_SERVICES, NAME_LEN};
-use crate::{
-    hash::flow_hash,
-    net::{headers::protocol, parse::is_unicast_host},
-};
+use crate::{hash::flow_hash, net::headers::protocol};
 
 /// A service: one VIP, protocol and port. With an ICMP protocol and port 0, the VIP itself.
 ///
@@ -310,13 +307,13 @@ impl ServiceIndex {
     /// two VIPs would answer each other for ever.
     #[inline(always)]
     pub fn is_martian(&self, source: &Address) -> bool {
-        !is_unicast_host(source) || (self.may_be_any_vip(source) && self.vip(source).is_some())
+        !source.is_unicast_host() || (self.may_be_any_vip(source) && self.vip(source).is_some())
     }
 
     /// The same without a lookup in the index. May be wrong for other addresses, never for a martian source.
     #[inline(always)]
     pub fn may_be_martian(&self, source: &Address) -> bool {
-        !is_unicast_host(source) || self.may_be_any_vip(source)
+        !source.is_unicast_host() || self.may_be_any_vip(source)
     }
 
     /// Whether the endpoint with this [`Self::server_hash`] may be a server's. May be wrong for other endpoints, never

@@ -1,10 +1,10 @@
 //! Answers echo requests to a VIP (RFC 792; RFC 4443, 4.2).
 
+use super::parse::Packet;
 use crate::net::{
     checksum::Delta,
     frame::Frame,
     headers::{EthernetAddresses, IcmpHdr, Ipv4Hdr, Ipv6Hdr, protocol},
-    parse::Packet,
 };
 
 const ICMP_ECHO_REPLY: u8 = 0;

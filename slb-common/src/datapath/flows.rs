@@ -6,7 +6,7 @@
 
 mod eviction;
 
-use super::maps::Maps;
+use super::{maps::Maps, parse::Packet};
 use crate::{
     abi::{
         Handle,
@@ -14,7 +14,7 @@ use crate::{
         flow::{Client, ClientPath, Flow, FlowEntry, NEIGHBOURHOOD, SequenceNumbers, SequenceWord, state},
         service::{ServiceIndex, mode, policy},
     },
-    net::{headers::protocol, parse::Packet},
+    net::headers::protocol,
     opaque::{forget, forget_long},
 };
 

@@ -2,12 +2,12 @@
 
 use core::borrow::Borrow;
 
-use super::icmp_error::IcmpMessage;
 #[cfg(doc)]
-use super::{icmp_error, reset};
+use super::{icmp_error, parse, reset};
+use super::{icmp_error::IcmpMessage, parse::Packet};
 #[cfg(doc)]
-use crate::net::{ethernet, parse};
-use crate::net::{frame::FrameBuffer, parse::Packet};
+use crate::net::ethernet;
+use crate::net::frame::FrameBuffer;
 
 /// The frame in the kernel's buffer, and the subprograms that read or rewrite it.
 pub trait FrameCalls: FrameBuffer {

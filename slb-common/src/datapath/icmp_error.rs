@@ -14,7 +14,6 @@ use crate::{
         ethernet::remove_priority_tags,
         frame::{Frame, FrameBuffer},
         headers::{Ipv4Hdr, Ipv6Hdr, ether_type, protocol},
-        parse::is_unicast_host,
     },
 };
 
@@ -133,7 +132,7 @@ fn answer4<G: FrameBuffer, const QUOTED: usize>(head: &mut G, at: usize, message
     let macs = macs(&frame)?;
     let ip = frame.header::<Ipv4Hdr>(at)?;
     let may_be_fragmented = message.kind() == IcmpMessage::TOO_BIG4 && ip.frags[0] & DONT_FRAGMENT == 0;
-    if !is_unicast_host(&Address::v4(ip.src_addr)) || may_be_fragmented {
+    if !Address::v4(ip.src_addr).is_unicast_host() || may_be_fragmented {
         return None;
     }
     if !(head.truncate(at + QUOTED) && head.grow(ORIGINAL)) {
@@ -182,7 +181,7 @@ fn answer6<G: FrameBuffer, const QUOTED: usize>(head: &mut G, at: usize, message
     } else {
         matches!(ip.next_hdr, protocol::TCP | protocol::UDP)
     };
-    if !is_plain || !is_unicast_host(&Address::v6(ip.src_addr)) {
+    if !is_plain || !Address::v6(ip.src_addr).is_unicast_host() {
         return None;
     }
     if !(head.truncate(at + QUOTED) && head.grow(ORIGINAL)) {

@@ -4,6 +4,7 @@ use super::{
     client_path,
     flow_calls::FlowCalls,
     flows::{Flows, Insertion},
+    parse::Packet,
     sequence_numbers::Segment,
 };
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
         flow::{Client, ClientPath, Flow, SequenceNumbers, UNASSURED, state},
         service::{IndexEntry, mode},
     },
-    net::{headers::protocol, parse::Packet},
+    net::headers::protocol,
 };
 
 /// Server of a new flow and the entry that it replaces, packed into 64 bits: BPF subprograms take five arguments at

@@ -1,5 +1,6 @@
 //! Mode `ipip`: puts the packet into an IP packet to the server (RFC 2003, RFC 2473, RFC 4213).
 
+use super::parse::Packet;
 use crate::{
     abi::{
         MacPair,
@@ -11,7 +12,6 @@ use crate::{
         checksum::Delta,
         frame::{Frame, FrameBuffer},
         headers::{Ipv4Hdr, Ipv6Hdr, MacPairBytes, ether_type, protocol},
-        parse::Packet,
     },
 };
 

@@ -1,17 +1,15 @@
 //! The packet path's maps and kernel helpers: storage, clock and counters, without an algorithm. Tests implement the
 //! trait over vectors.
 
-use crate::{
-    abi::{
-        backend::{Backend, NextHop},
-        flow::{ClientPath, FlowEntry},
-        interface::{self, Interface},
-        lookup_table::LookupTable,
-        service::{Service, ServiceIndex},
-        shared_word::SharedWord,
-        stats::{Action, GeneratedPacket},
-    },
-    net::parse::Packet,
+use super::parse::Packet;
+use crate::abi::{
+    backend::{Backend, NextHop},
+    flow::{ClientPath, FlowEntry},
+    interface::{self, Interface},
+    lookup_table::LookupTable,
+    service::{Service, ServiceIndex},
+    shared_word::SharedWord,
+    stats::{Action, GeneratedPacket},
 };
 
 /// Direction of a packet, seen from SLB's clients.

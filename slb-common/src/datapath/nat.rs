@@ -2,13 +2,13 @@
 //!
 //! TTL or hop limit is decremented in both directions, as a router does.
 
+use super::parse::Packet;
 use crate::{
     abi::Address,
     net::{
         checksum::Delta,
         frame::Frame,
         headers::{Ipv4Hdr, Ipv6Hdr, Ports, TcpHdr, UdpHdr, protocol},
-        parse::Packet,
     },
 };
 

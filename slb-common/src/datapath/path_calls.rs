@@ -2,14 +2,12 @@
 
 use super::{
     insert::{self, NewFlow},
+    parse::Packet,
     schedule_calls::ScheduleCalls,
     tracked::{self, PackedDisposition},
     unmatched::{self, UnmatchedDecision},
 };
-use crate::{
-    abi::{flow::ClientPath, service::IndexEntry},
-    net::parse::Packet,
-};
+use crate::abi::{flow::ClientPath, service::IndexEntry};
 
 /// Everything that the packet path calls: maps, and all its BPF subprograms.
 pub trait PathCalls: ScheduleCalls {

@@ -6,6 +6,7 @@
 use super::{
     flow_calls::FlowCalls,
     flows::{EntrySnapshot, FAR, Flows, Query},
+    parse::Packet,
     refusal::Refusal,
     sequence_numbers::{Segment, after_server},
     tracked::update_connection_count,
@@ -18,7 +19,7 @@ use crate::{
         service::{Service, ServiceIndex, mode},
         stats::Reason,
     },
-    net::{headers::protocol, parse::Packet},
+    net::headers::protocol,
 };
 
 /// The client that a reply goes to, and the service whose VIP becomes its source.

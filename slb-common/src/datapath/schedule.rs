@@ -10,6 +10,7 @@
 use super::{
     flow_calls::FlowCalls,
     flows::{Conflicts, EntrySnapshot, Flows, Query},
+    parse::Packet,
     refusal::Refusal,
     slots::{current_backend, previous_backend},
 };
@@ -23,7 +24,7 @@ use crate::{
         stats::Reason,
     },
     hash::mix,
-    net::{headers::protocol, parse::Packet},
+    net::headers::protocol,
     opaque::{forget, forget_long},
 };
 

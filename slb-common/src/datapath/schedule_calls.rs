@@ -2,9 +2,10 @@
 
 use super::{
     flow_calls::FlowCalls,
+    parse::Packet,
     schedule::{self, SchedulerResult},
 };
-use crate::{abi::service::IndexEntry, net::parse::Packet};
+use crate::abi::service::IndexEntry;
 
 /// The schedulers, as BPF subprograms.
 pub trait ScheduleCalls: FlowCalls {

@@ -18,6 +18,7 @@
 use super::{
     flows::{Conflicts, FAR, Flows, NOT_FOUND, Query},
     insert::NewFlow,
+    parse::Packet,
     path_calls::PathCalls,
     refusal::Refusal,
     schedule::SchedulerResult,
@@ -33,7 +34,7 @@ use crate::{
         service::{IndexEntry, mode, policy},
         stats::Reason,
     },
-    net::{frame::Frame, headers::protocol, parse::Packet},
+    net::{frame::Frame, headers::protocol},
 };
 
 /// Selects the server of a packet of an untracked flow. `None` where the flow is tracked.

@@ -4,7 +4,8 @@
 //! entry changes only by segments whose numbers the other end would accept as well. An entry holds the next number of
 //! each side, which lags by less than [`LAG`]. One write per [`LAG`] bytes keeps the entry's cache line shared.
 
-use crate::{abi::flow::SequenceNumbers, net::parse::Packet};
+use super::parse::Packet;
+use crate::abi::flow::SequenceNumbers;
 
 /// An entry's numbers lag behind the segments' by less than this, in bytes.
 pub const LAG: u32 = 1 << 14;

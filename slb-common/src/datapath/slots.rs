@@ -1,6 +1,6 @@
 //! Current and previous backend of a slot.
 
-use super::{maps::Maps, refusal::Refusal};
+use super::{maps::Maps, parse::Packet, refusal::Refusal};
 use crate::{
     abi::{
         backend::Backend,
@@ -8,7 +8,7 @@ use crate::{
         service::IndexEntry,
         stats::Reason,
     },
-    net::{headers::protocol, parse::Packet},
+    net::headers::protocol,
 };
 
 /// Hash of a packet's flow, which selects the slot.

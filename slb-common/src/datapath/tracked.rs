@@ -10,6 +10,7 @@ use super::{
     client_path,
     flows::{EntrySnapshot, Flows, Query},
     maps::Maps,
+    parse::Packet,
     refusal::Refusal,
     sequence_numbers::Segment,
 };
@@ -20,7 +21,7 @@ use crate::{
         service::{IndexEntry, ServiceIndex, mode, policy},
         stats::Reason,
     },
-    net::{headers::protocol, parse::Packet},
+    net::headers::protocol,
 };
 
 /// The server selected for a packet.

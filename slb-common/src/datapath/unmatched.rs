@@ -6,10 +6,10 @@
 //!
 //! A BPF subprogram, as the searches of [`super::flows`]: takes the parsed packet and returns a number.
 
-use super::{icmp_error::IcmpMessage, maps::Maps};
+use super::{icmp_error::IcmpMessage, maps::Maps, parse::Packet};
 use crate::{
     abi::{service::policy, stats::Reason},
-    net::{headers::protocol, parse::Packet},
+    net::headers::protocol,
 };
 
 /// The packet is passed to the kernel.

@@ -2,7 +2,8 @@
 //!
 //! One's complement sums do not depend on byte order, so words are added as they stand in the packet.
 
-use crate::{abi::Address, opaque::opaque};
+use super::address::Address;
+use crate::opaque::opaque;
 
 /// A sum of changes to a checksum, or of the words that it covers.
 #[derive(Debug, Clone, Copy, Default)]

@@ -23,6 +23,7 @@ use slb_common::{
         frame_calls::{FrameCalls, Parsed},
         icmp_error::{self, IcmpMessage},
         maps::{Direction, Maps},
+        parse::{EMPTY_PACKET, Packet, parse},
         path_calls::PathCalls,
         process, reset,
         schedule_calls::ScheduleCalls,
@@ -30,7 +31,6 @@ use slb_common::{
     net::{
         ethernet,
         frame::{Frame, FrameBuffer},
-        parse::{EMPTY_PACKET, Packet, parse},
     },
 };
 use slb_control::dataplane::state::{MAX_TABLES, Operation, PutBackend};

@@ -1,5 +1,5 @@
 use super::*;
-use crate::net::parse::{EMPTY_PACKET, TcpFlags};
+use crate::datapath::parse::{EMPTY_PACKET, TcpFlags};
 
 const NUMBERS: SequenceNumbers = SequenceNumbers { client: 0xffff_fff0, server: 5_000 };
 

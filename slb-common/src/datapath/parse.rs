@@ -1,14 +1,17 @@
 //! The parser: reads the headers of a frame. Checks every length against every other, and changes nothing.
 
-use super::{
-    ethernet::{ETHERNET_TYPE, MAX_VLAN_TAGS, UNTAGGED},
-    frame::Frame,
-    headers::{
-        EthernetAddresses, ExtensionHeader, FragmentHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpHdr,
-        TcpNumbers, UdpHdr, VlanTag, ether_type, protocol,
+use crate::{
+    abi::stats::Reason,
+    net::{
+        address::Address,
+        ethernet::{ETHERNET_TYPE, MAX_VLAN_TAGS, UNTAGGED},
+        frame::Frame,
+        headers::{
+            EthernetAddresses, ExtensionHeader, FragmentHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpHdr,
+            TcpNumbers, UdpHdr, VlanTag, ether_type, protocol,
+        },
     },
 };
-use crate::abi::{Address, stats::Reason};
 
 /// A packet whose headers are valid. Offsets are those in the frame without priority tags.
 ///
@@ -156,20 +159,6 @@ pub const EMPTY_PACKET: Packet = Packet {
     payload: 0,
     reserved: 0,
 };
-
-/// Whether an address may be a single host's, so that an answer can reach its sender. IPv4: not 0.0.0.0/8, 127.0.0.0/8,
-/// multicast and above (RFC 1122, 3.2.2). IPv6: not multicast, and nothing in ::/32, which has the unspecified address
-/// and loopback (RFC 4443, 2.4).
-#[inline(always)]
-pub const fn is_unicast_host(address: &Address) -> bool {
-    let first = address.0[0].to_ne_bytes()[0];
-    if address.is_v4() {
-        let first = address.v4_bytes()[0];
-        first != 0 && first != 127 && first < 224
-    } else {
-        address.0[0] != 0 && first != 0xff
-    }
-}
 
 /// Reads the headers of a frame. Offsets in `packet` are at most [`Frame::MAX_OFFSET`].
 ///
