@@ -1,5 +1,5 @@
-//! Checks that modules do not depend on each other in a circle, and that crates and modules keep away from what
-//! they must not know.
+//! Checks that modules do not depend on each other in a circle, nor top-level modules with all that lies in them, and
+//! that crates and modules keep away from what they must not know.
 
 mod modules;
 
@@ -45,6 +45,9 @@ pub(super) fn check(workspace: &Path) -> Result<()> {
         let read = Crate::read(&workspace.join(directory).join("src"))
             .with_context(|| format!("cannot read the modules of {directory}"))?;
         faults.extend(circles(&read).into_iter().map(|circle| format!("{directory}: circle: {circle}")));
+        faults.extend(
+            room_circle(&read).into_iter().map(|circle| format!("{directory}: circle of rooms: {circle}")),
+        );
         for (_, only, name) in ONLY_IN.iter().filter(|(at, ..)| *at == directory) {
             let uses = read.uses_of(name).into_iter().filter(|module| !module.to_string().starts_with(only));
             faults.extend(uses.map(|module| format!("{directory}: {module} names {name}: only {only} may")));
@@ -76,6 +79,19 @@ fn circles(read: &Crate) -> Option<String> {
     for (from, to) in read.edges().into_iter().filter(|(from, to)| !from.is_around(to) && !to.is_around(from))
     {
         graph.entry(from.to_string()).or_default().insert(to.to_string());
+    }
+    circle(&graph).map(|names| names.join(" -> "))
+}
+
+/// A circle of top-level modules, each with all that lies inside it.
+fn room_circle(read: &Crate) -> Option<String> {
+    let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (from, to) in read.edges() {
+        if let (Some(from), Some(to)) = (from.room(), to.room())
+            && from != to
+        {
+            graph.entry(from.to_owned()).or_default().insert(to.to_owned());
+        }
     }
     circle(&graph).map(|names| names.join(" -> "))
 }

@@ -20,6 +20,11 @@ impl fmt::Display for ModulePath {
 }
 
 impl ModulePath {
+    /// The top-level module that this one lies in; `None` for the crate's root.
+    pub(super) fn room(&self) -> Option<&str> {
+        self.0.first().map(String::as_str)
+    }
+
     /// Whether `other` lies inside this module.
     pub(super) fn is_around(&self, other: &Self) -> bool {
         other.0.starts_with(&self.0)
