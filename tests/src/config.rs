@@ -8,6 +8,9 @@ use std::{
     time::Duration,
 };
 
+pub use listener::{
+    CHECK_INTERVAL, CHECK_TIMEOUT, HealthCheck, Listener, LoadBalancer, Mode, UNHEALTHY_THRESHOLD,
+};
 pub use parts::{Group, ListenerSettings, Pair, Target};
 
 use crate::{
@@ -15,53 +18,14 @@ use crate::{
     server::Service,
 };
 
+mod listener;
 mod parts;
-
-/// Interval of every listener's health check.
-pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Timeout of every listener's health check.
-pub const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Consecutive failures until a server is unhealthy.
-pub const UNHEALTHY_THRESHOLD: u32 = 2;
 
 /// Entries of the flow table; more than the flows of most scenarios.
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
 
 /// Suffix of the names of additional listeners in mode `dsr`.
 const DIRECT: &str = "-direct";
-
-/// The last line.
-const END: &str = "# The end.\n";
-
-/// Mode of a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// SLB translates: a listener's port differs from the servers'.
-    Nat,
-    /// SLB rewrites only the MACs.
-    Dsr,
-    /// SLB encapsulates packets.
-    Ipip,
-}
-
-impl Mode {
-    /// Port of a service at the VIPs.
-    pub fn port(self, service: Service) -> u16 {
-        match self {
-            Self::Nat => service.vip_port(),
-            // Without translation the ports are equal.
-            Self::Dsr | Self::Ipip => service.backend_port(),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Nat => "nat",
-            Self::Dsr => "dsr",
-            Self::Ipip => "ipip",
-        }
-    }
-}
 
 /// The daemon's configuration.
 #[derive(Debug, Clone)]
@@ -100,7 +64,9 @@ pub struct Plan {
     pub state: Option<&'static str>,
     /// `unmatched` of the load balancer; `None` for the default.
     pub unmatched: Option<&'static str>,
-    /// Timeout of every health check.
+    /// Interval of every health check of services.
+    pub check_interval: Duration,
+    /// Timeout of every health check of services.
     pub check_timeout: Duration,
     /// Settings of single listeners.
     pub listeners: BTreeMap<Service, ListenerSettings>,
@@ -108,12 +74,18 @@ pub struct Plan {
     pub groups: Vec<Group>,
     /// Primary/secondary server groups.
     pub pairs: Vec<Pair>,
+    /// Listeners in addition to those of services, before them.
+    pub additional_listeners: Vec<Listener>,
+    /// Load balancers in addition to that of services.
+    pub additional_load_balancers: Vec<LoadBalancer>,
+    /// `id` of what was renamed.
+    pub ids: Ids,
     /// `slow_start` of single services' groups.
     pub slow_start: BTreeMap<Service, Duration>,
-    /// Replacements in the text, in order. For what has no field. Each replaced piece must exist.
-    pub changes: Vec<(String, String)>,
     /// Health checks by service, such as `kind = "http", path = "/healthz"`; a TCP check by default.
     pub checks: BTreeMap<Service, &'static str>,
+    /// `max_servers`; `None` for the default.
+    pub max_servers: Option<u32>,
     /// Additional lines of `[daemon]`.
     pub daemon: String,
     /// `drain_timeout` of all listeners; `None` for the default.
@@ -143,6 +115,17 @@ impl Default for Names {
     }
 }
 
+/// Ids that stay while names change.
+#[derive(Debug, Clone, Default)]
+pub struct Ids {
+    /// `id` of the load balancer; `None` for its name.
+    pub load_balancer: Option<&'static str>,
+    /// `id` of single services' listeners.
+    pub listeners: BTreeMap<Service, &'static str>,
+    /// `id` of single services' groups.
+    pub groups: BTreeMap<Service, &'static str>,
+}
+
 /// A server of the plan. Every group has an entry for each of its addresses.
 #[derive(Debug, Clone)]
 pub struct PlannedServer {
@@ -152,6 +135,13 @@ pub struct PlannedServer {
     pub addresses: Vec<IpAddr>,
     /// Its weight, 0 to 100.
     pub weight: u8,
+}
+
+impl PlannedServer {
+    /// Its entries in a group: its endpoints on this port, and its weight.
+    pub fn entries(&self, port: u16) -> impl Iterator<Item = (SocketAddr, u8)> {
+        self.addresses.iter().map(move |address| (SocketAddr::new(*address, port), self.weight))
+    }
 }
 
 impl Plan {
@@ -184,13 +174,17 @@ impl Plan {
             vips: Family::ALL.map(Family::vip).into(),
             state: None,
             unmatched: None,
+            check_interval: CHECK_INTERVAL,
             check_timeout: CHECK_TIMEOUT,
             listeners: BTreeMap::new(),
             groups: Vec::new(),
             pairs: Vec::new(),
+            additional_listeners: Vec::new(),
+            additional_load_balancers: Vec::new(),
+            ids: Ids::default(),
             slow_start: BTreeMap::new(),
-            changes: Vec::new(),
             checks: BTreeMap::new(),
+            max_servers: None,
             daemon: String::new(),
             drain_timeout: None,
             established_timeout: None,
@@ -199,15 +193,10 @@ impl Plan {
         }
     }
 
-    /// Replaces a piece of the text.
-    pub fn change(&mut self, from: impl Into<String>, to: impl Into<String>) {
-        self.changes.push((from.into(), to.into()));
-    }
-
-    /// Appends to the text.
-    pub fn append(&mut self, text: &str) {
-        // The text before END is the last group.
-        self.change(END, format!("{text}\n{END}"));
+    /// Adds a group, in place of one of the same name.
+    pub fn put_group(&mut self, group: Group) {
+        self.groups.retain(|other| other.name != group.name);
+        self.groups.push(group);
     }
 
     /// Port of a service at the VIPs.
@@ -218,35 +207,16 @@ impl Plan {
     /// The configuration: one load balancer with a VIP of each family. `lines` uses the default server group, other
     /// listeners have their own groups. In mode `nat`, every listener has another port than its servers.
     pub fn toml(&self) -> String {
-        let seed = self.hash_seed.map_or_else(String::new, |seed| format!("hash_seed = {seed}\n"));
-        let balancer = parts::lines([("state", self.state), ("unmatched", self.unmatched)]);
-        let quoted = |addresses: &[IpAddr]| {
-            addresses.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ")
-        };
-        let mut text = format!(
-            "[daemon]\ninterfaces = [{}]\nxdp_mode = {:?}\npin_dir = {:?}\nsocket = {:?}\n\
-             state_dir = {:?}\n{seed}flow_table_entries = {}\ntunnel_addresses = [{}]\n{}\n\
-             [[load_balancer]]\nname = {:?}\n{balancer}addresses = [{}]\n",
-            self.interfaces.iter().map(|name| self.interface(name)).collect::<Vec<_>>().join(", "),
-            self.xdp_mode,
-            self.pin_dir,
-            self.socket,
-            self.state_dir,
-            self.flow_table_entries,
-            quoted(&self.tunnel_addresses),
-            self.daemon,
-            self.names.load_balancer,
-            quoted(&self.vips)
-        );
+        let mut text = self.daemon_and_balancer();
         for (address, weight) in self.addresses() {
             let _ = write!(text, "\n[[load_balancer.server]]\naddress = \"{address}\"\nweight = {weight}\n");
         }
-        for service in Service::ALL {
-            text += &self.listener(service, self.mode, "");
-        }
-        for service in Service::ALL.into_iter().filter(|service| self.direct && service.protocol() == "tcp") {
-            text += &self.listener(service, Mode::Dsr, DIRECT);
-        }
+        let of_services = Service::ALL.into_iter().map(|service| self.service_listener(service));
+        let direct = Service::ALL.into_iter().filter(|service| self.direct && service.protocol() == "tcp");
+        let direct = direct.map(|service| self.listener(service, Mode::Dsr, DIRECT));
+        let listeners = self.additional_listeners.iter().cloned().chain(of_services).chain(direct);
+        listeners.for_each(|listener| text += &listener.to_string());
+        self.additional_load_balancers.iter().for_each(|balancer| text += &balancer.to_string());
         for service in Service::ALL.into_iter().filter(|service| *service != Service::Lines) {
             let group = self.service_group(service);
             if !self.groups.iter().any(|other| other.name == group.name) {
@@ -255,58 +225,88 @@ impl Plan {
         }
         self.groups.iter().for_each(|group| text += &group.to_string());
         self.pairs.iter().for_each(|pair| text += &pair.to_string());
-        text.push_str(END);
-        self.changes.iter().fold(text, |text, (from, to)| {
-            assert!(text.contains(from), "{from:?} is not in the configuration:\n{text}");
-            text.replacen(from, to, 1)
-        })
+        text
+    }
+
+    /// The settings of the daemon, and those of the load balancer without its servers and listeners.
+    fn daemon_and_balancer(&self) -> String {
+        let seed = self.hash_seed.map_or_else(String::new, |seed| format!("hash_seed = {seed}\n"));
+        let room = self.max_servers.map_or_else(String::new, |servers| format!("max_servers = {servers}\n"));
+        let settings = parts::lines([
+            ("id", self.ids.load_balancer),
+            ("state", self.state),
+            ("unmatched", self.unmatched),
+        ]);
+        format!(
+            "[daemon]\ninterfaces = [{}]\nxdp_mode = {:?}\npin_dir = {:?}\nsocket = {:?}\n\
+             state_dir = {:?}\n{seed}{room}flow_table_entries = {}\ntunnel_addresses = [{}]\n{}\n\
+             [[load_balancer]]\nname = {:?}\n{settings}addresses = [{}]\n",
+            self.interfaces.iter().map(|name| self.interface(name)).collect::<Vec<_>>().join(", "),
+            self.xdp_mode,
+            self.pin_dir,
+            self.socket,
+            self.state_dir,
+            self.flow_table_entries,
+            parts::quoted(&self.tunnel_addresses),
+            self.daemon,
+            self.names.load_balancer,
+            parts::quoted(&self.vips)
+        )
+    }
+
+    /// The listener of a service.
+    pub fn service_listener(&self, service: Service) -> Listener {
+        let id = self.ids.listeners.get(&service).copied();
+        Listener { id, ..self.listener(service, self.mode, "") }
     }
 
     /// A listener. `suffix` follows the service's name, where the service has two listeners.
-    fn listener(&self, service: Service, mode: Mode, suffix: &str) -> String {
+    fn listener(&self, service: Service, mode: Mode, suffix: &str) -> Listener {
         let settings = self.listeners.get(&service).cloned().unwrap_or_default();
         let target = settings.target.unwrap_or_else(|| match service {
             Service::Lines => Target::DefaultGroup(service.backend_port()),
             _ => Target::Group(self.service_group(service).name),
         });
-        let unknown_datagrams = match (service, self.unknown_datagrams) {
-            (Service::Echo, Some(word)) => format!("unknown_datagrams = \"{word}\"\n"),
-            _ => String::new(),
-        };
-        let check = match (self.checks.get(&service), service) {
+        let kind = match (self.checks.get(&service), service) {
             (Some(check), _) => (*check).to_owned(),
             // The check of a UDP server probes its HTTP server.
             (None, Service::Echo) => format!("kind = \"tcp\", port = {}", Service::Http.backend_port()),
             (None, _) => "kind = \"tcp\"".to_owned(),
         };
-        let more = parts::lines([
-            ("drain_timeout", self.drain_timeout),
-            ("established_timeout", self.established_timeout.filter(|_| service.protocol() == "tcp")),
-            ("scheduler", settings.scheduler.or(self.scheduler)),
-            ("session_persistence", self.session_persistence),
-            ("on_no_healthy", settings.on_no_healthy),
-            ("state", settings.state),
-        ]);
-        format!(
-            "\n[[load_balancer.listener]]\nname = \"{}{suffix}{}\"\nprotocol = \"{}\"\nport = {}\nmode = \"{}\"\n{target}{unknown_datagrams}{more}{}",
-            service.name(),
-            self.names.listeners,
-            service.protocol(),
-            mode.port(service),
-            mode.name(),
-            health_check_within(&check, self.check_timeout)
-        )
+        Listener {
+            mode,
+            check: Some(HealthCheck { kind, interval: self.check_interval, timeout: self.check_timeout }),
+            unknown_datagrams: self.unknown_datagrams.filter(|_| service == Service::Echo),
+            drain_timeout: self.drain_timeout,
+            established_timeout: self.established_timeout.filter(|_| service.protocol() == "tcp"),
+            scheduler: settings.scheduler.or(self.scheduler),
+            session_persistence: self.session_persistence,
+            on_no_healthy: settings.on_no_healthy,
+            state: settings.state,
+            ..Listener::new(
+                format!("{}{suffix}{}", service.name(), self.names.listeners),
+                service.protocol(),
+                mode.port(service),
+                target,
+            )
+        }
     }
 
     /// The group of a service, with all servers of the plan.
     pub fn service_group(&self, service: Service) -> Group {
-        let servers = self.addresses();
         Group {
-            name: format!("{}{}", service.name(), self.names.groups),
+            id: self.ids.groups.get(&service).copied(),
             slow_start: self.slow_start.get(&service).copied(),
-            servers: servers
-                .map(|(address, weight)| (SocketAddr::new(address, service.backend_port()), weight))
-                .collect(),
+            ..self.group(format!("{}{}", service.name(), self.names.groups), service.backend_port())
+        }
+    }
+
+    /// A group with all servers of the plan, on this port.
+    pub fn group(&self, name: impl Into<String>, port: u16) -> Group {
+        Group {
+            name: name.into(),
+            servers: self.servers.iter().flat_map(|server| server.entries(port)).collect(),
+            ..Group::default()
         }
     }
 
@@ -330,115 +330,5 @@ impl Plan {
     }
 }
 
-/// A listener's health check of this kind.
-pub fn health_check(kind: &str) -> String {
-    health_check_within(kind, CHECK_TIMEOUT)
-}
-
-fn health_check_within(kind: &str, timeout: Duration) -> String {
-    format!(
-        "health_check = {{ {kind}, interval = \"{}s\", timeout = \"{}s\", healthy_threshold = 1, \
-         unhealthy_threshold = {UNHEALTHY_THRESHOLD} }}\n",
-        CHECK_INTERVAL.as_secs(),
-        timeout.as_secs()
-    )
-}
-
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::{CHECK_TIMEOUT, Group, ListenerSettings, Mode, Names, Pair, Plan, PlannedServer, Target};
-    use crate::{net::Family, server::Service};
-
-    #[test]
-    fn plan_renders_valid_configuration_without_warnings() {
-        for mode in [Mode::Nat, Mode::Dsr, Mode::Ipip] {
-            is_valid(mode, false);
-        }
-        is_valid(Mode::Nat, true);
-    }
-
-    /// Targets of every kind, whatever groups they leave unused.
-    fn targets_are_valid(mut plan: Plan) {
-        plan.pairs = vec![Pair {
-            name: "pair".to_owned(),
-            primary: ([10, 90, 1, 10], Service::Http.backend_port()).into(),
-            secondary: ([10, 90, 2, 10], Service::Http.backend_port()).into(),
-        }];
-        let groups = Target::Groups {
-            primary: "http".to_owned(),
-            secondary: "http2".to_owned(),
-            threshold: 1,
-            failback_after: "1s",
-        };
-        plan.groups.push(Group { name: "http2".to_owned(), ..plan.groups[0].clone() });
-        for target in [groups, Target::Pair("pair".to_owned()), Target::Group("http2".to_owned())] {
-            plan.listeners.entry(Service::Http).or_default().target = Some(target);
-            let parsed = slb_config::parse("slb.toml", &plan.toml());
-            parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
-        }
-    }
-
-    fn is_valid(mode: Mode, direct: bool) {
-        let server = |n: u8, weight| PlannedServer {
-            name: format!("b{n}"),
-            addresses: [[10, 90, n, 10].into(), [0xfd90, n.into(), 0, 0, 0, 0, 0, 10].into()].into(),
-            weight,
-        };
-        let plan = Plan {
-            interfaces: vec!["client0".to_owned(), "b1".to_owned()],
-            pin_dir: PathBuf::from("/sys/fs/bpf/slbt-1-1"),
-            socket: PathBuf::from("/run/slb.sock"),
-            state_dir: PathBuf::from("/var/lib/slb"),
-            flow_table_entries: super::FLOW_TABLE_ENTRIES,
-            names: Names::default(),
-            servers: vec![server(1, 100), server(2, 0)],
-            mode,
-            direct,
-            tunnel_addresses: vec![[10, 90, 0, 1].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 1].into()],
-            unknown_datagrams: (mode != Mode::Nat).then_some("follow"),
-            roles: [("client0".to_owned(), "client")].into(),
-            xdp_mode: "auto",
-            hash_seed: None,
-            vips: Family::ALL.map(Family::vip).into(),
-            state: Some("running"),
-            unmatched: Some("drop"),
-            check_timeout: CHECK_TIMEOUT,
-            listeners: [(
-                Service::Bulk,
-                ListenerSettings {
-                    scheduler: Some("wlc"),
-                    on_no_healthy: Some("all"),
-                    state: Some("running"),
-                    target: None,
-                },
-            )]
-            .into(),
-            groups: vec![Group {
-                name: "http".to_owned(),
-                slow_start: None,
-                servers: vec![
-                    (([10, 90, 1, 10], 8080).into(), 7),
-                    (([0xfd90, 1, 0, 0, 0, 0, 0, 10], 8080).into(), 7),
-                ],
-            }],
-            pairs: Vec::new(),
-            slow_start: [(Service::Echo, std::time::Duration::from_secs(5))].into(),
-            changes: Vec::new(),
-            checks: [(Service::Http, "kind = \"http\", path = \"/healthz\"")].into(),
-            daemon: "probe_mark = 7\n".to_owned(),
-            drain_timeout: Some("10s"),
-            established_timeout: Some("10s"),
-            scheduler: Some("wrr"),
-            session_persistence: Some("5m"),
-        };
-        targets_are_valid(plan.clone());
-        let parsed = slb_config::parse("slb.toml", &plan.toml());
-        let loaded = parsed.unwrap_or_else(|rejected| panic!("{rejected}"));
-        let listeners = Service::ALL.len() + if direct { 3 } else { 0 };
-        assert_eq!(loaded.config.load_balancers[0].listeners.len(), listeners);
-        assert_eq!(loaded.warnings.to_string(), "");
-        assert_eq!(loaded.config.daemon.interfaces, plan.interfaces);
-    }
-}
+mod tests;

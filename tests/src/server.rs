@@ -78,7 +78,7 @@ impl Service {
     }
 
     /// Port of the servers; always another than the VIP's.
-    pub fn backend_port(self) -> u16 {
+    pub const fn backend_port(self) -> u16 {
         match self {
             Self::Http => 8080,
             Self::Lines => 7007,

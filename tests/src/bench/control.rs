@@ -6,8 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::{self, Write as _},
-    fs,
+    fmt, fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -15,7 +14,6 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use slb_common::abi::{MacPair, backend::NextHop, lookup_table::LookupTable};
-use slb_config as config;
 use slb_config::model::Config;
 use slb_control::{
     dataplane::state::{TableMember, TableSpec},
@@ -30,8 +28,9 @@ use slb_userspace::dataplane::bpf::{
     maps::Maps,
 };
 
-use super::{generated::listeners, machine::Machine, stats::Summary};
+use super::{generated::load_balancers, machine::Machine, stats::Summary};
 use crate::{
+    config::Group,
     packets::{kernel, world},
     test_lock::TestLock,
 };
@@ -117,7 +116,7 @@ fn measure(options: &ControlOptions, table: Summary) -> Result<ControlReport> {
 
     let mut times = Vec::new();
     for change in 1..=options.changes {
-        let config = parse(&text(options, 100 - change % 100))?;
+        let config = parse(&text(options, 100 - (change % 100) as u8))?;
         let begun = Instant::now();
         let operations = reconciler.reconcile(&desired(&config, known), begun.elapsed())?.operations;
         times.push(milliseconds(begun.elapsed()));
@@ -164,24 +163,25 @@ fn tables() -> Summary {
 }
 
 /// A configuration in which the first server of the first group has this weight.
-fn text(options: &ControlOptions, weight: u32) -> String {
+fn text(options: &ControlOptions, weight: u8) -> String {
     let mut text = "[daemon]\ninterfaces = [\"lo\"]\nmax_servers = 1048576\n".to_owned();
-    text += &listeners("g", Ipv4Addr::new(198, 51, 100, 0), options.listeners);
-    for group in 0..options.listeners {
-        let _ = write!(text, "[[server_group]]\nname = \"g{group}\"\nservers = [\n");
-        for server in 0..options.servers {
+    for balancer in load_balancers("g", Ipv4Addr::new(198, 51, 100, 0), options.listeners) {
+        text += &balancer.to_string();
+    }
+    for number in 0..options.listeners {
+        let server = |server: u32| {
+            let weight = if number == 0 && server == 0 { weight } else { 100 };
             let address = Ipv4Addr::from(0x0a00_0001 + server);
-            let weight = if group == 0 && server == 0 { weight } else { 100 };
-            let _ =
-                writeln!(text, "{{ address = \"{address}\", port = {}, weight = {weight} }},", 2000 + group);
-        }
-        text += "]\n";
+            (SocketAddr::new(address.into(), 2000 + number as u16), weight)
+        };
+        let servers = (0..options.servers).map(server).collect();
+        text += &Group { name: format!("g{number}"), servers, ..Group::default() }.to_string();
     }
     text
 }
 
 fn parse(text: &str) -> Result<Config> {
-    config::parse("generated.toml", text)
+    slb_config::parse("generated.toml", text)
         .map(|loaded| loaded.config)
         .map_err(|rejected| anyhow::anyhow!("{rejected}"))
 }

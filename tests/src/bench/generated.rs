@@ -1,26 +1,23 @@
 //! Generates configurations with many listeners.
 
-use std::{fmt::Write as _, net::Ipv4Addr};
+use std::net::Ipv4Addr;
+
+use crate::config::{Listener, LoadBalancer, Target};
 
 /// Maximum number of listeners of a load balancer.
 const LISTENERS: u32 = 50;
 
-/// `count` listeners without health checks, in load balancers whose VIPs begin at `first_vip`. Each has a server group,
-/// and so a server table, named `name` plus the listener's number.
-pub(super) fn listeners(name: &str, first_vip: Ipv4Addr, count: u32) -> String {
-    let mut text = String::new();
-    for listener in 0..count {
-        let (balancer, number) = (listener / LISTENERS, listener % LISTENERS);
-        if number == 0 {
-            let vip = Ipv4Addr::from(u32::from(first_vip) + balancer);
-            let _ = write!(text, "[[load_balancer]]\nname = \"{name}{balancer}\"\naddresses = [\"{vip}\"]\n");
-        }
-        let _ = write!(
-            text,
-            "[[load_balancer.listener]]\nname = \"l{number}\"\nprotocol = \"tcp\"\nport = {}\nserver_group = \"{name}{listener}\"\n\
-             health_check = {{ kind = \"none\" }}\n",
-            1000 + number
-        );
-    }
-    text
+/// Load balancers with `count` listeners without health checks, and with VIPs that begin at `first_vip`. Each listener
+/// has a server group, and so a server table, named `name` plus the listener's number.
+pub(super) fn load_balancers(name: &str, first_vip: Ipv4Addr, count: u32) -> Vec<LoadBalancer> {
+    let listener = |number: u32| {
+        let (place, target) = (number % LISTENERS, Target::Group(format!("{name}{number}")));
+        Listener { check: None, ..Listener::new(format!("l{place}"), "tcp", 1000 + place as u16, target) }
+    };
+    let balancer = |number: u32| LoadBalancer {
+        name: format!("{name}{number}"),
+        addresses: vec![Ipv4Addr::from(u32::from(first_vip) + number).into()],
+        listeners: (number * LISTENERS..count.min((number + 1) * LISTENERS)).map(listener).collect(),
+    };
+    (0..count.div_ceil(LISTENERS)).map(balancer).collect()
 }

@@ -1,7 +1,7 @@
 //! The cost of `slb status`: how long a caller waits, and how much many callers delay the detection of a dead server.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt,
     io::{self, Read as _},
     net::Ipv4Addr,
     os::unix::net::UnixStream,
@@ -16,15 +16,17 @@ use clap::Args;
 use serde::Serialize;
 use slb_api::{client, types::ApiHealth};
 
-use super::{generated::listeners, machine::Machine};
+use super::{generated::load_balancers, machine::Machine};
 use crate::{
     World,
-    config::{CHECK_INTERVAL, UNHEALTHY_THRESHOLD},
+    config::{CHECK_INTERVAL, Group, UNHEALTHY_THRESHOLD},
     server::Service,
     test_lock::TestLock,
     wait::wait_for,
 };
 
+/// Name of additional groups, before their numbers.
+const TABLE: &str = "t";
 /// Index of the server that dies.
 const VICTIM: usize = 0;
 /// Number of timed requests of each kind.
@@ -91,8 +93,10 @@ pub fn run(options: &StatusOptions) -> Result<StatusReport> {
     world.plan.flow_table_entries = options.flow_table_entries;
     // 1,024 more than needed, for the watched servers.
     let needed = options.tables * u32::from(options.servers) + 1024;
-    world.plan.change("[daemon]\n", format!("[daemon]\nmax_servers = {needed}\n"));
-    world.plan.append(&tables(options.tables, options.servers));
+    world.plan.max_servers = Some(needed);
+    let first_vip = Ipv4Addr::new(203, 0, 113, 0);
+    world.plan.additional_load_balancers = load_balancers(TABLE, first_vip, options.tables);
+    world.plan.groups = (0..options.tables).map(|number| group(number, options.servers)).collect();
     world.start()?;
     let socket = world.plan.socket.clone();
     let ask = move || -> Result<()> {
@@ -183,17 +187,13 @@ fn detection(world: &mut World, tries: u8) -> Result<f64> {
     Ok(longest)
 }
 
-/// `count` listeners, each with its own server group of `servers` servers and thus its own server table.
-fn tables(count: u32, servers: u16) -> String {
-    let mut text = listeners("t", Ipv4Addr::new(203, 0, 113, 0), count);
-    for group in 0..count {
-        let _ = write!(text, "[[server_group]]\nname = \"t{group}\"\nservers = [\n");
-        for server in 0..servers {
-            let _ = writeln!(text, "  {{ address = \"10.90.1.10\", port = {} }},", 2000 + server);
-        }
-        text += "]\n";
+/// Group of the listener with this number: each listener has its own, and thus its own server table.
+fn group(number: u32, servers: u16) -> Group {
+    Group {
+        name: format!("{TABLE}{number}"),
+        servers: (0..servers).map(|server| (([10, 90, 1, 10], 2000 + server).into(), 100)).collect(),
+        ..Group::default()
     }
-    text
 }
 
 impl fmt::Display for StatusReport {

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -23,8 +23,8 @@ pub enum Target {
         secondary: String,
         /// Number of unhealthy primaries at which the secondary takes over.
         threshold: u8,
-        /// Time before failback, as in the file.
-        failback_after: &'static str,
+        /// Time before failback, as in the file; `None` for the default.
+        failback_after: Option<&'static str>,
     },
 }
 
@@ -42,10 +42,14 @@ pub struct ListenerSettings {
 }
 
 /// A server group.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Group {
     /// Its name.
     pub name: String,
+    /// `id`; `None` for its name.
+    pub id: Option<&'static str>,
+    /// `table_size`; `None` for the default.
+    pub table_size: Option<u32>,
     /// `slow_start`; `None` for the default.
     pub slow_start: Option<Duration>,
     /// Addresses and weights of its servers.
@@ -71,8 +75,8 @@ impl fmt::Display for Target {
             Self::Pair(name) => writeln!(f, "primary_secondary_group = {name:?}"),
             Self::Groups { primary, secondary, threshold, failback_after } => write!(
                 f,
-                "primary = {primary:?}\nsecondary = {secondary:?}\nfailover_threshold = {threshold}\n\
-                 failback_after = {failback_after:?}\n"
+                "primary = {primary:?}\nsecondary = {secondary:?}\nfailover_threshold = {threshold}\n{}",
+                lines([("failback_after", *failback_after)])
             ),
         }
     }
@@ -80,7 +84,10 @@ impl fmt::Display for Target {
 
 impl fmt::Display for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\n[[server_group]]\nname = {:?}\n", self.name)?;
+        write!(f, "\n[[server_group]]\nname = {:?}\n{}", self.name, lines([("id", self.id)]))?;
+        if let Some(slots) = self.table_size {
+            writeln!(f, "table_size = {slots}")?;
+        }
         if let Some(time) = self.slow_start {
             writeln!(f, "slow_start = \"{}s\"", time.as_secs())?;
         }
@@ -113,4 +120,9 @@ pub(super) fn lines<const N: usize>(settings: [(&str, Option<&str>); N]) -> Stri
             text
         },
     )
+}
+
+/// Addresses in quotes, for a list.
+pub(super) fn quoted(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(|address| format!("\"{address}\"")).collect::<Vec<_>>().join(", ")
 }

@@ -7,7 +7,7 @@ use slb_api::types::{AdminState, ApiHealth, ApiListener};
 use slb_common::abi::ABI_VERSION;
 use slb_tests::{
     World,
-    config::{Names, Plan},
+    config::{Ids, Names, Plan},
     net::Family,
     scenario,
     server::Service,
@@ -342,7 +342,7 @@ fn override_follows_renamed_group_and_load_balancer() {
         ensure!(set(world)? == new_names, "{:?} in place of {new_names:?}", set(world)?);
 
         // Without `id` it is another group. The dry run says so, too.
-        world.plan.changes.clear();
+        world.plan.ids = Ids::default();
         let dry = world.write_other(&world.plan.toml())?;
         for (said, what) in [(world.slb(&["diff", &dry])?, "does not apply"), (world.reload()?, "ends")] {
             for words in [
@@ -374,7 +374,7 @@ fn override_returns_to_name_in_file_after_restart() {
         world.restart()?;
         only_without(world, "b1")?;
         // Without ids the override does not apply until the file's groups are back.
-        renamed.changes.clear();
+        renamed.ids = Ids::default();
         let other = world.write_other(&renamed.toml())?;
         let said = world.slb(&["apply", &other])?;
         ensure!(said.contains("what was set for it does not apply (disabled)"), "{said}");
@@ -396,11 +396,8 @@ fn override_returns_to_name_in_file_after_restart() {
 /// Renames the load balancer and all groups. The load balancer and the group `http` keep their ids.
 fn rename_with_ids(plan: &mut Plan) {
     plan.names = Names { load_balancer: "store".to_owned(), groups: "-g".to_owned(), ..Names::default() };
-    for (name, id) in
-        [("[[load_balancer]]\nname = \"store\"\n", "shop"), ("[[server_group]]\nname = \"http-g\"\n", "http")]
-    {
-        plan.change(name, format!("{name}id = \"{id}\"\n"));
-    }
+    plan.ids =
+        Ids { load_balancer: Some("shop"), groups: [(Service::Http, "http")].into(), ..Ids::default() };
 }
 
 #[test]

@@ -5,6 +5,7 @@ use slb_api::types::ConfigurationStatus;
 use slb_tests::{
     World,
     client::PATIENCE,
+    config::Plan,
     net::Family,
     scenario,
     server::Service,
@@ -108,7 +109,7 @@ fn apply_without_confirm_limit_stays_until_reload() {
             let said = world.slb_refused(&[command, &wrong])?;
             ensure!(said.contains("other.toml:") && said.contains("allowed: 0 to 100"), "{said}");
         }
-        let fixed = world.write_other(&world.plan.toml().replacen("hash_seed = 1", "hash_seed = 9", 1))?;
+        let fixed = world.write_other(&Plan { hash_seed: Some(9), ..world.plan.clone() }.toml())?;
         let said = world.slb_refused(&["diff", &fixed])?;
         ensure!(said.contains("cannot change from 1 to 9") && said.contains("would be refused"), "{said}");
         for limit in ["0s", "25h", "1500ms"] {

@@ -1,13 +1,13 @@
 //! Drain deadlines and idle timeouts: connections are reset at both ends in time, and no others.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use slb_api::types::ApiHealth;
 use slb_tests::{
     World,
     client::{BrokenConnection, LongLived},
-    config::PlannedServer,
+    config::{Group, Listener, Plan, Target},
     net::Family,
     scenario,
     server::Service,
@@ -24,6 +24,14 @@ const DRAIN: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
 /// How long it may take after the deadline until both ends have received a RST.
 const RST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Port of the servers of long-lived connections.
+const PORT: u16 = Service::Lines.backend_port();
+/// Port of the second listener with the same servers.
+const TWIN: u16 = 7998;
+/// The group that one of the two listeners gets, and the weight of each of its servers.
+const MOVED: &str = "moved";
+const MOVED_WEIGHT: u8 = 100;
 
 /// Fields of a log line about a server of the long-lived connections' listener.
 const OF_LINES: [&str; 3] = ["load_balancer=\"shop\"", "listener=\"lines\"", "check=\"http\""];
@@ -111,31 +119,18 @@ fn drain_ended_before_deadline_keeps_connections() {
     });
 }
 
-/// Adds a listener with the same server table before the long-lived connections' one. Returns both listeners' text.
-fn add_twin(world: &mut World) -> Result<[String; 2]> {
-    let text = world.plan.toml();
-    let begin = text.find("[[load_balancer.listener]]\nname = \"lines\"").context("no listener")?;
-    let lines = text[begin..].split_inclusive("\n\n").next().unwrap_or_default().to_owned();
-    let port = format!("port = {}\n", Service::Lines.vip_port());
-    let twin = lines.replace("\"lines\"", "\"twin\"").replacen(&port, "port = 7998\n", 1);
-    world.plan.change(&lines, format!("{twin}{lines}"));
-    Ok([twin, lines])
+/// Adds a listener with the same server table before the long-lived connections' one.
+fn add_twin(plan: &mut Plan) {
+    let lines = plan.service_listener(Service::Lines);
+    plan.additional_listeners = vec![Listener { name: "twin".to_owned(), port: TWIN, ..lines }];
 }
 
-/// Server endpoints of the long-lived connections' listener at this server.
-fn endpoints(server: &PlannedServer) -> Vec<SocketAddr> {
-    server.addresses.iter().map(|address| SocketAddr::new(*address, Service::Lines.backend_port())).collect()
-}
-
-/// Gives the listener with this text a server group of its own, `moved`, with all servers except the first `without`
-/// ones.
-fn move_listener(world: &mut World, listener: &str, without: usize) {
-    let target = format!("default_group_port = {}", Service::Lines.backend_port());
-    world.plan.change(listener, listener.replace(&target, "server_group = \"moved\""));
-    let entry = |at: SocketAddr| format!("{{ address = \"{}\", port = {} }}", at.ip(), at.port());
-    let entries: Vec<_> = world.plan.servers[without..].iter().flat_map(endpoints).map(entry).collect();
-    let entries = entries.join(", ");
-    world.plan.append(&format!("\n[[server_group]]\nname = \"moved\"\nservers = [{entries}]"));
+/// Adds a server group `moved` with all servers except the first `without` ones. Returns it as a target.
+fn add_moved_group(plan: &mut Plan, without: usize) -> Target {
+    let servers = plan.servers[without..].iter().flat_map(|server| server.entries(PORT));
+    let servers = servers.map(|(at, _)| (at, MOVED_WEIGHT)).collect();
+    plan.groups.push(Group { name: MOVED.to_owned(), servers, ..Group::default() });
+    Target::Group(MOVED.to_owned())
 }
 
 /// Two listeners share a server table. One gets another group, and thereby its own table; its connections move with it.
@@ -143,15 +138,16 @@ fn move_listener(world: &mut World, listener: &str, without: usize) {
 fn connections_drain_with_new_group_after_table_split() {
     scenario!(&WEIGHTS, |world| {
         world.plan.drain_timeout = Some("10s");
-        let [_, lines] = add_twin(world)?;
+        add_twin(&mut world.plan);
         world.start()?;
         let watched = DrainedConnections::open(world, true)?;
-        move_listener(world, &lines, 0);
+        let moved = add_moved_group(&mut world.plan, 0);
+        world.plan.listeners.entry(Service::Lines).or_default().target = Some(moved);
         world.reload()?;
         watched.talking.iter().try_for_each(|talking| talking.progress(5))?;
-        let leaves: Vec<_> = endpoints(&world.plan.servers[0]).iter().map(SocketAddr::to_string).collect();
+        let leaves: Vec<_> = world.plan.servers[0].entries(PORT).map(|(at, _)| at.to_string()).collect();
         let arguments: Vec<_> =
-            ["server", "drain", "moved"].into_iter().chain(leaves.iter().map(String::as_str)).collect();
+            ["server", "drain", MOVED].into_iter().chain(leaves.iter().map(String::as_str)).collect();
         world.slb(&arguments)?;
         watched.end_at_both_ends(world, 0)
     });
@@ -162,10 +158,11 @@ fn connections_drain_with_new_group_after_table_split() {
 #[test]
 fn removing_server_from_listener_keeps_connections_of_others() {
     scenario!(&WEIGHTS, |world| {
-        let [twin, _] = add_twin(world)?;
+        add_twin(&mut world.plan);
         world.start()?;
         let watched = DrainedConnections::open(world, true)?;
-        move_listener(world, &twin, 1);
+        let moved = add_moved_group(&mut world.plan, 1);
+        world.plan.additional_listeners[0].target = moved;
         let said = world.reload()?;
         ensure!(said.contains("twin"), "{said}");
         let begun = watched.talking[0].age();

@@ -95,10 +95,10 @@ fn a_primary_group_fails_over_at_its_threshold() {
             primary: "first".to_owned(),
             secondary: "second".to_owned(),
             threshold: 2,
-            failback_after: "1s",
+            failback_after: Some("1s"),
         });
         for (name, servers) in [("first", vec![(a, 100), (b, 100)]), ("second", vec![(c, 100)])] {
-            world.plan.groups.push(Group { name: name.to_owned(), slow_start: None, servers });
+            world.plan.groups.push(Group { name: name.to_owned(), servers, ..Group::default() });
         }
         world.start()?;
         serve(world, &["b1", "b2"])?;

@@ -3,7 +3,14 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
-use slb_tests::{World, config::Group, net::Family, scenario, server::Service, spread::expect_by_weight};
+use slb_tests::{
+    World,
+    config::{Group, Listener, Target},
+    net::Family,
+    scenario,
+    server::Service,
+    spread::expect_by_weight,
+};
 
 const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 600;
@@ -27,13 +34,11 @@ fn server_serves_in_several_groups_and_on_several_ports() {
         group.servers.retain(|(at, _)| *at != first);
         group.servers.extend([(first, 30), (second, 20)]);
         let other =
-            Group { name: "other".to_owned(), slow_start: None, servers: vec![(second, 10), (third, 90)] };
+            Group { name: "other".to_owned(), servers: vec![(second, 10), (third, 90)], ..Group::default() };
         world.plan.groups = vec![group, other];
         for (name, port, group) in [("shared", SHARED, "http"), ("other", OTHER, "other")] {
-            world.plan.append(&format!(
-                "[[load_balancer.listener]]\nname = \"{name}\"\nprotocol = \"tcp\"\nport = {port}\nserver_group = \"{group}\"\n\
-                 health_check = {{ kind = \"tcp\", interval = \"1s\", timeout = \"1s\", healthy_threshold = 1, unhealthy_threshold = 2 }}"
-            ));
+            let listener = Listener::new(name, "tcp", port, Target::Group(group.to_owned()));
+            world.plan.additional_listeners.push(listener);
         }
         world.start()?;
         let shared = [("b1", 30), (SECOND_NAME, 20), ("b2", 50)];

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use slb_common::abi::ABI_VERSION;
 use slb_tests::{
     World,
+    config::Plan,
     daemon::program,
     net::{Family, Namespace},
     scenario,
@@ -31,8 +32,8 @@ fn pins_of_another_network_namespace_are_refused() {
         ensure!(status.interfaces.iter().any(|attached| attached.index == 2), "{:?}", status.interfaces);
         world.terminate()?;
         let programs = world.programs()?;
-        let all = format!("{:?}", world.plan.interfaces);
-        let other = world.write_other(&world.plan.toml().replace(&all, "[\"eth0\"]"))?;
+        let other = Plan { interfaces: vec!["eth0".to_owned()], ..world.plan.clone() };
+        let other = world.write_other(&other.toml())?;
         let there = world.net.client.clone();
         let words = "are of another network namespace";
         for arguments in [&["run", "--config", &other][..], &["detach", "--config", &other]] {

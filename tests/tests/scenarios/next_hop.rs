@@ -87,8 +87,8 @@ fn brief_next_hop_loss_causes_no_outage() {
         let first = first.map(|address| (SocketAddr::new(*address, Service::Echo.backend_port()), 100));
         world.plan.groups.push(Group {
             name: Service::Echo.name().to_owned(),
-            slow_start: None,
             servers: first.collect(),
+            ..Group::default()
         });
         world.start()?;
         let slb = &world.net.slb;

@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
     World,
     client::PATIENCE,
+    config::Plan,
     net::{Family, run},
     scenario,
     server::Service,
@@ -234,11 +235,8 @@ fn foreign_pins_are_neither_used_nor_removed() {
             fs::remove_dir(pins.join(name))?;
         }
         let elsewhere = world.directory().join("pins");
-        let text = world.plan.toml().replace(
-            &format!("{:?}", pins.display().to_string()),
-            &format!("{:?}", elsewhere.display().to_string()),
-        );
-        let output = world.slbd("run", &text)?;
+        let other = Plan { pin_dir: elsewhere.clone(), ..world.plan.clone() };
+        let output = world.slbd("run", &other.toml())?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(!output.status.success() && said.contains("BPF file system"), "{said}");
         ensure!(!elsewhere.exists(), "{} was made", elsewhere.display());

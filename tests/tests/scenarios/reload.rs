@@ -1,13 +1,13 @@
 //! Reloads under traffic: without effect on established flows, or refused without any change.
 
-use std::{collections::BTreeMap, env};
+use std::{collections::BTreeMap, env, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use slb_api::types::{ApiHealth, ApiServer, Status};
 use slb_tests::{
     World,
     client::LongLived,
-    config::{Names, PlannedServer},
+    config::{Ids, Listener, LoadBalancer, Names, Plan, PlannedServer, Target},
     daemon::servers,
     net::Family,
     scenario,
@@ -98,10 +98,9 @@ fn changed_check_keeps_health_until_first_result() {
     scenario!(&[50, 50], |world| {
         world.start()?;
         let watched = ReloadTraffic::start(world)?;
-        for interval in ["30s", "40s"] {
-            let text = world.plan.toml().replace("interval = \"1s\"", &format!("interval = \"{interval}\""));
-            world.write(&text)?;
-            let said = world.slb(&["reload"])?;
+        for seconds in [30, 40] {
+            world.plan.check_interval = Duration::from_secs(seconds);
+            let said = world.reload()?;
             ensure!(said.contains("health check: interval"), "{said}");
             ensure!(
                 servers(&world.status()?).all(|server| server.health == ApiHealth::Healthy),
@@ -123,14 +122,11 @@ fn renames_keep_flows_and_counters() {
         world.plan.names =
             Names { load_balancer: "store".to_owned(), listeners: "-l".to_owned(), groups: "-g".to_owned() };
         // With `id` it is a rename, without it another object. Flows and counters stay in both cases.
-        for (kind, name, id) in [
-            ("load_balancer", "store", "shop"),
-            ("load_balancer.listener", "http-l", "http"),
-            ("server_group", "echo-g", "echo"),
-        ] {
-            let head = format!("[[{kind}]]\nname = \"{name}\"\n");
-            world.plan.change(head.clone(), format!("{head}id = \"{id}\"\n"));
-        }
+        world.plan.ids = Ids {
+            load_balancer: Some("shop"),
+            listeners: [(Service::Http, "http")].into(),
+            groups: [(Service::Echo, "echo")].into(),
+        };
         let said = world.reload()?;
         for words in [
             "load balancer shop: renamed to store",
@@ -210,7 +206,7 @@ fn a_refused_file_changes_nothing_and_says_why() {
             let after = unmoved(world)?;
             ensure!(after == before, "{to} has changed something:\n{before}\n{after}");
         }
-        world.write(&too_many(&good))?;
+        world.write(&with_too_many_listeners(&world.plan).toml())?;
         let said = world.slb_refused(&["reload"])?;
         ensure!(said.contains(" services, and the maps hold 4096"), "{said}");
         ensure!(unmoved(world)? == before, "more than there is room for has changed something");
@@ -375,20 +371,16 @@ fn unmoved(world: &World) -> Result<String> {
 }
 
 /// A configuration with more listeners than the maps can hold.
-fn too_many(good: &str) -> String {
-    let mut text = good.to_owned();
+fn with_too_many_listeners(plan: &Plan) -> Plan {
     // 10 VIPs with 50 listeners each; with echo, 510 services.
-    for balancer in 0..9 {
-        let vips: Vec<_> = (0..10).map(|vip| format!("\"203.0.113.{}\"", 10 * balancer + vip)).collect();
-        text +=
-            &format!("\n[[load_balancer]]\nname = \"more{balancer}\"\naddresses = [{}]\n", vips.join(", "));
-        for port in 1..=50 {
-            text += &format!(
-                "[[load_balancer.listener]]\nname = \"l{port}\"\nprotocol = \"tcp\"\nport = {port}\nserver_group = \"http\"\n"
-            );
-        }
-    }
-    text
+    let balancer = |number: u8| LoadBalancer {
+        name: format!("more{number}"),
+        addresses: (0..10).map(|vip| [203, 0, 113, 10 * number + vip].into()).collect(),
+        listeners: (1..=50)
+            .map(|port| Listener::new(format!("l{port}"), "tcp", port, Target::Group("http".to_owned())))
+            .collect(),
+    };
+    Plan { additional_load_balancers: (0..9).map(balancer).collect(), ..plan.clone() }
 }
 
 /// Traffic that reloads must not affect.

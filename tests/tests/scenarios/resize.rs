@@ -1,7 +1,6 @@
 //! A restart with another flow-table size, under traffic in all modes.
 
 use std::{
-    fmt::Write as _,
     fs,
     net::{SocketAddr, UdpSocket},
     path::PathBuf,
@@ -13,6 +12,7 @@ use aya::maps::{Array, Map, MapData, MapInfo};
 use slb_tests::{
     World,
     client::{LongLived, PATIENCE},
+    config::{Group, Listener, Target},
     net::Family,
     scenario,
     server::Service,
@@ -51,7 +51,7 @@ fn flow_table_resize_keeps_every_flow() {
             backend.decapsulate(&world.plan.tunnel_addresses)?;
         }
         world.plan.flow_table_entries = SIZES[0];
-        world.plan.daemon = format!("max_servers = {MAX_SERVERS}");
+        world.plan.max_servers = Some(MAX_SERVERS);
         beside::plan(&mut world.plan);
         world.start()?;
         let traffic = Traffic::start(world, FLOWS)?;
@@ -158,15 +158,14 @@ fn while_resizing(world: &World) -> Result<()> {
 
 /// Starts with another size and more servers than the maps can hold; refused after the new table exists.
 fn refused_in_between(world: &mut World) -> Result<()> {
-    let mut many = "\n[[server_group]]\nname = \"many\"\nservers = [\n".to_owned();
-    for n in 0..MAX_SERVERS {
-        let _ = writeln!(many, "  {{ address = \"10.99.{}.{}\", port = 1 }},", n / 250, n % 250 + 1);
-    }
-    many += "]\n[[load_balancer.listener]]\nname = \"many\"\nprotocol = \"tcp\"\nport = 4444\nserver_group = \"many\"\n";
+    let mut plan = world.plan.clone();
+    plan.max_servers = Some(4 * MAX_SERVERS);
+    let server = |n: u32| (([10, 99, (n / 250) as u8, (n % 250) as u8 + 1], 1).into(), 100);
+    let servers = (0..MAX_SERVERS).map(server).collect();
+    plan.groups.push(Group { name: "many".to_owned(), servers, ..Group::default() });
+    plan.additional_listeners.push(Listener::new("many", "tcp", 4444, Target::Group("many".to_owned())));
     world.terminate()?;
-    let room = format!("max_servers = {}", 4 * MAX_SERVERS);
-    let config = world.plan.toml().replace(&world.plan.daemon, &room) + &many;
-    let output = world.slbd("run", &config)?;
+    let output = world.slbd("run", &plan.toml())?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success(), "it started: {said}");
     for piece in ["[daemon] max_servers", "1024", "4096", "slbd detach"] {

@@ -4,7 +4,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 use slb_api::types::Status;
-use slb_tests::{World, scenario, traffic::Traffic};
+use slb_tests::{World, config::Plan, scenario, traffic::Traffic};
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
 /// Long-lived connections per family.
@@ -103,7 +103,6 @@ fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) 
 #[test]
 fn hash_seed_is_generated_once_and_kept() {
     scenario!(&[1], |world| {
-        let configured = world.plan.toml();
         world.plan.hash_seed = None;
         let first = world.start()?;
         let seed = first.hash_seed.context("no hash seed")?;
@@ -123,8 +122,7 @@ fn hash_seed_is_generated_once_and_kept() {
         fs::remove_dir_all(&world.plan.state_dir)?;
         same(&world.start()?, "without its state directory")?;
         // An administrator copies the shown seed to another node.
-        let written =
-            world.write_other(&configured.replace("hash_seed = 1\n", &format!("hash_seed = {seed}\n")))?;
+        let written = world.write_other(&Plan { hash_seed: Some(seed), ..world.plan.clone() }.toml())?;
         let difference = world.slb(&["diff", &written])?;
         ensure!(difference.contains("no difference"), "{difference}");
         Ok(())

@@ -1,10 +1,10 @@
 //! Additional listeners: one with two sides, one with session persistence, and one with a drain timeout.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use crate::{
     client::ListenerTerms,
-    config::{Plan, health_check},
+    config::{Group, Listener, Plan, Target},
     flaps::model::Sides,
     server::Service,
 };
@@ -13,7 +13,7 @@ use crate::{
 /// serves.
 pub(super) const SIDES: [&str; 2] = ["first", "second"];
 const PRIMARIES: [&str; 3] = ["b1", "b2", "b3"];
-const THRESHOLD: usize = 2;
+const THRESHOLD: u8 = 2;
 
 /// The pool of both sides.
 pub(super) const BOTH: &str = "sides";
@@ -22,6 +22,10 @@ const SIDED: u16 = 1001;
 const STICKY: u16 = 1002;
 const DRAINED: u16 = 1003;
 const DRAIN: Duration = Duration::from_secs(10);
+/// The same, as in the file.
+const DRAIN_TIMEOUT: &str = "10s";
+/// Slots of each side's table; another number than the default.
+const TABLE_SIZE: u32 = 1021;
 
 /// Service, port and settings of each listener.
 pub(super) const LISTENERS: [(Service, u16, ListenerTerms); 3] = [
@@ -37,43 +41,29 @@ pub(super) fn side(server: &str) -> &'static str {
 
 /// The sides, for the model.
 pub(super) fn sides() -> Sides {
-    Sides { pool: BOTH, primaries: PRIMARIES.map(str::to_owned).into(), threshold: THRESHOLD }
+    Sides { pool: BOTH, primaries: PRIMARIES.map(str::to_owned).into(), threshold: THRESHOLD.into() }
 }
 
 /// Adds the listeners to a plan, with its current servers.
 pub(super) fn add(plan: &mut Plan) {
-    let mut text = String::new();
     let port = Service::Lines.backend_port();
-    let check = health_check("kind = \"tcp\"");
-    let [first, second] = SIDES;
-    for (name, at, more) in [
-        (
-            "sided",
-            SIDED,
-            format!("primary = \"{first}\"\nsecondary = \"{second}\"\nfailover_threshold = {THRESHOLD}"),
-        ),
-        ("sticky", STICKY, "server_group = \"http\"\nsession_persistence = \"1h\"".to_owned()),
-        (
-            "drained",
-            DRAINED,
-            format!("default_group_port = {port}\ndrain_timeout = \"{}s\"", DRAIN.as_secs()),
-        ),
-    ] {
-        let _ = write!(
-            text,
-            "\n[[load_balancer.listener]]\nname = \"{name}\"\nprotocol = \"tcp\"\nport = {at}\nmode = \"nat\"\n{more}\n{check}"
-        );
+    let [primary, secondary] = SIDES.map(str::to_owned);
+    let sides = Target::Groups { primary, secondary, threshold: THRESHOLD, failback_after: None };
+    plan.additional_listeners = vec![
+        Listener::new("sided", "tcp", SIDED, sides),
+        Listener {
+            session_persistence: Some("1h"),
+            ..Listener::new("sticky", "tcp", STICKY, Target::Group("http".to_owned()))
+        },
+        Listener {
+            drain_timeout: Some(DRAIN_TIMEOUT),
+            ..Listener::new("drained", "tcp", DRAINED, Target::DefaultGroup(port))
+        },
+    ];
+    for name in SIDES {
+        let servers = plan.servers.iter().filter(|server| side(&server.name) == name);
+        let servers = servers.flat_map(|server| server.entries(port)).collect();
+        let name = name.to_owned();
+        plan.put_group(Group { name, table_size: Some(TABLE_SIZE), servers, ..Group::default() });
     }
-    for group in SIDES {
-        let _ = write!(text, "\n[[server_group]]\nname = \"{group}\"\ntable_size = 1021\nservers = [\n");
-        for server in plan.servers.iter().filter(|server| side(&server.name) == group) {
-            for address in &server.addresses {
-                let weight = server.weight;
-                let _ = writeln!(text, "  {{ address = \"{address}\", port = {port}, weight = {weight} }},");
-            }
-        }
-        text.push_str("]\n");
-    }
-    plan.changes.clear();
-    plan.append(&text);
 }

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use slb_tests::{
     World,
-    config::health_check,
+    config::{Listener, Mode, Target},
     forge::{Forger, MacPair},
     net::{Backend, Family},
     scenario,
@@ -81,10 +81,9 @@ fn prepare(world: &mut World) -> Result<()> {
     }
     world.plan.tunnel_addresses = own.into();
     world.plan.direct = true;
-    world.plan.append(&format!(
-        "[[load_balancer.listener]]\nname = \"tunnels\"\nprotocol = \"tcp\"\nport = {TUNNELS}\nmode = \"ipip\"\n\
-         default_group_port = {TUNNELS}\n{}",
-        health_check("kind = \"tcp\"")
-    ));
+    world.plan.additional_listeners.push(Listener {
+        mode: Mode::Ipip,
+        ..Listener::new("tunnels", "tcp", TUNNELS, Target::DefaultGroup(TUNNELS))
+    });
     Ok(())
 }

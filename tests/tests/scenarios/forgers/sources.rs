@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use slb_tests::{
     World,
     client::PATIENCE,
+    config::{Listener, LoadBalancer, Target},
     forge::{CapturedFrame, FloodStats, Forger, MacPair, Tap},
     net::Family,
     packets::frames::{self, Frame, flag},
@@ -89,12 +90,12 @@ fn come_out(
 fn packets_with_martian_source_are_neither_forwarded_nor_answered() {
     scenario!(&WEIGHTS, |world| {
         // The service at the other VIP would answer the first one's answer, and so on.
-        let [v4, v6] = Family::ALL.map(tunnel_vip);
-        world.plan.append(&format!(
-            "[[load_balancer]]\nname = \"other\"\naddresses = [\"{v4}\", \"{v6}\"]\n[[load_balancer.listener]]\nname = \"echo\"\n\
-             protocol = \"udp\"\nport = {}\nmode = \"nat\"\nserver_group = \"echo\"\nhealth_check = {{ kind = \"none\" }}\n",
-            Service::Echo.vip_port()
-        ));
+        let echo = Listener::new("echo", "udp", Service::Echo.vip_port(), Target::Group("echo".to_owned()));
+        world.plan.additional_load_balancers.push(LoadBalancer {
+            name: "other".to_owned(),
+            addresses: Family::ALL.map(tunnel_vip).into(),
+            listeners: vec![Listener { check: None, ..echo }],
+        });
         world.start()?;
         let (forger, mac_pair) = on_clients_side(world)?;
         let taps = [Tap::at(&world.net.client, "eth0")].into_iter();

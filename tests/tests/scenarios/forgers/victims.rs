@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use slb_tests::{
     World,
     client::PATIENCE,
-    config::health_check,
+    config::{Listener, Mode, Target},
     forge::{Forger, MacPair},
     net::{Family, Namespace},
     packets::frames::Frame,
@@ -116,13 +116,18 @@ pub(super) fn with_all_schedulers(world: &mut World) -> Result<()> {
     }
     world.plan.drain_timeout = Some(DRAIN);
     for (name, own) in &LISTENERS[1..] {
-        let (scheduler, mode) = name.split_once(", ").unwrap_or((name, "nat"));
-        let port = if mode == "nat" { Service::Lines.backend_port() } else { *own };
-        world.plan.append(&format!(
-            "[[load_balancer.listener]]\nname = \"lines-{own}\"\nprotocol = \"tcp\"\nport = {own}\nmode = \"{mode}\"\n\
-             default_group_port = {port}\nscheduler = \"{scheduler}\"\ndrain_timeout = \"{DRAIN}\"\n{}",
-            health_check("kind = \"tcp\"")
-        ));
+        let (scheduler, mode) = match name.split_once(", ") {
+            None => (*name, Mode::Nat),
+            Some((scheduler, "dsr")) => (scheduler, Mode::Dsr),
+            Some((scheduler, _)) => (scheduler, Mode::Ipip),
+        };
+        let port = if mode == Mode::Nat { Service::Lines.backend_port() } else { *own };
+        world.plan.additional_listeners.push(Listener {
+            mode,
+            scheduler: Some(scheduler),
+            drain_timeout: Some(DRAIN),
+            ..Listener::new(format!("lines-{own}"), "tcp", *own, Target::DefaultGroup(port))
+        });
     }
     Ok(())
 }

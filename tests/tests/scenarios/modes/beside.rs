@@ -1,12 +1,12 @@
 //! Listeners of all modes at once: `nat` as in every plan, `dsr` at the servers' own ports of the same VIPs, `ipip` at
 //! other VIPs.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::net::IpAddr;
 
 use anyhow::Result;
 use slb_tests::{
     World,
-    config::{Plan, health_check},
+    config::{HealthCheck, Listener, LoadBalancer, Mode, Plan, Target},
     net::Family,
     server::Service,
 };
@@ -22,33 +22,27 @@ pub(crate) fn tunnel_vip(family: Family) -> IpAddr {
 /// Adds listeners in modes `dsr` and `ipip`, with the plan's current servers.
 pub(crate) fn plan(plan: &mut Plan) {
     let [lines, echo] = [Service::Lines, Service::Echo].map(Service::backend_port);
-    let checked = |port: u16| health_check(&format!("kind = \"tcp\", port = {port}"));
-    let listener = |name: &str, protocol: &str, port: u16, mode: &str, more: &str| {
-        format!(
-            "\n[[load_balancer.listener]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\nport = {port}\nmode = \"{mode}\"\n{more}\n{}",
-            checked(lines)
-        )
+    // An echo server is probed at its server of lines.
+    let check = Some(HealthCheck::new(format!("kind = \"tcp\", port = {lines}")));
+    let echoes = |name: &str, mode| Listener {
+        mode,
+        check: check.clone(),
+        unknown_datagrams: Some("follow"),
+        ..Listener::new(name, "udp", echo, Target::Group("echo".to_owned()))
     };
-    let follow = "server_group = \"echo\"\nunknown_datagrams = \"follow\"";
-    let mut text = listener("echo-dsr", "udp", echo, "dsr", follow);
-    let [v4, v6] = Family::ALL.map(tunnel_vip);
-    let _ = write!(text, "\n[[load_balancer]]\nname = \"tunnels\"\naddresses = [\"{v4}\", \"{v6}\"]\n");
-    text += &listener("echo", "udp", echo, "ipip", follow);
-    text += &listener("lines", "tcp", lines, "ipip", "server_group = \"tunnels\"");
-    text += "\n[[server_group]]\nname = \"tunnels\"\nservers = [\n";
-    for server in &plan.servers {
-        for address in &server.addresses {
-            let _ = writeln!(
-                text,
-                "  {{ address = \"{address}\", port = {lines}, weight = {} }},",
-                server.weight
-            );
-        }
-    }
-    text += "]\n";
+    let tunnels = Listener {
+        mode: Mode::Ipip,
+        check: check.clone(),
+        ..Listener::new("lines", "tcp", lines, Target::Group("tunnels".to_owned()))
+    };
     plan.direct = true;
-    plan.changes.clear();
-    plan.append(&text);
+    plan.additional_listeners = vec![echoes("echo-dsr", Mode::Dsr)];
+    plan.additional_load_balancers = vec![LoadBalancer {
+        name: "tunnels".to_owned(),
+        addresses: Family::ALL.map(tunnel_vip).into(),
+        listeners: vec![echoes("echo", Mode::Ipip), tunnels],
+    }];
+    plan.put_group(plan.group("tunnels", lines));
 }
 
 /// Prepares servers for packets of all modes, except that tunnels need a decapsulator.
