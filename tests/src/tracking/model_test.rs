@@ -129,6 +129,8 @@ pub struct ModelTest {
     /// have been delivered.
     cut: [Duration; SERVERS],
     is_changing: bool,
+    /// Whether TCP flows are opened while a change is carried out.
+    opens_during_changes: bool,
     control: ControlPlane,
     now: Duration,
     log: VecDeque<String>,
@@ -161,6 +163,7 @@ impl ModelTest {
             drain_starts: [[None; SERVERS]; 2],
             cut: [Duration::ZERO; SERVERS],
             is_changing: false,
+            opens_during_changes: true,
             now: START,
             log: VecDeque::from([format!("seed {seed}, {setting:?}")]),
         };
@@ -364,6 +367,11 @@ impl ModelTest {
     pub fn new_datagrams(&mut self) -> u32 {
         (2000..2100).for_each(|number| self.datagram(number));
         100
+    }
+
+    /// From now on, changes are carried out without new TCP flows in between.
+    pub fn open_no_more(&mut self) {
+        self.opens_during_changes = false;
     }
 
     /// Removes all UDP flows from the model.

@@ -138,7 +138,7 @@ impl ModelTest {
             self.continue_flow(number, flag::ACK);
         }
         let number = self.rng.below(STREAMS) as u32;
-        if !self.streams.contains_key(&number) && self.rng.once_in(4) {
+        if self.opens_during_changes && !self.streams.contains_key(&number) && self.rng.once_in(4) {
             self.open(number);
         }
         let number = 1000 + self.rng.below(DATAGRAMS) as u32;
