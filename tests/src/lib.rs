@@ -13,6 +13,8 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 #[cfg(feature = "checks")]
+pub mod eligible_servers;
+#[cfg(feature = "checks")]
 pub mod flaps;
 #[cfg(feature = "checks")]
 pub mod forge;

@@ -1,7 +1,7 @@
 //! Model of the chaos test: the state of each server over time, and what flows may do in it.
 //!
 //! The driver records each change before it begins and after it is done. Reports of flows are checked afterwards, so
-//! the model then knows every change that had begun.
+//! the model then knows every change that had begun. What flows may do then is the rule of [`crate::eligible_servers`].
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::client::{FlowEvent, FlowReport, Interval, ListenerView};
+use crate::{
+    client::{FlowEvent, FlowReport, Interval, ListenerView},
+    eligible_servers::{FlowKind, ServerState, may_be_eligible, may_move, must_be_eligible, must_stay},
+};
 
 mod draining;
 mod sides;
+mod states;
 
 pub use sides::Sides;
 
@@ -60,6 +64,8 @@ struct ServerFailure {
     span: Span,
     /// When the daemon must know of the failure; `None` while the daemon is down.
     known: Option<Instant>,
+    /// When its repair began.
+    repaired_since: Option<Instant>,
     /// When the daemon must know of the recovery; `None` before it, and while the daemon is down.
     recovery_known: Option<Instant>,
 }
@@ -79,7 +85,7 @@ impl ServerFailure {
 
     /// The time in which no new flow may go to the server; `None` while the daemon need not know.
     fn detected(self) -> Option<Span> {
-        self.known.map(|known| Span { from: known, to: self.span.to })
+        self.known.map(|known| Span { from: known, to: self.repaired_since })
     }
 }
 
@@ -136,6 +142,19 @@ impl FlowTotals {
             + self.to_other_side
             + self.strayed
             + self.unserved
+    }
+
+    /// The count of new flows to a server in these states, and what is wrong with them. `None` if it may get new flows.
+    fn of_ineligible(&mut self, states: &[ServerState]) -> Option<(&mut u64, &'static str)> {
+        if may_be_eligible(states) {
+            None
+        } else if states.iter().all(|state| state.is_standby) {
+            Some((&mut self.to_other_side, "was of the side without the traffic"))
+        } else if states.iter().all(|state| !state.is_in_service) {
+            Some((&mut self.to_barred, "was to get none"))
+        } else {
+            Some((&mut self.to_failed, "was known to have failed"))
+        }
     }
 }
 
@@ -211,17 +230,19 @@ impl Model {
         self.server(server).failures.push(ServerFailure {
             span: Span::since(now),
             known,
+            repaired_since: None,
             recovery_known: None,
         });
     }
 
-    /// Records that a server recovers now.
-    pub fn on_recovery(&mut self, server: &str, now: Instant) {
-        let recovery_known = (!self.down).then(|| now + self.bounds.recovery);
+    /// Records that a server has been repaired; `repair` is the time in which it began to answer.
+    pub fn on_recovery(&mut self, server: &str, repair: Interval) {
+        let recovery_known = (!self.down).then(|| repair.to + self.bounds.recovery);
         if let Some(failure) = self.server(server).failures.last_mut()
             && failure.span.to.is_none()
         {
-            failure.span.to = Some(now);
+            failure.span.to = Some(repair.to);
+            failure.repaired_since = Some(repair.from);
             failure.recovery_known = recovery_known;
         }
     }
@@ -311,7 +332,7 @@ impl Model {
                 }
             }
             FlowEvent::Broke { server, error } => {
-                if self.is_unwell(server, *during, *view) {
+                if self.may_end(server, *during, *view) {
                     self.totals.excused += 1;
                 } else {
                     self.totals.broken += 1;
@@ -319,8 +340,7 @@ impl Model {
                 }
             }
             FlowEvent::Moved { from, to } => {
-                // A TCP connection belongs to one server, even if that server fails.
-                if view.service.protocol() == "udp" && self.is_unwell(from, *during, *view) {
+                if may_move(&self.states(from, *view, *during), kind(*view)) {
                     self.totals.excused += 1;
                 } else {
                     self.totals.moved += 1;
@@ -335,29 +355,15 @@ impl Model {
         let before = self.counted.insert((view, server.to_owned()), (during.from, flows));
         let Some((asked, before)) = before.filter(|(_, before)| *before < flows) else { return };
         let during = Interval { from: asked, to: during.to };
-        let record = self.server(server);
+        let states = self.states(server, view, during);
+        let Some((count, reason)) = self.totals.of_ineligible(&states) else { return };
         let new = flows - before;
-        let barred = record.barred.get(view.terms.pool).into_iter().flatten();
-        if barred.into_iter().any(|span| span.covers(during)) {
-            self.totals.to_barred += new;
-            self.wrong.push(format!(
-                "{} {}: {new} new flows were sent to {server}, which was to get none",
-                view.service.name(),
-                view.target
-            ));
-        } else if record
-            .failures
-            .iter()
-            .filter_map(|failure| failure.detected())
-            .any(|span| span.covers(during))
-        {
-            self.totals.to_failed += new;
-            self.wrong.push(format!(
-                "{} {}: {new} new flows were sent to {server}, which was known to have failed",
-                view.service.name(),
-                view.target
-            ));
-        }
+        *count += new;
+        self.wrong.push(format!(
+            "{} {}: {new} new flows were sent to {server}, which {reason}",
+            view.service.name(),
+            view.target
+        ));
     }
 
     /// Checks the data plane's count of packets without a server; `during` is the time of the request.
@@ -393,23 +399,14 @@ impl Model {
                 view.target
             ));
         }
-        if self.is_other_side(server, view, during) {
-            self.totals.to_other_side += 1;
-            self.wrong.push(format!(
-                "{} {}: a new flow was answered by {server}, whose side did not have the traffic",
-                view.service.name(),
-                view.target
-            ));
-        }
-        let barred = self.server(server).barred.get(view.terms.pool).into_iter().flatten();
-        if barred.into_iter().any(|span| span.covers(during)) {
-            self.totals.to_barred += 1;
-            self.wrong.push(format!(
-                "{} {}: a new flow was answered by {server}, which was to get none",
-                view.service.name(),
-                view.target
-            ));
-        }
+        let states = self.states(server, view, during);
+        let Some((count, reason)) = self.totals.of_ineligible(&states) else { return };
+        *count += 1;
+        self.wrong.push(format!(
+            "{} {}: a new flow was answered by {server}, which {reason}",
+            view.service.name(),
+            view.target
+        ));
     }
 
     /// Checks the server of a client's next flow, with session persistence.
@@ -417,7 +414,8 @@ impl Model {
         let Some((before, since)) = self.last.insert((view, source), (server.to_owned(), during.from)) else {
             return;
         };
-        if before != server && !self.is_draining(&before, view, Interval { from: since, to: during.to }) {
+        let during = Interval { from: since, to: during.to };
+        if before != server && must_be_eligible(&self.states(&before, view, during)) {
             self.totals.strayed += 1;
             self.wrong.push(format!(
                 "{} {}: a flow of {source}, which is kept to {before}, was answered by {server}",
@@ -451,19 +449,11 @@ impl Model {
         failures.any(|failure| failure.detection_window().meets(during))
     }
 
-    /// Whether flows of a server may end.
-    fn is_unwell(&self, server: &str, during: Interval, view: ListenerView) -> bool {
+    /// Whether flows of a server may end: it failed, or they need not stay with it.
+    fn may_end(&self, server: &str, during: Interval, view: ListenerView) -> bool {
         let Some(record) = self.servers.get(server) else { return false };
-        // Connections wait for their server; datagrams go to another one until it is known to be healthy again.
-        let more = if view.service.protocol() == "udp" { self.bounds.recovery } else { Duration::ZERO };
-        let failed = |failure: &ServerFailure| {
-            Span { to: failure.span.to.map(|to| to + more), ..failure.span }.meets(during)
-        };
-        let is_over = match view.terms.drain {
-            Some(drain) => self.has_drained(server, view, during, drain),
-            None => record.removed.iter().any(|span| span.meets(during)),
-        };
-        record.failures.iter().any(failed) || is_over
+        record.failures.iter().any(|failure| failure.span.meets(during))
+            || !must_stay(&self.states(server, view, during), kind(view))
     }
 
     fn failures(&mut self) -> impl Iterator<Item = &mut ServerFailure> {
@@ -477,6 +467,11 @@ impl Model {
     fn server(&mut self, name: &str) -> &mut ServerHistory {
         self.servers.entry(name.to_owned()).or_default()
     }
+}
+
+/// Kind of a listener's flows.
+fn kind(view: ListenerView) -> FlowKind {
+    if view.service.protocol() == "udp" { FlowKind::Udp } else { FlowKind::Tcp }
 }
 
 #[cfg(test)]

@@ -1,21 +1,16 @@
 //! Random sequences of clients, servers and daemons, and the rules that every packet must follow.
 //!
-//! 1. A TCP flow of a configured server stays with it, whatever its health and weight. A UDP flow stays while its
-//!    server is alive, unless the listener has `unknown_datagrams = "follow"`. A flow ends after the idle timeout; in
-//!    mode `nat` sooner, until it is assured. Where servers drain, a TCP flow stays until the drain deadline, even if
-//!    its server is removed.
-//! 2. A SYN goes to a server that takes new flows. A SYN for an established connection goes to that connection's
-//!    server.
+//! 1. A flow stays with its server as [`crate::eligible_servers`] says. It ends after the idle timeout; in mode `nat`
+//!    sooner, until it is assured.
+//! 2. A SYN goes to an eligible server. A SYN for an established connection goes to that connection's server.
 //! 3. When nothing has changed for the idle timeout, no flow is tracked (see [`super::run_until_idle`]).
-//! 4. No packet is dropped while a server takes new flows.
-//!
+//! 4. No packet is dropped while a server is eligible.
 //! 5. In mode `nat`, a flow of a removed or terminating server goes to no other server. It is terminated, and its entry
 //!    stays until both ends must have received their RSTs.
-//! 6. A new TCP flow of a client with an affinity entry goes to that entry's server, if the server takes new flows.
+//! 6. A new TCP flow of a client with an affinity entry goes to that entry's server, if that is eligible.
 //!
-//! While a change is carried out, a packet may meet the state before or after it. Rule 1 then applies where both states
-//! agree; rule 2 accepts either. A packet may be lost meanwhile, such as one whose slot still names a dead server. A
-//! flow may never move.
+//! While a change is carried out, a packet may meet the state before or after it. A packet may be lost meanwhile, such as
+//! one whose slot still names a dead server. A flow may never move.
 
 mod steps;
 
@@ -32,7 +27,10 @@ use super::{
     servers::{ModelServer, ModelServers, SERVERS, Scheduling, Setting, takes_new},
     wire::{self, Outcome, PacketKind},
 };
-use crate::packets::frames::flag;
+use crate::{
+    eligible_servers::{FlowKind, ServerState, must_stay},
+    packets::frames::flag,
+};
 
 /// Idle timeouts, less two seconds: an entry stores its last packet to the second, and one more is tolerance.
 const TCP_IDLE: Duration = Duration::from_secs(900 - 2);
@@ -177,23 +175,30 @@ impl ModelTest {
         [&self.active, if self.is_changing { &self.desired } else { &self.active }]
     }
 
-    fn is_present(&self, flow: &ModelFlow) -> bool {
-        let is_present = |server: &ModelServer| server.exists && server.incarnation == flow.incarnation;
-        self.views().iter().all(|servers| is_present(&servers[flow.server]))
-    }
-
-    /// Whether a flow must keep its server, unless it is idle.
-    fn must_stay(&self, flow: &ModelFlow) -> bool {
-        let views = self.views();
-        let drain_starts = [&self.drain_starts[0], &self.drain_starts[usize::from(self.is_changing)]];
-        views.iter().zip(drain_starts).all(|(servers, drain_starts)| {
+    /// The states of a flow's server: the active one, and the one that is being carried out. A server that was removed
+    /// and added again is another one.
+    fn states(&self, flow: &ModelFlow) -> [ServerState; 2] {
+        let [active, desired] = self.views();
+        let [since_active, since_desired] = &self.drain_starts;
+        let since_desired = if self.is_changing { since_desired } else { since_active };
+        [(active, since_active), (desired, since_desired)].map(|(servers, drain_starts)| {
             let server = &servers[flow.server];
+            let is_same = server.incarnation == flow.incarnation;
             let has_time = match (self.setting.drain, drain_starts[flow.server]) {
                 (Some(drain), Some(since)) => self.now < since + Duration::from_secs(drain) - SLACK,
                 _ => server.exists,
             };
-            server.incarnation == flow.incarnation && has_time && flow.last >= self.cut[flow.server]
+            ServerState {
+                is_configured: server.exists && is_same,
+                is_terminating: !is_same || !has_time || flow.last < self.cut[flow.server],
+                ..server.state()
+            }
         })
+    }
+
+    /// Whether a TCP flow must keep its server, unless it is idle.
+    fn must_stay(&self, flow: &ModelFlow) -> bool {
+        must_stay(&self.states(flow), FlowKind::Tcp)
     }
 
     fn may_drop(&self) -> bool {
@@ -331,10 +336,7 @@ impl ModelTest {
         let was = self.datagrams.get(&number).copied();
         let to = self.send(number, PacketKind::Udp);
         if let Some(flow) = was
-            && (flow.is_tracked || !self.setting.follows_current)
-            && self.is_present(&flow)
-            && self.must_stay(&flow)
-            && self.views().iter().all(|servers| servers[flow.server].is_alive())
+            && must_stay(&self.states(&flow), self.datagram_kind(&flow))
             && self.now - flow.last < self.idle(&flow, UDP_IDLE)
         {
             self.counts.bound += 1;
@@ -361,6 +363,12 @@ impl ModelTest {
                 self.datagrams.insert(number, flow);
             }
         }
+    }
+
+    /// Kind of a UDP flow.
+    fn datagram_kind(&self, flow: &ModelFlow) -> FlowKind {
+        let follows = self.setting.follows_current && !flow.is_tracked;
+        if follows { FlowKind::FollowingUdp } else { FlowKind::Udp }
     }
 
     /// Sends datagrams from new client endpoints. Returns their number.

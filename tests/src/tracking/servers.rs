@@ -2,6 +2,8 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
+use crate::eligible_servers::{KnownHealth, ServerState, is_eligible};
+
 /// Number of servers, configured or not.
 pub const SERVERS: usize = 8;
 /// Port of the VIP and of the servers.
@@ -21,29 +23,27 @@ pub struct ModelServer {
 }
 
 impl ModelServer {
-    fn could_take_new(&self) -> bool {
-        self.exists && self.weight > 0 && self.healthy != Some(false)
-    }
-
-    /// Whether it takes no new flows until its configuration or health changes.
-    pub fn is_draining(&self) -> bool {
-        !self.exists || self.weight == 0 || self.healthy == Some(false)
-    }
-
-    /// Whether it is configured and not known to be unhealthy.
-    pub fn is_alive(&self) -> bool {
-        self.exists && self.healthy != Some(false)
+    /// Its state, apart from the termination of its flows, which depends on the time.
+    pub fn state(&self) -> ServerState {
+        ServerState {
+            is_configured: self.exists,
+            is_in_service: self.weight > 0,
+            health: match self.healthy {
+                Some(true) => KnownHealth::Healthy,
+                Some(false) => KnownHealth::Unhealthy,
+                None => KnownHealth::Unknown,
+            },
+            ..ServerState::SERVING
+        }
     }
 }
 
 /// All of them.
 pub type ModelServers = [ModelServer; SERVERS];
 
-/// Whether new flows may go to server `n`. A server without a check result receives them while no server is known to be
-/// healthy.
+/// Whether new flows may go to server `n`.
 pub fn takes_new(servers: &ModelServers, n: usize) -> bool {
-    let is_healthy = |server: &ModelServer| server.could_take_new() && server.healthy == Some(true);
-    is_healthy(&servers[n]) || (servers[n].could_take_new() && !servers.iter().any(is_healthy))
+    is_eligible(&servers.each_ref().map(ModelServer::state), n)
 }
 
 /// Configuration apart from the servers.

@@ -1,5 +1,7 @@
 //! Reloads under traffic: without effect on established flows, or refused without any change.
 
+mod outsiders;
+
 use std::{collections::BTreeMap, env, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,12 +11,15 @@ use slb_tests::{
     client::LongLived,
     config::{Ids, Listener, LoadBalancer, Names, Plan, PlannedServer, Target},
     daemon::servers,
+    eligible_servers::{FlowKind, must_stay},
     net::Family,
     scenario,
     server::Service,
     traffic::{Traffic, spreads},
     wait::wait_for,
 };
+
+use self::outsiders::{Outsiders, state};
 
 const WEIGHTS: [u8; 4] = [50, 30, 20, 40];
 /// The last server is in no configuration.
@@ -228,21 +233,15 @@ fn reloads_under_traffic_disturb_no_flow() {
         world.plan.servers.truncate(WEIGHTS.len());
         let guest = world.plan.servers.remove(GUEST);
         world.plan.flow_table_entries = FLOWS;
-        let stranger = world.net.backends[WEIGHTS.len()].clone();
         world.start()?;
         let watched = ReloadTraffic::start(world)?;
-        let (mut outside, of_stranger) = (0, stranger.received()?);
-        // Packets that the guest had received when its removal was complete.
-        let mut gone = None;
+        let mut outsiders = Outsiders::default();
+        outsiders.settled(world)?;
         for round in 0..reloads {
+            let before = world.plan.clone();
             let mut one = |world: &mut World| -> Result<()> {
                 match round % 7 {
-                    0 => {
-                        if let Some(before) = gone.take() {
-                            outside += world.net.backends[GUEST].received()? - before;
-                        }
-                        world.plan.servers.push(guest.clone());
-                    }
+                    0 => world.plan.servers.push(guest.clone()),
                     // Once with and once without the guest.
                     1 | 5 => world.plan.names = names(round),
                     2 | 6 => {
@@ -255,12 +254,11 @@ fn reloads_under_traffic_disturb_no_flow() {
                     3 => return without_new_flows(world, GUEST),
                     _ => {
                         world.plan.servers.pop();
-                        world.reload()?;
-                        gone = Some(quiet(world)?);
-                        return consistent(world);
                     }
                 }
+                outsiders.change(world, &before)?;
                 world.reload()?;
+                outsiders.settled(world)?;
                 consistent(world)
             };
             one(world).with_context(|| format!("reload {}", round + 1))?;
@@ -269,10 +267,7 @@ fn reloads_under_traffic_disturb_no_flow() {
             }
         }
         watched.undisturbed(world)?;
-        if let Some(before) = gone {
-            outside += world.net.backends[GUEST].received()? - before;
-        }
-        outside += stranger.received()? - of_stranger;
+        let outside = outsiders.packets(world)?;
         let (moved, broken) = watched.figures();
         let dropped = world.packets("drop", None)?;
         let batch = watched.stop();
@@ -287,17 +282,6 @@ fn reloads_under_traffic_disturb_no_flow() {
         ensure!(outside == 0, "{outside} packets came to servers of neither configuration");
         batch.expect_no_failure()
     });
-}
-
-/// Waits until no probe or other packet is on its way to the guest; returns the number of packets that it has received.
-fn quiet(world: &World) -> Result<u64> {
-    let (mut last, mut same) = (None, 0);
-    wait_for("a guest that gets nothing", slb_tests::client::PATIENCE, || {
-        let received = world.net.backends[GUEST].received()?;
-        same = if last == Some(received) { same + 1 } else { 0 };
-        last = Some(received);
-        Ok((same == 10).then_some(received))
-    })
 }
 
 /// The running configuration equals the plan: names, and servers of each listener.
@@ -404,6 +388,9 @@ impl ReloadTraffic {
         self.traffic.progress(PROGRESS)?;
         self.traffic.expect_unbroken(None)?;
         let placed: Vec<_> = self.traffic.connections().iter().map(LongLived::alive).collect();
+        let servers = self.placed.iter().flat_map(BTreeMap::keys);
+        let stays = |name: &String| must_stay(&[state(&world.plan, name)], FlowKind::Tcp);
+        ensure!(servers.clone().all(stays), "a server with connections was removed: {:?}", self.placed);
         ensure!(placed == self.placed, "{placed:?} after {:?}", self.placed);
         let dropped = world.packets("drop", None)? - self.dropped;
         ensure!(dropped == 0, "{dropped} packets dropped: {:?}", world.status()?.reasons);

@@ -72,6 +72,7 @@ impl ChaosDriver<'_> {
 
     pub(super) fn heal(&mut self, index: usize) -> Result<Changed> {
         let Some(fault) = self.servers[index].fault.take() else { return Ok(None) };
+        let from = Instant::now();
         match fault {
             Fault::Killed => self.world.start_servers(index)?,
             Fault::Hangs => self.world.net.backends[index].recover()?,
@@ -79,7 +80,7 @@ impl ChaosDriver<'_> {
         let now = Instant::now();
         self.servers[index].healthy_since = now;
         let name = self.name(index);
-        self.model.on_recovery(&name, now);
+        self.model.on_recovery(&name, Interval { from, to: now });
         Ok(Some(("servers mended", format!("{name} is well again"))))
     }
 

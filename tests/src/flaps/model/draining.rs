@@ -1,19 +1,14 @@
-//! When a server may have taken no new flows, and which connections may end if that lasts.
+//! Since when a server may have taken no new flows, and whether its drain deadline may have passed.
 
 use std::time::Duration;
 
-use super::{Model, ServerHistory, Span};
+use super::{Model, ServerHistory, Span, states::ineligible};
 use crate::client::{Interval, ListenerView};
 
 /// Deadlines are in whole seconds.
 const ROUNDED: Duration = Duration::from_secs(1);
 
 impl Model {
-    /// Whether a server may have taken no new flows of a listener.
-    pub(super) fn is_draining(&self, server: &str, view: ListenerView, during: Interval) -> bool {
-        self.spans_without_new_flows(server, view).iter().any(|span| span.meets(during))
-    }
-
     /// Whether a server may have taken no new flows for so long that its drain deadline has passed.
     pub(super) fn has_drained(
         &self,
@@ -46,11 +41,8 @@ impl Model {
     }
 
     fn reasons(&self, record: &ServerHistory, view: ListenerView) -> Vec<Span> {
-        let failures =
-            record.failures.iter().map(|failure| Span { to: failure.recovery_known, ..failure.span });
-        // A server that is added receives flows once it is found healthy.
-        let until_well = |span: &Span| Span { to: span.to.map(|to| to + self.bounds.recovery), ..*span };
-        let removed = record.removed.iter().map(until_well);
+        let failures = record.failures.iter().map(ineligible);
+        let removed = record.removed.iter().map(|span| self.until_healthy(span));
         let maybe_barred = record.maybe_barred.get(view.terms.pool).into_iter().flatten().copied();
         failures.chain(removed).chain(maybe_barred).collect()
     }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::Model;
-use crate::client::{Interval, ListenerView};
+use crate::{
+    client::{Interval, ListenerView},
+    eligible_servers::must_be_eligible,
+};
 
 /// Delay from a check result to its effect: the update rate limiter waits up to a second, and tables must be built.
 const APPLY_DELAY: Duration = Duration::from_secs(2);
@@ -32,7 +35,9 @@ impl Model {
             return down.count() >= sides.threshold;
         }
         // Primaries that are removed or have weight 0 do not count. The threshold may exceed the number that is left.
-        let doubtful = primaries.iter().filter(|primary| self.is_draining(primary, view, during)).count();
+        let is_doubtful =
+            |primary: &&String| !must_be_eligible(&self.states_without_side(primary, view, during));
+        let doubtful = primaries.iter().filter(is_doubtful).count();
         doubtful < sides.threshold.min(primaries.len() - doubtful)
     }
 

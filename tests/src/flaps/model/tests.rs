@@ -85,7 +85,7 @@ fn established_flows_of_failed_server_may_break() {
     assert!(fixture.is_wrong(Service::Lines, 9, 11, broke("b2")));
     assert!(fixture.is_wrong(Service::Lines, 9, 11, moved()), "a connection has one server");
     assert!(!fixture.is_wrong(Service::Echo, 9, 11, moved()));
-    fixture.model.on_recovery("b1", fixture.at(20));
+    fixture.model.on_recovery("b1", fixture.during(20, 20));
     assert!(fixture.is_wrong(Service::Lines, 21, 22, broke("b1")));
     assert!(!fixture.is_wrong(Service::Echo, 21, 22, moved()), "no check may have seen its recovery");
     assert!(fixture.is_wrong(Service::Echo, 24, 25, moved()));
@@ -101,13 +101,28 @@ fn new_flows_may_fail_until_detection_window_ends() {
 }
 
 #[test]
+fn failed_server_gets_no_new_flows_until_its_repair_begins() {
+    let mut fixture = ModelFixture::new();
+    fixture.model.on_failure("b1", fixture.at(10));
+    fixture.model.on_recovery("b1", fixture.during(20, 22));
+    assert!(!fixture.is_wrong(Service::Http, 14, 19, began("b1")), "it may not be known");
+    assert!(fixture.is_wrong(Service::Http, 16, 19, began("b1")));
+    assert!(!fixture.is_wrong(Service::Http, 16, 21, began("b1")));
+    assert!(
+        !fixture.is_wrong(Service::Lines, 21, 22, broke("b1")),
+        "it may not answer before the repair is done"
+    );
+    assert!(fixture.is_wrong(Service::Lines, 23, 24, broke("b1")));
+}
+
+#[test]
 fn detection_window_restarts_when_daemon_returns() {
     let mut fixture = ModelFixture::new();
     fixture.model.on_failure("b1", fixture.at(10));
     fixture.model.on_failure("b2", fixture.at(14));
     fixture.model.on_daemon_down(fixture.at(16));
     assert!(!fixture.is_wrong(Service::Http, 40, 41, failed()));
-    fixture.model.on_recovery("b2", fixture.at(42));
+    fixture.model.on_recovery("b2", fixture.during(42, 42));
     assert!(fixture.is_wrong(Service::Http, 43, 44, failed()), "b1 was known by then");
     fixture.model.on_failure("b2", fixture.at(50));
     fixture.model.on_daemon_up(fixture.at(60));
@@ -155,7 +170,7 @@ fn counters_reveal_new_flows_to_failed_and_barred_servers() {
     assert_eq!(counted(&mut fixture, 10, 14), 0);
     assert_eq!(counted(&mut fixture, 12, 16), 0, "some were counted before 15");
     assert_eq!(counted(&mut fixture, 14, 17), 2);
-    fixture.model.on_recovery("b1", fixture.at(18));
+    fixture.model.on_recovery("b1", fixture.during(18, 18));
     assert_eq!(counted(&mut fixture, 16, 19), 0);
     fixture.model.bar("b1", "http", true, fixture.during(20, 21));
     assert_eq!(counted(&mut fixture, 17, 22), 0);
@@ -180,7 +195,7 @@ fn unserved_packets_are_excused_only_within_detection_window() {
     assert_eq!(counted(&mut fixture, 3, 16), 0);
     assert_eq!(counted(&mut fixture, 4, 17), 1);
     fixture.model.on_failure("b2", fixture.at(20));
-    fixture.model.on_recovery("b2", fixture.at(22));
+    fixture.model.on_recovery("b2", fixture.during(22, 22));
     assert_eq!(counted(&mut fixture, 5, 24), 0, "the daemon may still consider it unhealthy");
     let during = fixture.during(23, 24);
     fixture.model.judge(&FlowReport { view: view(Service::Http), source: None, during, what: failed() });
@@ -193,7 +208,7 @@ fn unserved_packets_are_excused_only_within_detection_window() {
 fn model_forgets_past_failures_after_a_minute() {
     let mut fixture = ModelFixture::new();
     fixture.model.on_failure("b1", fixture.at(10));
-    fixture.model.on_recovery("b1", fixture.at(11));
+    fixture.model.on_recovery("b1", fixture.during(11, 11));
     fixture.model.forget(fixture.at(70));
     assert!(!fixture.is_wrong(Service::Lines, 9, 10, broke("b1")));
     fixture.model.forget(fixture.at(72));
@@ -237,7 +252,7 @@ fn drain_is_assumed_until_restarted_daemon_detects_recovery() {
     let mut fixture = ModelFixture::new();
     fixture.model.on_failure("b1", fixture.at(10));
     fixture.model.on_daemon_down(fixture.at(18));
-    fixture.model.on_recovery("b1", fixture.at(19));
+    fixture.model.on_recovery("b1", fixture.during(19, 19));
     fixture.model.on_daemon_up(fixture.at(40));
     for (second, wrong) in [(42, false), (45, true)] {
         let during = fixture.during(second - 1, second);
@@ -296,7 +311,7 @@ fn new_flows_go_to_one_side_by_failover_threshold() {
     fixture.model.on_failure("b2", fixture.at(30));
     assert_eq!(wrong(&mut fixture, 36), [false, false], "it may not be known");
     assert_eq!(wrong(&mut fixture, 38), [true, false]);
-    fixture.model.on_recovery("b1", fixture.at(40));
+    fixture.model.on_recovery("b1", fixture.during(40, 40));
     assert_eq!(wrong(&mut fixture, 44), [false, false]);
     assert_eq!(wrong(&mut fixture, 46), [false, true]);
     fixture.model.bar("b1", "sides", true, fixture.during(50, 51));

@@ -107,7 +107,7 @@ impl ModelTest {
         self.is_changing = true;
         let servers = self.desired.iter().enumerate().zip(&mut self.drain_starts[1]).zip(&mut self.cut);
         for (((n, server), since), cut) in servers {
-            if server.is_draining() {
+            if server.state().is_draining() {
                 since.get_or_insert(self.now);
             } else if takes_new(&self.desired, n)
                 && let Some(since) = since.take()
@@ -238,7 +238,7 @@ impl ModelTest {
         }
         if let Some(flow) = self.streams.remove(&number)
             && self.setting.mode == "nat"
-            && self.is_present(&flow)
+            && self.states(&flow).iter().all(|state| state.is_configured)
             && self.rng.once_in(2)
         {
             self.send_to_client(number, flow.server, PacketKind::Tcp(flag::FIN));
