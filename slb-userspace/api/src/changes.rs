@@ -1,7 +1,5 @@
 //! Changes as data: what differs between two configurations, and what happens to overrides.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::types::AdminState;
@@ -105,7 +103,7 @@ pub enum ApiChangeAction {
 /// The change of one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiFieldChange {
-    /// The setting, as in `port` or `health_check.interval`.
+    /// Path of the key in the object's table of the configuration file: `port`, `health_check.interval`.
     pub path: String,
     /// Value before the change.
     pub old: ApiValue,
@@ -113,20 +111,20 @@ pub struct ApiFieldChange {
     pub new: ApiValue,
 }
 
-/// A field's value.
+/// A field's value, as the configuration file has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ApiValue {
-    /// `null`: not set, or off.
+    /// `null`: the file need not have the setting, or must not.
     Absent,
+    /// Yes or no.
+    Boolean(bool),
     /// A number.
     Number(u64),
     /// A text. A duration is one, as in `300s`.
     Text(String),
     /// Several values.
     List(Vec<Self>),
-    /// Settings that belong together.
-    Map(BTreeMap<String, Self>),
 }
 
 /// What happens to the override of a server.
@@ -192,10 +190,11 @@ mod tests {
                 field("port", ApiValue::Number(80), ApiValue::Number(81)),
                 field("session_persistence", ApiValue::Absent, ApiValue::Text("300s".to_owned())),
                 field(
-                    "target",
-                    ApiValue::Map([("server_group".to_owned(), ApiValue::Text("a".to_owned()))].into()),
-                    ApiValue::List(vec![ApiValue::Number(u64::MAX)]),
+                    "health_check.expect",
+                    ApiValue::List(vec![ApiValue::Number(u64::MAX), ApiValue::Text("3xx".to_owned())]),
+                    ApiValue::Text("ok".to_owned()),
                 ),
+                field("health_check.verify", ApiValue::Boolean(false), ApiValue::Boolean(true)),
             ],
         };
         let document = serde_json::json!({
@@ -204,7 +203,8 @@ mod tests {
             "fields": [
                 { "path": "port", "old": 80, "new": 81 },
                 { "path": "session_persistence", "old": null, "new": "300s" },
-                { "path": "target", "old": { "server_group": "a" }, "new": [u64::MAX] },
+                { "path": "health_check.expect", "old": [u64::MAX, "3xx"], "new": "ok" },
+                { "path": "health_check.verify", "old": false, "new": true },
             ],
         });
         assert_eq!(serde_json::to_value(&change).unwrap(), document);

@@ -21,12 +21,11 @@ mod check_text;
 mod field_text;
 mod fields;
 mod objects;
+mod target_fields;
+mod target_text;
 mod text;
 mod value;
 mod value_text;
-
-/// The field of a listener's health check.
-const HEALTH_CHECK: &str = "health_check";
 
 /// What changes when `new` replaces `old`. Empty if they are equal.
 pub fn diff(old: &Config, new: &Config) -> Diff {
@@ -35,7 +34,7 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
     let changes = keys.into_iter().filter_map(|key| {
         let (action, fields) = match (before.get(key), after.get(key)) {
             (Some(before), Some(after)) => {
-                let fields = changed_fields(before, after);
+                let fields = changed_fields(&before.fields, &after.fields);
                 let is_changed = !fields.is_empty() || before.name != after.name;
                 is_changed.then_some((ChangeAction::Changed, fields))?
             }
@@ -78,35 +77,16 @@ fn identity(key: &ObjectKey, before: &Objects, after: &Objects) -> Option<Identi
 
 /// The fields of an object that one configuration has. `sides` gives the old and the new value.
 fn all_fields(object: &Object, sides: impl Fn(Value) -> (Value, Value)) -> Vec<FieldChange> {
-    let check = object.check.as_ref().map(|check| (HEALTH_CHECK, settings(check)));
-    let present = object.fields.iter().cloned().chain(check).filter(|(_, value)| *value != Value::Absent);
-    let field = |(path, value): (&str, Value)| {
-        let (old, new) = sides(value);
-        FieldChange { path: path.to_owned(), old, new }
+    let present = object.fields.iter().filter(|(_, value)| *value != Value::Absent);
+    let field = |(path, value): &(&str, Value)| {
+        let (old, new) = sides(value.clone());
+        FieldChange { path: (*path).to_owned(), old, new }
     };
     present.map(field).collect()
 }
 
-/// The fields of an object with different values.
-fn changed_fields(old: &Object, new: &Object) -> Vec<FieldChange> {
-    let mut fields = changed(&old.fields, &new.fields);
-    match (&old.check, &new.check) {
-        (Some(before), Some(after)) => fields.extend(
-            changed(before, after)
-                .into_iter()
-                .map(|field| FieldChange { path: format!("{HEALTH_CHECK}.{}", field.path), ..field }),
-        ),
-        (None, None) => {}
-        (before, after) => {
-            let [old, new] = [before, after].map(|check| check.as_ref().map_or(Value::Absent, settings));
-            fields.push(FieldChange { path: HEALTH_CHECK.to_owned(), old, new });
-        }
-    }
-    fields
-}
-
-/// Both lists have the same paths.
-fn changed(old: &Fields, new: &Fields) -> Vec<FieldChange> {
+/// The fields of an object with different values. Both lists have the same paths.
+fn changed_fields(old: &Fields, new: &Fields) -> Vec<FieldChange> {
     let both = iter::zip(old, new).filter(|((_, old), (_, new))| old != new);
     both.map(|((path, old), (_, new))| FieldChange {
         path: (*path).to_owned(),
@@ -114,11 +94,6 @@ fn changed(old: &Fields, new: &Fields) -> Vec<FieldChange> {
         new: new.clone(),
     })
     .collect()
-}
-
-/// All settings of a health check as one value.
-fn settings(check: &Fields) -> Value {
-    value::map(check.iter().cloned())
 }
 
 #[cfg(test)]

@@ -86,26 +86,20 @@ fn identity(object: ApiObject) -> Identity {
 fn api_value(value: Value) -> ApiValue {
     match value {
         Value::Absent => ApiValue::Absent,
+        Value::Boolean(boolean) => ApiValue::Boolean(boolean),
         Value::Number(number) => ApiValue::Number(number),
         Value::Text(text) => ApiValue::Text(text),
         Value::List(items) => ApiValue::List(items.into_iter().map(api_value).collect()),
-        Value::Map(settings) => {
-            let settings = settings.into_iter().map(|(setting, value)| (setting, api_value(value)));
-            ApiValue::Map(settings.collect())
-        }
     }
 }
 
 fn value(document: ApiValue) -> Value {
     match document {
         ApiValue::Absent => Value::Absent,
+        ApiValue::Boolean(boolean) => Value::Boolean(boolean),
         ApiValue::Number(number) => Value::Number(number),
         ApiValue::Text(text) => Value::Text(text),
         ApiValue::List(items) => Value::List(items.into_iter().map(value).collect()),
-        ApiValue::Map(settings) => {
-            let settings = settings.into_iter().map(|(setting, document)| (setting, value(document)));
-            Value::Map(settings.collect())
-        }
     }
 }
 
@@ -123,6 +117,7 @@ mod tests {
             &[("name = \"shop\"", "id = \"shop\"\nname = \"store\""), ("port = 80\n", "port = 81\n")],
             &[("name = \"shop\"", "name = \"store\"")],
             &[("server_group = \"web\"", check)],
+            &[("server_group = \"web\"", &check.replace("\"http\"", "\"https\", verify = true"))],
             &[("[\"eth0\"]", "[\"eth1\"]\nprobe_mark = 7\nread_only_socket = \"/run/slb/read-only\"")],
             &[("name = \"web\"\nservers", "name = \"web\"\nid = \"g1\"\nservers")],
         ] {

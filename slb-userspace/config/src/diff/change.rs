@@ -104,7 +104,7 @@ pub enum ChangeAction {
 /// The change of one field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldChange {
-    /// The setting, as in `port` or `health_check.interval`.
+    /// Path of the key in the object's table of the configuration file: `port`, `health_check.interval`.
     pub path: String,
     /// Value before the change.
     pub old: Value,

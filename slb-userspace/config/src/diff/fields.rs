@@ -1,10 +1,16 @@
 //! Fields of each object, as values. Every field of the model is destructured here, so a new field without comparison
 //! does not compile.
 
-use super::value::{Fields, Value, duration, map, number, or_absent, path, set, text, word};
-use crate::model::{
-    ConfigServer, DaemonConfig, DefaultServer, Listener, ListenerTarget, LoadBalancer, PrimarySecondaryGroup,
-    Protocol, Scheduler, ServerGroup,
+use super::{
+    check_fields, target_fields,
+    value::{Fields, duration, duration_or_off, number, or_absent, path, set, text, word},
+};
+use crate::{
+    field::OFF,
+    model::{
+        ConfigServer, DaemonConfig, DefaultServer, Listener, LoadBalancer, Mode, PrimarySecondaryGroup,
+        Protocol, Scheduler, ServerGroup,
+    },
 };
 
 /// Interfaces are objects of their own.
@@ -28,7 +34,7 @@ pub(super) fn daemon(daemon: &DaemonConfig) -> Fields {
         ("xdp_mode", word(xdp_mode)),
         ("pin_dir", path(pin_dir)),
         ("socket", path(socket)),
-        ("read_only_socket", or_absent(read_only_socket.as_ref(), |socket| path(socket))),
+        ("read_only_socket", read_only_socket.as_ref().map_or_else(|| text(OFF), |socket| path(socket))),
         ("state_dir", path(state_dir)),
         ("flow_table_entries", number(*flow_table_entries)),
         ("max_servers", number(*max_servers)),
@@ -60,12 +66,11 @@ pub(super) fn load_balancer(balancer: &LoadBalancer) -> Fields {
         ("state", word(state)),
         ("unmatched", or_absent(unmatched.as_ref(), word)),
         ("table_size", number(table_size.slots())),
-        ("slow_start", or_absent(slow_start.as_ref(), duration)),
+        ("slow_start", duration_or_off(slow_start.as_ref())),
         ("addresses", set(addresses)),
     ]
 }
 
-/// The health check is separate.
 pub(super) fn listener(listener: &Listener) -> Fields {
     let Listener {
         id: _,
@@ -79,33 +84,37 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         unknown_datagrams,
         drain_timeout,
         idle_timeout,
-        health_check: _,
+        health_check,
         on_no_healthy,
         scheduler,
         session_persistence,
     } = listener;
-    // The setting applies to TCP only. The idle timeout of UDP is constant.
-    let established = (*protocol == Protocol::Tcp).then_some(idle_timeout);
-    vec![
+    // It applies to TCP only. The idle timeout of UDP is constant.
+    let established_timeout = (*protocol == Protocol::Tcp).then_some(idle_timeout);
+    // It applies to untracked UDP only.
+    let unknown_datagrams = (*protocol == Protocol::Udp && *mode != Mode::Nat).then_some(unknown_datagrams);
+    let mut fields = vec![
         ("protocol", word(protocol)),
         ("port", number(*port)),
         ("state", word(state)),
-        ("target", self::target(target)),
         ("mode", word(mode)),
         ("tracking", word(tracking)),
-        ("unknown_datagrams", word(unknown_datagrams)),
-        ("drain_timeout", or_absent(drain_timeout.as_ref(), duration)),
+        ("unknown_datagrams", or_absent(unknown_datagrams, word)),
+        ("drain_timeout", duration_or_off(drain_timeout.as_ref())),
         ("on_no_healthy", word(on_no_healthy)),
         ("scheduler", text(self::scheduler(*scheduler))),
-        ("session_persistence", or_absent(session_persistence.as_ref(), duration)),
-        ("established_timeout", or_absent(established, duration)),
-    ]
+        ("session_persistence", duration_or_off(session_persistence.as_ref())),
+        ("established_timeout", or_absent(established_timeout, duration)),
+    ];
+    fields.extend(target_fields::target(target));
+    fields.extend(check_fields::health_check(health_check.as_ref()));
+    fields
 }
 
 /// Servers are objects of their own.
 pub(super) fn server_group(group: &ServerGroup) -> Fields {
     let ServerGroup { id: _, name: _, servers: _, table_size, slow_start } = group;
-    vec![("table_size", number(table_size.slots())), ("slow_start", or_absent(slow_start.as_ref(), duration))]
+    vec![("table_size", number(table_size.slots())), ("slow_start", duration_or_off(slow_start.as_ref()))]
 }
 
 /// The address and port identify the server.
@@ -123,27 +132,12 @@ pub(super) fn default_server(server: &DefaultServer) -> Fields {
 pub(super) fn primary_secondary_group(group: &PrimarySecondaryGroup) -> Fields {
     let PrimarySecondaryGroup { id: _, name: _, primary, secondary, failback_after } = group;
     vec![
-        ("primary", text(primary)),
-        ("secondary", text(secondary)),
+        ("primary.address", text(primary.ip())),
+        ("primary.port", number(primary.port())),
+        ("secondary.address", text(secondary.ip())),
+        ("secondary.port", number(secondary.port())),
         ("failback_after", duration(failback_after)),
     ]
-}
-
-/// The servers behind a listener, by the names of the settings.
-fn target(target: &ListenerTarget) -> Value {
-    match target {
-        ListenerTarget::DefaultGroup { default_group_port } => {
-            map([("default_group_port", number(*default_group_port))])
-        }
-        ListenerTarget::ServerGroup(name) => map([("server_group", text(name))]),
-        ListenerTarget::PrimarySecondaryGroup(name) => map([("primary_secondary_group", text(name))]),
-        ListenerTarget::PrimarySecondary { primary, secondary, failover_threshold, failback_after } => map([
-            ("primary", text(primary)),
-            ("secondary", text(secondary)),
-            ("failover_threshold", number(*failover_threshold)),
-            ("failback_after", duration(failback_after)),
-        ]),
-    }
 }
 
 fn scheduler(scheduler: Scheduler) -> &'static str {

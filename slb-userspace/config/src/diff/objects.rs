@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{change::ObjectKind, check_fields, fields, value::Fields};
+use super::{change::ObjectKind, fields, value::Fields};
 use crate::model::{Config, DaemonConfig, Id, LoadBalancer, ServerGroup};
 
 /// Identifies an object in both configurations. The order of keys is the order of a diff.
@@ -41,13 +41,11 @@ impl fmt::Display for ObjectId {
 pub(super) struct Object {
     pub(super) name: String,
     pub(super) fields: Fields,
-    /// The settings of a listener's health check, if it has one. They are compared one by one.
-    pub(super) check: Option<Fields>,
 }
 
 impl Object {
     fn new(name: impl fmt::Display, fields: Fields) -> Self {
-        Self { name: name.to_string(), fields, check: None }
+        Self { name: name.to_string(), fields }
     }
 }
 
@@ -98,13 +96,7 @@ fn load_balancer(balancer: &LoadBalancer, objects: &mut Objects) {
     for listener in &balancer.listeners {
         let id = ObjectId::Text(listener.id.to_string());
         let key = ObjectKey::of(&balancer.id, ObjectKind::Listener, id);
-        objects.insert(
-            key,
-            Object {
-                check: listener.health_check.as_ref().map(check_fields::health_check),
-                ..Object::new(&listener.name, fields::listener(listener))
-            },
-        );
+        objects.insert(key, Object::new(&listener.name, fields::listener(listener)));
     }
     for server in &balancer.servers {
         let id = ObjectId::Address(server.address);

@@ -2,8 +2,9 @@
 
 mod data;
 mod random;
+mod written;
 
-use super::{diff, lines};
+use super::{diff, in_full, lines};
 use crate::{
     Config,
     samples::{SHOP, parsed, shop},
@@ -113,7 +114,7 @@ fn changed_health_checks_are_described() {
 
 /// As in the file. Different values have different texts.
 #[test]
-fn changed_check_kinds_are_described() {
+fn changed_settings_of_checks_are_described() {
     let udp = |settings: &str| {
         let check = format!("default_group_port = 5353\nhealth_check = {{ kind = \"udp\"{settings} }}");
         shop(&[("default_group_port = 5353", &check)])
@@ -121,44 +122,112 @@ fn changed_check_kinds_are_described() {
     let http = |check: &str| {
         shop(&[("server_group = \"web\"", &format!("server_group = \"web\"\nhealth_check = {{ {check} }}"))])
     };
-    let kinds = |old: &Config, new: &Config| {
-        let words = words(old, new);
-        assert_eq!(words.len(), 1, "{words:?}");
-        words[0].split_once("health check: kind ").map(|(_, kinds)| kinds.to_owned()).unwrap()
+    let settings = |old: &Config, new: &Config| {
+        let words = words(old, new).into_iter();
+        words.map(|line| line.split_once("health check: ").unwrap().1.to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(
-        kinds(&udp(""), &udp(", request = \"say \\\"hi\\\"\"")),
-        "udp -> udp (request \"say \\\"hi\\\"\")"
+        settings(&udp(""), &udp(", request = \"say \\\"hi\\\"\"")),
+        ["request none -> \"say \\\"hi\\\"\""]
     );
     assert_eq!(
-        kinds(
+        settings(
             &udp(", request = \"hex:ff00\", expect = \"pong\""),
             &udp(", request = \"hex:fe00\", expect = \"hex:6865783a0d\"")
         ),
-        "udp (request \"hex:ff00\", expect \"pong\") -> udp (request \"hex:fe00\", expect \"hex:6865783a0d\")"
+        ["request \"hex:ff00\" -> \"hex:fe00\"", "expect \"pong\" -> \"hex:6865783a0d\""]
     );
     // Text that would be read as hexadecimal bytes.
     assert_eq!(
-        kinds(&udp(", request = \"hex:6865783a\""), &udp(", request = \"HEX:\"")),
-        "udp (request \"hex:6865783a\") -> udp (request \"HEX:\")"
+        settings(&udp(", request = \"hex:6865783a\""), &udp(", request = \"HEX:\"")),
+        ["request \"hex:6865783a\" -> \"HEX:\""]
     );
     assert_eq!(
-        kinds(
+        settings(
             &http("kind = \"http\""),
             &http(
                 "kind = \"http\", method = \"GET\", path = \"/up\", host = \"a.example\", expect = [\"2xx\", 301]"
             )
         ),
-        "http HEAD / of the server (expect 2xx) -> http GET /up of a.example (expect 2xx, 301)"
+        ["method HEAD -> GET", "path / -> /up", "host none -> a.example", "expect 2xx -> 2xx, 301"]
     );
     assert_eq!(
-        kinds(&http("kind = \"https\""), &http("kind = \"https\", verify = true")),
-        "https HEAD / of the server (expect 2xx; certificate not verified) -> https HEAD / of the server (expect \
-         2xx; certificate verified)"
+        settings(&http("kind = \"https\""), &http("kind = \"https\", verify = true")),
+        ["verify false -> true"]
     );
     assert_eq!(
-        kinds(&http("kind = \"tls\""), &http("kind = \"tls\", host = \"a.example\", verify = true")),
-        "tls of the server (certificate not verified) -> tls of a.example (certificate verified)"
+        settings(&http("kind = \"tcp\""), &http("kind = \"tls\", host = \"a.example\"")),
+        ["kind tcp -> tls", "host none -> a.example", "verify none -> false"]
+    );
+    assert_eq!(
+        settings(
+            &http("kind = \"tcp\", passive = { failures = 9 }"),
+            &http("kind = \"tcp\", passive = { failures = 8 }")
+        ),
+        ["passive: failures 9 -> 8"]
+    );
+}
+
+/// The text tells targets of probes apart, in the daemon's failure counts too.
+#[test]
+fn check_is_described_in_full() {
+    for (settings, described) in [
+        (
+            "kind = \"tcp\", port = 9",
+            "tcp on port 9 every 2s, timeout 5s, healthy after 3, unhealthy after 3, passive off",
+        ),
+        (
+            "kind = \"https\", verify = true, passive = {}",
+            "https HEAD / of the server (expect 2xx; certificate verified) on port the server's every 2s, timeout 5s, \
+             healthy after 3, unhealthy after 3, passive 5 in 10s",
+        ),
+        (
+            "kind = \"udp\", request = \"a\", expect = \"b\"",
+            "udp (request \"a\", expect \"b\") on port the server's every 5s, timeout 10s, healthy after 3, unhealthy \
+             after 3, passive off",
+        ),
+        (
+            "kind = \"tls\", host = \"a.example\"",
+            "tls of a.example (certificate not verified) on port the server's every 2s, timeout 5s, healthy after 3, \
+             unhealthy after 3, passive off",
+        ),
+    ] {
+        let check = format!("server_group = \"web\"\nhealth_check = {{ {settings} }}");
+        let config = shop(&[("server_group = \"web\"", &check)]);
+        assert_eq!(in_full(config.load_balancers[0].listeners[1].health_check.as_ref().unwrap()), described);
+    }
+}
+
+#[test]
+fn other_target_is_described_in_one_line() {
+    let with = |target: &str| {
+        let groups = "[[primary_secondary_group]]\nname = \"p\"\nprimary = { address = \"fd00::1\", port = 80 }\n\
+                      secondary = { address = \"fd00::2\", port = 80 }\n[[server_group]]\nname = \"b\"\n\
+                      servers = [{ address = \"10.0.0.9\", port = 80 }]\n[[server_group]]\nname = \"web\"";
+        shop(&[("server_group = \"web\"\n", target), ("[[server_group]]\nname = \"web\"", groups)])
+    };
+    let one = with("server_group = \"web\"\n");
+    let two = with("primary = \"web\"\nsecondary = \"b\"\nfailover_threshold = 1\n");
+    let line = "listener shop/web: target server group web -> server group web, and b when 1 are unhealthy (back after \
+                0s)";
+    assert_eq!(words(&one, &two), [line]);
+    let three = with("primary = \"web\"\nsecondary = \"b\"\nfailover_threshold = 2\n");
+    assert_eq!(words(&two, &three), ["listener shop/web: failover threshold 1 -> 2"]);
+    let pair = with("primary_secondary_group = \"p\"\n");
+    assert_eq!(
+        words(&pair, &three),
+        [
+            "listener shop/web: target primary/secondary server group p -> server group web, and b when 2 are unhealthy \
+          (back after 0s)"
+        ]
+    );
+    let added = words(&shop(&[]), &one);
+    assert!(
+        added.contains(
+            &"primary/secondary server group p: added ([fd00::1]:80, and [fd00::2]:80 in its place)"
+                .to_owned()
+        ),
+        "{added:?}"
     );
 }
 
@@ -176,7 +245,7 @@ fn changed_idle_timeouts_are_described() {
 
 #[test]
 fn renamed_groups_and_load_balancers_are_described() {
-    let target = "listener shop/web: target server group web -> server group w";
+    let target = "listener shop/web: server group web -> w";
     let with_name = |lines: &str| {
         changed(&[
             ("server_group = \"web\"", "server_group = \"w\""),

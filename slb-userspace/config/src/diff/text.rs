@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     change::{Change, ChangeAction, Diff, Identity, ObjectKind},
-    field_text,
+    field_text::{self, Side},
+    target_text,
     value::Value,
     value_text,
 };
@@ -81,7 +82,7 @@ impl<'a> Texts<'a> {
             ChangeAction::Removed => vec![format!("{what}removed{}", self.keep_hint(*kind, &object.id))],
             ChangeAction::Changed => {
                 let renamed = object.is_renamed().then(|| format!("renamed to {}", object.after));
-                let words = fields.iter().flat_map(field_text::words).chain(renamed);
+                let words = field_text::words(fields).into_iter().chain(renamed);
                 words.map(|words| format!("{what}{words}")).collect()
             }
         }
@@ -89,7 +90,7 @@ impl<'a> Texts<'a> {
 
     /// What follows `added`.
     fn added(&self, change: &Change) -> String {
-        let value = |path| new_value(change, path);
+        let value = |path: &str| field_text::value(&change.fields, path, Side::New);
         let text = |path| value_text::of(path, value(path));
         match change.kind {
             ObjectKind::LoadBalancer => format!(
@@ -105,7 +106,7 @@ impl<'a> Texts<'a> {
                 " ({} port {} to {}){}",
                 text("protocol"),
                 text("port"),
-                text("target"),
+                target_text::target(value),
                 self.in_place(change, |gone| {
                     gone.owner == change.owner
                         && ["protocol", "port"].iter().all(|path| old_value(gone, path) == value(path))
@@ -115,7 +116,9 @@ impl<'a> Texts<'a> {
                 format!(" ({})", self.counted(ObjectKind::Server, &change.object.id, "server"))
             }
             ObjectKind::PrimarySecondaryGroup => {
-                format!(" ({}, and {} in its place)", text("primary"), text("secondary"))
+                let primary = target_text::endpoint(value("primary.address"), value("primary.port"));
+                let secondary = target_text::endpoint(value("secondary.address"), value("secondary.port"));
+                format!(" ({primary}, and {secondary} in its place)")
             }
             ObjectKind::DefaultServer | ObjectKind::Server => format!(" (weight {})", text("weight")),
             ObjectKind::Configuration | ObjectKind::Daemon | ObjectKind::Interface => String::new(),
@@ -160,14 +163,7 @@ const fn rank(action: ChangeAction) -> u8 {
 
 /// The old value of a field; [`Value::Absent`] if it does not differ.
 fn old_value<'a>(change: &'a Change, path: &str) -> &'a Value {
-    let field = change.fields.iter().find(|field| field.path == path);
-    field.map_or(&Value::Absent, |field| &field.old)
-}
-
-/// The new value of a field; [`Value::Absent`] if it does not differ.
-fn new_value<'a>(change: &'a Change, path: &str) -> &'a Value {
-    let field = change.fields.iter().find(|field| field.path == path);
-    field.map_or(&Value::Absent, |field| &field.new)
+    field_text::value(&change.fields, path, Side::Old)
 }
 
 /// What a line begins with.

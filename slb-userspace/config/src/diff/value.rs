@@ -1,39 +1,35 @@
 //! Values of fields, and how they are made from the model.
 
 use std::{
-    collections::BTreeMap,
     fmt::{self, Debug, Display},
     path::Path,
     time::Duration,
 };
 
+use crate::field::OFF;
+
 /// A field's value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// All but [`Value::Absent`] are as the configuration file has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Value {
-    /// Not set, or off.
+    /// The file need not have the setting, or must not.
+    #[default]
     Absent,
+    /// Yes or no.
+    Boolean(bool),
     /// A number.
     Number(u64),
     /// A text. A duration is one, as in `300s`.
     Text(String),
     /// Several values. The order is part of the value.
     List(Vec<Value>),
-    /// Settings that belong together.
-    Map(BTreeMap<String, Value>),
 }
 
-/// The fields of an object. The paths are the same for all objects of a kind.
+/// The fields of an object. The paths are those of the keys in the file, below the object's table, and the same for all objects of a kind.
 pub(super) type Fields = Vec<(&'static str, Value)>;
 
 impl Value {
-    /// The value of a setting in a map; [`Value::Absent`] if there is none.
-    pub(super) fn get(&self, setting: &str) -> &Self {
-        match self {
-            Self::Map(settings) => settings.get(setting).unwrap_or(&Self::Absent),
-            _ => &Self::Absent,
-        }
-    }
-
     /// The values of a list; none if it is no list.
     pub(super) fn items(&self) -> &[Self] {
         match self {
@@ -47,23 +43,14 @@ impl Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absent => f.write_str("none"),
+            Self::Boolean(boolean) => write!(f, "{boolean}"),
             Self::Number(number) => write!(f, "{number}"),
             Self::Text(text) => f.write_str(text),
             Self::List(items) => {
                 f.write_str(&items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
             }
-            Self::Map(settings) => {
-                let settings = settings.iter().map(|(setting, value)| format!("{setting} {value}"));
-                f.write_str(&settings.collect::<Vec<_>>().join(", "))
-            }
         }
     }
-}
-
-/// Settings by name, without those that are absent.
-pub(super) fn map(settings: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
-    let present = settings.into_iter().filter(|(_, value)| *value != Value::Absent);
-    Value::Map(present.map(|(setting, value)| (setting.to_owned(), value)).collect())
 }
 
 pub(super) fn or_absent<T>(value: Option<T>, of: impl Fn(T) -> Value) -> Value {
@@ -86,6 +73,11 @@ pub(super) fn duration(time: &Duration) -> Value {
     } else {
         format!("{milliseconds}ms")
     })
+}
+
+/// A duration, or `off`.
+pub(super) fn duration_or_off(time: Option<&Duration>) -> Value {
+    time.map_or_else(|| text(OFF), duration)
 }
 
 pub(super) fn path(path: &Path) -> Value {

@@ -56,7 +56,13 @@ fn added_group_is_in_the_diff_with_its_servers_and_all_fields_that_are_set() {
     let diff = changed(&[("[[server_group]]", &format!("{group}[[server_group]]"))]);
     let [group, server] = &diff.changes[..] else { panic!("{diff:?}") };
     assert_eq!((group.kind, group.action), (ObjectKind::ServerGroup, ChangeAction::Added));
-    assert_eq!(group.fields, [field("table_size", Value::Absent, Value::Number(65_537))]);
+    assert_eq!(
+        group.fields,
+        [
+            field("table_size", Value::Absent, Value::Number(65_537)),
+            field("slow_start", Value::Absent, text("off"))
+        ]
+    );
     assert_eq!((server.kind, server.action), (ObjectKind::Server, ChangeAction::Added));
     assert_eq!(server.object, identity("10.0.0.9:80", "10.0.0.9:80", "10.0.0.9:80"));
     assert_eq!(server.owner, Some(identity("new", "new", "new")));

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::{
     Config,
     diff::{ChangeAction, diff, lines},
-    samples::forwarding,
+    samples::parsed,
 };
 
 /// Choices among variants of a configuration, used in turn.
@@ -26,8 +26,9 @@ impl Choices<'_> {
 }
 
 /// A configuration with some of two load balancers, three listeners in each, and three groups.
-fn config(choices: &[u8]) -> Config {
+pub(super) fn config(choices: &[u8]) -> Config {
     let mut choices = Choices(choices.iter());
+    let daemon = daemon(&mut choices);
     let groups: String = ["a", "b", "c"].iter().map(|id| group(id, &mut choices)).collect();
     let groups = if choices.is() { groups } else { groups + &pair(&mut choices) };
     let mut text = String::new();
@@ -39,7 +40,18 @@ fn config(choices: &[u8]) -> Config {
     if text.is_empty() {
         load_balancer("x", 0, &mut choices, &mut text);
     }
-    forwarding(&(text + &groups))
+    parsed(&(daemon + &text + &groups))
+}
+
+fn daemon(choices: &mut Choices<'_>) -> String {
+    let interfaces =
+        choices.of(&["\"eth0\"", "\"eth0\", \"eth1\"", "{ name = \"eth0\", role = \"client\" }"]);
+    let xdp_mode = choices.of(&["", "xdp_mode = \"native\"\n"]);
+    let addresses = choices.of(&["", "tunnel_addresses = [\"10.0.0.5\", \"fd00::5\"]\n"]);
+    let probes = choices.of(&["", "probe_source = [\"10.0.0.5\"]\n", "probe_mark = 0x51b\nhash_seed = 7\n"]);
+    let files =
+        choices.of(&["", "read_only_socket = \"/run/r\"\n", "state_dir = \"/s\"\nmax_servers = 2048\n"]);
+    format!("[daemon]\ninterfaces = [{interfaces}]\n{xdp_mode}{addresses}{probes}{files}")
 }
 
 /// Ids and names vary, except of the groups that listeners name.
@@ -89,17 +101,20 @@ fn load_balancer(id: &str, number: usize, choices: &mut Choices<'_>, text: &mut 
         }
         let name = if choices.is() { format!("{id}2") } else { id.to_owned() };
         let protocol = choices.of(&["tcp", "udp"]);
-        let target = choices.of(&["server_group = \"a\"", "server_group = \"b\"", "default_group_port = 9"]);
-        let check = choices.of(&[
-            "health_check = { kind = \"none\" }",
-            "health_check = { kind = \"tcp\", port = 9 }",
-            "health_check = { kind = \"http\", path = \"/up\", expect = [200] }",
-            "health_check = { kind = \"udp\", request = \"hex:00\", expect = \"ok\" }",
+        let target = choices.of(&[
+            "server_group = \"a\"",
+            "server_group = \"b\"",
+            "default_group_port = 9",
+            "primary = \"a\"\nsecondary = \"b\"\nfailover_threshold = 1\nfailback_after = \"1500ms\"",
         ]);
+        let check = check(protocol, choices);
         let scheduler = choices.of(&["", "scheduler = \"rr\"\n", "session_persistence = \"60s\"\n"]);
         let mode = choices.of(&["", "mode = \"dsr\"\n", "mode = \"dsr\"\ntracking = \"always\"\n"]);
-        // In `dsr` the servers have the port of the listener.
-        let mode = if port != 80 || target.starts_with("default_group_port") { "" } else { mode };
+        let follow = if protocol == "udp" { "unknown_datagrams = \"follow\"\n" } else { "" };
+        let mode = mode.to_owned() + if mode.is_empty() { "" } else { choices.of(&["", follow]) };
+        // In `dsr` the servers have the port of the listener, and passive checks see no answers.
+        let is_nat = port != 80 || target.starts_with("default_group_port") || check.contains("passive");
+        let mode = if is_nat { "" } else { &mode };
         let rest = choices.of(&["", "drain_timeout = \"15s\"\n", "on_no_healthy = \"drop\"\n"]);
         let _ = write!(
             text,
@@ -109,8 +124,22 @@ fn load_balancer(id: &str, number: usize, choices: &mut Choices<'_>, text: &mut 
     }
 }
 
-fn choices() -> impl Strategy<Value = Vec<u8>> {
-    proptest::collection::vec(any::<u8>(), 80)
+fn check(protocol: &str, choices: &mut Choices<'_>) -> &'static str {
+    let passive = "health_check = { kind = \"icmp\", passive = { within = \"5s\" } }";
+    choices.of(&[
+        "health_check = { kind = \"none\" }",
+        "health_check = { kind = \"tcp\", port = 9 }",
+        "health_check = { kind = \"http\", path = \"/up\", expect = [200, \"3xx\"] }",
+        "health_check = { kind = \"udp\", request = \"hex:00\", expect = \"ok\" }",
+        "health_check = { kind = \"https\", method = \"GET\", verify = true, host = \"a.example\" }",
+        "health_check = { kind = \"tls\", interval = \"1500ms\", healthy_threshold = 2 }",
+        if protocol == "tcp" { passive } else { "" },
+        if protocol == "tcp" { "established_timeout = \"60s\"" } else { "" },
+    ])
+}
+
+pub(super) fn choices() -> impl Strategy<Value = Vec<u8>> {
+    proptest::collection::vec(any::<u8>(), 110)
 }
 
 proptest! {
@@ -127,7 +156,7 @@ proptest! {
     /// Every change has words.
     #[test]
     fn diff_is_empty_and_has_no_words_only_if_the_configurations_are_equal(
-        (choices, at, choice) in (choices(), 0..80_usize, any::<u8>()),
+        (choices, at, choice) in (choices(), 0..110_usize, any::<u8>()),
     ) {
         let mut others = choices.clone();
         others[at] = choice;
@@ -152,7 +181,7 @@ proptest! {
     /// A field that the diff leaves out would look like another order of entries.
     #[test]
     fn only_another_order_of_entries_is_reported_as_such(
-        (choices, at, choice) in (choices(), 0..80_usize, any::<u8>()),
+        (choices, at, choice) in (choices(), 0..110_usize, any::<u8>()),
     ) {
         let mut others = choices.clone();
         others[at] = choice;
@@ -163,7 +192,7 @@ proptest! {
 }
 
 /// The configuration with the entries of all lists in one order.
-fn sorted(mut config: Config) -> Config {
+pub(super) fn sorted(mut config: Config) -> Config {
     config.load_balancers.sort_by(|a, b| a.id.cmp(&b.id));
     for balancer in &mut config.load_balancers {
         balancer.addresses.sort();
