@@ -42,7 +42,6 @@ pub struct ApiChange {
     pub object: ApiObject,
     /// The load balancer of a listener or of a server of a default server group; the server group of a server. `None`
     /// for all others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<ApiObject>,
     /// What happens to it.
     pub action: ApiChangeAction,
@@ -82,7 +81,6 @@ pub struct ApiObject {
     /// Its name; the new one if it is renamed.
     pub name: String,
     /// Its old name, if it is renamed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub old_name: Option<String>,
 }
 
@@ -132,10 +130,12 @@ pub enum ApiValue {
 pub struct ApiOverrideChange {
     /// Name of the server group; `None` for a default server group.
     pub server_group: Option<String>,
+    /// Its id, which outlives a rename.
+    pub server_group_id: Option<String>,
     /// Name of the load balancer, for a server of its default server group.
     pub load_balancer: Option<String>,
-    /// Id of the server group or the load balancer.
-    pub id: String,
+    /// Its id, which outlives a rename.
+    pub load_balancer_id: Option<String>,
     /// Address and port; the address alone in a default server group.
     pub server: String,
     /// Weight that replaces the configured one.
@@ -144,6 +144,8 @@ pub struct ApiOverrideChange {
     pub state: Option<AdminState>,
     /// What happens to it.
     pub effect: ApiOverrideEffect,
+    /// What the configuration does not have, if the override ends or does not apply.
+    pub missing: Option<ApiMissing>,
 }
 
 /// What happens to an override.
@@ -153,9 +155,9 @@ pub enum ApiOverrideEffect {
     /// It was set to these values.
     Set,
     /// It ends: no configuration has the server any more.
-    Ends(ApiMissing),
+    Ends,
     /// It does not apply with this configuration, which does not have the server, and is kept.
-    DoesNotApply(ApiMissing),
+    DoesNotApply,
 }
 
 /// What a configuration does not have.
@@ -199,7 +201,7 @@ mod tests {
         };
         let document = serde_json::json!({
             "kind": "listener", "id": "web", "name": "www", "old_name": "web",
-            "owner": { "id": "shop", "name": "shop" }, "action": "changed",
+            "owner": { "id": "shop", "name": "shop", "old_name": null }, "action": "changed",
             "fields": [
                 { "path": "port", "old": 80, "new": 81 },
                 { "path": "session_persistence", "old": null, "new": "300s" },
@@ -211,13 +213,34 @@ mod tests {
         assert_eq!(serde_json::from_value::<ApiChange>(document).unwrap(), change);
     }
 
+    /// All documents have the same keys, whatever happens to the override.
     #[test]
-    fn effects_of_overrides_are_words() {
-        let effect = |effect| serde_json::to_value(effect).unwrap();
-        assert_eq!(effect(ApiOverrideEffect::Set), serde_json::json!("set"));
-        assert_eq!(
-            effect(ApiOverrideEffect::Ends(ApiMissing::Group)),
-            serde_json::json!({ "ends": "group" })
-        );
+    fn override_change_has_the_ids_of_the_status_and_null_for_what_it_lacks() {
+        let set = ApiOverrideChange {
+            server_group: Some("www".to_owned()),
+            server_group_id: Some("web".to_owned()),
+            load_balancer: None,
+            load_balancer_id: None,
+            server: "10.0.0.11:80".to_owned(),
+            weight: Some(0),
+            state: None,
+            effect: ApiOverrideEffect::Set,
+            missing: None,
+        };
+        let mut document = serde_json::json!({
+            "server_group": "www", "server_group_id": "web", "load_balancer": null, "load_balancer_id": null,
+            "server": "10.0.0.11:80", "weight": 0, "state": null, "effect": "set", "missing": null,
+        });
+        assert_eq!(serde_json::to_value(&set).unwrap(), document);
+        for (effect, missing, [effect_word, missing_word]) in [
+            (ApiOverrideEffect::Ends, ApiMissing::Group, ["ends", "group"]),
+            (ApiOverrideEffect::DoesNotApply, ApiMissing::Server, ["does_not_apply", "server"]),
+        ] {
+            document["effect"] = effect_word.into();
+            document["missing"] = missing_word.into();
+            let change = ApiOverrideChange { effect, missing: Some(missing), ..set.clone() };
+            assert_eq!(serde_json::to_value(&change).unwrap(), document);
+            assert_eq!(serde_json::from_value::<ApiOverrideChange>(document.clone()).unwrap(), change);
+        }
     }
 }

@@ -123,8 +123,8 @@ impl Store {
     pub(super) fn without_effect(&self, config: &Config, names: &Config) -> Vec<ApiOverrideChange> {
         let lost = self.records.iter().filter(|(key, _)| !key.exists(config) && key.exists(names));
         lost.map(|(key, record)| {
-            let effect = ApiOverrideEffect::DoesNotApply(missing(key, config));
-            override_change(key, &key.named([names]), record.setting, effect)
+            let (effect, missing) = (ApiOverrideEffect::DoesNotApply, missing(key, config));
+            override_change(key, &key.named([names]), record.setting, effect, Some(missing))
         })
         .collect()
     }
@@ -137,7 +137,7 @@ impl Store {
         let (Some(active), false) = (configs.first(), gone.is_empty()) else { return Vec::new() };
         let ended = gone.iter().map(|key| {
             let (named, setting) = (key.named([*active, names]), self.records[key].setting);
-            override_change(key, &named, setting, ApiOverrideEffect::Ends(missing(key, active)))
+            override_change(key, &named, setting, ApiOverrideEffect::Ends, Some(missing(key, active)))
         });
         let ended = ended.collect();
         if let Err(error) = self.replace(|records| records.retain(|key, _| !gone.contains(key))) {

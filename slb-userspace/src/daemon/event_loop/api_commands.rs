@@ -285,7 +285,7 @@ impl<E: Environment> EventLoop<E> {
         let of = |settings: &Overrides, key| settings.get(key).copied().unwrap_or_default();
         let changes = keys.iter().filter(|key| of(&before, key) != of(now, key));
         let named = |key: &OverrideKey| key.named([&*self.config, &*self.file_config]);
-        let change = |key| override_change(key, &named(key), of(now, key), ApiOverrideEffect::Set);
+        let change = |key| override_change(key, &named(key), of(now, key), ApiOverrideEffect::Set, None);
         Ok(changes.map(change).collect())
     }
 

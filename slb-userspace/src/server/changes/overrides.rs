@@ -7,54 +7,71 @@ use slb_control::{
     overrides::{NamedServer, ServerOverride},
 };
 
-/// The document of what happens to an override. `named` is the server as users name it.
+/// The document of what happens to an override. `named` is the server as users name it; `missing` is what the
+/// configuration does not have, if it is not set.
 pub fn override_change(
     key: &OverrideKey,
     named: &NamedServer,
     setting: ServerOverride,
     effect: ApiOverrideEffect,
+    missing: Option<ApiMissing>,
 ) -> ApiOverrideChange {
     let (server_group, load_balancer) = match named {
         OverrideKey::Group { group, .. } => (Some(group.clone()), None),
         OverrideKey::Default { load_balancer, .. } => (None, Some(load_balancer.clone())),
     };
-    let (OverrideKey::Group { group: id, .. } | OverrideKey::Default { load_balancer: id, .. }) = key;
+    let (server_group_id, load_balancer_id) = match key {
+        OverrideKey::Group { group, .. } => (Some(group.to_string()), None),
+        OverrideKey::Default { load_balancer, .. } => (None, Some(load_balancer.to_string())),
+    };
     let ServerOverride { weight, state } = setting;
     ApiOverrideChange {
         server_group,
+        server_group_id,
         load_balancer,
-        id: id.to_string(),
+        load_balancer_id,
         server: key.server(),
         weight,
         state: state.map(admin_state),
         effect,
+        missing,
     }
 }
 
 /// Describes what happens to an override.
 pub fn in_words(change: &ApiOverrideChange) -> String {
-    let ApiOverrideChange { server_group, load_balancer, id, server, weight, state, effect } = change;
-    let group = match (server_group, load_balancer) {
-        (Some(group), _) => format!("server group {group}"),
-        (None, balancer) => format!("default group of {}", balancer.as_deref().unwrap_or("?")),
+    let ApiOverrideChange {
+        server_group,
+        server_group_id,
+        load_balancer,
+        load_balancer_id,
+        server,
+        weight,
+        state,
+        effect,
+        missing,
+    } = change;
+    let (group, kind, id) = match (server_group, load_balancer) {
+        (Some(group), _) => (format!("server group {group}"), "server group", server_group_id),
+        (None, balancer) => {
+            let balancer = balancer.as_deref().unwrap_or("?");
+            (format!("default group of {balancer}"), "load balancer", load_balancer_id)
+        }
     };
     let setting = ServerOverride { weight: *weight, state: state.map(admin_state_of) };
-    let why = |missing: &ApiMissing| {
-        let why = "it is not configured any more";
-        let kind = if server_group.is_some() { "server group" } else { "load balancer" };
-        match missing {
-            ApiMissing::Server => why.to_owned(),
-            ApiMissing::Group => format!("{why}; a {kind} that was renamed keeps it with `id = \"{id}\"`"),
+    let why = match (missing, id) {
+        (Some(ApiMissing::Group), Some(id)) => {
+            format!(
+                ": it is not configured any more; a {kind} that was renamed keeps it with `id = \"{id}\"`"
+            )
         }
+        (Some(_), _) => ": it is not configured any more".to_owned(),
+        (None, _) => String::new(),
     };
     let what = match effect {
         ApiOverrideEffect::Set => setting.to_string(),
-        ApiOverrideEffect::Ends(missing) => {
-            format!("what was set for it ends ({setting}): {}", why(missing))
-        }
-        ApiOverrideEffect::DoesNotApply(missing) => {
-            format!("what was set for it does not apply ({setting}): {}", why(missing))
-        }
+        ApiOverrideEffect::Ends => format!("what was set for it ends ({setting}){why}"),
+        ApiOverrideEffect::DoesNotApply => format!("what was set for it does not apply ({setting}){why}"),
     };
     format!("{group}: server {server}: {what}")
 }
