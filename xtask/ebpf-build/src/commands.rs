@@ -1,5 +1,7 @@
 //! Commands that install an eBPF toolchain: `cargo xtask setup` runs them, and errors name them.
 
+use std::path::Path;
+
 use crate::pinned;
 
 /// Debian's packages of the compiler, cargo and sources. `llvm-N-dev` for the compiler's LLVM is needed too.
@@ -16,13 +18,17 @@ pub fn rustup() -> Vec<&'static str> {
     command
 }
 
-/// Installs a finished bpf-linker for the pinned toolchain. Where there is none for this machine, it fails.
+/// Installs a finished bpf-linker for the pinned toolchain below `root`, by default where cargo installs programs.
+///
+/// The binary is that of bpf-linker's own release, or none: it fails where there is none for this machine. Another
+/// party's binary is not taken, and nothing is reported about this machine.
 #[must_use]
-pub fn binstall() -> Vec<String> {
+pub fn binstall(root: Option<&Path>) -> Vec<String> {
     let linker = format!("bpf-linker@{}", pinned::linker_binary());
-    ["cargo", "binstall", "--no-confirm", "--disable-strategies", "compile", &linker]
-        .map(str::to_owned)
-        .to_vec()
+    let mut command = vec!["cargo", "binstall", "--no-confirm", "--disable-telemetry"];
+    command.extend(["--disable-strategies", "quick-install,compile", &linker]);
+    let root = root.map(|root| ["--root".to_owned(), root.display().to_string()]);
+    command.into_iter().map(str::to_owned).chain(root.into_iter().flatten()).collect()
 }
 
 /// Arguments of cargo that build bpf-linker on the shared library of LLVM in `$LLVM_PREFIX/lib`.

@@ -128,6 +128,23 @@ impl Build {
             .collect()
     }
 
+    /// Compiles the programs of `package` as far as possible without the linker.
+    ///
+    /// # Errors
+    /// No toolchain is complete, or its compiler fails.
+    pub fn check(&self, package: &Package) -> Result<(), String> {
+        let toolchain = Search::from_env().toolchain().map_err(|missing| missing.to_string())?;
+        let mut cargo = self.cargo(&toolchain, &toolchain.cargo);
+        match cargo.arg("check").args(self.arguments(package)).status() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(_) => Err(format!(
+                "{} could not be compiled with {toolchain}; cargo's messages say why",
+                package.name
+            )),
+            Err(e) => Err(format!("cannot start {}: {e}", toolchain.cargo.display())),
+        }
+    }
+
     /// Removes what earlier builds left, so that the next one links anew. Cargo does not notice another linker at the
     /// path of the one before.
     ///

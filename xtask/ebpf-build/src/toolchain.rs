@@ -2,14 +2,19 @@
 //!
 //! The search does not start rustup, which might download. It only reads files and runs `rustc -vV`.
 
+mod command;
+mod origin;
+
 use std::{
-    env,
-    ffi::{OsStr, OsString},
+    env::{self, consts::ARCH},
+    ffi::OsString,
     fmt, fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
+use self::command::clean_command;
+pub use self::origin::Origin;
 use crate::{
     commands::{self, DEBIAN_LLVM, DEBIAN_PACKAGES},
     llvm, pinned,
@@ -43,24 +48,6 @@ impl Toolchain {
 impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} with {}", self.origin, self.linker.display())
-    }
-}
-
-/// Origin of a compiler.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// A nightly toolchain of rustup, by its name.
-    Rustup(String),
-    /// Packages of the system, below this prefix.
-    System(PathBuf),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Rustup(name) => write!(f, "rustup's {name}"),
-            Self::System(prefix) => write!(f, "the system's compiler in {}", prefix.display()),
-        }
     }
 }
 
@@ -147,7 +134,15 @@ impl Search {
                 });
             }
         }
-        Err(Missing { compilers, linker_dir: self.debian_linker_dir(DEBIAN_LLVM) })
+        let named = |compiler: &Compiler| match &compiler.origin {
+            Origin::Rustup(name) if pinned::is_toolchain(name) => Some(name.clone()),
+            _ => None,
+        };
+        // The name that rustup will give it.
+        let pinned = compilers.iter().find_map(named);
+        let pinned = pinned.unwrap_or_else(|| format!("{}-{ARCH}-unknown-linux-gnu", pinned::toolchain()));
+        let pinned_linker_dir = self.rustup_linker_dir(&pinned);
+        Err(Missing { compilers, pinned_linker_dir, debian_linker_dir: self.debian_linker_dir(DEBIAN_LLVM) })
     }
 
     /// Compilers that can build the XDP programs, best first: the pinned toolchain, rustup's undated nightly, its dated
@@ -172,15 +167,38 @@ impl Search {
         rustup.chain(self.compiler(&self.system, Origin::System(self.system.clone()))).collect()
     }
 
-    /// The compiler below `prefix`, if it can build the XDP programs.
+    /// State of the pinned toolchain in rustup's directory.
+    #[must_use]
+    pub fn pinned_state(&self) -> PinnedState {
+        let toolchains = self.rustup_home.as_ref().map(|home| home.join("toolchains"));
+        let entries = toolchains.as_ref().and_then(|dir| fs::read_dir(dir).ok());
+        let names =
+            entries.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let pinned = names.into_iter().find(|name| pinned::is_toolchain(name));
+        let Some((name, toolchains)) = pinned.zip(toolchains) else { return PinnedState::Absent };
+        let prefix = toolchains.join(&name);
+        let version = (self.version)(&prefix.join("bin/rustc"), &Origin::Rustup(name));
+        match version.filter(|version| versions(version).is_some()) {
+            Some(version) if host_std(&prefix, &version).is_some() => PinnedState::Working,
+            _ => PinnedState::Broken,
+        }
+    }
+
+    /// The compiler below `prefix`, if it can build the XDP programs: it runs, and has its sources. An installation of
+    /// rustup that was interrupted may lack either, or the library for the programs that a build runs.
     fn compiler(&self, prefix: &Path, origin: Origin) -> Option<Compiler> {
         let bin = prefix.join("bin");
         let core = prefix.join("lib/rustlib/src/rust/library/core/src/lib.rs");
         if !core.is_file() || !bin.join("cargo").is_file() {
             return None;
         }
-        let (release, llvm) = versions(&(self.version)(&bin.join("rustc"), &origin)?)?;
-        (release >= OLDEST_RUSTC).then_some(Compiler { origin, bin, llvm })
+        let version = (self.version)(&bin.join("rustc"), &origin)?;
+        let (release, llvm) = versions(&version)?;
+        let has_std = match &origin {
+            Origin::Rustup(_) => host_std(prefix, &version).is_some(),
+            Origin::System(_) => true,
+        };
+        (has_std && release >= OLDEST_RUSTC).then_some(Compiler { origin, bin, llvm })
     }
 
     /// The linker for `compiler`: the one that `cargo xtask setup` installed, or one on `PATH`. A linker with another
@@ -197,15 +215,24 @@ impl Search {
     }
 
     /// Directory for the linker of `compiler`; `None` without a home directory. A toolchain of rustup has its own, whose
-    /// linker uses the toolchain's LLVM.
+    /// linker uses the toolchain's LLVM. The name has the pinned versions of the linker, so that another pin is installed.
     #[must_use]
     pub fn linker_dir(&self, compiler: &Compiler) -> Option<PathBuf> {
         match &compiler.origin {
-            Origin::Rustup(name) => {
-                Some(self.tools.as_ref()?.join(format!("bpf-linker-{}-{name}", pinned::linker())))
-            }
+            Origin::Rustup(name) => self.rustup_linker_dir(name),
             Origin::System(_) => self.debian_linker_dir(compiler.llvm),
         }
+    }
+
+    fn rustup_linker_dir(&self, name: &str) -> Option<PathBuf> {
+        let source = pinned::linker();
+        // Only the pinned toolchain may have a finished binary.
+        let versions = if pinned::is_toolchain(name) {
+            format!("{source}-{}", pinned::linker_binary())
+        } else {
+            source.to_owned()
+        };
+        Some(self.tools.as_ref()?.join(format!("bpf-linker-{versions}-{name}")))
     }
 
     fn debian_linker_dir(&self, llvm: u32) -> Option<PathBuf> {
@@ -222,11 +249,23 @@ impl Search {
     }
 }
 
+/// Whether the pinned toolchain is installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinnedState {
+    /// rustup has no toolchain of this name.
+    Absent,
+    /// Its compiler does not run or lacks the standard library: its installation was interrupted, or files were removed.
+    Broken,
+    /// It compiles programs for the host. It may lack other components.
+    Working,
+}
+
 /// No toolchain was found: what is there, and how to get the rest.
 #[derive(Debug, Clone)]
 pub struct Missing {
     compilers: Vec<Compiler>,
-    linker_dir: Option<PathBuf>,
+    pinned_linker_dir: Option<PathBuf>,
+    debian_linker_dir: Option<PathBuf>,
 }
 
 impl fmt::Display for Missing {
@@ -242,12 +281,12 @@ impl fmt::Display for Missing {
         writeln!(f, "\nlet it be installed:\n  cargo xtask setup")?;
         writeln!(f, "\nor by hand, with rustup:")?;
         writeln!(f, "  {}", commands::rustup().join(" "))?;
-        writeln!(f, "  {}", commands::binstall().join(" "))?;
+        writeln!(f, "  {}", commands::binstall(self.pinned_linker_dir.as_deref()).join(" "))?;
         writeln!(f, "\nor by hand, with Debian's packages:")?;
         writeln!(f, "  sudo apt-get install {} llvm-{DEBIAN_LLVM}-dev", DEBIAN_PACKAGES.join(" "))?;
         let linker = commands::linker_from_source(DEBIAN_LLVM).join(" ");
-        let root =
-            self.linker_dir.as_ref().map(|dir| format!(" --root {}", dir.display())).unwrap_or_default();
+        let root = self.debian_linker_dir.as_ref();
+        let root = root.map(|dir| format!(" --root {}", dir.display())).unwrap_or_default();
         writeln!(f, "  LLVM_PREFIX=/usr/lib/llvm-{DEBIAN_LLVM} cargo {linker}{root}")?;
         write!(f, "\nor bring finished objects:\n  {}=/path/to/objects cargo build", crate::OBJECTS_VARIABLE)
     }
@@ -266,37 +305,13 @@ fn versions(text: &str) -> Option<((u32, u32), u32)> {
     Some(((release.next()?.ok()?, release.next()?.ok()?), llvm.trim().parse().ok()?))
 }
 
-/// Variables starting with `CARGO` or `RUST` that configure downloads and caches, not the build.
-const KEPT: [&str; 10] = [
-    "CARGO_HOME",
-    "CARGO_HTTP_",
-    "CARGO_MAKEFLAGS",
-    "CARGO_NET_",
-    "CARGO_REGISTRIES_",
-    "CARGO_REGISTRY_",
-    "CARGO_SOURCE_",
-    "CARGO_TERM_",
-    "RUSTUP_HOME",
-    "RUST_BACKTRACE",
-];
-
-fn clean_command(program: &Path, origin: &Origin, rustc: &Path) -> Command {
-    let mut command = Command::new(program);
-    for (name, _) in env::vars_os().filter(|(name, _)| is_of_outer_build(name)) {
-        command.env_remove(name);
-    }
-    command.env("RUSTC", rustc);
-    if matches!(origin, Origin::System(_)) {
-        // Allows `-Z build-std` with a release compiler, and removes the outer toolchain's libraries.
-        command.env("RUSTC_BOOTSTRAP", "1").env_remove("LD_LIBRARY_PATH");
-    }
-    command
-}
-
-fn is_of_outer_build(name: &OsStr) -> bool {
-    let name = name.to_string_lossy();
-    let of_build = name.starts_with("CARGO") || name.starts_with("RUST") || name.starts_with("CLIPPY");
-    of_build && !KEPT.iter().any(|kept| name.starts_with(kept))
+/// The standard library for programs of the compiler's own host, which build scripts and macros need.
+fn host_std(prefix: &Path, version: &str) -> Option<PathBuf> {
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "))?;
+    let entries = fs::read_dir(prefix.join("lib/rustlib").join(host).join("lib")).ok()?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let name = names.filter(|name| name.starts_with("libstd-")).min()?;
+    Some(prefix.join("lib/rustlib").join(host).join("lib").join(name))
 }
 
 #[cfg(test)]

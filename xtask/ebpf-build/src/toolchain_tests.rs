@@ -1,6 +1,8 @@
 //! Tests of the search, in temporary directories with text files in place of compilers.
 
-use super::*;
+use std::ffi::OsStr;
+
+use super::{command::is_of_outer_build, *};
 
 struct FakeSystem {
     root: tempfile::TempDir,
@@ -24,7 +26,9 @@ impl FakeSystem {
 
     fn compiler(&self, prefix: &str, release: &str, llvm: &str, sources: bool) {
         let prefix = self.root.path().join(prefix);
-        self.file(&prefix.join("bin/rustc"), &format!("release: {release}\nLLVM version: {llvm}\n"));
+        let version = format!("host: a\nrelease: {release}\nLLVM version: {llvm}\n");
+        self.file(&prefix.join("bin/rustc"), &version);
+        self.file(&prefix.join("lib/rustlib/a/lib/libstd-1.rlib"), "");
         self.file(&prefix.join("bin/cargo"), "");
         if sources {
             self.file(&prefix.join("lib/rustlib/src/rust/library/core/src/lib.rs"), "");
@@ -139,4 +143,73 @@ fn settings_of_the_outer_build_are_dropped_and_download_settings_kept() {
     for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_PROXY", "PATH", "HTTPS_PROXY"] {
         assert!(!is_of_outer_build(OsStr::new(name)), "{name}");
     }
+}
+
+/// rustup was stopped while it installed the toolchain.
+#[test]
+fn toolchain_that_lacks_a_part_is_not_used() {
+    let places = FakeSystem::new();
+    let prefix = "rustup/toolchains/nightly-2026-01-01-a";
+    places.linker("tools/bpf-linker-0.13.0-nightly-2026-01-01-a/bin");
+    let parts = ["bin/rustc", "bin/cargo", "lib/rustlib/src/rust/library/core/src/lib.rs"];
+    for missing in parts.into_iter().chain(["lib/rustlib/a/lib/libstd-1.rlib"]) {
+        places.compiler(prefix, "1.97.0-nightly", "22.1.4", true);
+        assert_eq!(places.search().compilers().len(), 1);
+        fs::remove_file(places.root.path().join(prefix).join(missing)).unwrap();
+        assert_eq!(places.search().compilers(), [], "without {missing}");
+    }
+}
+
+#[test]
+fn pinned_toolchain_that_compiles_nothing_is_broken() {
+    let places = FakeSystem::new();
+    places.compiler("rustup/toolchains/nightly-2026-01-01-a", "1.97.0-nightly", "22.1.4", true);
+    assert_eq!(places.search().pinned_state(), PinnedState::Absent);
+    let prefix = format!("rustup/toolchains/{}-a", pinned::toolchain());
+    for missing in ["bin/rustc", "lib/rustlib/a/lib/libstd-1.rlib"] {
+        places.compiler(&prefix, "1.97.0-nightly", "22.1.4", false);
+        assert_eq!(places.search().pinned_state(), PinnedState::Working);
+        fs::remove_file(places.root.path().join(&prefix).join(missing)).unwrap();
+        assert_eq!(places.search().pinned_state(), PinnedState::Broken, "without {missing}");
+    }
+}
+
+#[test]
+fn linker_of_another_pin_is_not_used_for_the_pinned_toolchain() {
+    let places = FakeSystem::new();
+    let name = format!("{}-a", pinned::toolchain());
+    places.compiler(&format!("rustup/toolchains/{name}"), "1.97.0-nightly", "22.1.4", true);
+    places.linker(&format!("tools/bpf-linker-{}-0.0.1-{name}/bin", pinned::linker()));
+    places.linker(&format!("tools/bpf-linker-{}-{name}/bin", pinned::linker()));
+    assert!(places.search().toolchain().is_err());
+    let versions = format!("{}-{}", pinned::linker(), pinned::linker_binary());
+    let linker = places.linker(&format!("tools/bpf-linker-{versions}-{name}/bin"));
+    assert_eq!(places.search().toolchain().unwrap().linker, linker);
+}
+
+#[test]
+fn commands_by_hand_install_linkers_where_the_search_finds_them() {
+    let places = FakeSystem::new();
+    let message = places.search().toolchain().unwrap_err().to_string();
+    let line = message.lines().find(|line| line.contains("binstall")).unwrap();
+    let (command, root) = line.split_once(" --root ").unwrap();
+    assert!(
+        command.contains(" --disable-telemetry --disable-strategies quick-install,compile "),
+        "{command}"
+    );
+    let name = format!("{}-{ARCH}-unknown-linux-gnu", pinned::toolchain());
+    places.compiler(&format!("rustup/toolchains/{name}"), "1.97.0-nightly", "22.1.4", true);
+    places.file(&Path::new(root).join("bin/bpf-linker"), "");
+    assert_eq!(places.search().toolchain().unwrap().linker, Path::new(root).join("bin/bpf-linker"));
+}
+
+#[test]
+fn compiler_of_rustup_loads_its_own_libraries() {
+    let of = |origin| {
+        let command = clean_command(Path::new("/t/bin/cargo"), &origin, Path::new("/t/bin/rustc"));
+        let variable = command.get_envs().find(|(name, _)| *name == "LD_LIBRARY_PATH");
+        variable.map(|(_, value)| value.map(OsStr::to_owned))
+    };
+    assert_eq!(of(Origin::Rustup("nightly-a".to_owned())), Some(Some("/t/lib".into())));
+    assert_eq!(of(Origin::System("/t".into())), Some(None));
 }

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow};
 use ebpf_build::{
     Build, PRODUCT, commands, pinned,
-    toolchain::{Compiler, Origin, Search},
+    toolchain::{Compiler, Origin, PinnedState, Search},
 };
 
 use super::ways::{Found, LinkerWay, Way, linker_ways, ways};
@@ -61,12 +61,7 @@ pub(super) fn clippy(search: &Search) {
 
 /// Tries each way until one succeeds.
 fn install(search: &Search) {
-    let found = found(search);
-    if found.pinned && !found.compilers.iter().any(Compiler::is_pinned) {
-        let command = format!("rustup component add rust-src --toolchain {}", pinned::toolchain());
-        println!("setup: rustup's {} lacks rust-src; to add it: {command}", pinned::toolchain());
-    }
-    for way in ways(&found) {
+    for way in ways(&found(search)) {
         let (what, done) = match &way {
             Way::Linker(compiler) => (compiler.origin.to_string(), linker(search, compiler)),
             Way::Pinned => (format!("rustup's {}", pinned::toolchain()), pinned_toolchain(search)),
@@ -80,29 +75,49 @@ fn install(search: &Search) {
 }
 
 fn found(search: &Search) -> Found {
-    let toolchains = search.rustup_home.as_ref().and_then(|home| fs::read_dir(home.join("toolchains")).ok());
-    let names =
-        toolchains.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     Found {
         compilers: search.compilers(),
         rustup: search.program("rustup").is_some(),
-        pinned: names.into_iter().any(|name| pinned::is_toolchain(&name)),
         apt: search.program("apt-get").is_some(),
     }
 }
 
 fn pinned_toolchain(search: &Search) -> Result<()> {
-    println!("setup: no complete eBPF toolchain; asking rustup for {}", pinned::toolchain());
+    let name = pinned::toolchain();
+    println!("setup: no complete eBPF toolchain; asking rustup for {name}");
     let had_default = Command::new("rustup").arg("default").output().is_ok_and(|it| it.status.success());
     let words = commands::rustup();
-    run_within(RUSTUP_LIMIT, Command::new(words[0]).args(&words[1..]))?;
+    let installed = completed(
+        || search.pinned_state(),
+        || run_within(RUSTUP_LIMIT, Command::new(words[0]).args(&words[1..])),
+        || process::run(Command::new("rustup").args(["toolchain", "uninstall", name])),
+    );
     if !had_default {
         // rustup has made it the default of every directory.
         process::run(Command::new("rustup").args(["default", "none"]))?;
     }
+    installed?;
     let compilers = search.compilers();
     let compiler = compilers.iter().find(|compiler| compiler.is_pinned());
     linker(search, compiler.context("rustup has installed it, but it holds no compiler with sources")?)
+}
+
+/// Installs a toolchain, or adds the components that it lacks. Removes it if it is broken after that: a later run would
+/// take it for a complete one. One that was there before is then installed anew, because rustup refuses files that its
+/// list of components does not have.
+fn completed(
+    state: impl Fn() -> PinnedState,
+    install: impl Fn() -> Result<()>,
+    remove: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let before = state();
+    let installed = install();
+    if state() != PinnedState::Broken {
+        return installed;
+    }
+    println!("setup: the toolchain does not work: its installation is incomplete");
+    remove()?;
+    if before == PinnedState::Absent { installed } else { install() }
 }
 
 fn debian_compiler(search: &Search) -> Result<()> {
@@ -132,21 +147,47 @@ fn linker(search: &Search, compiler: &Compiler) -> Result<()> {
     Ok(())
 }
 
-/// Installs a finished bpf-linker, and keeps it if it can link the XDP programs.
+/// Installs a finished bpf-linker, and removes it if it cannot link the XDP programs.
 fn binary(root: &Path) -> Result<()> {
     println!("setup: asking cargo-binstall for bpf-linker {}", pinned::linker_binary());
-    let words = commands::binstall();
+    let words = commands::binstall(Some(root));
     let arguments: Vec<&str> = words[1..].iter().map(String::as_str).collect();
-    process::run(cargo(&arguments)?.arg("--root").arg(root))?;
+    process::run(&mut cargo(&arguments)?)?;
     let build = Build { workspace: workspace()?, target_dir: target_dir()?, debug_log: false };
     build.clean().context("cannot remove what an earlier eBPF build left")?;
     let objects = build.target_dir.join("objects");
     fs::create_dir_all(&objects)?;
-    build.run(&PRODUCT, &objects).map(drop).or_else(|message| {
-        fs::remove_dir_all(root).with_context(|| format!("cannot remove {}", root.display()))?;
-        build.clean()?;
-        Err(anyhow!("{message}"))
-    })
+    match trial(build.run(&PRODUCT, &objects).map(drop), || build.check(&PRODUCT)) {
+        Trial::Passed => Ok(()),
+        Trial::NotTried(why) => {
+            println!("setup: bpf-linker is installed, but could not be tried: {why}");
+            Ok(())
+        }
+        Trial::Failed(why) => {
+            fs::remove_dir_all(root).with_context(|| format!("cannot remove {}", root.display()))?;
+            build.clean()?;
+            Err(anyhow!("{why}"))
+        }
+    }
+}
+
+/// Result of the first build with a linker.
+#[derive(Debug, PartialEq, Eq)]
+enum Trial {
+    /// It links the XDP programs.
+    Passed,
+    /// The build failed before it needed the linker: no network, a full disk, a fault in the sources.
+    NotTried(String),
+    /// The build fails with the linker only.
+    Failed(String),
+}
+
+/// What a build proves about its linker. `check` is the same build without the linker.
+fn trial(built: Result<(), String>, check: impl FnOnce() -> Result<(), String>) -> Trial {
+    match built {
+        Ok(()) => Trial::Passed,
+        Err(why) => check().map_or_else(Trial::NotTried, |()| Trial::Failed(why)),
+    }
 }
 
 /// Builds bpf-linker on the LLVM of a compiler of rustup. Links in `root` name the library, and are where the linker
@@ -184,3 +225,7 @@ fn from_source(compiler: &Compiler, llvm_prefix: &Path, root: &Path) -> Result<(
     install.args(commands::linker_from_source(compiler.llvm)).arg("--force").arg("--root").arg(root);
     process::run(&mut install)
 }
+
+#[cfg(test)]
+#[path = "toolchain_tests.rs"]
+mod tests;

@@ -32,15 +32,14 @@ pub(super) struct Found {
     pub(super) compilers: Vec<Compiler>,
     /// Whether rustup can be asked for a toolchain.
     pub(super) rustup: bool,
-    /// Whether rustup has the pinned toolchain already, complete or not.
-    pub(super) pinned: bool,
     /// Whether apt-get can be asked for packages.
     pub(super) apt: bool,
 }
 
 /// The ways on this machine, best first.
 ///
-/// A pinned toolchain that lacks components was installed by the user. It is not changed, so rustup is not asked.
+/// rustup completes a pinned toolchain that lacks components, as one whose installation was interrupted does. The name
+/// has a date, so nothing in it is updated.
 pub(super) fn ways(found: &Found) -> Vec<Way> {
     let linker = |wanted: fn(&Compiler) -> bool| {
         found.compilers.iter().filter(move |compiler| wanted(compiler)).cloned().map(Way::Linker)
@@ -48,7 +47,8 @@ pub(super) fn ways(found: &Found) -> Vec<Way> {
     let pinned = linker(Compiler::is_pinned);
     let system = linker(|compiler| matches!(compiler.origin, Origin::System(_)));
     let other = linker(|compiler| !compiler.is_pinned() && !matches!(compiler.origin, Origin::System(_)));
-    let download = (found.rustup && !found.pinned).then_some(Way::Pinned);
+    let has_pinned = found.compilers.iter().any(Compiler::is_pinned);
+    let download = (found.rustup && !has_pinned).then_some(Way::Pinned);
     let has_system = found.compilers.iter().any(|compiler| matches!(compiler.origin, Origin::System(_)));
     let debian = (found.apt && !has_system).then_some(Way::Debian);
     pinned.chain(system).chain(download).chain(other).chain(debian).collect()

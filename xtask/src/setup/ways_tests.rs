@@ -35,23 +35,17 @@ fn machine_without_rustup_uses_packages_only() {
 
 #[test]
 fn pinned_toolchain_is_downloaded_before_a_users_nightly_gets_a_linker() {
-    let found = Found { compilers: vec![floating()], rustup: true, apt: true, ..Found::default() };
+    let found = Found { compilers: vec![floating()], rustup: true, apt: true };
     assert_eq!(ways(&found), [Way::Pinned, Way::Linker(floating()), Way::Debian]);
 }
 
 #[test]
 fn compilers_that_are_there_and_tested_need_no_download() {
     let compilers = vec![pinned(), floating(), system()];
-    let found = Found { compilers, rustup: true, pinned: true, apt: true };
+    let found = Found { compilers, rustup: true, apt: true };
     assert_eq!(ways(&found), [pinned(), system(), floating()].map(Way::Linker));
-    let found = Found { compilers: vec![system()], rustup: true, apt: true, ..Found::default() };
+    let found = Found { compilers: vec![system()], rustup: true, apt: true };
     assert_eq!(ways(&found), [Way::Linker(system()), Way::Pinned]);
-}
-
-#[test]
-fn users_incomplete_pinned_toolchain_is_left_alone() {
-    let found = Found { rustup: true, pinned: true, apt: true, ..Found::default() };
-    assert_eq!(ways(&found), [Way::Debian]);
 }
 
 #[test]
