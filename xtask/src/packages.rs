@@ -1,10 +1,13 @@
 //! Packages of the distribution: installed with apt-get, or named in the output where apt-get is missing.
 
+mod services;
+
 use std::{fs, path::Path, process::Command, sync::Once};
 
 use anyhow::{Context as _, Result, bail};
 use ebpf_build::toolchain::Search;
 
+pub(crate) use self::services::NewServices;
 use crate::process::{Privilege, run};
 
 /// The key of Debian's archive.
@@ -75,16 +78,6 @@ pub(crate) fn missing_for_bench(search: &Search) -> Vec<&'static str> {
         .filter(|(what, _)| !if what.starts_with('/') { Path::new(what).is_file() } else { has(what) })
         .map(|(_, package)| *package)
         .collect()
-}
-
-/// Stops the services that these packages start; the benchmarks run the programs themselves.
-pub(crate) fn stop_services() {
-    if Path::new("/run/systemd/system").is_dir() {
-        let mut stop = Privilege::find().command(Path::new("systemctl"));
-        if let Err(error) = run(stop.args(["disable", "--now", "haproxy", "nginx"])) {
-            println!("setup: haproxy and nginx may run as services now: {error:#}");
-        }
-    }
 }
 
 /// Installs packages, as root or through sudo.

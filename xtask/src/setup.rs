@@ -83,11 +83,13 @@ fn bench_tools(search: &Search) {
     let missing = packages::missing_for_bench(search);
     if missing.is_empty() {
         println!("setup: programs for the benchmarks: all there");
-    } else if let Err(error) = packages::install(search, &missing) {
-        println!("setup: not all programs for the benchmarks: {error:#}");
-    } else {
-        packages::stop_services();
+        return;
     }
+    let services = packages::NewServices::forbid();
+    if let Err(error) = packages::install(search, &missing) {
+        println!("setup: not all programs for the benchmarks: {error:#}");
+    }
+    services.disable();
 }
 
 /// Installs what running Debian's kernels needs. A kernel that cannot run counts as a skipped test.
