@@ -56,14 +56,18 @@ pub fn sum(a: Counters, b: &Counters) -> Counters {
 }
 
 /// Adds the counters of a CPU. Its rate limits are no counters.
-fn sum_totals(mut sum: Totals, of_cpu: &Totals) -> Totals {
-    for (sum, of_cpu) in sum.packets.iter_mut().flatten().zip(of_cpu.packets.iter().flatten()) {
+fn sum_totals(sum: Totals, of_cpu: &Totals) -> Totals {
+    let Totals { mut packets, evicted_migrating, evicted, evicted_assured, limits } = sum;
+    for (sum, of_cpu) in packets.iter_mut().flatten().zip(of_cpu.packets.iter().flatten()) {
         *sum += of_cpu;
     }
-    sum.evicted_migrating += of_cpu.evicted_migrating;
-    sum.evicted += of_cpu.evicted;
-    sum.evicted_assured += of_cpu.evicted_assured;
-    sum
+    Totals {
+        packets,
+        evicted_migrating: evicted_migrating + of_cpu.evicted_migrating,
+        evicted: evicted + of_cpu.evicted,
+        evicted_assured: evicted_assured + of_cpu.evicted_assured,
+        limits,
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! A diff as values: which objects were added, removed or changed, and which of their fields.
 
-use std::mem;
-
 use super::value::Value;
 
 /// What changes when one configuration replaces another. In the order of kinds, owners' ids and ids.
@@ -82,10 +80,6 @@ impl Identity {
     pub fn is_renamed(&self) -> bool {
         self.before != self.after
     }
-
-    fn flip(&mut self) {
-        mem::swap(&mut self.before, &mut self.after);
-    }
 }
 
 /// What happens to an object.
@@ -113,22 +107,6 @@ pub struct FieldChange {
 }
 
 impl Diff {
-    /// The diff back to the old configuration: `diff(b, a)` of `diff(a, b)`.
-    #[must_use]
-    pub fn flip(mut self) -> Self {
-        for Change { kind: _, owner, object, action, fields } in &mut self.changes {
-            owner.iter_mut().for_each(Identity::flip);
-            object.flip();
-            *action = match *action {
-                ChangeAction::Added => ChangeAction::Removed,
-                ChangeAction::Removed => ChangeAction::Added,
-                other => other,
-            };
-            fields.iter_mut().for_each(|field| mem::swap(&mut field.old, &mut field.new));
-        }
-        self
-    }
-
     /// Whether the configurations are equal.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()

@@ -1,6 +1,7 @@
 //! Tests the text of each kind of change.
 
 mod data;
+mod flip;
 mod random;
 mod written;
 

@@ -20,10 +20,7 @@ use crate::{
     dataplane::bpf::lifetime::PinLifetime,
     server::{
         ActiveConfig,
-        changes::{
-            lines,
-            overrides::{in_words, override_change},
-        },
+        changes::overrides::{in_words, override_change},
         requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
     },
 };
@@ -354,7 +351,7 @@ impl<E: Environment> EventLoop<E> {
         match reconfigured {
             Ok(ChangeResult { changes, .. }) => {
                 tracing::warn!(
-                    changes = lines(&changes, &[]).len(),
+                    changes = changes.len(),
                     "not confirmed: rolled back to the previous configuration"
                 );
                 for ended in self.prune_overrides(unconfirmed) {

@@ -38,9 +38,10 @@ fn log(what: &str, by: &Requester, result: &Result<ChangeResult, RequestError>) 
     match result {
         Ok(changed) => {
             let Requester { uid, user, pid } = by;
-            let changes = lines(&changed.changes, &changed.overrides);
-            tracing::info!(what, uid, user, pid, changes = changes.len(), "done");
-            for change in changes {
+            let ChangeResult { changes, overrides, .. } = changed;
+            let (changed, overridden) = (changes.len(), overrides.len());
+            tracing::info!(what, uid, user, pid, changes = changed, overrides = overridden, "done");
+            for change in lines(changes, overrides) {
                 tracing::info!("changed: {change}");
             }
         }

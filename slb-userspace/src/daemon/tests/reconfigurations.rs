@@ -6,7 +6,10 @@ use slb_control::dataplane::fake::FailurePoint;
 use tokio::time::sleep;
 
 use super::{SECOND, World, answered, is_outstanding, run};
-use crate::server::requests::{ApiCommand, RequestError};
+use crate::{
+    server::requests::{ApiCommand, RequestError},
+    telemetry::logged,
+};
 
 #[test]
 fn reload_keeps_the_active_configuration_until_new_servers_are_checked() {
@@ -63,6 +66,26 @@ fn unconfirmed_configuration_rolls_back_at_its_deadline() {
         let refused = answered(world.command(ApiCommand::Confirm).await).await;
         assert!(matches!(refused, Err(RequestError::Conflict(_))), "{refused:?}");
     });
+}
+
+#[test]
+fn log_lines_of_changes_count_objects() {
+    let log = logged(|| {
+        run(async {
+            let world = World::start(&[1]).await;
+            let mut loaded = world.config("eth0", &[1]);
+            // Two fields of one object, which have a line of text each.
+            let listener = &mut loaded.config.load_balancers[0].listeners[0];
+            (listener.drain_timeout, listener.session_persistence) = (Some(20 * SECOND), Some(60 * SECOND));
+            let (loaded, confirm_within) = (Box::new(loaded), Some(10 * SECOND));
+            answered(world.command(ApiCommand::Apply { loaded, confirm_within }).await).await.unwrap();
+            sleep(12 * SECOND).await;
+        });
+    });
+    for event in ["done", "rolled back"] {
+        let line = log.lines().find(|line| line.contains(event)).unwrap_or_else(|| panic!("{log}"));
+        assert!(line.contains("changes=1"), "{line}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Tests the data of a diff.
 
+use super::flip::flip;
 use crate::{
     diff::{ChangeAction, Diff, FieldChange, Identity, ObjectKind, Value, diff},
     samples::shop,
@@ -67,7 +68,7 @@ fn added_group_is_in_the_diff_with_its_servers_and_all_fields_that_are_set() {
     assert_eq!(server.object, identity("10.0.0.9:80", "10.0.0.9:80", "10.0.0.9:80"));
     assert_eq!(server.owner, Some(identity("new", "new", "new")));
     assert_eq!(server.fields, [field("weight", Value::Absent, Value::Number(100))]);
-    let removed = diff.flip();
+    let removed = flip(diff);
     assert!(removed.changes.iter().all(|change| change.action == ChangeAction::Removed));
     assert_eq!(removed.changes[1].fields, [field("weight", Value::Number(100), Value::Absent)]);
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use proptest::prelude::*;
 
+use super::flip::flip;
 use crate::{
     Config,
     diff::{ChangeAction, diff, lines},
@@ -149,8 +150,8 @@ proptest! {
     fn diff_back_is_the_flipped_diff((old, new) in (choices(), choices())) {
         let (old, new) = (config(&old), config(&new));
         let there = diff(&old, &new);
-        prop_assert_eq!(there.clone().flip(), diff(&new, &old));
-        prop_assert_eq!(there.clone().flip().flip(), there);
+        prop_assert_eq!(flip(there.clone()), diff(&new, &old));
+        prop_assert_eq!(flip(flip(there.clone())), there);
     }
 
     /// Every change has words.

@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 use toml::{Table, Value as Written};
 
-use super::random::{choices, config, sorted};
+use super::{
+    flip::flip,
+    random::{choices, config, sorted},
+};
 use crate::{
     diff::{Change, ChangeAction, Diff, FieldChange, Identity, ObjectKind, Value, diff},
     parse,
@@ -171,7 +174,7 @@ proptest! {
         let there = diff(&old, &new);
         apply(&mut written, &there);
         prop_assert_eq!(sorted(read(&written)?), sorted(new), "{:?}", there);
-        apply(&mut written, &there.flip());
+        apply(&mut written, &flip(there));
         prop_assert_eq!(sorted(read(&written)?), sorted(old));
     }
 }
