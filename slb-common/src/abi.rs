@@ -10,10 +10,12 @@
 pub mod backend;
 pub mod control;
 pub mod decap;
+pub mod family;
 pub mod flow;
 pub mod interface;
 pub mod lookup_table;
 pub mod losses;
+pub mod mode;
 mod named_enum;
 pub mod programs;
 pub mod rate_limit;

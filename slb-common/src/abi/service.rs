@@ -1,6 +1,6 @@
 //! Services, VIPs, and the service index that packets look them up in.
 
-use super::{Address, Handle, MAX_SERVICES, NAME_LEN};
+use super::{Address, Handle, MAX_SERVICES, NAME_LEN, mode::Mode};
 use crate::{hash::flow_hash, net::headers::protocol};
 
 /// A service: one VIP, protocol and port. With an ICMP protocol and port 0, the VIP itself.
@@ -61,14 +61,28 @@ impl Default for Service {
     }
 }
 
-/// Modes: how packets reach the server.
+impl Service {
+    /// How packets reach the server; `None` for a number that no mode has.
+    pub const fn mode(&self) -> Option<Mode> {
+        Mode::from_number(self.mode)
+    }
+
+    /// [`Mode::sees_replies`] of its mode.
+    pub fn sees_replies(&self) -> bool {
+        self.mode().is_some_and(Mode::sees_replies)
+    }
+}
+
+/// Numbers of the modes, as the packet path compares them.
 pub mod mode {
-    /// Destination address and port are rewritten. Replies return through SLB.
-    pub const NAT: u8 = 0;
-    /// Hardware addresses are rewritten. Replies go directly to the client.
-    pub const DSR: u8 = 1;
-    /// The packet is encapsulated in an IP packet to the server. Replies go directly to the client.
-    pub const IPIP: u8 = 2;
+    use super::Mode;
+
+    /// [`Mode::Nat`].
+    pub const NAT: u8 = Mode::Nat.number();
+    /// [`Mode::Dsr`].
+    pub const DSR: u8 = Mode::Dsr.number();
+    /// [`Mode::Ipip`].
+    pub const IPIP: u8 = Mode::Ipip.number();
 }
 
 /// Policies of a service or a VIP, as bits.
@@ -156,6 +170,16 @@ pub struct IndexEntry {
 }
 
 impl IndexEntry {
+    /// How packets reach the server; `None` for a number that no mode has.
+    pub const fn mode(&self) -> Option<Mode> {
+        Mode::from_number(self.mode)
+    }
+
+    /// [`Mode::sees_replies`] of its mode.
+    pub fn sees_replies(&self) -> bool {
+        self.mode().is_some_and(Mode::sees_replies)
+    }
+
     /// Id of the service.
     #[inline(always)]
     pub const fn id(&self) -> u32 {

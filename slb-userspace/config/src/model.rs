@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+pub use slb_common::abi::mode::Mode;
 use slb_common::net::headers::protocol;
 
 pub use check::{
@@ -246,17 +247,6 @@ impl ListenerTarget {
     pub const fn has_sides(&self) -> bool {
         matches!(self, Self::PrimarySecondaryGroup(_) | Self::PrimarySecondary { .. })
     }
-}
-
-/// How a packet reaches the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Mode {
-    /// Destination address and port are rewritten; replies return through SLB.
-    Nat,
-    /// Hardware addresses are rewritten: the server is on the same link and holds the VIP. Replies go directly.
-    Dsr,
-    /// The packet is encapsulated in an IP packet to the server, which holds the VIP. Replies go directly.
-    Ipip,
 }
 
 /// Which flows of a listener have flow-table entries. In mode `nat` all have.

@@ -7,7 +7,10 @@ use std::{
 };
 
 use slb_common::{
-    abi::service::{Tunnel, mode, policy},
+    abi::{
+        family::Family,
+        service::{Tunnel, policy},
+    },
     net::headers::protocol,
 };
 
@@ -62,7 +65,7 @@ struct PoolKey<'a> {
     /// The VIPs at which servers are probed, if they are.
     checked_at: Option<&'a [IpAddr]>,
     /// Address family of the servers in mode `nat`; `None` for any.
-    is_v4: Option<bool>,
+    family: Option<Family>,
     /// The side that has the traffic.
     side: Side,
     on_no_healthy: OnNoHealthy,
@@ -96,14 +99,14 @@ pub fn desired(config: &Config, observations: ObservedInputs<'_>) -> Desired {
                     drain: listener.drain_timeout,
                     mode: listener.mode,
                     checked_at: checked_at(balancer, listener),
-                    is_v4: family(listener, *address),
+                    family: family(listener, *address),
                     side,
                     on_no_healthy: listener.on_no_healthy,
                     scheduler: scheduler(listener),
                 };
                 let pool = *indexes.entry(key).or_insert_with(|| {
-                    let is_v4 = family(listener, *address);
-                    pools.push(pool(&members, balancer, listener, is_v4, side, observations));
+                    let family = family(listener, *address);
+                    pools.push(pool(&members, balancer, listener, family, side, observations));
                     pools.len() - 1
                 });
                 services.push(service(balancer, listener, *address, pool));
@@ -134,7 +137,8 @@ pub fn vips_without_listeners(config: &Config, vips: &BTreeMap<IpAddr, VipState>
 
 /// The VIPs at which servers of `dsr` and `ipip` are probed. Servers of another load balancer need not hold them.
 fn checked_at<'a>(balancer: &'a LoadBalancer, listener: &Listener) -> Option<&'a [IpAddr]> {
-    (listener.mode != Mode::Nat && listener.health_check.is_some()).then_some(balancer.addresses.as_slice())
+    (!listener.mode.sees_replies() && listener.health_check.is_some())
+        .then_some(balancer.addresses.as_slice())
 }
 
 fn tunnel(config: &Config) -> Tunnel {
@@ -160,14 +164,14 @@ fn pool(
     members_of: &ServerGroups<'_>,
     balancer: &LoadBalancer,
     listener: &Listener,
-    is_v4: Option<bool>,
+    family: Option<Family>,
     side: Side,
     observations: ObservedInputs<'_>,
 ) -> DesiredPool {
     let ListenerServers { slots, servers } = members_of.servers_behind(balancer, listener);
     let mut servers: Vec<_> = servers
         .into_iter()
-        .filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4))
+        .filter(|member| family.is_none_or(|family| Family::of(member.address.ip()) == family))
         .map(|member| (member.address, server(members_of, member, balancer, listener, side, observations)))
         .collect();
     servers.sort_by_key(|(address, _)| *address);
@@ -204,7 +208,7 @@ fn server(
     let target = Target::of(balancer, listener, member.address).filter(|_| member.is_checked);
     let (health, detail) = health_of(target.as_ref(), observations.health);
     let not_probed = target.as_ref().and_then(|target| observations.not_probed?.get(target)).cloned();
-    let shows_answers = listener.mode == Mode::Nat && listener.protocol == Protocol::Tcp;
+    let shows_answers = listener.mode.sees_replies() && listener.protocol == Protocol::Tcp;
     let one_way =
         observations.one_way.filter(|_| shows_answers).and_then(|servers| servers.get(&member.address));
     let one_way = one_way.map(|evidence| evidence.detail().to_owned());
@@ -255,11 +259,7 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
         },
         pool: Some(pool),
         idle: listener.idle_timeout,
-        mode: match listener.mode {
-            Mode::Nat => mode::NAT,
-            Mode::Dsr => mode::DSR,
-            Mode::Ipip => mode::IPIP,
-        },
+        mode: listener.mode,
         policy: policy_of(listener),
         persistence: listener.session_persistence.unwrap_or_default(),
     }
@@ -315,7 +315,7 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, observations: ObservedInputs<'_
         group: None,
         pool: None,
         idle: Duration::ZERO,
-        mode: mode::NAT,
+        mode: Mode::Nat,
         policy: echo | unmatched,
         persistence: Duration::ZERO,
     })

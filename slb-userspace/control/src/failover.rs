@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use slb_common::abi::backend::Backend;
+use slb_common::abi::{backend::Backend, family::Family};
 
 use super::{
     listener_servers::{FailoverSettings, ListenerServer, ServerGroups, family, group_of, server_override},
@@ -317,16 +317,16 @@ fn family_groups(config: &Config) -> impl Iterator<Item = FamilyGroup<'_>> {
     let listeners = config.load_balancers.iter();
     let listeners = listeners.flat_map(|balancer| balancer.listeners.iter().map(move |l| (balancer, l)));
     listeners.flat_map(move |(balancer, listener)| {
-        let mut family_groups: BTreeMap<Option<bool>, FamilyGroup<'_>> = BTreeMap::new();
+        let mut family_groups: BTreeMap<Option<Family>, FamilyGroup<'_>> = BTreeMap::new();
         let Some(failover_settings) = members.failover_settings(listener) else {
             return family_groups.into_values();
         };
         for vip in &balancer.addresses {
-            let is_v4 = family(listener, *vip);
-            let part = family_groups.entry(is_v4).or_insert_with(|| {
+            let family = family(listener, *vip);
+            let part = family_groups.entry(family).or_insert_with(|| {
                 let servers = members.servers_behind(balancer, listener).servers.into_iter();
-                let servers =
-                    servers.filter(|member| is_v4.is_none_or(|is_v4| member.address.is_ipv4() == is_v4));
+                let servers = servers
+                    .filter(|member| family.is_none_or(|family| Family::of(member.address.ip()) == family));
                 FamilyGroup {
                     balancer,
                     listener,

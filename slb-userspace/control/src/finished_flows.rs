@@ -16,7 +16,7 @@ use slb_common::{
         Handle,
         backend::Backend,
         flow::persistence_units,
-        service::{IndexEntry, Service, mode, policy},
+        service::{IndexEntry, Service, policy},
     },
     datapath::flow_gc::GcAction,
     net::headers::protocol,
@@ -137,12 +137,12 @@ impl<'a> FinishedFlows<'a> {
             return false;
         }
         // In `dsr` and `ipip` no RST is provoked for an expired flow, so none is outstanding.
-        if (entry.mode == mode::NAT || flow.left.is_some())
+        if (entry.sees_replies() || flow.left.is_some())
             && let Some(has_rst_outstanding) = self.removed.get_mut(&flow.backend)
         {
             *has_rst_outstanding = true;
         }
-        if entry.mode != mode::NAT {
+        if !entry.sees_replies() {
             return false;
         }
         if let Some(left) = flow.left
@@ -199,7 +199,7 @@ impl<'a> FinishedFlows<'a> {
 /// Longest time until the next GC pass, whatever the flow table contains.
 pub(super) fn max_gc_interval(actual: &MapState) -> Duration {
     let of = |service: &Service| {
-        let terminates = service.mode == mode::NAT && service.protocol == protocol::TCP;
+        let terminates = service.sees_replies() && service.protocol == protocol::TCP;
         let idle = terminates.then_some(service.idle_timeout);
         let counted = (service.policy & policy::LEAST_CONNECTIONS != 0).then_some(CONNECTION_COUNT_SECONDS);
         [idle, counted].into_iter().flatten().min()
@@ -223,6 +223,8 @@ fn clamp_interval(seconds: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
+
+    use slb_common::abi::mode::Mode;
 
     use super::*;
     use crate::dataplane::state::to_address;
@@ -311,7 +313,7 @@ mod tests {
             GcAction::Keep
         );
         assert_eq!(
-            finished_flows.fate_of(&flow(None), &IndexEntry { mode: mode::DSR, ..entry() }),
+            finished_flows.fate_of(&flow(None), &IndexEntry { mode: Mode::Dsr.number(), ..entry() }),
             GcAction::Keep
         );
         assert_eq!(
@@ -412,7 +414,7 @@ mod tests {
         assert_eq!(rst_delivered(&flow(Some(5 * HZ)), &entry()), (BTreeSet::new(), soon));
         let over = FlowRecord { is_finished: true, ..flow(Some(5 * HZ)) };
         assert_eq!(rst_delivered(&over, &entry()).0, server);
-        let dsr = IndexEntry { mode: mode::DSR, ..entry() };
+        let dsr = IndexEntry { mode: Mode::Dsr.number(), ..entry() };
         assert_eq!(
             rst_delivered(&flow(Some(0)), &dsr).0,
             BTreeSet::new(),

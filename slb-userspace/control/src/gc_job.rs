@@ -20,7 +20,7 @@ use slb_common::{
         Handle,
         backend::Backend,
         lookup_table::LookupTable,
-        service::{IndexEntry, mode, policy},
+        service::{IndexEntry, policy},
     },
     datapath::flow_gc::{GcAction, GcPass},
     net::headers::protocol,
@@ -181,7 +181,7 @@ impl<'a> Scan<'a> {
         let has_returned = self.was_terminating(flow) && !is_terminating(flow.backend);
         let fate = if has_returned { GcAction::Keep } else { self.finished_flows.fate_of(flow, entry) };
         self.connection_counts.note(flow, entry);
-        if entry.mode == mode::NAT && flow.left.is_some() && !flow.is_finished {
+        if entry.sees_replies() && flow.left.is_some() && !flow.is_finished {
             self.samples.note(&flow.client, flow.path);
         }
         self.note_pinned(flow, entry);

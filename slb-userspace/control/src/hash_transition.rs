@@ -3,7 +3,10 @@
 //! For the idle time every flow is tracked. Mid-stream packets without an entry follow the old hash. After the idle
 //! time no untracked flow of the old hash is left.
 
-use slb_common::abi::service::{Service, mode, policy};
+use slb_common::abi::{
+    mode::Mode,
+    service::{Service, policy},
+};
 
 /// Seconds that a change may take until it is active.
 const SLACK: u32 = 10;
@@ -14,12 +17,12 @@ const SLACK: u32 = 10;
 pub(super) fn hash_transition(
     actual: Option<&Service>,
     configured: u32,
-    mode: u8,
+    mode: Mode,
     idle: u32,
     now: u32,
 ) -> (u32, u32, Option<u32>) {
     // In mode `nat` every flow is tracked anyway.
-    let Some(actual) = actual.filter(|actual| mode != mode::NAT && actual.mode != mode::NAT) else {
+    let Some(actual) = actual.filter(|actual| !mode.sees_replies() && !actual.sees_replies()) else {
         return (configured, 0, None);
     };
     let has_changed = (actual.policy ^ configured) & policy::BY_CLIENT != 0;
@@ -43,11 +46,11 @@ mod tests {
     const OTHER: u32 = policy::TRACK | policy::HASH_TRANSITION;
 
     fn actual(policy: u32, hash_changed_at: u32) -> Service {
-        Service { policy, hash_changed_at, mode: mode::DSR, ..Service::default() }
+        Service { policy, hash_changed_at, mode: Mode::Dsr.number(), ..Service::default() }
     }
 
     fn next(actual: &Service, configured: u32, now: u32) -> (u32, u32, Option<u32>) {
-        hash_transition(Some(actual), configured, mode::DSR, IDLE, now)
+        hash_transition(Some(actual), configured, Mode::Dsr, IDLE, now)
     }
 
     #[test]
@@ -69,9 +72,9 @@ mod tests {
     #[test]
     fn no_hash_transition_without_change_or_in_mode_nat() {
         assert_eq!(next(&actual(BY_CLIENT, 0), BY_CLIENT, 100), (BY_CLIENT, 0, None));
-        assert_eq!(hash_transition(None, BY_CLIENT, mode::DSR, IDLE, 100), (BY_CLIENT, 0, None));
+        assert_eq!(hash_transition(None, BY_CLIENT, Mode::Dsr, IDLE, 100), (BY_CLIENT, 0, None));
         assert_eq!(
-            hash_transition(Some(&actual(BY_FLOW, 0)), BY_CLIENT, mode::NAT, IDLE, 100),
+            hash_transition(Some(&actual(BY_FLOW, 0)), BY_CLIENT, Mode::Nat, IDLE, 100),
             (BY_CLIENT, 0, None)
         );
     }

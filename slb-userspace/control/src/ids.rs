@@ -157,7 +157,7 @@ fn services(
             address: to_address(desired_service.address),
             port: desired_service.port.to_be(),
             protocol: desired_service.protocol,
-            mode: desired_service.mode,
+            mode: desired_service.mode.number(),
             policy,
             hash_changed_at,
             persistence: seconds(desired_service.persistence),

@@ -11,6 +11,7 @@ use super::{
     model::OverrideKey,
     overrides::{Overrides, ServerOverride},
 };
+use slb_common::abi::family::Family;
 use slb_config::model::{
     Config, Listener, ListenerTarget, LoadBalancer, Mode, Name, PrimarySecondaryGroup, ServerGroup,
     TableSize, Weight,
@@ -68,10 +69,10 @@ impl ListenerServer {
     }
 }
 
-/// Whether the servers of a VIP must have IPv4 (`true`) or IPv6 (`false`) addresses; `None` for any.
-pub(super) fn family(listener: &Listener, vip: IpAddr) -> Option<bool> {
+/// Family that the servers of a VIP must have; `None` for any.
+pub(super) fn family(listener: &Listener, vip: IpAddr) -> Option<Family> {
     match listener.mode {
-        Mode::Nat => Some(vip.is_ipv4()),
+        Mode::Nat => Some(Family::of(vip)),
         // The packet reaches the server untranslated, so the server needs only the VIP.
         Mode::Dsr | Mode::Ipip => None,
     }

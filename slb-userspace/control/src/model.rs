@@ -83,8 +83,8 @@ pub struct DesiredService {
     pub pool: Option<usize>,
     /// Idle time after which a flow expires.
     pub idle: Duration,
-    /// One of [`slb_common::abi::service::mode`].
-    pub mode: u8,
+    /// How packets reach the server; has no meaning for the VIP itself.
+    pub mode: Mode,
     /// Bits of [`slb_common::abi::service::policy`].
     pub policy: u32,
     /// Time that session persistence lasts after a client's last flow; 0 without it.

@@ -14,11 +14,7 @@ use std::{
 };
 
 use slb_common::{
-    abi::{
-        Address, Handle,
-        backend::Backend,
-        service::{IndexEntry, mode},
-    },
+    abi::{Address, Handle, backend::Backend, mode::Mode, service::IndexEntry},
     net::headers::protocol,
 };
 
@@ -111,8 +107,8 @@ impl AnswerCounts {
 }
 
 /// Whether SLB sees the answers of a listener's servers, and each SYN has one.
-pub(super) const fn sees_answers(mode: u8, protocol: u8) -> bool {
-    mode == mode::NAT && protocol == protocol::TCP
+pub(super) const fn sees_answers(mode: Option<Mode>, protocol: u8) -> bool {
+    matches!(mode, Some(mode) if mode.sees_replies()) && protocol == protocol::TCP
 }
 
 /// Answers counted in one GC pass, by server.
@@ -123,7 +119,7 @@ impl AnswerCounter {
     /// Counts a flow.
     pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
         let Some(Handshake { age, outcome }) = flow.handshake else { return };
-        if !sees_answers(entry.mode, entry.protocol) {
+        if !sees_answers(entry.mode(), entry.protocol) {
             return;
         }
         let answers = match outcome {
@@ -228,7 +224,7 @@ mod tests {
     }
 
     fn tcp() -> IndexEntry {
-        IndexEntry { mode: mode::NAT, protocol: protocol::TCP, ..IndexEntry::default() }
+        IndexEntry { mode: Mode::Nat.number(), protocol: protocol::TCP, ..IndexEntry::default() }
     }
 
     fn flow(age: u32, outcome: HandshakeOutcome) -> FlowRecord {
@@ -262,8 +258,8 @@ mod tests {
         assert_eq!(counted(&held_now, &tcp(), &all), Some(expected));
         assert_eq!(counted(&actual(Backend::REMOVED), &tcp(), &all), None, "it leaves");
         for other in [
-            IndexEntry { mode: mode::DSR, ..tcp() },
-            IndexEntry { mode: mode::IPIP, ..tcp() },
+            IndexEntry { mode: Mode::Dsr.number(), ..tcp() },
+            IndexEntry { mode: Mode::Ipip.number(), ..tcp() },
             IndexEntry { protocol: protocol::UDP, ..tcp() },
         ] {
             assert_eq!(counted(&held_now, &other, &all), None, "no answers are to be seen");

@@ -7,7 +7,8 @@ use crate::{
     raw::{self, Value},
 };
 
-const MODES: [(&str, Mode); 3] = [("nat", Mode::Nat), ("dsr", Mode::Dsr), ("ipip", Mode::Ipip)];
+const MODES: [(&str, Mode); 3] =
+    [(Mode::Nat.name(), Mode::Nat), (Mode::Dsr.name(), Mode::Dsr), (Mode::Ipip.name(), Mode::Ipip)];
 const TRACKING: [(&str, Tracking); 2] = [("auto", Tracking::Auto), ("always", Tracking::Always)];
 const UNKNOWN_DATAGRAMS: [(&str, UnknownDatagrams); 2] =
     [("keep", UnknownDatagrams::Keep), ("follow", UnknownDatagrams::Follow)];
@@ -57,13 +58,13 @@ pub(super) fn check_port(
     listener: (u16, Span),
     server: (u16, Span),
 ) {
-    if mode == Mode::Nat || listener.0 == server.0 {
+    if mode.rewrites_port() || listener.0 == server.0 {
         return;
     }
     scope.checker.note(
         Diagnostic::error(
             server.1,
-            format!("port {} is not the listener's, and mode `{}` does not translate", server.0, word(mode)),
+            format!("port {} is not the listener's, and mode `{}` does not translate", server.0, mode.name()),
             format!("packets arrive at port {}", listener.0),
         )
         .related(listener.1, "the listener's port")
@@ -100,8 +101,4 @@ pub(super) fn check_tunnels(scope: &mut BalancerScope<'_, '_>, mode: &Value, ser
             ),
         );
     }
-}
-
-fn word(mode: Mode) -> &'static str {
-    MODES.iter().find(|(_, known)| *known == mode).map_or("", |(word, _)| word)
 }

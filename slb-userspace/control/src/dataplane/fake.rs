@@ -10,13 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use slb_common::{
-    abi::{
-        Handle,
-        backend::Backend,
-        flow::ClientPath,
-        lookup_table::NO_BACKEND,
-        service::{IndexEntry, mode},
-    },
+    abi::{Handle, backend::Backend, flow::ClientPath, lookup_table::NO_BACKEND, service::IndexEntry},
     datapath::flow_gc::{FlushResult, GcAction, GcPass},
 };
 
@@ -280,7 +274,8 @@ impl FlowRecord {
 
 /// Checks that every id that is named exists, and that its object accepts what it is given.
 fn check_consistency(state: &MapState) -> Result<()> {
-    for (id, IndexEntry { service, lookup_table, mode, .. }) in &state.index.entries {
+    for (id, entry) in &state.index.entries {
+        let IndexEntry { service, lookup_table, .. } = entry;
         if state.services.get(id).is_none_or(|there| there.handle.tag() != *service) {
             bail!("service {id} is found and is not there");
         }
@@ -289,7 +284,7 @@ fn check_consistency(state: &MapState) -> Result<()> {
         }
         let members = state.tables.get(lookup_table).into_iter().flat_map(|table| &table.spec.members);
         for backend in members.filter_map(|member| state.backends.get(&member.backend)) {
-            if *mode == mode::NAT && !state.index.servers.has(backend) {
+            if entry.sees_replies() && !state.index.servers.has(backend) {
                 bail!("service {id}: answers of server {} would not be recognised", backend.handle.id());
             }
         }

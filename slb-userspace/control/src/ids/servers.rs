@@ -6,7 +6,7 @@ use slb_common::{
     abi::{
         Handle,
         backend::Backend,
-        service::{ServiceIndex, Tunnel, mode},
+        service::{ServiceIndex, Tunnel},
     },
     datapath::ipip::outer_sum,
 };
@@ -215,7 +215,7 @@ impl<'a> ServerAssignment<'a> {
 
     /// The servers whose replies return through SLB.
     pub(super) fn answers(&self) -> ServerFilter {
-        let services = self.desired.services.iter().filter(|service| service.mode == mode::NAT);
+        let services = self.desired.services.iter().filter(|service| service.mode.sees_replies());
         let answering: BTreeSet<usize> = services.filter_map(|service| service.pool).collect();
         let mut answers = ServerFilter::default();
         for (_, _, backend) in self.backends.iter().filter(|(pool, ..)| answering.contains(pool)) {

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use slb_common::abi::{
     backend::Backend,
-    service::{Service, mode, policy},
+    service::{Service, policy},
 };
 
 use super::{Reconciler, ResizedTable};
@@ -188,7 +188,7 @@ fn tracked_tables(actual: &MapState, desired: &BTreeMap<u32, Service>) -> BTreeS
 fn repinned_tables(actual: &MapState, desired: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
     // In mode `nat` every flow is tracked anyway.
     let pins_elsewhere = |service: &Service| {
-        service.mode != mode::NAT
+        !service.sees_replies()
             && (service.policy & policy::PINNED_ELSEWHERE != 0 || service.hash_changed_at != 0)
     };
     let is_repinned = |(id, service): &(&u32, &Service)| {

@@ -2,10 +2,7 @@
 
 use std::net::IpAddr;
 
-use slb_common::{
-    abi::service::{Service, mode},
-    net::headers::protocol,
-};
+use slb_common::{abi::service::Service, net::headers::protocol};
 
 use super::padded_name;
 use crate::server::configured_ids::ConfiguredIds;
@@ -22,13 +19,7 @@ pub(super) fn empty_listener(service: &Service, ids: &ConfiguredIds<'_>) -> ApiL
         state: api::ApiRunState::Running,
         protocol: if service.protocol == protocol::TCP { "tcp" } else { "udp" }.to_owned(),
         port: u16::from_be(service.port),
-        mode: match service.mode {
-            mode::NAT => "nat",
-            mode::DSR => "dsr",
-            mode::IPIP => "ipip",
-            _ => "unknown",
-        }
-        .to_owned(),
+        mode: service.mode().map_or("unknown", Mode::name).to_owned(),
         addresses: Vec::new(),
         server_group_id: group.as_deref().and_then(|group| ids.group(group)).map(ToString::to_string),
         server_group: group,
@@ -72,12 +63,7 @@ pub(super) fn stopped<'a>(
             }
             .to_owned(),
             port: listener.port,
-            mode: match listener.mode {
-                Mode::Nat => "nat",
-                Mode::Dsr => "dsr",
-                Mode::Ipip => "ipip",
-            }
-            .to_owned(),
+            mode: listener.mode.name().to_owned(),
             addresses: balancer.addresses.clone(),
             server_group: group.map(str::to_owned),
             server_group_id: group.and_then(|group| ids.group(group)).map(ToString::to_string),

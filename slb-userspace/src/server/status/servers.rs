@@ -7,7 +7,7 @@ use std::{
 
 use slb_common::abi::{
     backend::Backend,
-    service::{Service, mode, policy},
+    service::{Service, policy},
 };
 
 use super::{StatusContext, api_counters, readings::Readings};
@@ -105,7 +105,7 @@ impl<'a> Servers<'a> {
 
 /// Whether all flows of a service are tracked.
 pub(super) fn is_tracked(service: &Service) -> bool {
-    service.mode == mode::NAT || service.policy & policy::TRACK != 0
+    service.sees_replies() || service.policy & policy::TRACK != 0
 }
 
 /// Tables whose flows are all tracked.

@@ -3,12 +3,7 @@
 use std::net::IpAddr;
 
 use slb_common::{
-    abi::{
-        Handle,
-        backend::Backend,
-        pad_name,
-        service::{IndexEntry, mode},
-    },
+    abi::{Handle, backend::Backend, mode::Mode, pad_name, service::IndexEntry},
     net::headers::protocol,
 };
 
@@ -31,7 +26,7 @@ fn state(tables: u32, servers: u32) -> MapState {
             address: to_address(IpAddr::from([192, 0, 2, 1])),
             port: (1000 + table as u16).to_be(),
             protocol: protocol::TCP,
-            mode: mode::NAT,
+            mode: Mode::Nat.number(),
             lookup_table: table,
             load_balancer: pad_name("shop"),
             listener: pad_name(&format!("l{table}")),

@@ -56,8 +56,8 @@ pub(in crate::parse) fn check(
             "a server need not answer a datagram",
             "remove it; a check of kind `udp` with `request` and `expect` asks the service itself",
         ),
-        (_, Some(mode @ (Mode::Dsr | Mode::Ipip))) => (
-            format!("`passive` has no meaning in mode `{}`", if mode == Mode::Dsr { "dsr" } else { "ipip" }),
+        (_, Some(mode)) if !mode.sees_replies() => (
+            format!("`passive` has no meaning in mode `{}`", mode.name()),
             "answers do not pass through SLB, which cannot observe them",
             "remove it, or write `mode = \"nat\"`",
         ),

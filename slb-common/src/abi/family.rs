@@ -1,0 +1,27 @@
+//! Address families.
+
+use core::net::IpAddr;
+
+use super::Address;
+
+/// Address family of a VIP or a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub const fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The family of an address in the maps; IPv4 if it is mapped.
+    #[inline(always)]
+    pub const fn of_mapped(address: &Address) -> Self {
+        if address.is_v4() { Self::V4 } else { Self::V6 }
+    }
+}
