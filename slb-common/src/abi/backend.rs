@@ -1,6 +1,9 @@
 //! Servers and the next hops that lead to them.
 
-use super::{Address, Handle, MacPair};
+use super::{
+    Address, Handle, MacPair,
+    ids::{NextHopId, TableId},
+};
 
 /// A server as the packet path sees it.
 ///
@@ -40,6 +43,16 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// The server table that it belongs to.
+    pub const fn table(&self) -> TableId {
+        TableId::new(self.lookup_table)
+    }
+
+    /// Its next hop, or [`NextHopId::NONE`].
+    pub const fn next_hop_id(&self) -> NextHopId {
+        NextHopId::new(self.next_hop)
+    }
+
     /// Able to serve and has a next hop, as far as is known. Without it, datagrams go to another server at once. TCP
     /// connections stay: no other server could continue them, and the check may be wrong or the network may return.
     pub const ALIVE: u8 = 1;

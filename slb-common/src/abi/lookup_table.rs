@@ -1,13 +1,14 @@
 //! Server tables: slot -> server.
 
+use super::ids::{BackendId, TableId};
 use crate::opaque::opaque;
 
 /// Most slots of a table, a prime.
 pub const MAX_LOOKUP_TABLE_SLOTS: u32 = 65_537;
 /// The id in a slot without a server.
-pub const NO_BACKEND: u32 = 0x00ff_ffff;
+pub const NO_BACKEND: u32 = BackendId::NONE.index();
 /// The index of no table.
-pub const NO_LOOKUP_TABLE: u32 = u32::MAX;
+pub const NO_LOOKUP_TABLE: u32 = TableId::NONE.index();
 /// Bit of a slot's word: the slot migrates. Some of its flows may be with another server than its current backend.
 pub const MIGRATING: u32 = 1 << 31;
 
@@ -71,6 +72,12 @@ impl LookupTable {
     #[cfg(any(test, feature = "user"))]
     pub fn in_use(&self) -> &[u32] {
         &self.slots[..self.size as usize]
+    }
+
+    /// The current backends of the slots in use.
+    #[cfg(any(test, feature = "user"))]
+    pub fn current_backends(&self) -> impl ExactSizeIterator<Item = BackendId> + '_ {
+        self.in_use().iter().map(|slot| BackendId::new(current_backend(*slot)))
     }
 
     /// The slot of a flow with this hash; below [`MAX_LOOKUP_TABLE_SLOTS`]. 64 bits wide, or the verifier loses its

@@ -1,6 +1,10 @@
 //! Services, VIPs, and the service index that packets look them up in.
 
-use super::{Address, Handle, MAX_SERVICES, NAME_LEN, mode::Mode};
+use super::{
+    Address, Handle, MAX_SERVICES, NAME_LEN,
+    ids::{ServiceId, ServiceTag, TableId},
+    mode::Mode,
+};
 use crate::{hash::flow_hash, net::headers::protocol};
 
 /// A service: one VIP, protocol and port. With an ICMP protocol and port 0, the VIP itself.
@@ -62,6 +66,16 @@ impl Default for Service {
 }
 
 impl Service {
+    /// Its server table, or [`TableId::NONE`].
+    pub const fn table(&self) -> TableId {
+        TableId::new(self.lookup_table)
+    }
+
+    /// Tag by which flows and the index name it.
+    pub const fn tag(&self) -> ServiceTag {
+        ServiceTag::of(self.handle)
+    }
+
     /// How packets reach the server; `None` for a number that no mode has.
     pub const fn mode(&self) -> Option<Mode> {
         Mode::from_number(self.mode)
@@ -170,6 +184,21 @@ pub struct IndexEntry {
 }
 
 impl IndexEntry {
+    /// Its server table, or [`TableId::NONE`].
+    pub const fn table(&self) -> TableId {
+        TableId::new(self.lookup_table)
+    }
+
+    /// Tag of the service.
+    pub const fn tag(&self) -> ServiceTag {
+        ServiceTag::new(self.service)
+    }
+
+    /// Id of the service, for the maps.
+    pub const fn service_id(&self) -> ServiceId {
+        ServiceId::new(self.id())
+    }
+
     /// How packets reach the server; `None` for a number that no mode has.
     pub const fn mode(&self) -> Option<Mode> {
         Mode::from_number(self.mode)

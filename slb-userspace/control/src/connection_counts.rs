@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use slb_common::abi::{
     Handle,
+    ids::{BackendId, TableId},
     service::{IndexEntry, policy},
 };
 
@@ -21,14 +22,14 @@ impl ConnectionCounts {
     pub(super) fn none(actual: &MapState) -> Self {
         let matters =
             actual.services.values().filter(|service| service.policy & policy::LEAST_CONNECTIONS != 0);
-        let tables: BTreeSet<u32> = matters.map(|service| service.lookup_table).collect();
-        let servers = actual.backends.values().filter(|backend| tables.contains(&backend.lookup_table));
+        let tables: BTreeSet<TableId> = matters.map(|service| service.table()).collect();
+        let servers = actual.backends.values().filter(|backend| tables.contains(&backend.table()));
         Self(servers.map(|backend| (backend.handle, 0)).collect())
     }
 
     /// The counts by server id.
-    pub(super) fn by_id(&self) -> BTreeMap<u32, u64> {
-        self.0.iter().map(|(server, load)| (server.id(), *load)).collect()
+    pub(super) fn by_id(&self) -> BTreeMap<BackendId, u64> {
+        self.0.iter().map(|(server, load)| (BackendId::of(*server), *load)).collect()
     }
 
     /// Counts a flow of a `wlc` service, unless it has expired or its client has ended it.
@@ -45,7 +46,11 @@ impl ConnectionCounts {
 
 #[cfg(test)]
 mod tests {
-    use slb_common::abi::{backend::Backend, service::Service};
+    use slb_common::abi::{
+        backend::Backend,
+        ids::{ServiceId, ServiceTag},
+        service::Service,
+    };
 
     use super::*;
 
@@ -55,15 +60,21 @@ mod tests {
         for (id, policy) in
             [(1, policy::LEAST_CONNECTIONS | policy::TRACK), (2, policy::ROUND_ROBIN | policy::TRACK)]
         {
-            actual.services.insert(id, Service { lookup_table: id, policy, ..Service::default() });
+            actual
+                .services
+                .insert(ServiceId::new(id), Service { lookup_table: id, policy, ..Service::default() });
             for id in [10 * id, 10 * id + 1] {
                 let handle = Handle::new(id, 1);
-                actual.backends.insert(id, Backend { lookup_table: id / 10, handle, ..Backend::default() });
+                actual.backends.insert(
+                    BackendId::new(id),
+                    Backend { lookup_table: id / 10, handle, ..Backend::default() },
+                );
             }
         }
-        let flow = |server| FlowRecord::sample(1, Handle::new(server, 1));
+        let flow = |server| FlowRecord::sample(ServiceTag::new(1), Handle::new(server, 1));
         let mut loads = ConnectionCounts::none(&actual);
-        assert_eq!(loads.by_id(), BTreeMap::from([(10, 0), (11, 0)]));
+        let counts = |counts: [(u32, u64); 2]| counts.map(|(id, count)| (BackendId::new(id), count)).into();
+        assert_eq!(loads.by_id(), counts([(10, 0), (11, 0)]));
         let entry = |policy| IndexEntry { policy, ..IndexEntry::default() };
         loads.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
         loads.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
@@ -73,6 +84,6 @@ mod tests {
         loads.note(&flow(99), &entry(policy::LEAST_CONNECTIONS));
         let before = Handle::new(10, 0);
         loads.note(&FlowRecord { backend: before, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
-        assert_eq!(loads.by_id(), BTreeMap::from([(10, 0), (11, 2)]));
+        assert_eq!(loads.by_id(), counts([(10, 0), (11, 2)]));
     }
 }

@@ -14,10 +14,15 @@ mod table_spec;
 use std::{collections::BTreeMap, sync::Arc};
 
 use slb_common::{
-    abi::{Address, Handle, flow::ClientPath},
+    abi::{
+        Address, Handle,
+        flow::ClientPath,
+        ids::{BackendId, TableId},
+    },
     datapath::flow_gc::{FlushResult, GcAction, GcPass},
 };
 
+use crate::slot::Slot;
 use rehome::RehomeMap;
 use state::{FlowRecord, MapState, Operation};
 
@@ -27,10 +32,10 @@ pub trait DataPlane {
     fn observe(&self) -> anyhow::Result<MapState>;
 
     /// Reads the current backend of each slot of a table, and the previous backends of migrating slots.
-    fn table(&self, id: u32) -> anyhow::Result<TableContents>;
+    fn table(&self, id: TableId) -> anyhow::Result<TableContents>;
 
     /// Writes connection counts, by server id.
-    fn put_connection_counts(&mut self, connection_counts: &BTreeMap<u32, u64>) -> anyhow::Result<()>;
+    fn put_connection_counts(&mut self, connection_counts: &BTreeMap<BackendId, u64>) -> anyhow::Result<()>;
 
     /// Counts flows that were evicted or could not be tracked although they may predate their table's last change.
     fn evictions(&self) -> anyhow::Result<u64>;
@@ -72,7 +77,7 @@ pub trait FlowTableAccess {
     ) -> anyhow::Result<FlushResult>;
 
     /// Reads the current backend of each slot of a server table.
-    fn current_backends(&self, id: u32) -> anyhow::Result<Arc<[u32]>>;
+    fn current_backends(&self, id: TableId) -> anyhow::Result<Arc<[BackendId]>>;
 
     /// Rehomes flows to other server entries.
     fn rehome_flows(&mut self, moves: &RehomeMap);
@@ -91,4 +96,4 @@ pub type GcVisitor<'a> = dyn FnMut(FlowRecord, &dyn Fn(Handle) -> bool) -> GcAct
 pub type FlushPredicate<'a> = dyn FnMut(&FlowRecord) -> bool + 'a;
 
 /// Current backend by slot, and the migrating slots with their previous backends.
-pub type TableContents = (Arc<[u32]>, Vec<(u32, u32)>);
+pub type TableContents = (Arc<[BackendId]>, Vec<(Slot, BackendId)>);

@@ -85,24 +85,27 @@ const fn clears(operation: &Operation) -> bool {
 }
 
 /// Desired entries that are missing or different in the actual state.
-fn changed<'a, T: PartialEq>(
-    actual: &'a BTreeMap<u32, T>,
-    desired: &'a BTreeMap<u32, T>,
-) -> impl Iterator<Item = (u32, &'a T)> {
+fn changed<'a, I: Ord + Copy, T: PartialEq>(
+    actual: &'a BTreeMap<I, T>,
+    desired: &'a BTreeMap<I, T>,
+) -> impl Iterator<Item = (I, &'a T)> {
     beside(desired, actual).filter(|(_, value, old)| *old != Some(*value)).map(|(id, value, _)| (id, value))
 }
 
 /// Ids of actual entries that are not desired.
-fn removed<'a, T>(actual: &'a BTreeMap<u32, T>, desired: &'a BTreeMap<u32, T>) -> impl Iterator<Item = u32> {
+fn removed<'a, I: Ord + Copy, T>(
+    actual: &'a BTreeMap<I, T>,
+    desired: &'a BTreeMap<I, T>,
+) -> impl Iterator<Item = I> {
     beside(actual, desired).filter(|(_, _, new)| new.is_none()).map(|(id, _, _)| id)
 }
 
 /// All of `these`, each with the entry of `those` under the same id. A single merge pass, as there may be 100,000
 /// entries.
-fn beside<'a, T>(
-    these: &'a BTreeMap<u32, T>,
-    those: &'a BTreeMap<u32, T>,
-) -> impl Iterator<Item = (u32, &'a T, Option<&'a T>)> {
+fn beside<'a, I: Ord + Copy, T>(
+    these: &'a BTreeMap<I, T>,
+    those: &'a BTreeMap<I, T>,
+) -> impl Iterator<Item = (I, &'a T, Option<&'a T>)> {
     let mut those = those.iter().peekable();
     these.iter().map(move |(id, value)| {
         while those.next_if(|(other, _)| *other < id).is_some() {}

@@ -82,7 +82,7 @@ impl DrainTracker {
 
 fn event(actual: &MapState, backend: &Backend, change: DrainChange) -> DrainEvent {
     let name = |padded| unpad_name(padded).unwrap_or("?").to_owned();
-    let services = || actual.services.values().filter(|service| service.lookup_table == backend.lookup_table);
+    let services = || actual.services.values().filter(|service| service.table() == backend.table());
     let mut listeners: Vec<_> =
         services().map(|service| (name(&service.load_balancer), name(&service.listener))).collect();
     listeners.sort();
@@ -98,7 +98,11 @@ fn event(actual: &MapState, backend: &Backend, change: DrainChange) -> DrainEven
 
 #[cfg(test)]
 mod tests {
-    use slb_common::abi::{pad_name, service::Service};
+    use slb_common::abi::{
+        ids::{BackendId, ServiceId},
+        pad_name,
+        service::Service,
+    };
 
     use super::*;
     use crate::dataplane::state::to_address;
@@ -117,11 +121,13 @@ mod tests {
             group,
             ..Service::default()
         };
-        state.services.insert(1, service);
+        state.services.insert(ServiceId::new(1), service);
         for (id, backend) in (1..).zip(backends) {
             let address = to_address([10, 0, 0, 1].into());
             let handle = Handle::new(id, 1);
-            state.backends.insert(id, Backend { address, lookup_table: 4, handle, ..*backend });
+            state
+                .backends
+                .insert(BackendId::new(id), Backend { address, lookup_table: 4, handle, ..*backend });
         }
         state
     }

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use slb_common::abi::{backend::Backend, family::Family};
+use slb_common::abi::{backend::Backend, family::Family, ids::TableId};
 
 use super::{
     listener_servers::{FailoverSettings, ListenerServer, ServerGroups, family, group_of, server_override},
@@ -101,11 +101,11 @@ pub struct SideChange {
 impl Failover {
     /// Failover state as the maps show it after a restart.
     pub fn found(config: &Config, actual: &MapState) -> Self {
-        let tables: BTreeMap<_, u32> =
-            actual.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
+        let tables: BTreeMap<_, TableId> =
+            actual.services.values().map(|service| (key_of(service), service.table())).collect();
         let configured = actual.backends.values().filter(|backend| backend.flags & Backend::REMOVED == 0);
-        let servers: BTreeMap<(u32, SocketAddr), &Backend> =
-            configured.map(|backend| ((backend.lookup_table, backend_address(backend)), backend)).collect();
+        let servers: BTreeMap<(TableId, SocketAddr), &Backend> =
+            configured.map(|backend| ((backend.table(), backend_address(backend)), backend)).collect();
         let mut on_secondary = BTreeMap::new();
         for FamilyGroup { balancer, listener, vips, members, .. } in family_groups(config) {
             let keys = vips.iter().map(|vip| key(listener, *vip));

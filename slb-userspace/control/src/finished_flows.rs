@@ -16,6 +16,7 @@ use slb_common::{
         Handle,
         backend::Backend,
         flow::persistence_units,
+        ids::{BackendId, TableId},
         service::{IndexEntry, Service, policy},
     },
     datapath::flow_gc::GcAction,
@@ -61,7 +62,7 @@ pub(super) struct FinishedFlows<'a> {
     /// Flows and affinity entries to rehome after a table split: (service, old server) -> server in the new table.
     pub(super) rehomed: RehomeMap,
     /// Servers by table and endpoint, built at the first use.
-    servers: OnceCell<BTreeMap<(u32, SocketAddr), Handle>>,
+    servers: OnceCell<BTreeMap<(TableId, SocketAddr), Handle>>,
     /// Jiffies until the next connection expires; 0 if the pass left some for the next one.
     next: Option<u32>,
 }
@@ -108,12 +109,12 @@ impl<'a> FinishedFlows<'a> {
 
     /// Records the new server of an entry whose server is in another table. Returns whether there is one.
     fn rehomed(&mut self, flow: &FlowRecord, entry: &IndexEntry) -> bool {
-        let backend = self.actual.backends.get(&flow.backend.id());
+        let backend = self.actual.backends.get(&BackendId::of(flow.backend));
         let Some(backend) = backend.filter(|backend| backend.handle == flow.backend) else { return false };
-        if backend.lookup_table == entry.lookup_table {
+        if backend.table() == entry.table() {
             return false;
         }
-        let to = self.server(entry.lookup_table, backend_address(backend));
+        let to = self.server(entry.table(), backend_address(backend));
         let Some(to) = to else { return false };
         if let Some(has_rst_outstanding) = self.removed.get_mut(&to) {
             // The flow is its own from this pass on.
@@ -128,7 +129,7 @@ impl<'a> FinishedFlows<'a> {
         if flow.is_finished {
             return false;
         }
-        let backend = self.actual.backends.get(&flow.backend.id());
+        let backend = self.actual.backends.get(&BackendId::of(flow.backend));
         let Some(backend) = backend.filter(|backend| backend.handle == flow.backend) else { return false };
         if self.rehomed(flow, entry) {
             return false;
@@ -164,14 +165,14 @@ impl<'a> FinishedFlows<'a> {
     }
 
     /// The handle of a server in a table.
-    fn server(&self, table: u32, address: SocketAddr) -> Option<Handle> {
+    fn server(&self, table: TableId, address: SocketAddr) -> Option<Handle> {
         let servers = self.servers.get_or_init(|| {
             let all = self.actual.backends.values();
             let (removed, configured): (Vec<&Backend>, Vec<_>) =
                 all.partition(|backend| backend.flags & Backend::REMOVED != 0);
             // Configured servers come last, so that they replace removed ones.
             let all = removed.into_iter().chain(configured);
-            all.map(|backend| ((backend.lookup_table, backend_address(backend)), backend.handle)).collect()
+            all.map(|backend| ((backend.table(), backend_address(backend)), backend.handle)).collect()
         });
         servers.get(&(table, address)).copied()
     }
@@ -224,7 +225,10 @@ fn clamp_interval(seconds: u32) -> Duration {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use slb_common::abi::mode::Mode;
+    use slb_common::abi::{
+        ids::{ServiceId, ServiceTag},
+        mode::Mode,
+    };
 
     use super::*;
     use crate::dataplane::state::to_address;
@@ -240,9 +244,9 @@ mod tests {
             flags,
             ..Backend::default()
         };
-        state.backends.insert(3, backend);
+        state.backends.insert(BackendId::new(3), backend);
         let service = Service { protocol: protocol::TCP, idle_timeout: 30, ..Service::default() };
-        state.services.insert(1, service);
+        state.services.insert(ServiceId::new(1), service);
         state
     }
 
@@ -256,7 +260,7 @@ mod tests {
     }
 
     fn flow(left: Option<u32>) -> FlowRecord {
-        FlowRecord { left, ..FlowRecord::sample(1, Handle::new(3, 7)) }
+        FlowRecord { left, ..FlowRecord::sample(ServiceTag::new(1), Handle::new(3, 7)) }
     }
 
     const ENDED: TerminatedConnection = TerminatedConnection {
@@ -327,17 +331,23 @@ mod tests {
     fn flows_of_a_listener_with_another_table_are_rehomed_to_it() {
         let mut actual = actual(Backend::TERMINATING);
         let elsewhere = IndexEntry { lookup_table: 1, service: 1, ..entry() };
-        let there = Backend { lookup_table: 1, handle: Handle::new(4, 9), ..actual.backends[&3] };
+        let there =
+            Backend { lookup_table: 1, handle: Handle::new(4, 9), ..actual.backends[&BackendId::new(3)] };
         let gone = Backend { handle: Handle::new(5, 8), flags: REMOVED_TERMINATING, ..there };
         let other = Backend { handle: Handle::new(6, 9), port: 1, ..there };
-        actual.backends.extend([(4, there), (5, gone), (6, other)]);
+        actual
+            .backends
+            .extend([(4, there), (5, gone), (6, other)].map(|(id, backend)| (BackendId::new(id), backend)));
         for protocol in [protocol::TCP, protocol::UDP] {
             let mut finished_flows = FinishedFlows::new(&actual, HZ);
             assert_eq!(
                 finished_flows.fate_of(&flow(Some(5 * HZ)), &IndexEntry { protocol, ..elsewhere }),
                 GcAction::Keep
             );
-            assert_eq!(finished_flows.rehomed, RehomeMap::from([((1, Handle::new(3, 7)), there.handle)]));
+            assert_eq!(
+                finished_flows.rehomed,
+                RehomeMap::from([((ServiceTag::new(1), Handle::new(3, 7)), there.handle)])
+            );
             assert_eq!((finished_flows.ended.len(), finished_flows.next_pass()), (0, MIN_GC_INTERVAL));
         }
         let mut finished_flows = FinishedFlows::new(&actual, HZ);
@@ -357,7 +367,10 @@ mod tests {
         assert_eq!(finished_flows.affinity_fate(&client, None), GcAction::Terminate, "the listener is gone");
         assert!(finished_flows.rehomed.is_empty());
         assert_eq!(finished_flows.affinity_fate(&client, Some(&persists)), GcAction::Keep);
-        assert_eq!(finished_flows.rehomed, RehomeMap::from([((1, Handle::new(3, 7)), there.handle)]));
+        assert_eq!(
+            finished_flows.rehomed,
+            RehomeMap::from([((ServiceTag::new(1), Handle::new(3, 7)), there.handle)])
+        );
     }
 
     #[test]
@@ -380,7 +393,7 @@ mod tests {
             (vec![service(KEEPS, 40, 10)], 10, Some(20)),
             (vec![service(KEEPS, 1, 900)], 1, Some(1)),
         ] {
-            let services = (0..).zip(services).collect();
+            let services = (0..).map(ServiceId::new).zip(services).collect();
             let actual = MapState { services, ..MapState::default() };
             let found = (max_gc_interval(&actual), affinity_gc_interval(&actual));
             assert_eq!(found, (Duration::from_secs(within), keeps.map(Duration::from_secs)), "{actual:?}");

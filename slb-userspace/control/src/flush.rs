@@ -8,9 +8,14 @@ use std::{
 };
 
 use ipnet::IpNet;
-use slb_common::abi::{Handle, service::Service, unpad_name};
+use slb_common::abi::{
+    Handle,
+    ids::{ServiceTag, TableId},
+    service::Service,
+    unpad_name,
+};
 
-use crate::dataplane::state::{FlowRecord, MapState, NO_TABLE, backend_address, to_ip};
+use crate::dataplane::state::{FlowRecord, MapState, backend_address, to_ip};
 
 /// Names that an error lists at most.
 const LISTED: usize = 10;
@@ -77,7 +82,7 @@ impl FlushFilter {
     /// # Errors
     /// No running listener has this VIP or name, or no server this address. The text lists the existing ones.
     pub fn resolve(&self, actual: &MapState) -> Result<ResolvedFilter, String> {
-        let running = || actual.services.iter().filter(|(_, service)| service.lookup_table != NO_TABLE);
+        let running = || actual.services.iter().filter(|(_, service)| service.table() != TableId::NONE);
         let is_chosen = |service: &Service| {
             let end = SocketAddr::new(to_ip(&service.address), u16::from_be(service.port));
             self.vip.is_none_or(|vip| vip.is(end))
@@ -85,7 +90,7 @@ impl FlushFilter {
         };
         let services = (self.vip.is_some() || self.listener.is_some()).then(|| {
             let chosen = running().filter(|(_, service)| is_chosen(service));
-            chosen.filter_map(|(id, _)| Some(actual.index.entries.get(id)?.service)).collect::<BTreeSet<_>>()
+            chosen.filter_map(|(id, _)| Some(actual.index.entries.get(id)?.tag())).collect::<BTreeSet<_>>()
         });
         if services.as_ref().is_some_and(BTreeSet::is_empty) {
             let there = running().map(|(_, service)| {
@@ -140,8 +145,7 @@ fn listed(names: impl Iterator<Item = String>) -> String {
 #[derive(Debug, Clone)]
 pub struct ResolvedFilter {
     client: Option<IpNet>,
-    /// Service tags.
-    services: Option<BTreeSet<u32>>,
+    services: Option<BTreeSet<ServiceTag>>,
     servers: Option<BTreeSet<Handle>>,
     not_assured: bool,
 }

@@ -19,6 +19,7 @@ use slb_common::{
     abi::{
         Handle,
         backend::Backend,
+        ids::{BackendId, ServiceTag, TableId},
         lookup_table::LookupTable,
         service::{IndexEntry, policy},
     },
@@ -37,14 +38,15 @@ use crate::{
     handshakes::{HANDSHAKE_GC_INTERVAL, Handshakes},
     one_way::{AnswerCounter, AnswerCounts},
     outlier_detection::DetectorPool,
+    slot::Slot,
     slot_migration::PinnedElsewhere,
 };
 
 /// Current backend of each slot, by table id.
-pub(crate) type CurrentBackends = BTreeMap<u32, Arc<[u32]>>;
+pub(crate) type CurrentBackends = BTreeMap<TableId, Arc<[BackendId]>>;
 
 /// Flows pinned to another backend than the current one of their slot, by table id and slot.
-pub(crate) type PinnedFlows = BTreeMap<(u32, u32), PinnedElsewhere>;
+pub(crate) type PinnedFlows = BTreeMap<(TableId, Slot), PinnedElsewhere>;
 
 /// A GC pass that has not run yet.
 #[derive(Debug, Clone)]
@@ -60,9 +62,9 @@ pub struct GcJob {
     /// Prefixes whose clients are neighbours of this host.
     pub(crate) on_link: BTreeSet<Prefix>,
     /// Pools with an ejection policy, by table.
-    pub(crate) ejection_pools: BTreeMap<u32, DetectorPool>,
+    pub(crate) ejection_pools: BTreeMap<TableId, DetectorPool>,
     /// Tables whose slot migrations may end.
-    pub(crate) due: Vec<u32>,
+    pub(crate) due: Vec<TableId>,
 }
 
 /// What a GC pass has found.
@@ -144,7 +146,7 @@ impl GcJob {
 struct Scan<'a> {
     job: &'a GcJob,
     current_backends: &'a CurrentBackends,
-    entries: BTreeMap<u32, &'a IndexEntry>,
+    entries: BTreeMap<ServiceTag, &'a IndexEntry>,
     finished_flows: FinishedFlows<'a>,
     samples: Samples<'a>,
     pinned_elsewhere: PinnedFlows,
@@ -159,7 +161,7 @@ impl<'a> Scan<'a> {
         Self {
             job,
             current_backends,
-            entries: state.index.entries.values().map(|entry| (entry.service, entry)).collect(),
+            entries: state.index.entries.values().map(|entry| (entry.tag(), entry)).collect(),
             finished_flows: FinishedFlows::new(state, job.hz),
             samples: Samples::new(&job.on_link),
             pinned_elsewhere: PinnedFlows::new(),
@@ -191,7 +193,8 @@ impl<'a> Scan<'a> {
     /// Whether the flow is live, and its server was terminating when the state was read.
     fn was_terminating(&self, flow: &FlowRecord) -> bool {
         let is_live = flow.left.is_some() && !flow.is_finished;
-        let backend = self.job.state.backends.get(&flow.backend.id()).filter(|it| it.handle == flow.backend);
+        let backend =
+            self.job.state.backends.get(&BackendId::of(flow.backend)).filter(|it| it.handle == flow.backend);
         is_live && backend.is_some_and(|backend| backend.flags & Backend::TERMINATING != 0)
     }
 
@@ -203,16 +206,19 @@ impl<'a> Scan<'a> {
         if entry.policy & policy::PINNED_ELSEWHERE != 0 && !is_evictable {
             return;
         }
-        let current_backends = self.current_backends.get(&entry.lookup_table);
+        let current_backends = self.current_backends.get(&entry.table());
         let Some(current_backends) = current_backends.filter(|backends| !backends.is_empty()) else { return };
         let hash = entry.old_flow_hash(&flow.client, flow.port);
-        let slot = LookupTable::slot_of(current_backends.len() as u32, hash) as u32;
-        let table = self.job.state.tables.get(&entry.lookup_table);
+        let slot = Slot::new(LookupTable::slot_of(current_backends.len() as u32, hash) as u32);
+        let table = self.job.state.tables.get(&entry.table());
         let is_migrating = table.is_some_and(|table| table.slot_migration.previous_backend(slot).is_some());
-        if flow.left.is_some() && current_backends[slot as usize] != flow.backend.id() && is_migrating {
+        if flow.left.is_some()
+            && current_backends[slot.position()] != BackendId::of(flow.backend)
+            && is_migrating
+        {
             let now = self.job.now;
             let seen = |silence: u32| now.saturating_sub(Duration::from_secs(silence.into()));
-            let pinned = self.pinned_elsewhere.entry((entry.lookup_table, slot)).or_default();
+            let pinned = self.pinned_elsewhere.entry((entry.table(), slot)).or_default();
             pinned.note(flow.evictable_silence.map(seen));
         }
     }

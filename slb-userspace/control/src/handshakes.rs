@@ -5,7 +5,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use slb_common::abi::{backend::Backend, service::IndexEntry};
+use slb_common::abi::{
+    backend::Backend,
+    ids::{BackendId, TableId},
+    service::IndexEntry,
+};
 
 use super::model::{Desired, ServerHealth};
 use crate::dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, MapState, backend_address};
@@ -15,7 +19,10 @@ use crate::outlier_detection::{DetectorPool, DetectorServer, PassiveSignals, SIL
 pub(super) const HANDSHAKE_GC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The pools with an ejection policy, by table, with empty signals. `tables` lists pool indexes with their table ids.
-pub(super) fn ejection_pools(desired: &Desired, tables: &[(usize, u32)]) -> BTreeMap<u32, DetectorPool> {
+pub(super) fn ejection_pools(
+    desired: &Desired,
+    tables: &[(usize, TableId)],
+) -> BTreeMap<TableId, DetectorPool> {
     let pools = tables.iter().filter_map(|(pool, table)| {
         let pool = desired.pools.get(*pool)?;
         let servers = pool.servers.iter().map(|(address, server)| {
@@ -31,30 +38,30 @@ pub(super) fn ejection_pools(desired: &Desired, tables: &[(usize, u32)]) -> BTre
 
 /// Handshake outcomes of one GC pass.
 pub(super) struct Handshakes<'a> {
-    ejection_pools: &'a BTreeMap<u32, DetectorPool>,
+    ejection_pools: &'a BTreeMap<TableId, DetectorPool>,
     actual: &'a MapState,
     /// By table id and server.
-    counts: BTreeMap<(u32, SocketAddr), PassiveSignals>,
+    counts: BTreeMap<(TableId, SocketAddr), PassiveSignals>,
 }
 
 impl<'a> Handshakes<'a> {
-    pub(super) fn new(ejection_pools: &'a BTreeMap<u32, DetectorPool>, actual: &'a MapState) -> Self {
+    pub(super) fn new(ejection_pools: &'a BTreeMap<TableId, DetectorPool>, actual: &'a MapState) -> Self {
         Self { ejection_pools, actual, counts: BTreeMap::new() }
     }
 
     /// Counts a flow if its handshake is recent enough.
     pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
         let Some(Handshake { age, outcome }) = flow.handshake else { return };
-        let Some(pool) = self.ejection_pools.get(&entry.lookup_table) else { return };
+        let Some(pool) = self.ejection_pools.get(&entry.table()) else { return };
         if u64::from(age) > pool.policy.within.as_secs() {
             return;
         }
-        let backend = self.actual.backends.get(&flow.backend.id());
+        let backend = self.actual.backends.get(&BackendId::of(flow.backend));
         // Outcomes of a removed server no longer matter.
         let stays =
             |backend: &&Backend| backend.handle == flow.backend && backend.flags & Backend::REMOVED == 0;
         let Some(backend) = backend.filter(stays) else { return };
-        let signals = self.counts.entry((entry.lookup_table, backend_address(backend))).or_default();
+        let signals = self.counts.entry((entry.table(), backend_address(backend))).or_default();
         match outcome {
             HandshakeOutcome::Answered => signals.answered += 1,
             HandshakeOutcome::Reset => signals.refused += 1,
@@ -79,7 +86,7 @@ impl<'a> Handshakes<'a> {
 
 #[cfg(test)]
 mod tests {
-    use slb_common::abi::Handle;
+    use slb_common::abi::{Handle, ids::ServiceTag};
 
     use super::*;
     use crate::outlier_detection::EjectionPolicy;
@@ -91,7 +98,8 @@ mod tests {
 
     const POLICY: EjectionPolicy =
         EjectionPolicy { failures: 5, within: Duration::from_secs(10), first: Duration::from_secs(10) };
-    const TABLE: u32 = 4;
+    const TABLE: TableId = TableId::new(4);
+    const OTHER_TABLE: TableId = TableId::new(5);
 
     fn address() -> SocketAddr {
         SocketAddr::from(([10, 0, 0, 1], 8080))
@@ -106,12 +114,15 @@ mod tests {
             flags,
             ..Backend::default()
         };
-        state.backends.insert(3, backend);
+        state.backends.insert(BackendId::new(3), backend);
         state
     }
 
     fn flow(age: u32, outcome: HandshakeOutcome) -> FlowRecord {
-        FlowRecord { handshake: Some(Handshake { age, outcome }), ..FlowRecord::sample(1, Handle::new(3, 7)) }
+        FlowRecord {
+            handshake: Some(Handshake { age, outcome }),
+            ..FlowRecord::sample(ServiceTag::new(1), Handle::new(3, 7))
+        }
     }
 
     fn pool() -> DetectorPool {
@@ -120,10 +131,10 @@ mod tests {
     }
 
     /// The signals counted for these flows in this table.
-    fn counted(actual: &MapState, table: u32, flows: &[FlowRecord]) -> PassiveSignals {
+    fn counted(actual: &MapState, table: TableId, flows: &[FlowRecord]) -> PassiveSignals {
         let ejection_pools = BTreeMap::from([(TABLE, pool())]);
         let mut handshakes = Handshakes::new(&ejection_pools, actual);
-        let entry = IndexEntry { lookup_table: table, ..IndexEntry::default() };
+        let entry = IndexEntry { lookup_table: table.index(), ..IndexEntry::default() };
         flows.iter().for_each(|flow| handshakes.note(flow, &entry));
         handshakes.pools()[0].servers[&address()].signals
     }
@@ -146,7 +157,7 @@ mod tests {
             FlowRecord { backend: Handle::new(3, 6), ..flow(5, HandshakeOutcome::Reset) },
         ];
         assert_eq!(counted(&actual, TABLE, &all), PassiveSignals { answered: 2, refused: 1, silent: 2 });
-        assert_eq!(counted(&actual, TABLE + 1, &all), PassiveSignals::default(), "of another table");
+        assert_eq!(counted(&actual, OTHER_TABLE, &all), PassiveSignals::default(), "of another table");
     }
 
     #[test]
@@ -178,18 +189,18 @@ mod tests {
                 + &group("b", 7)),
         );
         let desired = desired(&config, ObservedInputs::default());
-        let pools = ejection_pools(&desired, &[(0, TABLE), (1, TABLE + 1)]);
+        let pools = ejection_pools(&desired, &[(0, TABLE), (1, OTHER_TABLE)]);
         let judged = |table| pools[&table].servers[&address()].is_counted;
-        assert_eq!((judged(TABLE), judged(TABLE + 1)), (false, true));
+        assert_eq!((judged(TABLE), judged(OTHER_TABLE)), (false, true));
     }
 
     /// One pool must not decide whether another one can spare a server.
     #[test]
     fn each_server_table_is_judged_as_its_own_pool() {
         let actual = actual(Backend::ALIVE | Backend::ACCEPTS_NEW);
-        let ejection_pools = BTreeMap::from([(TABLE, pool()), (TABLE + 1, pool()), (TABLE + 2, pool())]);
+        let ejection_pools = BTreeMap::from([4, 5, 6].map(|table| (TableId::new(table), pool())));
         let mut handshakes = Handshakes::new(&ejection_pools, &actual);
-        for lookup_table in [TABLE, TABLE, TABLE + 2, TABLE + 3] {
+        for lookup_table in [4, 4, 6, 7] {
             handshakes.note(
                 &flow(1, HandshakeOutcome::Reset),
                 &IndexEntry { lookup_table, ..IndexEntry::default() },

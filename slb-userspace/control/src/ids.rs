@@ -16,6 +16,7 @@ use slb_common::{
         Handle, MAX_SERVICES,
         backend::NextHop,
         flow::idle_units,
+        ids::{BackendId, NextHopId, ServiceId, TableId},
         pad_name,
         service::{IndexEntry, Service},
     },
@@ -31,8 +32,8 @@ use super::{
     model::{Desired, PoolScheduler},
 };
 use crate::dataplane::state::{
-    ControlSettings, IndexContent, MapState, NO_TABLE, SPARE_TABLE, ServerTable, SlotOrder, TableMember,
-    TableSpec, to_address,
+    ControlSettings, IndexContent, MapState, SPARE_TABLE, ServerTable, SlotOrder, TableMember, TableSpec,
+    to_address,
 };
 
 /// Limits and properties of the maps and the host that do not depend on the configuration.
@@ -52,7 +53,7 @@ pub struct Assignment {
     /// The desired state of the maps.
     pub state: MapState,
     /// Id of each pool's table, in the order of the pools.
-    pub tables: Vec<u32>,
+    pub tables: Vec<TableId>,
     /// When the state next changes by time alone, in seconds since boot.
     pub next: Option<u32>,
 }
@@ -65,7 +66,7 @@ pub struct Inputs<'a> {
     /// Removed terminating servers whose connections have all delivered their RSTs.
     pub rst_delivered: &'a BTreeSet<Handle>,
     /// Tables with flows that a GC pass is to rehome. Their servers stay.
-    pub rehoming: &'a BTreeSet<u32>,
+    pub rehoming: &'a BTreeSet<TableId>,
 }
 
 /// The maps have too few entries for the desired state.
@@ -130,12 +131,12 @@ pub fn assign(
 fn services(
     desired: &Desired,
     actual: &MapState,
-    tables: &[u32],
+    tables: &[TableId],
     now: u32,
     ids: &mut IdAllocator,
     steps: &mut Vec<u32>,
-) -> Result<BTreeMap<u32, Service>, MapsFull> {
-    let known: BTreeMap<_, u32> =
+) -> Result<BTreeMap<ServiceId, Service>, MapsFull> {
+    let known: BTreeMap<_, ServiceId> =
         actual.services.iter().map(|(id, service)| (key_of(service), *id)).collect();
     let mut services = BTreeMap::new();
     for desired_service in &desired.services {
@@ -162,7 +163,7 @@ fn services(
             hash_changed_at,
             persistence: seconds(desired_service.persistence),
             handle,
-            lookup_table: desired_service.pool.map_or(NO_TABLE, |pool| tables[pool]),
+            lookup_table: desired_service.pool.map_or(TableId::NONE, |pool| tables[pool]).index(),
             idle_timeout,
             load_balancer: pad_name(&desired_service.load_balancer),
             listener: pad_name(&desired_service.listener),
@@ -197,7 +198,7 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
         port: service.port,
         protocol: service.protocol,
         mode: service.mode,
-        service: service.handle.tag(),
+        service: service.tag().number(),
         lookup_table: service.lookup_table,
         salt: salt(seed, &service.address, service.port, service.protocol),
         policy: service.policy,
@@ -213,15 +214,20 @@ fn seconds(time: Duration) -> u32 {
 
 /// Table id of each pool. A pool keeps the table of its services, so its servers keep their ids and handles.
 /// Tables in `rehoming` are not reused.
-fn tables(desired: &Desired, actual: &MapState, rehoming: &BTreeSet<u32>) -> Result<Vec<u32>, MapsFull> {
-    let now: BTreeMap<_, u32> = actual
+fn tables(
+    desired: &Desired,
+    actual: &MapState,
+    rehoming: &BTreeSet<TableId>,
+) -> Result<Vec<TableId>, MapsFull> {
+    let now: BTreeMap<_, TableId> = actual
         .services
         .values()
-        .filter(|service| service.lookup_table != NO_TABLE)
-        .map(|service| (key_of(service), service.lookup_table))
+        .filter(|service| service.table() != TableId::NONE)
+        .map(|service| (key_of(service), service.table()))
         .collect();
-    let mut tables: Vec<Option<u32>> = vec![None; desired.pools.len()];
-    let in_use: BTreeSet<u32> = now.values().chain(actual.tables.keys()).chain(rehoming).copied().collect();
+    let mut tables: Vec<Option<TableId>> = vec![None; desired.pools.len()];
+    let in_use: BTreeSet<TableId> =
+        now.values().chain(actual.tables.keys()).chain(rehoming).copied().collect();
     let mut taken = BTreeSet::new();
     for service in &desired.services {
         if let Some(pool) = service.pool
@@ -232,13 +238,14 @@ fn tables(desired: &Desired, actual: &MapState, rehoming: &BTreeSet<u32>) -> Res
             tables[pool] = Some(table);
         }
     }
-    let full = MapsFull { what: "server tables", limit: SPARE_TABLE };
+    let full = MapsFull { what: "server tables", limit: SPARE_TABLE.index() };
     tables
         .into_iter()
         .map(|table| {
             table.map_or_else(
                 || {
-                    let id = (0..SPARE_TABLE)
+                    let id = (0..SPARE_TABLE.index())
+                        .map(TableId::new)
                         .find(|id| !taken.contains(id) && !in_use.contains(id))
                         .ok_or_else(|| full.clone())?;
                     taken.insert(id);
@@ -251,15 +258,15 @@ fn tables(desired: &Desired, actual: &MapState, rehoming: &BTreeSet<u32>) -> Res
 }
 
 /// For each pool with a table new to its listeners, the table that they had.
-fn previous_tables(desired: &Desired, actual: &MapState, tables: &[u32]) -> Vec<Option<u32>> {
-    let before: BTreeMap<_, u32> =
-        actual.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
+fn previous_tables(desired: &Desired, actual: &MapState, tables: &[TableId]) -> Vec<Option<TableId>> {
+    let before: BTreeMap<_, TableId> =
+        actual.services.values().map(|service| (key_of(service), service.table())).collect();
     let mut previous_tables = vec![None; tables.len()];
     for service in &desired.services {
         if let Some(pool) = service.pool
             && let Some(&table) = before.get(&(service.address, service.port, service.protocol))
             && table != tables[pool]
-            && table != NO_TABLE
+            && table != TableId::NONE
         {
             previous_tables[pool] = Some(table);
         }
@@ -272,9 +279,9 @@ struct IdAllocator {
     generation: u32,
     max_backends: u32,
     /// Desired next hops with their ids.
-    hops: BTreeMap<NextHop, u32>,
+    hops: BTreeMap<NextHop, NextHopId>,
     /// Next hops in the maps with their ids.
-    held_hops: BTreeMap<NextHop, u32>,
+    held_hops: BTreeMap<NextHop, NextHopId>,
     next_hop: u32,
     next_backend: u32,
     next_service: u32,
@@ -293,31 +300,31 @@ impl IdAllocator {
         }
     }
 
-    fn next_hop(&mut self, hop: NextHop, actual: &MapState) -> Result<u32, MapsFull> {
+    fn next_hop(&mut self, hop: NextHop, actual: &MapState) -> Result<NextHopId, MapsFull> {
         if let Some(&id) = self.hops.get(&hop) {
             return Ok(id);
         }
         let id = match self.held_hops.get(&hop) {
             Some(&id) => id,
             // Enough for the next hops of all servers before and after a change. Id 0 means none.
-            None => free(&mut self.next_hop, 2 * self.max_backends + 1, &actual.next_hops)
+            None => free(&mut self.next_hop, 2 * self.max_backends + 1, NextHopId::new, &actual.next_hops)
                 .ok_or(MapsFull { what: "next hops", limit: 2 * self.max_backends })?,
         };
         self.hops.insert(hop, id);
         Ok(id)
     }
 
-    fn backend(&mut self, actual: &MapState) -> Result<(u32, Handle), MapsFull> {
+    fn backend(&mut self, actual: &MapState) -> Result<(BackendId, Handle), MapsFull> {
         let limit = self.max_backends;
-        let id = free(&mut self.next_backend, limit, &actual.backends)
+        let id = free(&mut self.next_backend, limit, BackendId::new, &actual.backends)
             .ok_or(MapsFull { what: "servers", limit })?;
-        Ok((id, self.handle(id)))
+        Ok((id, self.handle(id.index())))
     }
 
-    fn service(&mut self, actual: &MapState) -> Result<(u32, Handle), MapsFull> {
-        let id = free(&mut self.next_service, MAX_SERVICES, &actual.services)
+    fn service(&mut self, actual: &MapState) -> Result<(ServiceId, Handle), MapsFull> {
+        let id = free(&mut self.next_service, MAX_SERVICES, ServiceId::new, &actual.services)
             .ok_or(MapsFull { what: "services", limit: MAX_SERVICES })?;
-        Ok((id, self.handle(id)))
+        Ok((id, self.handle(id.index())))
     }
 
     /// A new handle for an id. Its generation is never 0: handle 0 names nothing.
@@ -327,9 +334,9 @@ impl IdAllocator {
     }
 }
 
-/// The first free id from `next` on, below `end`. Advances `next` past it.
-fn free<T>(next: &mut u32, end: u32, actual: &BTreeMap<u32, T>) -> Option<u32> {
-    let id = (*next..end).find(|id| !actual.contains_key(id))?;
-    *next = id + 1;
-    Some(id)
+/// The first free id from index `next` on, below `end`. Advances `next` past it.
+fn free<I: Ord, T>(next: &mut u32, end: u32, id: impl Fn(u32) -> I, actual: &BTreeMap<I, T>) -> Option<I> {
+    let index = (*next..end).find(|index| !actual.contains_key(&id(*index)))?;
+    *next = index + 1;
+    Some(id(index))
 }

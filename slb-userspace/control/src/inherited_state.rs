@@ -8,7 +8,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use slb_common::abi::backend::{Backend, NextHop};
+use slb_common::abi::{
+    backend::{Backend, NextHop},
+    ids::TableId,
+};
 
 use super::{
     listener_servers::{ServerGroups, running},
@@ -20,14 +23,14 @@ use slb_config::model::Config;
 
 /// Last health results of each listener's servers. A server that was unchecked counts as healthy until its first probe.
 pub fn health(config: &Config, actual: &MapState) -> BTreeMap<Target, HealthVerdict> {
-    let tables: BTreeMap<_, u32> =
-        actual.services.values().map(|service| (key_of(service), service.lookup_table)).collect();
-    let before: BTreeMap<(u32, SocketAddr), bool> = actual
+    let tables: BTreeMap<_, TableId> =
+        actual.services.values().map(|service| (key_of(service), service.table())).collect();
+    let before: BTreeMap<(TableId, SocketAddr), bool> = actual
         .backends
         .values()
         .filter(|backend| backend.flags & Backend::REMOVED == 0 && backend.health != Backend::HEALTH_UNKNOWN)
         .map(|backend| {
-            ((backend.lookup_table, backend_address(backend)), backend.health != Backend::HEALTH_UNHEALTHY)
+            ((backend.table(), backend_address(backend)), backend.health != Backend::HEALTH_UNHEALTHY)
         })
         .collect();
     let members = ServerGroups::of(config);
@@ -53,6 +56,6 @@ pub fn next_hops(actual: &MapState) -> BTreeMap<IpAddr, NextHop> {
     actual
         .backends
         .values()
-        .filter_map(|backend| Some((to_ip(&backend.address), *actual.next_hops.get(&backend.next_hop)?)))
+        .filter_map(|backend| Some((to_ip(&backend.address), *actual.next_hops.get(&backend.next_hop_id())?)))
         .collect()
 }

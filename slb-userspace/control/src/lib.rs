@@ -32,6 +32,7 @@ pub mod overrides;
 pub mod reconcile;
 mod rehoming;
 pub mod separate_tables;
+pub mod slot;
 pub mod slot_migration;
 pub mod slow_start;
 mod table_split;

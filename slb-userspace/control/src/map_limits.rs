@@ -85,10 +85,10 @@ fn tables(needed: &Desired) -> Option<ExceededLimit> {
     let advice = "listeners share one if they have the same server group, mode, scheduler, health check and drain_timeout: \
                    let more of them do, or divide the load balancers among several machines";
     let count = needed.pools.len();
-    exceeds(count, SPARE_TABLE).then(|| ExceededLimit {
+    exceeds(count, SPARE_TABLE.index()).then(|| ExceededLimit {
         what: "server tables",
         needed: count,
-        limit: SPARE_TABLE,
+        limit: SPARE_TABLE.index(),
         largest: largest(pools(needed).into_values().map(|balancer| (balancer, 1))),
         advice: advice.to_owned(),
     })

@@ -14,7 +14,7 @@ use std::{
 };
 
 use slb_common::{
-    abi::{Address, Handle, backend::Backend, mode::Mode, service::IndexEntry},
+    abi::{Address, Handle, backend::Backend, ids::BackendId, mode::Mode, service::IndexEntry},
     net::headers::protocol,
 };
 
@@ -146,7 +146,7 @@ impl AnswerCounter {
         for (handle, answers) in &self.0 {
             let backend = actual
                 .backends
-                .get(&handle.id())
+                .get(&BackendId::of(*handle))
                 .filter(|backend| backend.handle == *handle && backend.flags & Backend::REMOVED == 0);
             if let Some(backend) = backend {
                 all.entry(backend_address(backend)).or_default().add(*answers);
@@ -207,6 +207,8 @@ impl OneWayServers {
 
 #[cfg(test)]
 mod tests {
+    use slb_common::abi::ids::ServiceTag;
+
     use super::*;
     use crate::dataplane::state::to_address;
 
@@ -219,7 +221,10 @@ mod tests {
     fn actual(flags: u8) -> MapState {
         let mut state = MapState::default();
         let (address, port) = (to_address(server().ip()), server().port().to_be());
-        state.backends.insert(3, Backend { address, port, handle: THIS, flags, ..Backend::default() });
+        state.backends.insert(
+            BackendId::of(THIS),
+            Backend { address, port, handle: THIS, flags, ..Backend::default() },
+        );
         state
     }
 
@@ -228,7 +233,10 @@ mod tests {
     }
 
     fn flow(age: u32, outcome: HandshakeOutcome) -> FlowRecord {
-        FlowRecord { handshake: Some(Handshake { age, outcome }), ..FlowRecord::sample(1, THIS) }
+        FlowRecord {
+            handshake: Some(Handshake { age, outcome }),
+            ..FlowRecord::sample(ServiceTag::new(1), THIS)
+        }
     }
 
     fn counted(actual: &MapState, entry: &IndexEntry, flows: &[FlowRecord]) -> Option<AnswerCounts> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use slb_common::abi::{Handle, backend::Backend};
+use slb_common::abi::{Handle, backend::Backend, ids::TableId};
 
 use super::{
     diff::diff,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::dataplane::{
     DataPlane,
-    state::{MapState, NO_TABLE, Operation},
+    state::{MapState, Operation},
 };
 use crate::outlier_detection::DetectorPool;
 
@@ -46,11 +46,11 @@ pub struct Reconciler<D> {
     /// See [`Self::is_gc_due`].
     is_gc_due: bool,
     /// Pools with an ejection policy, by table.
-    ejection_pools: BTreeMap<u32, DetectorPool>,
+    ejection_pools: BTreeMap<TableId, DetectorPool>,
     /// Tables with flows that a GC pass is to rehome.
     rehoming: Rehoming,
     /// The last table whose slot migrations a GC pass was to end.
-    last_due: u32,
+    last_due: TableId,
     /// Tables that got another size since the last change that succeeded.
     resized: Vec<ResizedTable>,
 }
@@ -70,7 +70,7 @@ pub struct Reconciliation {
     /// The new actual state.
     pub state: Arc<MapState>,
     /// Pool index and table id of each table. A pool whose services had several tables keeps all of them.
-    pub tables: Vec<(usize, u32)>,
+    pub tables: Vec<(usize, TableId)>,
     /// Number of operations.
     pub operations: usize,
     /// Whether server tables were built.
@@ -94,7 +94,7 @@ impl<D: DataPlane> Reconciler<D> {
             is_gc_due: true,
             ejection_pools: BTreeMap::new(),
             rehoming: Rehoming::unknown(),
-            last_due: 0,
+            last_due: TableId::new(0),
             resized: Vec::new(),
         }
     }
@@ -199,7 +199,7 @@ impl<D: DataPlane> Reconciler<D> {
         Ok(Reconciliation { state, tables, operations: operations.len(), has_built, next, resized })
     }
 
-    fn inputs<'a>(&'a self, now: Duration, rehoming: &'a BTreeSet<u32>) -> Inputs<'a> {
+    fn inputs<'a>(&'a self, now: Duration, rehoming: &'a BTreeSet<TableId>) -> Inputs<'a> {
         // At least 1, because a deadline of 0 means none.
         let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX).max(1);
         Inputs { now, rst_delivered: &self.rst_delivered, rehoming }
@@ -262,13 +262,13 @@ fn terminates(operation: &Operation, actual: &MapState) -> bool {
 
 /// Tables that a service of the index uses in `actual` and leaves in `desired`. The index decides which table a flow's
 /// packets use.
-fn left_tables(actual: &MapState, desired: &MapState) -> BTreeSet<u32> {
+fn left_tables(actual: &MapState, desired: &MapState) -> BTreeSet<TableId> {
     let left = desired.index.entries.iter().filter_map(|(id, entry)| {
         let before = actual.index.entries.get(id)?;
-        let is_moved = before.service == entry.service && before.lookup_table != entry.lookup_table;
-        is_moved.then_some(before.lookup_table)
+        let is_moved = before.tag() == entry.tag() && before.table() != entry.table();
+        is_moved.then_some(before.table())
     });
-    left.filter(|table| *table != NO_TABLE).collect()
+    left.filter(|table| *table != TableId::NONE).collect()
 }
 
 /// The operation's name for error messages, without its values, which may be long.

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::dataplane::state::MapState;
+use slb_common::abi::ids::TableId;
 
 /// Tables with flows to rehome.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub(crate) struct Rehoming {
 enum Tables {
     /// Any table: an earlier daemon may have died before its GC pass.
     Any,
-    These(BTreeSet<u32>),
+    These(BTreeSet<TableId>),
 }
 
 impl Default for Tables {
@@ -49,7 +50,7 @@ impl Rehoming {
     }
 
     /// Listeners leave these tables.
-    pub(crate) fn leave(&mut self, tables: impl IntoIterator<Item = u32>) {
+    pub(crate) fn leave(&mut self, tables: impl IntoIterator<Item = TableId>) {
         if let Tables::These(left) = &mut self.left {
             left.extend(tables);
         }
@@ -74,10 +75,10 @@ impl Rehoming {
     }
 
     /// The tables, of those that servers in `actual` are in.
-    pub(crate) fn tables(&self, actual: &MapState) -> BTreeSet<u32> {
+    pub(crate) fn tables(&self, actual: &MapState) -> BTreeSet<TableId> {
         match (&self.left, &self.in_pass) {
             (Tables::These(left), Tables::These(in_pass)) => left | in_pass,
-            _ => actual.backends.values().map(|backend| backend.lookup_table).collect(),
+            _ => actual.backends.values().map(|backend| backend.table()).collect(),
         }
     }
 }

@@ -4,7 +4,8 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::model::{Desired, key_of};
-use crate::dataplane::state::{MapState, NO_TABLE};
+use crate::dataplane::state::MapState;
+use slb_common::abi::ids::TableId;
 
 /// The desired state with one pool for each table that its services have now. Added pools come last.
 pub struct SeparateTables<'a> {
@@ -17,14 +18,14 @@ pub struct SeparateTables<'a> {
 /// Gives each service of a pool its own copy of the pool if its table in `actual` differs from that of the first
 /// service.
 pub fn separate_tables<'a>(desired: &'a Desired, actual: &MapState) -> SeparateTables<'a> {
-    let tables: BTreeMap<_, u32> = actual
+    let tables: BTreeMap<_, TableId> = actual
         .services
         .values()
-        .filter(|service| service.lookup_table != NO_TABLE)
-        .map(|service| (key_of(service), service.lookup_table))
+        .filter(|service| service.table() != TableId::NONE)
+        .map(|service| (key_of(service), service.table()))
         .collect();
-    let mut first: Vec<Option<u32>> = vec![None; desired.pools.len()];
-    let mut added: BTreeMap<(usize, u32), usize> = BTreeMap::new();
+    let mut first: Vec<Option<TableId>> = vec![None; desired.pools.len()];
+    let mut added: BTreeMap<(usize, TableId), usize> = BTreeMap::new();
     let mut copies = Vec::new();
     let mut moved = Vec::new();
     for (number, service) in desired.services.iter().enumerate() {

@@ -2,48 +2,53 @@
 
 use std::collections::BTreeMap;
 
-use slb_common::abi::{backend::Backend, lookup_table::NO_BACKEND, service::Service};
+use slb_common::abi::{
+    backend::Backend,
+    ids::{BackendId, ServiceId, TableId},
+    service::Service,
+};
 
-use crate::dataplane::state::{MapState, NO_TABLE, backend_address};
+use crate::dataplane::state::{MapState, backend_address};
 
 /// For each new table, the table that its listeners leave: new id -> old id.
-pub(super) fn split_tables(actual: &MapState, desired: &BTreeMap<u32, Service>) -> BTreeMap<u32, u32> {
-    let from = |(id, service): (&u32, &Service)| {
+pub(super) fn split_tables(
+    actual: &MapState,
+    desired: &BTreeMap<ServiceId, Service>,
+) -> BTreeMap<TableId, TableId> {
+    let from = |(id, service): (&ServiceId, &Service)| {
         let before = actual.services.get(id).filter(|before| before.handle == service.handle)?;
-        let is_new = service.lookup_table != NO_TABLE && !actual.tables.contains_key(&service.lookup_table);
-        (is_new && before.lookup_table != service.lookup_table)
-            .then_some((service.lookup_table, before.lookup_table))
+        let is_new = service.table() != TableId::NONE && !actual.tables.contains_key(&service.table());
+        (is_new && before.table() != service.table()).then_some((service.table(), before.table()))
     };
     desired.iter().filter_map(from).collect()
 }
 
 /// Tables that the index still names although the services do not. An interrupted change leaves such a difference.
-pub(super) fn abandoned_tables(actual: &MapState) -> impl Iterator<Item = u32> {
+pub(super) fn abandoned_tables(actual: &MapState) -> impl Iterator<Item = TableId> {
     actual.index.entries.values().filter_map(|entry| {
-        let service = actual.services.get(&entry.id())?;
-        (service.handle.tag() == entry.service && service.lookup_table != entry.lookup_table)
-            .then_some(entry.lookup_table)
+        let service = actual.services.get(&entry.service_id())?;
+        (service.tag() == entry.tag() && service.table() != entry.table()).then_some(entry.table())
     })
 }
 
-/// Maps the id of a server in table `old` to its id in table `new`; [`NO_BACKEND`] if it has no entry there.
+/// Maps the id of a server in table `old` to its id in table `new`; [`BackendId::NONE`] if it has no entry there.
 pub(super) fn successors(
-    actual: &BTreeMap<u32, Backend>,
-    desired: &BTreeMap<u32, Backend>,
-    old: u32,
-    new: u32,
-) -> impl Fn(u32) -> u32 {
+    actual: &BTreeMap<BackendId, Backend>,
+    desired: &BTreeMap<BackendId, Backend>,
+    old: TableId,
+    new: TableId,
+) -> impl Fn(BackendId) -> BackendId {
     let mut ids = BTreeMap::new();
-    for (id, backend) in desired.iter().filter(|(_, backend)| backend.lookup_table == new) {
+    for (id, backend) in desired.iter().filter(|(_, backend)| backend.table() == new) {
         let is_removed = backend.flags & Backend::REMOVED != 0;
         let entry = ids.entry(backend_address(backend)).or_insert((is_removed, *id));
         // Prefers a configured server to a removed one.
         *entry = (*entry).min((is_removed, *id));
     }
-    let of = |(id, backend): (&u32, &Backend)| Some((*id, ids.get(&backend_address(backend))?.1));
-    let there: BTreeMap<u32, u32> =
-        actual.iter().filter(|(_, backend)| backend.lookup_table == old).filter_map(of).collect();
-    move |id| there.get(&id).copied().unwrap_or(NO_BACKEND)
+    let of = |(id, backend): (&BackendId, &Backend)| Some((*id, ids.get(&backend_address(backend))?.1));
+    let there: BTreeMap<BackendId, BackendId> =
+        actual.iter().filter(|(_, backend)| backend.table() == old).filter_map(of).collect();
+    move |id| there.get(&id).copied().unwrap_or(BackendId::NONE)
 }
 
 #[cfg(test)]
@@ -60,25 +65,31 @@ mod tests {
 
     #[test]
     fn table_split_maps_a_server_to_its_entry_in_the_new_table() {
-        let actual = BTreeMap::from([(1, server(1, 0, 3)), (2, server(2, 0, 3)), (3, server(1, 9, 3))]);
+        let actual = BTreeMap::from(
+            [(1, server(1, 0, 3)), (2, server(2, 0, 3)), (3, server(1, 9, 3))]
+                .map(|(id, backend)| (BackendId::new(id), backend)),
+        );
         let mut desired = actual.clone();
-        desired.insert(4, server(1, 5, Backend::REMOVED));
-        desired.insert(5, server(1, 5, 3));
-        let successor = successors(&actual, &desired, 0, 5);
-        assert_eq!([1, 2, 3, NO_BACKEND].map(successor), [5, NO_BACKEND, NO_BACKEND, NO_BACKEND]);
+        desired.insert(BackendId::new(4), server(1, 5, Backend::REMOVED));
+        desired.insert(BackendId::new(5), server(1, 5, 3));
+        let successor = successors(&actual, &desired, TableId::new(0), TableId::new(5));
+        assert_eq!(
+            [BackendId::new(1), BackendId::new(2), BackendId::new(3), BackendId::NONE].map(successor),
+            [BackendId::new(5), BackendId::NONE, BackendId::NONE, BackendId::NONE]
+        );
     }
 
     #[test]
     fn table_split_maps_a_new_table_to_the_previous_one() {
         let mut actual = MapState::default();
-        actual.tables.extend([(0, ServerTable::default()), (1, ServerTable::default())]);
-        for (id, lookup_table) in [(1, 0), (2, 0), (3, 1), (4, NO_TABLE)] {
-            actual.services.insert(id, Service { lookup_table, ..Service::default() });
+        actual.tables.extend([0, 1].map(|id| (TableId::new(id), ServerTable::default())));
+        for (id, lookup_table) in [(1, 0), (2, 0), (3, 1), (4, TableId::NONE.index())] {
+            actual.services.insert(ServiceId::new(id), Service { lookup_table, ..Service::default() });
         }
         let mut desired = actual.services.clone();
-        desired.get_mut(&2).unwrap().lookup_table = 7;
-        desired.get_mut(&3).unwrap().lookup_table = 0;
-        desired.insert(5, Service { lookup_table: 8, ..Service::default() });
-        assert_eq!(split_tables(&actual, &desired), BTreeMap::from([(7, 0)]));
+        desired.get_mut(&ServiceId::new(2)).unwrap().lookup_table = 7;
+        desired.get_mut(&ServiceId::new(3)).unwrap().lookup_table = 0;
+        desired.insert(ServiceId::new(5), Service { lookup_table: 8, ..Service::default() });
+        assert_eq!(split_tables(&actual, &desired), BTreeMap::from([(TableId::new(7), TableId::new(0))]));
     }
 }

@@ -17,6 +17,7 @@ use std::{
 use slb_common::abi::{
     Handle, MacPair,
     backend::{Backend, NextHop},
+    ids::{BackendId, TableId},
 };
 
 use super::{
@@ -158,7 +159,7 @@ fn limits() -> MapLimits {
     MapLimits { interfaces: BTreeSet::from([2]), hz: HZ, max_backends: 16_384 }
 }
 
-fn backend(state: &MapState, last_octet: u8) -> (u32, Backend) {
+fn backend(state: &MapState, last_octet: u8) -> (BackendId, Backend) {
     let found = state.backends.iter().find(|(_, backend)| !lingers(backend) && is_at(backend, last_octet));
     let (id, backend) = found.expect("the server is there");
     (*id, *backend)
@@ -175,11 +176,11 @@ fn lingers(backend: &Backend) -> bool {
 /// A flow of the listener on `port`.
 fn flow(state: &MapState, port: u16, backend: Handle) -> FlowRecord {
     let entry = state.index.entries.values().find(|entry| entry.port == port.to_be()).unwrap();
-    FlowRecord::sample(entry.service, backend)
+    FlowRecord::sample(entry.tag(), backend)
 }
 
-fn members(state: &MapState, table: u32) -> Vec<u32> {
-    state.tables[&table].spec.members.iter().map(|member| member.backend).collect()
+fn members(state: &MapState, table: u32) -> Vec<BackendId> {
+    state.tables[&TableId::new(table)].spec.members.iter().map(|member| member.backend).collect()
 }
 
 #[test]
@@ -356,7 +357,7 @@ fn new_pool_gets_no_table_that_a_listener_still_names() {
     world.set_health(1, false);
     world.set_health(2, false);
     let actual = world.reconcile(&before).unwrap();
-    let table = actual.services.values().map(|service| service.lookup_table).min().unwrap();
+    let table = actual.services.values().map(|service| service.table()).min().unwrap();
     let mut world = world.restart();
     let other = forwarding(
         r#"
@@ -373,7 +374,7 @@ fn new_pool_gets_no_table_that_a_listener_still_names() {
         "#,
     );
     let after = world.reconcile(&other).unwrap();
-    assert!(after.services.values().all(|service| service.lookup_table != table));
+    assert!(after.services.values().all(|service| service.table() != table));
 }
 
 #[test]
@@ -412,10 +413,10 @@ fn changed_next_hop_gets_a_new_entry() {
     let config = group(&[(1, 100)]);
     let mut world = World::new();
     world.all_healthy(&config);
-    let before = backend(&world.reconcile(&config).unwrap(), 1).1.next_hop;
+    let before = backend(&world.reconcile(&config).unwrap(), 1).1.next_hop_id();
     world.next_hops.insert(IpAddr::from([10, 0, 0, 1]), Ok(reached(9)));
     let state = world.reconcile(&config).unwrap();
-    let after = backend(&state, 1).1.next_hop;
+    let after = backend(&state, 1).1.next_hop_id();
     assert_ne!(before, after);
     assert_eq!(state.next_hops, BTreeMap::from([(after, hop(9))]));
 }

@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use slb_common::abi::backend::Backend;
+use slb_common::abi::{backend::Backend, ids::TableId};
 
 use super::{
     listener_servers::running,
@@ -49,17 +49,16 @@ impl HealthyWeights {
 
     /// From the maps, as an earlier run left them.
     pub fn actual(actual: &MapState) -> Self {
-        let mut weights: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut weights: BTreeMap<TableId, u32> = BTreeMap::new();
         for backend in actual.backends.values() {
             let is_known = matches!(backend.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED);
             if is_known && backend.flags & (Backend::ACCEPTS_NEW | Backend::REMOVED) == Backend::ACCEPTS_NEW {
-                *weights.entry(backend.lookup_table).or_default() += u32::from(backend.weight);
+                *weights.entry(backend.table()).or_default() += u32::from(backend.weight);
             }
         }
         let services = actual.services.values();
-        let serving = services.map(|service| {
-            (key_of(service), weights.get(&service.lookup_table).copied().unwrap_or_default())
-        });
+        let serving = services
+            .map(|service| (key_of(service), weights.get(&service.table()).copied().unwrap_or_default()));
         Self(serving.collect())
     }
 }

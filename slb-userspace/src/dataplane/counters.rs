@@ -1,6 +1,9 @@
 //! Counters of the data plane, read map by map in batches. The status reads them from here.
 
-use slb_common::abi::stats::{Action, Counters, Reason, Totals};
+use slb_common::abi::{
+    ids::{BackendId, ServiceId},
+    stats::{Action, Counters, Reason, Totals},
+};
 
 /// All counters in use, summed over all CPUs. Ids are those of the maps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,13 +23,13 @@ impl CounterSnapshot {
     }
 
     /// Traffic of a service; zeros if the id was not in use.
-    pub fn service(&self, id: u32) -> Counters {
-        self.services.get(id as usize).copied().unwrap_or_default()
+    pub fn service(&self, id: ServiceId) -> Counters {
+        self.services.get(id.index() as usize).copied().unwrap_or_default()
     }
 
     /// Traffic of a server; zeros if the id was not in use.
-    pub fn backend(&self, id: u32) -> Counters {
-        self.backends.get(id as usize).copied().unwrap_or_default()
+    pub fn backend(&self, id: BackendId) -> Counters {
+        self.backends.get(id.index() as usize).copied().unwrap_or_default()
     }
 
     /// Packets by action and reason, without zeros.
@@ -89,7 +92,13 @@ mod tests {
     fn id_that_was_not_in_use_has_zeros() {
         let one = Counters { packets_in: 1, ..Counters::default() };
         let snapshot = CounterSnapshot::new(vec![Counters::default(), one], vec![one], &[]);
-        assert_eq!((snapshot.service(1), snapshot.service(2)), (one, Counters::default()));
-        assert_eq!((snapshot.backend(0), snapshot.backend(1)), (one, Counters::default()));
+        assert_eq!(
+            (snapshot.service(ServiceId::new(1)), snapshot.service(ServiceId::new(2))),
+            (one, Counters::default())
+        );
+        assert_eq!(
+            (snapshot.backend(BackendId::new(0)), snapshot.backend(BackendId::new(1))),
+            (one, Counters::default())
+        );
     }
 }

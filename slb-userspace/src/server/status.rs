@@ -13,6 +13,7 @@ use std::{
 
 use slb_common::{
     abi::{
+        ids::{ServiceId, TableId},
         service::Service,
         stats::{Action, Counters, Reason},
         unpad_name,
@@ -36,16 +37,16 @@ use slb_config::model::Config;
 use slb_control::{
     dataplane::{
         digest::{self, Digest},
-        state::{MapState, NO_TABLE, to_ip},
+        state::{MapState, to_ip},
     },
     model::ListenerId,
 };
 
 /// Explanations of servers, by table and address.
-pub type ServerDetails = BTreeMap<(u32, SocketAddr), String>;
+pub type ServerDetails = BTreeMap<(TableId, SocketAddr), String>;
 
 /// Overrides of servers, by table and address.
-pub type ServerOverrides = BTreeMap<(u32, SocketAddr), ApiOverride>;
+pub type ServerOverrides = BTreeMap<(TableId, SocketAddr), ApiOverride>;
 
 /// Outages, by listener.
 pub type ListenerOutages = BTreeMap<ListenerId, Vec<api::ApiOutage>>;
@@ -77,14 +78,14 @@ pub fn status(state: &MapState, readings: &Readings, context: StatusContext<'_>)
     let mut balancers: BTreeMap<String, BTreeMap<String, ListenerParts<'_>>> = BTreeMap::new();
     for (id, service) in &state.services {
         let listeners = balancers.entry(padded_name(&service.load_balancer)).or_default();
-        if service.lookup_table == NO_TABLE {
+        if service.table() == TableId::NONE {
             continue;
         }
         let parts = listeners
             .entry(padded_name(&service.listener))
             .or_insert_with(|| ListenerParts::new(empty_listener(service, &ids)));
         parts.add(*id, service, state, readings, &servers);
-        if context.outages.is_none() && servers.has_no_slots(service.lookup_table) {
+        if context.outages.is_none() && servers.has_no_slots(service.table()) {
             note_outage(&mut parts.listener, to_ip(&service.address));
         }
     }
@@ -122,7 +123,7 @@ struct ListenerParts<'a> {
     /// Digests of its services. A stopped listener has none.
     digests: Vec<(&'a Service, Digest)>,
     /// Tables whose servers it has. Services of a listener may share one.
-    tables: BTreeSet<u32>,
+    tables: BTreeSet<TableId>,
 }
 
 impl<'a> ListenerParts<'a> {
@@ -132,7 +133,7 @@ impl<'a> ListenerParts<'a> {
 
     fn add(
         &mut self,
-        id: u32,
+        id: ServiceId,
         service: &'a Service,
         state: &MapState,
         readings: &Readings,
@@ -143,12 +144,12 @@ impl<'a> ListenerParts<'a> {
         listener.counters = add(listener.counters, api_counters(readings.counters.service(id)));
         if is_tracked(service) {
             let by_service = &readings.current_flows.by_service;
-            let flows = state.index.entries.get(&id).and_then(|entry| by_service.get(&entry.service));
+            let flows = state.index.entries.get(&id).and_then(|entry| by_service.get(&entry.tag()));
             listener.current_flows = Some(listener.current_flows.unwrap_or(0) + flows.unwrap_or(&0));
         }
         self.digests.push((service, servers.digest(service)));
-        if self.tables.insert(service.lookup_table) {
-            listener.servers.extend(servers.documents(service.lookup_table));
+        if self.tables.insert(service.table()) {
+            listener.servers.extend(servers.documents(service.table()));
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
-use slb_common::abi::{MacPair, backend::NextHop, lookup_table::LookupTable};
+use slb_common::abi::{MacPair, backend::NextHop, ids::BackendId, lookup_table::LookupTable};
 use slb_config::model::Config;
 use slb_control::{
     dataplane::state::{TableMember, TableSpec},
@@ -142,7 +142,7 @@ fn measure(options: &ControlOptions, table: Summary) -> Result<ControlReport> {
 /// Builds server tables of 1,000 servers.
 fn tables() -> Summary {
     let member = |n: u32| TableMember {
-        backend: n,
+        backend: BackendId::new(n),
         address: SocketAddr::new(Ipv4Addr::from(0x0a00_0000 + n).into(), 80),
         weight: 1 + (n % 100) as u8,
     };

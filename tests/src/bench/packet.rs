@@ -288,7 +288,7 @@ impl CounterSnapshot {
     fn of(kernel: &Kernel, workload: &Workload) -> Result<Self> {
         let mut new_flows = 0;
         for id in workload.state.services.keys() {
-            new_flows += kernel.service_counters(*id)?.new_flows;
+            new_flows += kernel.service_counters(id.index())?.new_flows;
         }
         Ok(Self { totals: kernel.totals()?, new_flows })
     }

@@ -9,6 +9,7 @@ use slb_common::{
     abi::{
         backend::{Backend, NextHop},
         flow::{ClientPath, FlowEntry, WORDS},
+        ids::TableId,
         interface::{self, Interface},
         lookup_table::LookupTable,
         rate_limit::RateLimiter,
@@ -230,10 +231,11 @@ impl Host {
             Operation::PutSettings(_) | Operation::GracePeriod => {}
             Operation::PutInterface(ifindex) => drop(self.interfaces.insert(ifindex)),
             Operation::RemoveInterface(ifindex) => drop(self.interfaces.remove(&ifindex)),
-            Operation::PutNextHop(id, hop) => drop(self.next_hops.insert(id, hop)),
-            Operation::ClearNextHop(id) => drop(self.next_hops.remove(&id)),
+            Operation::PutNextHop(id, hop) => drop(self.next_hops.insert(id.index(), hop)),
+            Operation::ClearNextHop(id) => drop(self.next_hops.remove(&id.index())),
             Operation::PutBackends(backends) => {
                 for PutBackend { id, backend, is_new } in backends {
+                    let id = id.index();
                     self.backends.insert(id, backend);
                     if is_new {
                         self.backend_counters.borrow_mut().remove(&id);
@@ -241,25 +243,26 @@ impl Host {
                     }
                 }
             }
-            Operation::ClearBackend(id) => drop(self.backends.remove(&id)),
+            Operation::ClearBackend(id) => drop(self.backends.remove(&id.index())),
             Operation::PutTables(tables) => {
                 for (id, table) in tables {
-                    let (lookup_table, previous_backends) = table.lookup_tables(MAX_TABLES + id);
+                    let (id, aside) = (id.index(), MAX_TABLES + id.index());
+                    let (lookup_table, previous_backends) = table.lookup_tables(TableId::new(aside));
                     self.lookup_tables.insert(id, lookup_table);
-                    self.lookup_tables.extend(
-                        previous_backends.map(|previous_backends| (MAX_TABLES + id, previous_backends)),
-                    );
+                    self.lookup_tables
+                        .extend(previous_backends.map(|previous_backends| (aside, previous_backends)));
                 }
             }
-            Operation::ClearTable(id) => drop(self.lookup_tables.remove(&id)),
+            Operation::ClearTable(id) => drop(self.lookup_tables.remove(&id.index())),
             Operation::PutService { id, service, is_new } => {
+                let id = id.index();
                 self.services.insert(id, *service);
                 if is_new {
                     self.service_counters.borrow_mut().remove(&id);
                     self.round_robin[id as usize].store(0);
                 }
             }
-            Operation::ClearService(id) => drop(self.services.remove(&id)),
+            Operation::ClearService(id) => drop(self.services.remove(&id.index())),
             Operation::PutIndex(index) => {
                 self.index = Some(index.build().expect("few services leave room"));
             }

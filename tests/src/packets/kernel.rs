@@ -8,7 +8,12 @@ use nix::{
     sched::{CloneFlags, unshare},
     unistd::geteuid,
 };
-use slb_common::abi::{DEFAULT_BACKENDS, flow::FlowWords, stats::Counters};
+use slb_common::abi::{
+    DEFAULT_BACKENDS,
+    flow::FlowWords,
+    ids::{BackendId, ServiceId},
+    stats::Counters,
+};
 use slb_control::{
     dataplane::{
         DataPlane as _,
@@ -133,10 +138,15 @@ impl Kernel {
             self.flows.set(slot, FlowWords::default(), 0)?;
         }
         for id in 0..IDS {
+            let (id, server) = (ServiceId::new(id), BackendId::new(id));
             let service = Box::new(state.services.get(&id).copied().unwrap_or_default());
             self.maps.apply(&Operation::PutService { id, service, is_new: true })?;
-            let backend = state.backends.get(&id).copied().unwrap_or_default();
-            self.maps.apply(&Operation::PutBackends(vec![PutBackend { id, backend, is_new: true }]))?;
+            let backend = state.backends.get(&server).copied().unwrap_or_default();
+            self.maps.apply(&Operation::PutBackends(vec![PutBackend {
+                id: server,
+                backend,
+                is_new: true,
+            }]))?;
         }
         self.before = self.counted()?;
         Ok(())
@@ -197,12 +207,12 @@ impl Kernel {
 
     /// Traffic of a service.
     pub fn service_counters(&self, id: u32) -> Result<Counters> {
-        Ok(self.maps.counters(id + 1, 0)?.service(id))
+        Ok(self.maps.counters(id + 1, 0)?.service(ServiceId::new(id)))
     }
 
     /// Traffic of a server.
     pub fn backend_counters(&self, id: u32) -> Result<Counters> {
-        Ok(self.maps.counters(0, id + 1)?.backend(id))
+        Ok(self.maps.counters(0, id + 1)?.backend(BackendId::new(id)))
     }
 
     fn counted(&self) -> Result<Totals> {

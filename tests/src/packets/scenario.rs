@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use slb_common::{
     abi::{
         flow::ClientPath,
+        ids::ServiceId,
         mac_word,
         service::mode,
         stats::{Action, Counters, Reason},
@@ -250,7 +251,7 @@ impl FlowLabels {
 
 /// The mode of a listener, which determines how frames are rewritten.
 fn mode_of(state: &MapState, listener: &PacketListener) -> u8 {
-    state.services.get(&listener.id).map_or(mode::NAT, |service| service.mode)
+    state.services.get(&ServiceId::new(listener.id)).map_or(mode::NAT, |service| service.mode)
 }
 
 impl CaseRun<'_> {
@@ -268,10 +269,12 @@ impl CaseRun<'_> {
         for operation in diff(&self.held, &world.state) {
             self.host.apply(&operation);
             match operation {
-                Operation::PutService { id, is_new: true, .. } => drop(self.expected.services.remove(&id)),
+                Operation::PutService { id, is_new: true, .. } => {
+                    self.expected.services.remove(&id.index());
+                }
                 Operation::PutBackends(backends) => {
                     backends.iter().filter(|put| put.is_new).for_each(|put| {
-                        self.expected.backends.remove(&put.id);
+                        self.expected.backends.remove(&put.id.index());
                     });
                 }
                 _ => {}

@@ -12,6 +12,7 @@ use slb_common::{
     abi::{
         Handle, MacPair,
         backend::{Backend, NextHop},
+        ids::{BackendId, NextHopId, ServiceId, TableId},
         interface::{self, InterfaceProperties},
         service::{Service, ServiceIndex, Tunnel, policy},
     },
@@ -19,9 +20,10 @@ use slb_common::{
 };
 use slb_control::{
     dataplane::state::{
-        ControlSettings, MapState, NO_TABLE, ServerTable, SlotOrder, TableMember, TableSpec, to_address,
+        ControlSettings, MapState, ServerTable, SlotOrder, TableMember, TableSpec, to_address,
     },
     ids::entry,
+    slot::Slot,
     slot_migration::SlotMigration,
 };
 use slb_userspace::dataplane::interfaces::Interfaces;
@@ -296,7 +298,7 @@ impl PacketWorld {
         world.state.interfaces.extend([LO, FAR]);
         for hop in [LAN, ROUTER] {
             let hop_entry = NextHop { ifindex: hop.out, mtu: MTU, macs: MacPair::new(hop.peer, hop.own) };
-            world.state.next_hops.insert(hop.id, hop_entry);
+            world.state.next_hops.insert(NextHopId::new(hop.id), hop_entry);
         }
         let mut world = SERVERS.into_iter().fold(world, Self::server);
         for (id, server) in TABLES {
@@ -321,28 +323,28 @@ impl PacketWorld {
             ..Backend::default()
         };
         self.state.index.servers.insert(&backend);
-        self.state.backends.insert(server.id, backend);
+        self.state.backends.insert(BackendId::new(server.id), backend);
         self
     }
 
     /// Sets the flags of a server.
     #[must_use]
     pub fn flags(mut self, server: PacketServer, flags: u8) -> Self {
-        self.state.backends.get_mut(&server.id).expect("the server is there").flags = flags;
+        self.state.backends.get_mut(&BackendId::new(server.id)).expect("the server is there").flags = flags;
         self
     }
 
     /// Marks the next hop of a server as unresolved. As in the daemon, the server is then not alive either.
     #[must_use]
     pub fn without_next_hop(mut self, server: PacketServer) -> Self {
-        self.state.backends.get_mut(&server.id).expect("the server is there").next_hop = 0;
+        self.state.backends.get_mut(&BackendId::new(server.id)).expect("the server is there").next_hop = 0;
         self.flags(server, 0)
     }
 
     /// Removes a server.
     #[must_use]
     pub fn without(mut self, server: PacketServer) -> Self {
-        self.state.backends.remove(&server.id);
+        self.state.backends.remove(&BackendId::new(server.id));
         self
     }
 
@@ -375,17 +377,17 @@ impl PacketWorld {
         order: SlotOrder,
     ) -> Self {
         let member = |(server, weight): (PacketServer, u8)| TableMember {
-            backend: server.id,
+            backend: BackendId::new(server.id),
             address: server.at,
             weight,
         };
         let members = servers.clone().map(member).collect();
         self.state.tables.insert(
-            id,
+            TableId::new(id),
             ServerTable::new(TableSpec { slots: SLOTS, seed: 1, members, order, ..TableSpec::default() }),
         );
         for (server, _) in servers {
-            if let Some(backend) = self.state.backends.get_mut(&server.id) {
+            if let Some(backend) = self.state.backends.get_mut(&BackendId::new(server.id)) {
                 backend.lookup_table = id;
             }
         }
@@ -395,18 +397,20 @@ impl PacketWorld {
     /// Makes every slot of a table a migrating slot whose previous backend is `previous_backend`.
     #[must_use]
     pub fn with_previous_backend(mut self, table: u32, previous_backend: PacketServer) -> Self {
-        let table = self.state.tables.get_mut(&table).expect("the table is there");
-        table.slot_migration =
-            SlotMigration::from_maps((0..SLOTS).map(|slot| (slot, previous_backend.id)), Duration::ZERO);
+        let table = self.state.tables.get_mut(&TableId::new(table)).expect("the table is there");
+        let previous_backend = BackendId::new(previous_backend.id);
+        let slots = (0..SLOTS).map(|slot| (Slot::new(slot), previous_backend));
+        table.slot_migration = SlotMigration::from_maps(slots, Duration::ZERO);
         self
     }
 
     /// Changes the map entry of a listener.
     #[must_use]
     pub fn with(mut self, listener: PacketListener, change: impl FnOnce(&mut Service)) -> Self {
-        let service = self.state.services.get_mut(&listener.id).expect("the listener is there");
+        let service =
+            self.state.services.get_mut(&ServiceId::new(listener.id)).expect("the listener is there");
         change(service);
-        self.state.index.entries.insert(listener.id, entry(service, SEED));
+        self.state.index.entries.insert(ServiceId::new(listener.id), entry(service, SEED));
         self
     }
 
@@ -418,21 +422,21 @@ impl PacketWorld {
             port: listener.at.port().to_be(),
             protocol: listener.protocol,
             handle: Handle::new(listener.id, 1),
-            lookup_table: listener.table.unwrap_or(NO_TABLE),
+            lookup_table: listener.table.unwrap_or(TableId::NONE.index()),
             idle_timeout: IDLE_SECONDS,
             policy: if listener.table.is_none() { policy::REJECT_UNMATCHED } else { 0 },
             ..Service::default()
         };
-        self.state.index.entries.insert(listener.id, entry(&service, SEED));
-        self.state.services.insert(listener.id, service);
+        self.state.index.entries.insert(ServiceId::new(listener.id), entry(&service, SEED));
+        self.state.services.insert(ServiceId::new(listener.id), service);
         self
     }
 
     /// Removes a listener.
     #[must_use]
     pub fn without_listener(mut self, listener: PacketListener) -> Self {
-        self.state.services.remove(&listener.id);
-        self.state.index.entries.remove(&listener.id);
+        self.state.services.remove(&ServiceId::new(listener.id));
+        self.state.index.entries.remove(&ServiceId::new(listener.id));
         self
     }
 }

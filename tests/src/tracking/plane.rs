@@ -13,17 +13,21 @@ use slb_common::{
     abi::{
         Handle,
         backend::Backend,
-        lookup_table::{LookupTable, MIGRATING, NO_BACKEND, current_backend},
+        ids::{BackendId, TableId},
+        lookup_table::{LookupTable, MIGRATING},
     },
     datapath::{
         flow_gc::{Clock, FlowGc, FlushResult, GcPass},
         maps::Maps as _,
     },
 };
-use slb_control::dataplane::{
-    DataPlane, FlowTableAccess, FlushPredicate, GcVisitor, NewPath, TableContents,
-    rehome::{self, RehomeMap},
-    state::{FlowRecord, MapState, Operation, ServerTable, backend_address, to_address},
+use slb_control::{
+    dataplane::{
+        DataPlane, FlowTableAccess, FlushPredicate, GcVisitor, NewPath, TableContents,
+        rehome::{self, RehomeMap},
+        state::{FlowRecord, MapState, Operation, ServerTable, backend_address, to_address},
+    },
+    slot::Slot,
 };
 
 use super::control;
@@ -91,7 +95,7 @@ impl HostPlane {
         let hash = entry.flow_hash(&to_address(client.ip()), client.port().to_be());
         let lookup_table = host.lookup_table(entry.lookup_table)?;
         let id = lookup_table.slot(LookupTable::slot_of(lookup_table.size, hash)).server()?;
-        state.backends.get(&id).map(backend_address)
+        state.backends.get(&BackendId::new(id)).map(backend_address)
     }
 
     /// Contents of all flow-table entries.
@@ -115,7 +119,7 @@ impl HostPlane {
     pub fn moved(&self) -> usize {
         let host = self.host();
         let state = self.state();
-        let lookup_tables = state.tables.keys().filter_map(|id| host.lookup_table(*id));
+        let lookup_tables = state.tables.keys().filter_map(|id| host.lookup_table(id.index()));
         lookup_tables
             .map(|lookup_table| lookup_table.in_use().iter().filter(|slot| **slot & MIGRATING != 0).count())
             .sum()
@@ -154,17 +158,18 @@ impl DataPlane for HostPlane {
         // As in the kernel, an empty server table looks like none.
         state
             .tables
-            .retain(|id, _| host.lookup_table(*id).is_some_and(|lookup_table| lookup_table.size != 0));
+            .retain(|id, _| host.lookup_table(id.index()).is_some_and(|lookup_table| lookup_table.size != 0));
         Ok(state)
     }
 
-    fn table(&self, id: u32) -> Result<TableContents> {
+    fn table(&self, id: TableId) -> Result<TableContents> {
         let host = self.host();
-        let lookup_table = host.lookup_table(id).context("no such table")?;
-        let current_backends = lookup_table.in_use().iter().map(|slot| current_backend(*slot)).collect();
+        let lookup_table = host.lookup_table(id.index()).context("no such table")?;
+        let current_backends = lookup_table.current_backends().collect();
         let kept = host.lookup_table(lookup_table.previous_backends);
-        let moved = (0..).zip(lookup_table.in_use()).filter(|(_, slot)| **slot & MIGRATING != 0);
-        let previous_backend = |slot: u32| kept.map_or(NO_BACKEND, |kept| kept.slots[slot as usize]);
+        let moved = Slot::all().zip(lookup_table.in_use()).filter(|(_, slot)| **slot & MIGRATING != 0);
+        let previous_backend =
+            |slot: Slot| kept.map_or(BackendId::NONE, |kept| BackendId::new(kept.slots[slot.position()]));
         Ok((current_backends, moved.map(|(slot, _)| (slot, previous_backend(slot))).collect()))
     }
 
@@ -176,8 +181,8 @@ impl DataPlane for HostPlane {
         Ok(self.host().now())
     }
 
-    fn put_connection_counts(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
-        loads.iter().for_each(|(id, load)| self.host().put_load(*id, *load));
+    fn put_connection_counts(&mut self, loads: &BTreeMap<BackendId, u64>) -> Result<()> {
+        loads.iter().for_each(|(id, load)| self.host().put_load(id.index(), *load));
         Ok(())
     }
 
@@ -203,7 +208,8 @@ impl FlowTableAccess for HostPlane {
         let clock = Clock { now: host.now(), hz };
         let table = host.flow_table();
         let is_terminating = |server: Handle| {
-            let backend = state.backends.get(&server.id()).filter(|backend| backend.handle == server);
+            let backend =
+                state.backends.get(&BackendId::of(server)).filter(|backend| backend.handle == server);
             backend.is_some_and(|backend| backend.flags & Backend::TERMINATING != 0)
         };
         flow_gc.begin(&table, clock, state_read);
@@ -223,7 +229,7 @@ impl FlowTableAccess for HostPlane {
         Ok(flushed)
     }
 
-    fn current_backends(&self, id: u32) -> Result<Arc<[u32]>> {
+    fn current_backends(&self, id: TableId) -> Result<Arc<[BackendId]>> {
         Ok(self.table(id)?.0)
     }
 

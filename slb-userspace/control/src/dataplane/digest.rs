@@ -14,7 +14,7 @@ use slb_common::{
     abi::{
         Address,
         backend::Backend,
-        lookup_table::{NO_BACKEND, current_backend},
+        ids::BackendId,
         service::{Service, policy},
     },
     hash::{mix, salt},
@@ -37,14 +37,14 @@ impl fmt::Display for Digest {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotSummary {
     /// Number of slots of each server, by id.
-    slots: BTreeMap<u32, u32>,
+    slots: BTreeMap<BackendId, u32>,
     digest: u64,
 }
 
 impl SlotSummary {
     /// Of a table whose slots hold indexes of `servers`; another index is a slot without a server. Each server has its
     /// id and endpoint.
-    pub(super) fn built(slots: &[u16], servers: &[(u32, SocketAddr)]) -> Self {
+    pub(super) fn built(slots: &[u16], servers: &[(BackendId, SocketAddr)]) -> Self {
         let hashes: Vec<u64> = servers.iter().map(|(_, endpoint)| hash_of_endpoint(*endpoint)).collect();
         let mut counts = vec![0_u32; servers.len()];
         let mut digest = slots.len() as u64;
@@ -60,27 +60,29 @@ impl SlotSummary {
     }
 
     /// Of slots that were read from a table. `backends` are the servers of all tables.
-    pub fn read(slots: &[u32], backends: &BTreeMap<u32, Backend>) -> Self {
-        let mut known: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
+    pub fn read(
+        slots: impl ExactSizeIterator<Item = BackendId>,
+        backends: &BTreeMap<BackendId, Backend>,
+    ) -> Self {
+        let mut known: BTreeMap<BackendId, (u64, u32)> = BTreeMap::new();
         let mut digest = slots.len() as u64;
-        for slot in slots {
-            let id = current_backend(*slot);
+        for id in slots {
             let (hash, count) = known.entry(id).or_insert_with(|| (hash_of_backend(backends.get(&id)), 0));
             *count += 1;
             digest = step(digest, *hash);
         }
-        known.remove(&NO_BACKEND);
+        known.remove(&BackendId::NONE);
         Self::new(known.into_iter().map(|(id, (_, slots))| (id, slots)).collect(), digest)
     }
 
-    fn new(slots: BTreeMap<u32, u32>, digest: u64) -> Self {
+    fn new(slots: BTreeMap<BackendId, u32>, digest: u64) -> Self {
         // A table without servers has no slots unless some migrate.
         let digest = if slots.is_empty() { 0 } else { digest };
         Self { slots, digest }
     }
 
     /// Number of slots of a server, by id.
-    pub fn slots_of(&self, backend: u32) -> u32 {
+    pub fn slots_of(&self, backend: BackendId) -> u32 {
         self.slots.get(&backend).copied().unwrap_or(0)
     }
 

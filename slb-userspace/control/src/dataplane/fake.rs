@@ -10,7 +10,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use slb_common::{
-    abi::{Handle, backend::Backend, flow::ClientPath, lookup_table::NO_BACKEND, service::IndexEntry},
+    abi::{
+        Handle,
+        backend::Backend,
+        flow::ClientPath,
+        ids::{BackendId, NextHopId, ServiceTag, TableId},
+    },
     datapath::flow_gc::{FlushResult, GcAction, GcPass},
 };
 
@@ -18,7 +23,7 @@ use self::visibility::{Object, ObjectKind};
 use super::{
     DataPlane, FlowTableAccess, FlushPredicate, GcVisitor, NewPath, TableContents,
     rehome::RehomeMap,
-    state::{FlowRecord, MapState, NO_TABLE, Operation, PutBackend, ServerTable, to_address},
+    state::{FlowRecord, MapState, Operation, PutBackend, ServerTable, to_address},
 };
 
 /// Holds a [`MapState`]. Each operation leaves it consistent, or is refused.
@@ -39,7 +44,7 @@ pub struct FakeDataPlane {
     /// Indexes in `flows` that a flush has erased.
     pub erased_slots: BTreeSet<usize>,
     /// The last connection counts written, by server id.
-    pub connection_counts: BTreeMap<u32, u64>,
+    pub connection_counts: BTreeMap<BackendId, u64>,
     /// Evicted flows.
     pub evictions: u64,
     /// Entries that a GC pass cannot read.
@@ -69,7 +74,7 @@ impl DataPlane for FakeDataPlane {
         Ok(state)
     }
 
-    fn table(&self, id: u32) -> Result<TableContents> {
+    fn table(&self, id: TableId) -> Result<TableContents> {
         let table = self.state.tables.get(&id).context("no such table")?;
         let empty = table.spec.members.is_empty() && table.slot_migration.is_empty();
         let current_backends = if empty { Arc::default() } else { table.spec.build() };
@@ -84,7 +89,7 @@ impl DataPlane for FakeDataPlane {
         Ok(0)
     }
 
-    fn put_connection_counts(&mut self, connection_counts: &BTreeMap<u32, u64>) -> Result<()> {
+    fn put_connection_counts(&mut self, connection_counts: &BTreeMap<BackendId, u64>) -> Result<()> {
         self.connection_counts.extend(connection_counts);
         Ok(())
     }
@@ -120,7 +125,8 @@ impl FlowTableAccess for FakeDataPlane {
         self.gc_passes += 1;
         let used = self.flows.iter_mut().enumerate().filter(|(slot, _)| !self.erased_slots.contains(slot));
         let is_terminating = |server: Handle| {
-            let backend = self.state.backends.get(&server.id()).filter(|backend| backend.handle == server);
+            let backend =
+                self.state.backends.get(&BackendId::of(server)).filter(|backend| backend.handle == server);
             backend.is_some_and(|backend| backend.flags & Backend::TERMINATING != 0)
         };
         for (_, flow) in used {
@@ -141,7 +147,7 @@ impl FlowTableAccess for FakeDataPlane {
         Ok(flushed)
     }
 
-    fn current_backends(&self, id: u32) -> Result<Arc<[u32]>> {
+    fn current_backends(&self, id: TableId) -> Result<Arc<[BackendId]>> {
         Ok(self.table(id)?.0)
     }
 
@@ -224,7 +230,7 @@ impl FakeDataPlane {
             Operation::PutInterface(ifindex) => drop(state.interfaces.insert(ifindex)),
             Operation::RemoveInterface(ifindex) => drop(state.interfaces.remove(&ifindex)),
             Operation::PutNextHop(id, hop) => {
-                if state.backends.values().any(|backend| backend.next_hop == id) {
+                if state.backends.values().any(|backend| backend.next_hop_id() == id) {
                     bail!("next hop {id} is in use and would change under packets");
                 }
                 state.next_hops.insert(id, hop);
@@ -254,7 +260,7 @@ impl FakeDataPlane {
 
 impl FlowRecord {
     /// A live TCP connection of a client, with an unknown beginning.
-    pub fn sample(service: u32, backend: Handle) -> Self {
+    pub fn sample(service: ServiceTag, backend: Handle) -> Self {
         Self {
             service,
             backend,
@@ -275,23 +281,26 @@ impl FlowRecord {
 /// Checks that every id that is named exists, and that its object accepts what it is given.
 fn check_consistency(state: &MapState) -> Result<()> {
     for (id, entry) in &state.index.entries {
-        let IndexEntry { service, lookup_table, .. } = entry;
-        if state.services.get(id).is_none_or(|there| there.handle.tag() != *service) {
+        let table = entry.table();
+        if state.services.get(id).is_none_or(|there| there.tag() != entry.tag()) {
             bail!("service {id} is found and is not there");
         }
-        if *lookup_table != NO_TABLE && !state.tables.contains_key(lookup_table) {
-            bail!("service {id} points at table {lookup_table}, which is not there");
+        if table != TableId::NONE && !state.tables.contains_key(&table) {
+            bail!("service {id} points at table {table}, which is not there");
         }
-        let members = state.tables.get(lookup_table).into_iter().flat_map(|table| &table.spec.members);
+        let members = state.tables.get(&table).into_iter().flat_map(|table| &table.spec.members);
         for backend in members.filter_map(|member| state.backends.get(&member.backend)) {
             if entry.sees_replies() && !state.index.servers.has(backend) {
-                bail!("service {id}: answers of server {} would not be recognised", backend.handle.id());
+                bail!(
+                    "service {id}: answers of server {} would not be recognised",
+                    BackendId::of(backend.handle)
+                );
             }
         }
     }
     for (id, table) in &state.tables {
         for (slot, previous_backend) in table.slot_migration.previous_backends() {
-            if previous_backend != NO_BACKEND && !state.backends.contains_key(&previous_backend) {
+            if previous_backend != BackendId::NONE && !state.backends.contains_key(&previous_backend) {
                 bail!(
                     "table {id} names server {previous_backend} as previous backend of slot {slot}, which does not exist"
                 );
@@ -308,8 +317,9 @@ fn check_consistency(state: &MapState) -> Result<()> {
         }
     }
     for (id, backend) in &state.backends {
-        if backend.next_hop != 0 && !state.next_hops.contains_key(&backend.next_hop) {
-            bail!("server {id} points at next hop {}, which is not there", backend.next_hop);
+        let hop = backend.next_hop_id();
+        if hop != NextHopId::NONE && !state.next_hops.contains_key(&hop) {
+            bail!("server {id} points at next hop {hop}, which is not there");
         }
     }
     Ok(())

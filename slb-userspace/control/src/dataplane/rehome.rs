@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use slb_common::abi::{
     Handle,
     flow::{FlowEntry, WORDS},
+    ids::ServiceTag,
     shared_word::SharedWord,
 };
 
 use super::NewPath;
 
 /// By service tag and present server of a flow: the server entry it is rehomed to.
-pub type RehomeMap = BTreeMap<(u32, Handle), Handle>;
+pub type RehomeMap = BTreeMap<(ServiceTag, Handle), Handle>;
 
 /// Rehomes flows in a flow table that packets use meanwhile. Returns how many changed.
 pub fn rehome_flows(slots: &[[SharedWord; WORDS]], moves: &RehomeMap) -> usize {
@@ -20,7 +21,7 @@ pub fn rehome_flows(slots: &[[SharedWord; WORDS]], moves: &RehomeMap) -> usize {
         let sequence_word = entry.sequence_word();
         sequence_word.is_used()
             && entry.read(sequence_word).is_some_and(|flow| {
-                let to = moves.get(&(flow.service, flow.backend));
+                let to = moves.get(&(ServiceTag::new(flow.service), flow.backend));
                 to.is_some_and(|to| entry.rehome(flow.backend, *to))
             })
     });
@@ -68,7 +69,7 @@ mod tests {
         let sequence_words =
             || slots.iter().map(|slot| FlowEntry::new(slot).sequence_word()).collect::<Vec<_>>();
         let before = sequence_words();
-        assert_eq!(rehome_flows(&slots, &RehomeMap::from([((1, old), new)])), 1);
+        assert_eq!(rehome_flows(&slots, &RehomeMap::from([((ServiceTag::new(1), old), new)])), 1);
         assert_eq!(sequence_words(), before);
         let now: Vec<_> = slots
             .iter()
@@ -77,7 +78,7 @@ mod tests {
             .collect();
         let expected = [flow(1, new), flow(2, old), flow(1, other), flow(1, Handle::new(3, 6))];
         assert_eq!(now[..4], expected.map(Some));
-        assert_eq!(rehome_flows(&slots, &RehomeMap::from([((1, old), new)])), 0);
+        assert_eq!(rehome_flows(&slots, &RehomeMap::from([((ServiceTag::new(1), old), new)])), 0);
     }
 
     /// The sequence words stay: a packet that reads an entry meanwhile is not lost.

@@ -10,17 +10,18 @@ use super::{
     rehome::RehomeMap,
     state::{MapState, Operation},
 };
+use slb_common::abi::ids::{BackendId, TableId};
 
 impl<P: DataPlane> DataPlane for Rc<RefCell<P>> {
     fn observe(&self) -> Result<MapState> {
         self.borrow().observe()
     }
 
-    fn table(&self, id: u32) -> Result<TableContents> {
+    fn table(&self, id: TableId) -> Result<TableContents> {
         self.borrow().table(id)
     }
 
-    fn put_connection_counts(&mut self, connection_counts: &BTreeMap<u32, u64>) -> Result<()> {
+    fn put_connection_counts(&mut self, connection_counts: &BTreeMap<BackendId, u64>) -> Result<()> {
         self.borrow_mut().put_connection_counts(connection_counts)
     }
 
@@ -60,7 +61,7 @@ impl<P: FlowTableAccess> FlowTableAccess for Rc<RefCell<P>> {
         self.borrow_mut().flush(erases, hz, matches)
     }
 
-    fn current_backends(&self, id: u32) -> Result<Arc<[u32]>> {
+    fn current_backends(&self, id: TableId) -> Result<Arc<[BackendId]>> {
         self.borrow().current_backends(id)
     }
 

@@ -13,7 +13,8 @@ use slb_common::{
         Address, Handle, MAX_LOOKUP_TABLES,
         backend::{Backend, NextHop},
         flow::{ClientPath, state},
-        lookup_table::{LookupTable, MIGRATING, NO_LOOKUP_TABLE},
+        ids::{BackendId, NextHopId, ServiceId, ServiceTag, TableId},
+        lookup_table::{LookupTable, MIGRATING},
         service::{
             FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
         },
@@ -26,10 +27,8 @@ use crate::slot_migration::SlotMigration;
 
 /// Server tables of services. Higher ids are tables of previous backends, two for each server table.
 pub const MAX_TABLES: u32 = MAX_LOOKUP_TABLES / 3;
-/// Table id of a service without a table.
-pub const NO_TABLE: u32 = NO_LOOKUP_TABLE;
 /// A table id that no service uses; writing it causes a grace period.
-pub const SPARE_TABLE: u32 = MAX_TABLES - 1;
+pub const SPARE_TABLE: TableId = TableId::new(MAX_TABLES - 1);
 
 /// The state of the data plane. Ids are indexes into the maps.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -37,15 +36,15 @@ pub struct MapState {
     /// Settings in the control map.
     pub settings: ControlSettings,
     /// Services by id.
-    pub services: BTreeMap<u32, Service>,
+    pub services: BTreeMap<ServiceId, Service>,
     /// The index in which packets look up services.
     pub index: IndexContent,
     /// Server tables by id.
-    pub tables: BTreeMap<u32, ServerTable>,
+    pub tables: BTreeMap<TableId, ServerTable>,
     /// Servers by id.
-    pub backends: BTreeMap<u32, Backend>,
+    pub backends: BTreeMap<BackendId, Backend>,
     /// Next hops by id. Id 0 means none and is not used.
-    pub next_hops: BTreeMap<u32, NextHop>,
+    pub next_hops: BTreeMap<NextHopId, NextHop>,
     /// Indexes of the interfaces through which packets may leave.
     pub interfaces: BTreeSet<u32>,
 }
@@ -67,7 +66,7 @@ pub struct IndexContent {
     /// Source addresses of tunnel packets.
     pub tunnel: Tunnel,
     /// Services by id.
-    pub entries: BTreeMap<u32, IndexEntry>,
+    pub entries: BTreeMap<ServiceId, IndexEntry>,
     /// Servers of mode `nat`, whose answers return through SLB.
     pub servers: ServerFilter,
 }
@@ -154,7 +153,7 @@ pub struct ServerTable {
     /// The migrating slots.
     pub slot_migration: SlotMigration,
     /// Current backend of each slot, if computed already.
-    pub current_backends: Option<Arc<[u32]>>,
+    pub current_backends: Option<Arc<[BackendId]>>,
 }
 
 impl PartialEq for ServerTable {
@@ -182,19 +181,19 @@ impl ServerTable {
     }
 
     /// Current backend of each slot; computes it if necessary.
-    pub fn current_backends(&self) -> Arc<[u32]> {
+    pub fn current_backends(&self) -> Arc<[BackendId]> {
         self.current_backends.clone().unwrap_or_else(|| self.spec.build())
     }
 
     /// The table in its map layout, and the table of its previous backends if a slot migrates. `previous_backends` is
     /// the id under which the caller writes the latter.
-    pub fn lookup_tables(&self, previous_backends: u32) -> (Box<LookupTable>, Option<Box<LookupTable>>) {
+    pub fn lookup_tables(&self, previous_backends: TableId) -> (Box<LookupTable>, Option<Box<LookupTable>>) {
         let size =
             if self.spec.members.is_empty() && self.slot_migration.is_empty() { 0 } else { self.spec.slots };
         let mut lookup_table = LookupTable::empty();
         lookup_table.size = size;
         for (slot, current_backend) in lookup_table.slots.iter_mut().zip(self.current_backends().iter()) {
-            *slot = *current_backend;
+            *slot = current_backend.index();
         }
         if self.spec.order == SlotOrder::RoundRobin {
             lookup_table.write_run_lengths();
@@ -202,15 +201,15 @@ impl ServerTable {
         if self.slot_migration.is_empty() {
             return (lookup_table, None);
         }
-        lookup_table.previous_backends = previous_backends;
+        lookup_table.previous_backends = previous_backends.index();
         let mut previous = LookupTable::empty();
         previous.size = size;
         for (slot, previous_backend) in self.slot_migration.previous_backends() {
             if let (Some(current_backend), Some(previous)) =
-                (lookup_table.slots.get_mut(slot as usize), previous.slots.get_mut(slot as usize))
+                (lookup_table.slots.get_mut(slot.position()), previous.slots.get_mut(slot.position()))
             {
                 *current_backend |= MIGRATING;
-                *previous = previous_backend;
+                *previous = previous_backend.index();
             }
         }
         (lookup_table, Some(previous))
@@ -221,7 +220,7 @@ impl ServerTable {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowRecord {
     /// Tag of its service.
-    pub service: u32,
+    pub service: ServiceTag,
     /// Its server.
     pub backend: Handle,
     /// Client address.
@@ -293,7 +292,7 @@ impl FlowRecord {
         let is_loose = sequence_word.state() & (state::PICKED_UP | state::ASSURED) == state::PICKED_UP;
         let evictable_silence = is_loose.then(|| sequence_word.silence(clock.now) / clock.hz.max(1));
         Self {
-            service: flow.service,
+            service: ServiceTag::new(flow.service),
             backend: flow.backend,
             client: address,
             port,
@@ -314,7 +313,7 @@ impl FlowRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PutBackend {
     /// Server id.
-    pub id: u32,
+    pub id: BackendId,
     /// The entry.
     pub backend: Backend,
     /// Whether this is a new use of the id, with counters at zero.
@@ -331,21 +330,21 @@ pub enum Operation {
     /// Lets no packets leave through an interface.
     RemoveInterface(u32),
     /// Writes a next hop.
-    PutNextHop(u32, NextHop),
+    PutNextHop(NextHopId, NextHop),
     /// Clears a next hop.
-    ClearNextHop(u32),
+    ClearNextHop(NextHopId),
     /// Writes servers.
     PutBackends(Vec<PutBackend>),
     /// Clears a server.
-    ClearBackend(u32),
+    ClearBackend(BackendId),
     /// Builds server tables aside and replaces each by one write.
-    PutTables(BTreeMap<u32, ServerTable>),
+    PutTables(BTreeMap<TableId, ServerTable>),
     /// Replaces a server table by the empty one.
-    ClearTable(u32),
+    ClearTable(TableId),
     /// Writes a service. If `is_new`, its counters are set to zero first.
     PutService {
         /// Service id.
-        id: u32,
+        id: ServiceId,
         /// The entry.
         service: Box<Service>,
         /// Whether this is a new use of the id.
@@ -354,7 +353,7 @@ pub enum Operation {
     /// Waits for a grace period: programs that saw earlier state have ended.
     GracePeriod,
     /// Clears a service.
-    ClearService(u32),
+    ClearService(ServiceId),
     /// Builds an index aside and replaces the active one by one write.
     PutIndex(IndexContent),
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use slb_common::{abi::lookup_table::NO_BACKEND, maglev, round_robin};
+use slb_common::{abi::ids::BackendId, maglev, round_robin};
 
 use super::digest::SlotSummary;
 
@@ -47,7 +47,7 @@ pub enum SlotOrder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableMember {
     /// Id of the server in the maps.
-    pub backend: u32,
+    pub backend: BackendId,
     /// Endpoint, from which the table is computed, so that all nodes compute the same one.
     pub address: SocketAddr,
     /// Weight, 1 to 100.
@@ -55,15 +55,16 @@ pub struct TableMember {
 }
 
 impl TableSpec {
-    /// Computes the current backend of each slot; [`NO_BACKEND`] in every slot if there is no member.
-    pub fn build(&self) -> Arc<[u32]> {
+    /// Computes the current backend of each slot; [`BackendId::NONE`] in every slot if there is no member.
+    pub fn build(&self) -> Arc<[BackendId]> {
         if self.members.is_empty() {
-            return vec![NO_BACKEND; self.slots as usize].into();
+            return vec![BackendId::NONE; self.slots as usize].into();
         }
         let slots = self.members_of_slots();
         self.summary.get_or_init(|| self.summarize(&slots));
-        let current_backend =
-            |member: u16| self.members.get(usize::from(member)).map_or(NO_BACKEND, |member| member.backend);
+        let current_backend = |member: u16| {
+            self.members.get(usize::from(member)).map_or(BackendId::NONE, |member| member.backend)
+        };
         slots.into_iter().map(current_backend).collect()
     }
 

@@ -6,6 +6,7 @@ use slb_common::{
     abi::{
         Handle,
         backend::Backend,
+        ids::{BackendId, NextHopId, TableId},
         service::{ServiceIndex, Tunnel},
     },
     datapath::ipip::outer_sum,
@@ -28,15 +29,15 @@ const REHOME_SECONDS: u32 = 5;
 #[derive(Clone, Copy)]
 pub(super) struct PoolTable {
     pub(super) number: usize,
-    pub(super) table: u32,
-    pub(super) previous_table: Option<u32>,
+    pub(super) table: TableId,
+    pub(super) previous_table: Option<TableId>,
 }
 
 /// A server's id and what its entry names.
 struct EntryIds {
-    id: u32,
+    id: BackendId,
     handle: Handle,
-    next_hop: u32,
+    next_hop: NextHopId,
 }
 
 /// The servers of all pools.
@@ -45,13 +46,13 @@ pub(super) struct ServerAssignment<'a> {
     actual: &'a MapState,
     inputs: Inputs<'a>,
     /// Tables from which a GC pass is to rehome flows.
-    split: BTreeSet<u32>,
+    split: BTreeSet<TableId>,
     /// Tables that services use now.
-    in_use: BTreeSet<u32>,
+    in_use: BTreeSet<TableId>,
     /// Number of the pool, id and entry of each server.
-    pub(super) backends: Vec<(usize, u32, Backend)>,
+    pub(super) backends: Vec<(usize, BackendId, Backend)>,
     /// Id and entry of each server that only flows to be rehomed keep.
-    pub(super) kept: Vec<(u32, Backend)>,
+    pub(super) kept: Vec<(BackendId, Backend)>,
     /// Times at which weights change by themselves, in seconds since boot.
     pub(super) steps: Vec<u32>,
 }
@@ -61,7 +62,7 @@ impl<'a> ServerAssignment<'a> {
         desired: &'a Desired,
         actual: &'a MapState,
         inputs: Inputs<'a>,
-        previous_tables: &[Option<u32>],
+        previous_tables: &[Option<TableId>],
     ) -> Self {
         Self {
             desired,
@@ -74,7 +75,7 @@ impl<'a> ServerAssignment<'a> {
                 .copied()
                 .chain(abandoned_tables(actual))
                 .collect(),
-            in_use: actual.services.values().map(|service| service.lookup_table).collect(),
+            in_use: actual.services.values().map(|service| service.table()).collect(),
             backends: Vec::new(),
             kept: Vec::new(),
             steps: Vec::new(),
@@ -96,7 +97,7 @@ impl<'a> ServerAssignment<'a> {
         for (address, server) in &pool.servers {
             let next_hop = match server.next_hop {
                 Some(hop) => ids.next_hop(hop, self.actual)?,
-                None => 0,
+                None => NextHopId::NONE,
             };
             while let Some(other) = known.next_if(|other| other.address < *address) {
                 left.push(other);
@@ -146,7 +147,7 @@ impl<'a> ServerAssignment<'a> {
             backend.effective_weight = weight.into();
             TableMember { backend: id, address, weight }
         });
-        let backend = Backend { handle, next_hop, lookup_table: table, ..backend };
+        let backend = Backend { handle, next_hop: next_hop.index(), lookup_table: table.index(), ..backend };
         self.backends.push((number, id, with_drain(backend, leaving)));
         member
     }
@@ -166,7 +167,7 @@ impl<'a> ServerAssignment<'a> {
             Some(_) if known.is_finished() && self.inputs.rehoming.is_empty() => return Ok(()),
             Some(_) => ids.backend(self.actual)?,
         };
-        let backend = Backend { handle, lookup_table: table, ..self.removed_entry(known, ids)? };
+        let backend = Backend { handle, lookup_table: table.index(), ..self.removed_entry(known, ids)? };
         self.backends.push((number, id, with_drain(backend, leaving)));
         Ok(())
     }
@@ -176,7 +177,7 @@ impl<'a> ServerAssignment<'a> {
     pub(super) fn keep_rehoming(
         &mut self,
         known: &ActualServers<'a>,
-        tables: &[u32],
+        tables: &[TableId],
         ids: &mut IdAllocator,
     ) -> Result<(), MapsFull> {
         for table in self.inputs.rehoming.iter().filter(|table| !tables.contains(table)) {
@@ -192,7 +193,7 @@ impl<'a> ServerAssignment<'a> {
 
     /// Drain state of a server that is no longer configured in a table; `None` if it can be cleared. `drain` is
     /// `drain_timeout` in seconds.
-    fn removed(&self, known: &ActualServer<'a>, table: u32, drain: Option<u32>) -> Option<DrainState> {
+    fn removed(&self, known: &ActualServer<'a>, table: TableId, drain: Option<u32>) -> Option<DrainState> {
         let now = self.inputs.now;
         // Its RSTs count as outstanding until it is terminating: the deadline may have passed while no daemon ran.
         let has_rst_outstanding =
@@ -205,12 +206,12 @@ impl<'a> ServerAssignment<'a> {
 
     /// The entry of a server that is no longer configured, without its drain state.
     fn removed_entry(&self, known: &ActualServer<'a>, ids: &mut IdAllocator) -> Result<Backend, MapsFull> {
-        let next_hop = match self.actual.next_hops.get(&known.backend.next_hop) {
+        let next_hop = match self.actual.next_hops.get(&known.backend.next_hop_id()) {
             Some(hop) => ids.next_hop(*hop, self.actual)?,
-            None => 0,
+            None => NextHopId::NONE,
         };
         let flags = known.backend.flags & Backend::ALIVE | Backend::REMOVED;
-        Ok(Backend { flags, weight: 0, effective_weight: 0, next_hop, ..*known.backend })
+        Ok(Backend { flags, weight: 0, effective_weight: 0, next_hop: next_hop.index(), ..*known.backend })
     }
 
     /// The servers whose replies return through SLB.
@@ -233,7 +234,7 @@ pub(super) struct ActualServers<'a>(Vec<ActualServer<'a>>);
 
 pub(super) struct ActualServer<'a> {
     address: SocketAddr,
-    id: u32,
+    id: BackendId,
     backend: &'a Backend,
 }
 
@@ -253,14 +254,14 @@ impl<'a> ActualServers<'a> {
         let mut known: Vec<_> = known.collect();
         // Configured servers sort before removed ones.
         known.sort_by_key(|known| {
-            (known.backend.lookup_table, known.address, known.backend.flags & Backend::REMOVED != 0)
+            (known.backend.table(), known.address, known.backend.flags & Backend::REMOVED != 0)
         });
         Self(known)
     }
 
-    fn of(&self, table: u32) -> &[ActualServer<'a>] {
-        let first = self.0.partition_point(|known| known.backend.lookup_table < table);
-        let end = self.0.partition_point(|known| known.backend.lookup_table <= table);
+    fn of(&self, table: TableId) -> &[ActualServer<'a>] {
+        let first = self.0.partition_point(|known| known.backend.table() < table);
+        let end = self.0.partition_point(|known| known.backend.table() <= table);
         &self.0[first..end]
     }
 }

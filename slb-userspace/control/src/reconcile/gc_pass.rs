@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use slb_common::abi::lookup_table::NO_BACKEND;
+use slb_common::abi::ids::{BackendId, TableId};
 
 use super::Reconciler;
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     gc_job::{GcFindings, GcJob},
     one_way::AnswerCounts,
     outlier_detection::DetectorPool,
+    slot::Slot,
     slot_migration::PinnedElsewhere,
 };
 
@@ -136,30 +137,30 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     /// The next tables whose slot migrations may end, [`TABLE_BATCH`] at most. Each pass takes up after the last one.
-    fn due_tables(&mut self, state: &MapState, now: Duration) -> Vec<u32> {
+    fn due_tables(&mut self, state: &MapState, now: Duration) -> Vec<TableId> {
         let is_due =
-            |(id, table): &(&u32, &ServerTable)| table.slot_migration.is_due(idle_time(state, **id), now);
+            |(id, table): &(&TableId, &ServerTable)| table.slot_migration.is_due(idle_time(state, **id), now);
         let after = state.tables.range((Bound::Excluded(self.last_due), Bound::Unbounded));
         let all = after.chain(state.tables.range(..=self.last_due));
-        let due: Vec<u32> = all.filter(is_due).map(|(id, _)| *id).take(TABLE_BATCH).collect();
+        let due: Vec<TableId> = all.filter(is_due).map(|(id, _)| *id).take(TABLE_BATCH).collect();
         self.last_due = due.last().copied().unwrap_or(self.last_due);
         due
     }
 
     /// Ends the slot migrations that are complete, of tables that have not changed since the pass began.
     fn end_migrations(&mut self, actual: &mut Arc<MapState>, found: &GcFindings) -> Result<()> {
-        let is_same = |id: &u32| actual.tables.get(id) == found.job.state.tables.get(id);
-        let ended: BTreeMap<u32, ServerTable> = found
+        let is_same = |id: &TableId| actual.tables.get(id) == found.job.state.tables.get(id);
+        let ended: BTreeMap<TableId, ServerTable> = found
             .current_backends
             .keys()
             .filter(|id| is_same(id))
             .filter_map(|id| Some((*id, migrated(actual, *id, found)?)))
             .collect();
-        let has_changed = |(id, table): &(&u32, &ServerTable)| {
+        let has_changed = |(id, table): &(&TableId, &ServerTable)| {
             let old = actual.tables.get(id).map(|old| &old.slot_migration);
             old.is_none_or(|old| !old.previous_backends().eq(table.slot_migration.previous_backends()))
         };
-        let put: BTreeMap<u32, ServerTable> =
+        let put: BTreeMap<TableId, ServerTable> =
             ended.iter().filter(has_changed).map(|(id, table)| (*id, table.clone())).collect();
         if ended.is_empty() {
             return Ok(());
@@ -176,10 +177,11 @@ impl<D: DataPlane> Reconciler<D> {
 }
 
 /// A due table as it is after the pass.
-fn migrated(actual: &MapState, id: u32, found: &GcFindings) -> Option<ServerTable> {
+fn migrated(actual: &MapState, id: TableId, found: &GcFindings) -> Option<ServerTable> {
     let current_backends = found.current_backends.get(&id)?;
     let mut table = actual.tables.get(&id)?.clone();
-    let current_backend = |slot: u32| current_backends.get(slot as usize).copied().unwrap_or(NO_BACKEND);
+    let current_backend =
+        |slot: Slot| current_backends.get(slot.position()).copied().unwrap_or(BackendId::NONE);
     let pinned_elsewhere = |slot| match found.pinned_elsewhere.get(&(id, slot)) {
         // An unread entry may be a flow of any slot.
         _ if found.gc_pass.unread != 0 => PinnedElsewhere::UNKNOWN,
@@ -192,9 +194,9 @@ fn migrated(actual: &MapState, id: u32, found: &GcFindings) -> Option<ServerTabl
 
 /// Time after which untracked flows of a table have expired: the longest idle timeout of its services, plus slack. A
 /// change starts the wait before its tables are active.
-fn idle_time(state: &MapState, table: u32) -> Duration {
+fn idle_time(state: &MapState, table: TableId) -> Duration {
     const SLACK: u64 = 10;
-    let services = state.services.values().filter(|service| service.lookup_table == table);
+    let services = state.services.values().filter(|service| service.table() == table);
     let idle = services.map(|service| service.idle_timeout).max().unwrap_or(0);
     Duration::from_secs(u64::from(idle) + SLACK)
 }

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use slb_common::abi::{
     backend::Backend,
+    ids::{BackendId, ServiceId, TableId},
     service::{Service, policy},
 };
 
@@ -37,12 +38,12 @@ impl<D: DataPlane> Reconciler<D> {
     ) -> Result<()> {
         let MapState { tables, backends, services, .. } = desired;
         // A vector, because it is asked for every reassigned slot.
-        let mut there = vec![false; backends.last_key_value().map_or(0, |(id, _)| *id as usize + 1)];
-        backends.keys().for_each(|id| there[*id as usize] = true);
-        let exists = |id: u32| there.get(id as usize) == Some(&true);
+        let mut there = vec![false; backends.last_key_value().map_or(0, |(id, _)| id.index() as usize + 1)];
+        backends.keys().for_each(|id| there[id.index() as usize] = true);
+        let exists = |id: BackendId| there.get(id.index() as usize) == Some(&true);
         let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
-        let released = |(_, backend): &(&u32, &Backend)| has_left_slots(backend, seconds);
-        let released: BTreeSet<u32> = backends.iter().filter(released).map(|(id, _)| *id).collect();
+        let released = |(_, backend): &(&BackendId, &Backend)| has_left_slots(backend, seconds);
+        let released: BTreeSet<BackendId> = backends.iter().filter(released).map(|(id, _)| *id).collect();
         let tracked_tables = tracked_tables(actual, services);
         let repinned_tables = repinned_tables(actual, services);
         let mut replaced = Vec::new();
@@ -56,7 +57,7 @@ impl<D: DataPlane> Reconciler<D> {
             if !table.slot_migration.previous_backends().all(|(_, previous_backend)| exists(previous_backend))
             {
                 let current_backends = table.current_backends();
-                table.slot_migration.replace_missing(|slot| current_backends[slot as usize], exists);
+                table.slot_migration.replace_missing(|slot| current_backends[slot.position()], exists);
             }
             if table
                 .slot_migration
@@ -66,7 +67,7 @@ impl<D: DataPlane> Reconciler<D> {
                 let current_backends = table.current_backends();
                 table
                     .slot_migration
-                    .leave_released(|slot| current_backends[slot as usize], |id| released.contains(&id));
+                    .leave_released(|slot| current_backends[slot.position()], |id| released.contains(&id));
             }
         }
         for (id, old) in split_tables(actual, services) {
@@ -79,7 +80,7 @@ impl<D: DataPlane> Reconciler<D> {
                     .into_iter()
                     .map(|(slot, previous_backend)| (slot, successor(previous_backend)));
                 table.slot_migration = SlotMigration::from_maps(previous_backends, now);
-                let before: Vec<u32> = before.iter().map(|server| successor(*server)).collect();
+                let before: Vec<BackendId> = before.iter().map(|server| successor(*server)).collect();
                 table.slot_migration.change(&before, &after, exists, now);
             }
         }
@@ -121,11 +122,11 @@ impl<D: DataPlane> Reconciler<D> {
     /// table of unknown content in the data plane equals `table`.
     fn replace_table(
         &mut self,
-        id: u32,
+        id: TableId,
         old: &ServerTable,
         table: &mut ServerTable,
         change: TableChange<'_>,
-        exists: impl Fn(u32) -> bool + Copy,
+        exists: impl Fn(BackendId) -> bool + Copy,
     ) -> Result<bool> {
         let TableChange { is_tracked, released, now } = change;
         // Reading it takes much less time than building it.
@@ -141,16 +142,16 @@ impl<D: DataPlane> Reconciler<D> {
         }
         table.slot_migration = found.clone();
         if is_tracked {
-            table.slot_migration.replace_missing(|slot| after[slot as usize], exists);
+            table.slot_migration.replace_missing(|slot| after[slot.position()], exists);
         } else {
             table.slot_migration.change(&before, &after, exists, now);
         }
-        table.slot_migration.leave_released(|slot| after[slot as usize], |id| released.contains(&id));
-        Ok(!old.is_known() && before == after && found == table.slot_migration)
+        table.slot_migration.leave_released(|slot| after[slot.position()], |id| released.contains(&id));
+        Ok(!old.is_known() && *before == *after && found == table.slot_migration)
     }
 
     /// Whether two tables have equally many slots, so that slots correspond. Otherwise notes the new size.
-    fn have_same_size(&mut self, before: &[u32], after: &[u32]) -> bool {
+    fn have_same_size(&mut self, before: &[BackendId], after: &[BackendId]) -> bool {
         // A table is empty if no server takes new flows.
         if before.len() != after.len() && !before.is_empty() {
             self.resized.push(ResizedTable { before: before.len(), after: after.len() });
@@ -165,43 +166,43 @@ struct TableChange<'a> {
     /// Whether every flow of the table has an entry, so that no slot needs to migrate.
     is_tracked: bool,
     /// Terminating servers that are previous backends no longer ([`has_left_slots`]).
-    released: &'a BTreeSet<u32>,
+    released: &'a BTreeSet<BackendId>,
     now: Duration,
 }
 
 /// Tables whose services pin all flows to their backend, before and after the change. Their untracked flows do not
 /// exist, so slots need not migrate.
-fn tracked_tables(actual: &MapState, desired: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
+fn tracked_tables(actual: &MapState, desired: &BTreeMap<ServiceId, Service>) -> BTreeSet<TableId> {
     let follows_table = |service: &&Service| service.policy & policy::PINNED_ELSEWHERE == 0;
-    let by_table: BTreeSet<u32> = actual
+    let by_table: BTreeSet<TableId> = actual
         .services
         .values()
         .chain(desired.values())
         .filter(follows_table)
-        .map(|service| service.lookup_table)
+        .map(|service| service.table())
         .collect();
     actual.tables.keys().filter(|id| !by_table.contains(id)).copied().collect()
 }
 
 /// Tables of `dsr` and `ipip` whose services begin or cease to pin new flows to another backend. Tracked flows must be
 /// found from now on, and untracked ones belong to the backend of their slot.
-fn repinned_tables(actual: &MapState, desired: &BTreeMap<u32, Service>) -> BTreeSet<u32> {
+fn repinned_tables(actual: &MapState, desired: &BTreeMap<ServiceId, Service>) -> BTreeSet<TableId> {
     // In mode `nat` every flow is tracked anyway.
     let pins_elsewhere = |service: &Service| {
         !service.sees_replies()
             && (service.policy & policy::PINNED_ELSEWHERE != 0 || service.hash_changed_at != 0)
     };
-    let is_repinned = |(id, service): &(&u32, &Service)| {
+    let is_repinned = |(id, service): &(&ServiceId, &Service)| {
         let actual = actual.services.get(id).filter(|actual| actual.handle == service.handle);
         actual.is_some_and(|actual| pins_elsewhere(actual) != pins_elsewhere(service))
     };
-    desired.iter().filter(is_repinned).map(|(_, service)| service.lookup_table).collect()
+    desired.iter().filter(is_repinned).map(|(_, service)| service.table()).collect()
 }
 
 /// The tables with these ids. `ids` must be sorted.
 fn tables_with<'a>(
-    tables: &'a mut BTreeMap<u32, ServerTable>,
-    ids: &[u32],
+    tables: &'a mut BTreeMap<TableId, ServerTable>,
+    ids: &[TableId],
 ) -> impl Iterator<Item = &'a mut ServerTable> {
     tables.iter_mut().filter(|(id, _)| ids.binary_search(id).is_ok()).map(|(_, table)| table)
 }

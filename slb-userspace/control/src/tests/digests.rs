@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{World, group, two_groups};
 use crate::dataplane::{
     digest::{Digest, SlotSummary, all},
-    state::{MapState, NO_TABLE},
+    state::MapState,
 };
+use slb_common::abi::ids::TableId;
 use slb_config::{
     model::{Config, Scheduler},
     samples::shop,
@@ -14,16 +15,16 @@ use slb_config::{
 
 /// The digest of all services, and the digest of each by port.
 fn digests(state: &MapState) -> (Digest, BTreeMap<u16, Digest>) {
-    let services = state.services.values().filter(|service| service.lookup_table != NO_TABLE);
+    let services = state.services.values().filter(|service| service.table() != TableId::NONE);
     let digests: Vec<_> = services
         .map(|service| {
-            let table = &state.tables[&service.lookup_table];
+            let table = &state.tables[&service.table()];
             let summary = table.spec.summary();
             // The same from the slots in the map.
-            let (lookup_table, _) = table.lookup_tables(0);
-            assert_eq!(SlotSummary::read(lookup_table.in_use(), &state.backends), *summary);
+            let (lookup_table, _) = table.lookup_tables(TableId::NONE);
+            assert_eq!(SlotSummary::read(lookup_table.current_backends(), &state.backends), *summary);
             let servers = state.backends.values();
-            let servers = servers.filter(|backend| backend.lookup_table == service.lookup_table);
+            let servers = servers.filter(|backend| backend.table() == service.table());
             (service, summary.of_service(service, servers, state.settings.seed))
         })
         .collect();

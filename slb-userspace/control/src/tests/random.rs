@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use proptest::prelude::*;
-use slb_common::abi::backend::Backend;
+use slb_common::abi::{backend::Backend, ids::BackendId};
 
 use super::{World, flow, group, lingers, reached, two_groups};
 use crate::{
@@ -202,17 +202,18 @@ fn end_gc(world: &mut World, running: RunningGc) {
 /// Whether a change takes the server from a flow of a listener that goes on to have this server.
 fn loses_server(flow: &FlowRecord, before: &MapState, after: &MapState) -> bool {
     let serves = |state: &MapState| {
-        let server = state.backends.get(&flow.backend.id()).filter(|it| it.handle == flow.backend)?;
+        let server =
+            state.backends.get(&BackendId::of(flow.backend)).filter(|it| it.handle == flow.backend)?;
         (server.flags & Backend::TERMINATING == 0).then_some(server.address)
     };
     let Some(address) = serves(before) else { return false };
-    let Some(entry) = after.index.entries.values().find(|entry| entry.service == flow.service) else {
+    let Some(entry) = after.index.entries.values().find(|entry| entry.tag() == flow.service) else {
         return false;
     };
     let mut configured = after.backends.values().filter(|it| it.flags & Backend::REMOVED == 0);
     let stays = configured.any(|it| {
         let serves = it.flags & Backend::TERMINATING == 0;
-        it.lookup_table == entry.lookup_table && it.address == address && serves
+        it.table() == entry.table() && it.address == address && serves
     });
     stays && serves(after).is_none()
 }

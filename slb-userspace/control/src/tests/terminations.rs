@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, mem, time::Duration};
 
-use slb_common::abi::backend::Backend;
+use slb_common::abi::{backend::Backend, ids::TableId};
 
 use super::{World, backend, flow, group, members, two_groups};
 use crate::{
@@ -64,9 +64,9 @@ fn slots_leave_a_terminating_server_before_it_goes() {
             world.now = Duration::from_secs(1000 + seconds);
             let state = world.reconcile(&after).unwrap();
             assert!(state.backends.contains_key(&id));
-            let moved = state.tables[&0].slot_migration.len();
+            let moved = state.tables[&TableId::new(0)].slot_migration.len();
             (
-                state.tables[&0]
+                state.tables[&TableId::new(0)]
                     .slot_migration
                     .previous_backends()
                     .filter(|(_, previous_backend)| *previous_backend == id)
@@ -93,12 +93,12 @@ fn slots_without_another_server_stay_with_a_terminating_one() {
     world.now += Duration::from_secs(10);
     let state = world.reconcile(&group(&[(2, 0)])).unwrap();
     assert!(
-        state.tables[&0]
+        state.tables[&TableId::new(0)]
             .slot_migration
             .previous_backends()
             .all(|(_, previous_backend)| previous_backend == id)
     );
-    assert_eq!(state.tables[&0].slot_migration.len(), 251);
+    assert_eq!(state.tables[&TableId::new(0)].slot_migration.len(), 251);
 }
 
 /// The table of a flow's own listener decides about it, whichever table it began in.
@@ -215,7 +215,7 @@ fn interrupted_change_resets_no_connection() {
                 world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
             }
             let entry = state.index.entries.values().find(|entry| entry.port == 81_u16.to_be()).unwrap();
-            assert_eq!(server(&mut world).lookup_table, entry.lookup_table, "step {step}");
+            assert_eq!(server(&mut world).table(), entry.table(), "step {step}");
             if !is_broken_off {
                 assert!(step > 3, "{step} steps");
                 break;
@@ -303,7 +303,8 @@ fn slow_start_raises_a_server_to_its_weight_in_steps() {
             ..ObservedInputs::default()
         };
         let reconciled = world.reconciler.reconcile(&desired(config, known), world.now).unwrap();
-        let weights: Vec<_> = reconciled.state.tables[&0].spec.members.iter().map(|m| m.weight).collect();
+        let weights: Vec<_> =
+            reconciled.state.tables[&TableId::new(0)].spec.members.iter().map(|m| m.weight).collect();
         (weights, reconciled.next.map(|next| next.as_secs()))
     };
     assert_eq!(weights(&mut world, &one, 0), (vec![100], None), "the first start");

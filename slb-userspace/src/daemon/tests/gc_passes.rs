@@ -20,7 +20,7 @@ impl World {
     /// Adds a live flow of each server.
     fn add_flows(&self) {
         let mut plane = self.plane.borrow_mut();
-        let tag = plane.state.index.entries.values().next().expect("a listener").service;
+        let tag = plane.state.index.entries.values().next().expect("a listener").tag();
         let flows: Vec<_> =
             plane.state.backends.values().map(|it| FlowRecord::sample(tag, it.handle)).collect();
         plane.flows.extend(flows);

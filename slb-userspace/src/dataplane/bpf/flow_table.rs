@@ -9,7 +9,8 @@ use slb_common::{
         Handle,
         backend::Backend,
         control::Control,
-        lookup_table::{LookupTable, current_backend},
+        ids::{BackendId, TableId},
+        lookup_table::LookupTable,
     },
     datapath::flow_gc::{Clock, FlowGc, FlowTable, FlushResult, GcAction, GcEntry, GcPass},
 };
@@ -116,10 +117,10 @@ impl FlowTableAccess for PinnedFlowTable {
         Ok(self.table()?.flush(0..self.slots(), erases, &mut |seen| matches(&FlowRecord::new(seen, clock))))
     }
 
-    fn current_backends(&self, id: u32) -> Result<Arc<[u32]>> {
+    fn current_backends(&self, id: TableId) -> Result<Arc<[BackendId]>> {
         let mut lookup_table = LookupTable::empty();
-        read_inner(&self.lookup_tables, id, lookup_table.as_mut())?;
-        Ok(lookup_table.in_use().iter().map(|slot| current_backend(*slot)).collect())
+        read_inner(&self.lookup_tables, id.index(), lookup_table.as_mut())?;
+        Ok(lookup_table.current_backends().collect())
     }
 
     fn rehome_flows(&mut self, moves: &RehomeMap) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::Result;
 use slb_common::{
-    abi::Handle,
+    abi::{Handle, ids::ServiceTag},
     datapath::flow_gc::{Clock, FlowTable, FlowTableUsage},
 };
 
@@ -16,7 +16,7 @@ pub struct CurrentFlows {
     /// By server.
     pub by_server: HashMap<Handle, u64>,
     /// By service tag.
-    pub by_service: HashMap<u32, u64>,
+    pub by_service: HashMap<ServiceTag, u64>,
     /// How full the flow table is.
     pub fill: FlowTableUsage,
 }
@@ -27,7 +27,7 @@ impl CurrentFlows {
         let mut current = Self::default();
         let fill = table.live(clock, &mut |flow| {
             *current.by_server.entry(flow.backend).or_default() += 1;
-            *current.by_service.entry(flow.service).or_default() += 1;
+            *current.by_service.entry(ServiceTag::new(flow.service)).or_default() += 1;
         });
         current.fill = fill;
         current

@@ -12,8 +12,9 @@ use slb_common::{
         ABI_VERSION, Handle,
         backend::{Backend, NextHop},
         control::Control,
+        ids::{BackendId, NextHopId, ServiceId, TableId},
         interface::{self, Interface, InterfaceProperties},
-        lookup_table::{LookupTable, MIGRATING, current_backend},
+        lookup_table::{LookupTable, MIGRATING},
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
     },
@@ -32,13 +33,16 @@ use super::{
     seeds, syscall,
 };
 use crate::dataplane::counters::CounterSnapshot;
-use slb_control::dataplane::{
-    DataPlane, TableContents,
-    digest::SlotSummary,
-    state::{
-        ControlSettings, IndexContent, MAX_TABLES, MapState, NO_TABLE, Operation, PutBackend, SPARE_TABLE,
-        ServerFilter, ServerTable, TABLE_BATCH, build_tables,
+use slb_control::{
+    dataplane::{
+        DataPlane, TableContents,
+        digest::SlotSummary,
+        state::{
+            ControlSettings, IndexContent, MAX_TABLES, MapState, Operation, PutBackend, SPARE_TABLE,
+            ServerFilter, ServerTable, TABLE_BATCH, build_tables,
+        },
     },
+    slot::Slot,
 };
 
 /// Servers written in one call.
@@ -67,10 +71,10 @@ pub struct Maps {
     /// The empty table that replaces each cleared one; `None` before its first use.
     empty: Option<OwnedFd>,
     /// Ids of replaced tables of previous backends, to be cleared after a grace period.
-    outdated: Vec<u32>,
+    outdated: Vec<TableId>,
     /// By server table, the id of its table of previous backends, if it has one. Missing if this process has not read
     /// it.
-    previous_backends: BTreeMap<u32, Option<u32>>,
+    previous_backends: BTreeMap<TableId, Option<TableId>>,
 }
 
 impl Maps {
@@ -130,8 +134,12 @@ impl Maps {
 
     /// What the slots of a table say. Reads the table; a process that has built it knows without. `backends` are the
     /// servers of all tables.
-    pub fn read_summary(&self, table: u32, backends: &BTreeMap<u32, Backend>) -> Result<SlotSummary> {
-        Ok(SlotSummary::read(self.lookup_table(table)?.in_use(), backends))
+    pub fn read_summary(
+        &self,
+        table: TableId,
+        backends: &BTreeMap<BackendId, Backend>,
+    ) -> Result<SlotSummary> {
+        Ok(SlotSummary::read(self.lookup_table(table)?.current_backends(), backends))
     }
 
     /// The interface table's entry of an interface.
@@ -146,7 +154,7 @@ impl Maps {
     }
 
     /// Number of migrating slots of a table.
-    pub fn moved_slots(&self, table: u32) -> Result<u32> {
+    pub fn moved_slots(&self, table: TableId) -> Result<u32> {
         Ok(self.lookup_table(table)?.in_use().iter().filter(|slot| **slot & MIGRATING != 0).count() as u32)
     }
 
@@ -173,15 +181,16 @@ impl Maps {
     }
 
     fn put_backends(&mut self, backends: &[PutBackend]) -> Result<()> {
-        let is_new: Vec<_> = backends.iter().filter(|put| put.is_new).map(|put| put.id).collect();
+        let is_new: Vec<_> = backends.iter().filter(|put| put.is_new).map(|put| put.id.index()).collect();
         let zero = vec![Counters::default(); is_new.len() * self.processors];
         syscall::update_batch(self.backend_counters.fd().as_fd(), &is_new, &zero)?;
         syscall::update_batch(self.loads.fd().as_fd(), &is_new, &vec![0_u64; is_new.len()])?;
-        let (ids, backends): (Vec<_>, Vec<_>) = backends.iter().map(|put| (put.id, put.backend)).unzip();
+        let (ids, backends): (Vec<_>, Vec<_>) =
+            backends.iter().map(|put| (put.id.index(), put.backend)).unzip();
         Ok(syscall::update_batch(self.backends.fd().as_fd(), &ids, &backends)?)
     }
 
-    fn put_tables(&mut self, tables: &BTreeMap<u32, ServerTable>) -> Result<()> {
+    fn put_tables(&mut self, tables: &BTreeMap<TableId, ServerTable>) -> Result<()> {
         let mut tables: Vec<_> = tables.iter().map(|(id, table)| (*id, table.clone())).collect();
         for part in tables.chunks_mut(TABLE_BATCH) {
             build_tables(part.iter_mut().map(|(_, table)| table));
@@ -192,7 +201,8 @@ impl Maps {
             for (id, table) in part {
                 let now = self.previous_table_of(*id)?;
                 // Never the id in use: the new table and its previous backends become active together.
-                let aside = MAX_TABLES + 2 * *id + u32::from(now == Some(MAX_TABLES + 2 * *id));
+                let [first, second] = previous_tables_of(*id);
+                let aside = if now == Some(first) { second } else { first };
                 let (lookup_table, previous_backends) = table.lookup_tables(aside);
                 if let Some(previous_backends) = previous_backends {
                     kept.push((aside, syscall::array_of(previous_backends.as_ref())?));
@@ -223,32 +233,35 @@ impl Maps {
     }
 
     /// Id of a table's table of previous backends, if it has one.
-    fn previous_table_of(&self, id: u32) -> Result<Option<u32>> {
+    fn previous_table_of(&self, id: TableId) -> Result<Option<TableId>> {
         if let Some(previous_backends) = self.previous_backends.get(&id) {
             return Ok(*previous_backends);
         }
-        Ok(Some(self.lookup_table(id)?.previous_backends)
-            .filter(|previous_backends| *previous_backends != NO_TABLE))
+        Ok(Some(TableId::new(self.lookup_table(id)?.previous_backends))
+            .filter(|table| *table != TableId::NONE))
     }
 
     /// Writes tables. On return no program that saw the old ones runs. One call writes all of them, because each call
     /// waits for a grace period.
-    fn put_lookup_tables(&mut self, lookup_tables: &[(u32, OwnedFd)]) -> Result<()> {
-        let (ids, descriptors): (Vec<_>, Vec<_>) =
-            lookup_tables.iter().map(|(id, lookup_table)| (*id, lookup_table.as_raw_fd() as u32)).unzip();
+    fn put_lookup_tables(&mut self, lookup_tables: &[(TableId, OwnedFd)]) -> Result<()> {
+        let (ids, descriptors): (Vec<_>, Vec<_>) = lookup_tables
+            .iter()
+            .map(|(id, lookup_table)| (id.index(), lookup_table.as_raw_fd() as u32))
+            .unzip();
         syscall::update_batch(self.lookup_tables.fd().as_fd(), &ids, &descriptors)
             .context("cannot activate server tables")
     }
 
     /// Replaces tables by the empty one. The kernel then frees their memory.
-    fn clear_lookup_tables(&mut self, ids: &[u32]) -> Result<()> {
+    fn clear_lookup_tables(&mut self, ids: &[TableId]) -> Result<()> {
         let empty = match self.empty.take() {
             Some(empty) => empty,
             None => syscall::array_of(LookupTable::empty().as_ref())?,
         };
         let empty = self.empty.insert(empty).as_raw_fd() as u32;
         let descriptors = vec![empty; ids.len()];
-        Ok(syscall::update_batch(self.lookup_tables.fd().as_fd(), ids, &descriptors)?)
+        let ids: Vec<_> = ids.iter().map(|id| id.index()).collect();
+        Ok(syscall::update_batch(self.lookup_tables.fd().as_fd(), &ids, &descriptors)?)
     }
 
     fn put_index(&mut self, index: &IndexContent) -> Result<()> {
@@ -258,9 +271,9 @@ impl Maps {
     }
 
     /// Reads a server table; an empty one if there is none.
-    fn lookup_table(&self, id: u32) -> Result<Box<LookupTable>> {
+    fn lookup_table(&self, id: TableId) -> Result<Box<LookupTable>> {
         let mut lookup_table = LookupTable::empty();
-        read_inner(&self.lookup_tables, id, lookup_table.as_mut())?;
+        read_inner(&self.lookup_tables, id.index(), lookup_table.as_mut())?;
         Ok(lookup_table)
     }
 
@@ -273,7 +286,7 @@ impl Maps {
         Ok(IndexContent {
             hz: index.hz,
             tunnel: index.tunnel,
-            entries: entries.map(|entry| (entry.id(), *entry)).collect(),
+            entries: entries.map(|entry| (entry.service_id(), *entry)).collect(),
             servers: ServerFilter(index.servers.into()),
         })
     }
@@ -289,23 +302,23 @@ impl DataPlane for Maps {
         };
         syscall::for_each(self.services.fd().as_fd(), |id, service: Service| {
             if service.handle != Handle::default() {
-                state.services.insert(id, service);
+                state.services.insert(ServiceId::new(id), service);
             }
         })?;
         syscall::for_each(self.backends.fd().as_fd(), |id, backend: Backend| {
             if backend.handle != Handle::default() {
-                state.backends.insert(id, backend);
+                state.backends.insert(BackendId::new(id), backend);
             }
         })?;
         syscall::for_each(self.next_hops.fd().as_fd(), |id, hop: NextHop| {
             if hop.ifindex != 0 {
-                state.next_hops.insert(id, hop);
+                state.next_hops.insert(NextHopId::new(id), hop);
             }
         })?;
         let mut lookup_table = LookupTable::empty();
         for id in 0..MAX_TABLES {
             if read_inner(&self.lookup_tables, id, lookup_table.as_mut())? && lookup_table.size != 0 {
-                state.tables.insert(id, ServerTable::default());
+                state.tables.insert(TableId::new(id), ServerTable::default());
             }
         }
         for ifindex in self.interfaces.keys() {
@@ -314,21 +327,22 @@ impl DataPlane for Maps {
         Ok(state)
     }
 
-    fn table(&self, id: u32) -> Result<TableContents> {
+    fn table(&self, id: TableId) -> Result<TableContents> {
         let lookup_table = self.lookup_table(id)?;
         let slots = lookup_table.in_use();
-        let current_backends = slots.iter().map(|slot| current_backend(*slot)).collect();
+        let current_backends = lookup_table.current_backends().collect();
         let mut previous_backends = Vec::new();
         if slots.iter().any(|slot| slot & MIGRATING != 0) {
-            let kept = self.lookup_table(lookup_table.previous_backends)?;
-            let moved = (0..).zip(slots).filter(|(_, slot)| **slot & MIGRATING != 0);
-            previous_backends.extend(moved.map(|(slot, _)| (slot, kept.slots[slot as usize])));
+            let kept = self.lookup_table(TableId::new(lookup_table.previous_backends))?;
+            let moved = Slot::all().zip(slots).filter(|(_, slot)| **slot & MIGRATING != 0);
+            previous_backends
+                .extend(moved.map(|(slot, _)| (slot, BackendId::new(kept.slots[slot.position()]))));
         }
         Ok((current_backends, previous_backends))
     }
 
-    fn put_connection_counts(&mut self, loads: &BTreeMap<u32, u64>) -> Result<()> {
-        let (ids, loads): (Vec<_>, Vec<_>) = loads.iter().map(|(id, load)| (*id, *load)).unzip();
+    fn put_connection_counts(&mut self, loads: &BTreeMap<BackendId, u64>) -> Result<()> {
+        let (ids, loads): (Vec<_>, Vec<_>) = loads.iter().map(|(id, load)| (id.index(), *load)).unzip();
         Ok(syscall::update_batch(self.loads.fd().as_fd(), &ids, &loads)?)
     }
 
@@ -356,12 +370,12 @@ impl DataPlane for Maps {
             }
             // The kernel removes a deleted interface from the map itself.
             Operation::RemoveInterface(ifindex) => drop(self.interfaces.remove(*ifindex)),
-            Operation::PutNextHop(id, hop) => set(&self.next_hops, *id, *hop)?,
-            Operation::ClearNextHop(id) => set(&self.next_hops, *id, NextHop::default())?,
+            Operation::PutNextHop(id, hop) => set(&self.next_hops, id.index(), *hop)?,
+            Operation::ClearNextHop(id) => set(&self.next_hops, id.index(), NextHop::default())?,
             Operation::PutBackends(backends) => {
                 backends.chunks(PART).try_for_each(|part| self.put_backends(part))?;
             }
-            Operation::ClearBackend(id) => set(&self.backends, *id, Backend::default())?,
+            Operation::ClearBackend(id) => set(&self.backends, id.index(), Backend::default())?,
             Operation::PutTables(tables) => self.put_tables(tables)?,
             Operation::ClearTable(id) => {
                 let previous_backends = self.previous_table_of(*id)?;
@@ -377,16 +391,21 @@ impl DataPlane for Maps {
             Operation::PutService { id, service, is_new } => {
                 if *is_new {
                     let zero = vec![Counters::default(); self.processors];
-                    syscall::update_batch(self.service_counters.fd().as_fd(), &[*id], &zero)?;
-                    set(&self.round_robin, *id, 0_u64)?;
+                    syscall::update_batch(self.service_counters.fd().as_fd(), &[id.index()], &zero)?;
+                    set(&self.round_robin, id.index(), 0_u64)?;
                 }
-                set(&self.services, *id, **service)?;
+                set(&self.services, id.index(), **service)?;
             }
-            Operation::ClearService(id) => set(&self.services, *id, Service::default())?,
+            Operation::ClearService(id) => set(&self.services, id.index(), Service::default())?,
             Operation::PutIndex(index) => self.put_index(index)?,
         }
         Ok(())
     }
+}
+
+/// Ids of the two tables of previous backends that a server table uses in turn.
+fn previous_tables_of(id: TableId) -> [TableId; 2] {
+    [0, 1].map(|turn| TableId::new(MAX_TABLES + 2 * id.index() + turn))
 }
 
 /// Writes one element of an array.

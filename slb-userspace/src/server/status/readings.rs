@@ -8,6 +8,7 @@ use crate::dataplane::{
     bpf::{flows::CurrentFlows, maps::Maps},
     counters::CounterSnapshot,
 };
+use slb_common::abi::ids::TableId;
 use slb_control::dataplane::{digest::SlotSummary, state::MapState};
 
 /// Readings of the maps.
@@ -18,7 +19,7 @@ pub struct Readings {
     /// Live flows.
     pub current_flows: CurrentFlows,
     /// Tables that this process has not built, by id. A daemon has built all of them.
-    pub tables: BTreeMap<u32, SlotSummary>,
+    pub tables: BTreeMap<TableId, SlotSummary>,
     /// Flags of interfaces, by index.
     pub roles: BTreeMap<u32, u16>,
 }
@@ -29,13 +30,13 @@ impl Readings {
     /// # Errors
     /// The maps cannot be read.
     pub fn of(maps: &Maps, state: &MapState) -> Result<Self> {
-        let end = |last: Option<&u32>| last.map_or(0, |id| id + 1);
-        let (services, backends) = (state.services.keys().next_back(), state.backends.keys().next_back());
+        let services = state.services.keys().next_back().map_or(0, |last| last.index() + 1);
+        let backends = state.backends.keys().next_back().map_or(0, |last| last.index() + 1);
         let unknown = state.tables.iter().filter(|(_, table)| !table.is_known());
         let tables = unknown.map(|(id, _)| Ok((*id, maps.read_summary(*id, &state.backends)?)));
         let flags = |ifindex: &u32| Some((*ifindex, maps.interface(*ifindex)?.flags));
         Ok(Self {
-            counters: maps.counters(end(services), end(backends))?,
+            counters: maps.counters(services, backends)?,
             current_flows: maps.current_flows(state.index.hz.max(1))?,
             tables: tables.collect::<Result<_>>()?,
             roles: state.interfaces.iter().filter_map(flags).collect(),

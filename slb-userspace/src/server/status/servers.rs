@@ -7,6 +7,7 @@ use std::{
 
 use slb_common::abi::{
     backend::Backend,
+    ids::{BackendId, NextHopId, TableId},
     service::{Service, policy},
 };
 
@@ -22,17 +23,17 @@ pub(super) struct Servers<'a> {
     state: &'a MapState,
     readings: &'a Readings,
     context: &'a StatusContext<'a>,
-    by_table: BTreeMap<u32, Vec<(u32, &'a Backend)>>,
+    by_table: BTreeMap<TableId, Vec<(BackendId, &'a Backend)>>,
     /// Tables whose flows are all tracked.
-    tracked: BTreeSet<u32>,
-    next_hops: BTreeMap<u32, ApiNextHop>,
+    tracked: BTreeSet<TableId>,
+    next_hops: BTreeMap<NextHopId, ApiNextHop>,
 }
 
 impl<'a> Servers<'a> {
     pub(super) fn of(state: &'a MapState, readings: &'a Readings, context: &'a StatusContext<'a>) -> Self {
-        let mut by_table: BTreeMap<u32, Vec<(u32, &Backend)>> = BTreeMap::new();
+        let mut by_table: BTreeMap<TableId, Vec<(BackendId, &Backend)>> = BTreeMap::new();
         for (id, backend) in &state.backends {
-            by_table.entry(backend.lookup_table).or_default().push((*id, backend));
+            by_table.entry(backend.table()).or_default().push((*id, backend));
         }
         let next_hops = state
             .next_hops
@@ -43,14 +44,14 @@ impl<'a> Servers<'a> {
     }
 
     /// Documents of a table's servers. Removed servers without connections are not shown.
-    pub(super) fn documents(&self, table: u32) -> impl Iterator<Item = ApiServer> {
+    pub(super) fn documents(&self, table: TableId) -> impl Iterator<Item = ApiServer> {
         let summary = self.summary(table);
         let is_tracked = self.tracked.contains(&table);
         self.shown(table).map(move |(id, backend)| self.document(table, id, backend, summary, is_tracked))
     }
 
     /// Whether no server of a table receives new flows.
-    pub(super) fn has_no_slots(&self, table: u32) -> bool {
+    pub(super) fn has_no_slots(&self, table: TableId) -> bool {
         let summary = self.summary(table);
         self.shown(table).all(|(id, _)| summary.is_none_or(|summary| summary.slots_of(id) == 0))
     }
@@ -58,29 +59,29 @@ impl<'a> Servers<'a> {
     /// Digest of a service.
     pub(super) fn digest(&self, service: &Service) -> Digest {
         let none = SlotSummary::default();
-        let summary = self.summary(service.lookup_table).unwrap_or(&none);
-        let servers = self.in_table(service.lookup_table).map(|(_, backend)| backend);
+        let summary = self.summary(service.table()).unwrap_or(&none);
+        let servers = self.in_table(service.table()).map(|(_, backend)| backend);
         summary.of_service(service, servers, self.state.settings.seed)
     }
 
     /// What the slots of a table say; `None` if there is no table.
-    fn summary(&self, table: u32) -> Option<&SlotSummary> {
+    fn summary(&self, table: TableId) -> Option<&SlotSummary> {
         let built = self.state.tables.get(&table).filter(|table| table.is_known());
         built.map(|table| table.spec.summary()).or_else(|| self.readings.tables.get(&table))
     }
 
-    fn in_table(&self, table: u32) -> impl Iterator<Item = (u32, &'a Backend)> {
+    fn in_table(&self, table: TableId) -> impl Iterator<Item = (BackendId, &'a Backend)> {
         self.by_table.get(&table).into_iter().flatten().copied()
     }
 
-    fn shown(&self, table: u32) -> impl Iterator<Item = (u32, &'a Backend)> {
+    fn shown(&self, table: TableId) -> impl Iterator<Item = (BackendId, &'a Backend)> {
         self.in_table(table).filter(|(_, backend)| backend.flags & GONE != GONE)
     }
 
     fn document(
         &self,
-        table: u32,
-        id: u32,
+        table: TableId,
+        id: BackendId,
         backend: &Backend,
         summary: Option<&SlotSummary>,
         is_tracked: bool,
@@ -94,7 +95,7 @@ impl<'a> Servers<'a> {
             health: health(backend),
             set: context.set.get(&(table, address)).cloned(),
             detail: context.details.get(&(table, address)).cloned(),
-            next_hop: self.next_hops.get(&backend.next_hop).cloned(),
+            next_hop: self.next_hops.get(&backend.next_hop_id()).cloned(),
             slots: summary.map_or(0, |summary| summary.slots_of(id)),
             counters: api_counters(readings.counters.backend(id)),
             current_flows: is_tracked.then(flows),
@@ -109,19 +110,19 @@ pub(super) fn is_tracked(service: &Service) -> bool {
 }
 
 /// Tables whose flows are all tracked.
-fn tracked(state: &MapState) -> BTreeSet<u32> {
+fn tracked(state: &MapState) -> BTreeSet<TableId> {
     let untracked = state.services.values().filter(|service| !is_tracked(service));
-    let untracked: BTreeSet<u32> = untracked.map(|service| service.lookup_table).collect();
+    let untracked: BTreeSet<TableId> = untracked.map(|service| service.table()).collect();
     state
         .services
         .values()
-        .map(|service| service.lookup_table)
+        .map(|service| service.table())
         .filter(|lookup_table| !untracked.contains(lookup_table))
         .collect()
 }
 
 /// Whether an administrator drains a server.
-fn is_drained(context: &StatusContext<'_>, table: u32, backend: &Backend) -> bool {
+fn is_drained(context: &StatusContext<'_>, table: TableId, backend: &Backend) -> bool {
     let set = context.set.get(&(table, backend_address(backend)));
     set.is_some_and(|set| set.state == Some(api::AdminState::Draining))
 }

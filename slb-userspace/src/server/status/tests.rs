@@ -3,7 +3,14 @@
 use std::net::IpAddr;
 
 use slb_common::{
-    abi::{Handle, backend::Backend, mode::Mode, pad_name, service::IndexEntry},
+    abi::{
+        Handle,
+        backend::Backend,
+        ids::{BackendId, ServiceId, ServiceTag, TableId},
+        mode::Mode,
+        pad_name,
+        service::IndexEntry,
+    },
     net::headers::protocol,
 };
 
@@ -32,9 +39,9 @@ fn state(tables: u32, servers: u32) -> MapState {
             listener: pad_name(&format!("l{table}")),
             ..Service::default()
         };
-        state.services.insert(16 + table, service);
+        state.services.insert(ServiceId::new(16 + table), service);
         let entry = IndexEntry { service: 100 + table, ..IndexEntry::default() };
-        state.index.entries.insert(16 + table, entry);
+        state.index.entries.insert(ServiceId::new(16 + table), entry);
         let mut spec = TableSpec { slots: SLOTS, seed: 7, order: SlotOrder::Maglev, ..TableSpec::default() };
         for server in 0..servers {
             let id = 16 + table * servers + server;
@@ -48,10 +55,10 @@ fn state(tables: u32, servers: u32) -> MapState {
                 flags: Backend::ALIVE | Backend::ACCEPTS_NEW,
                 ..Backend::default()
             };
-            state.backends.insert(id, backend);
-            spec.members.push(TableMember { backend: id, address, weight: 100 });
+            state.backends.insert(BackendId::new(id), backend);
+            spec.members.push(TableMember { backend: BackendId::new(id), address, weight: 100 });
         }
-        state.tables.insert(table, ServerTable::new(spec));
+        state.tables.insert(TableId::new(table), ServerTable::new(spec));
     }
     state
 }
@@ -85,7 +92,7 @@ fn listeners_and_servers_have_the_counters_of_their_ids() {
         counters: CounterSnapshot::new(counters(19, 1000), counters(22, 1), &[]),
         ..Readings::default()
     };
-    readings.current_flows.by_service.insert(101, 5);
+    readings.current_flows.by_service.insert(ServiceTag::new(101), 5);
     readings.current_flows.by_server.insert(Handle::new(18, 1), 4);
     let status = document(&state, &readings);
     let [balancer] = &status.load_balancers[..] else { panic!("{status:?}") };
@@ -121,9 +128,9 @@ fn slots_and_digests_are_those_of_the_tables_in_the_maps() {
             listener.servers.iter().all(|server| server.slots > SLOTS / 4) && listener.outages.is_empty()
         );
     }
-    let read = |(id, table): (&u32, &ServerTable)| {
-        let (lookup_table, _) = table.lookup_tables(0);
-        (*id, SlotSummary::read(lookup_table.in_use(), &built.backends))
+    let read = |(id, table): (&TableId, &ServerTable)| {
+        let (lookup_table, _) = table.lookup_tables(TableId::NONE);
+        (*id, SlotSummary::read(lookup_table.current_backends(), &built.backends))
     };
     let readings = Readings { tables: built.tables.iter().map(read).collect(), ..Readings::default() };
     let unknown = built.tables.keys().map(|id| (*id, ServerTable::default())).collect();

@@ -132,7 +132,7 @@ fn flood_untracked(
     eprintln!("{name} …");
     let scene = mode::flood(mode, mode::SERVERS, flags);
     let mut kernel = load(bench, &scene)?;
-    let servers: Vec<u32> = scene.state.backends.keys().copied().collect();
+    let servers: Vec<u32> = scene.state.backends.keys().map(|id| id.index()).collect();
     let place = bench.slb;
 
     let before = gc_pass(bench, &kernel, &servers, &scene)?;
@@ -140,7 +140,7 @@ fn flood_untracked(
         let mut state = scene.state.clone();
         for (id, table) in &mut state.tables {
             let old = table.current_backends();
-            Arc::make_mut(&mut table.spec).members.retain(|member| member.backend % 2 == 0);
+            Arc::make_mut(&mut table.spec).members.retain(|member| member.backend.index() % 2 == 0);
             table.current_backends = None;
             table.slot_migration = SlotMigration::default();
             table.slot_migration.change(&old, &table.spec.build(), |_| true, Duration::ZERO);

@@ -6,7 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use slb_bench_common::packet::FLOW_BITS;
 use slb_common::{
-    abi::{MacPair, backend::NextHop, service::mode},
+    abi::{
+        MacPair,
+        backend::NextHop,
+        ids::{BackendId, NextHopId, TableId},
+        service::mode,
+    },
     datapath::ipip,
 };
 use slb_config::model::TableSize;
@@ -265,11 +270,13 @@ impl ModeSpec {
         world.state.index.tunnel = tunnel();
         world.state.interfaces.insert(LO);
         let hop = NextHop { ifindex: LAN.out, mtu: MTU, macs: MacPair::new(LAN.peer, LAN.own) };
-        world.state.next_hops.insert(LAN.id, hop);
-        let members =
-            servers.iter().map(|s| TableMember { backend: s.id, address: s.at, weight: 1 }).collect();
+        world.state.next_hops.insert(NextHopId::new(LAN.id), hop);
+        let members = servers
+            .iter()
+            .map(|s| TableMember { backend: BackendId::new(s.id), address: s.at, weight: 1 })
+            .collect();
         let spec = TableSpec { slots: TableSize::DEFAULT.slots(), seed: 1, members, ..TableSpec::default() };
-        world.state.tables.insert(TABLE, ServerTable::new(spec));
+        world.state.tables.insert(TableId::new(TABLE), ServerTable::new(spec));
         let world = servers.into_iter().fold(world, PacketWorld::server).listener(listener);
         let world = world.with(listener, |service| service.mode = self.mode);
         (listener, world.state)

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use slb_common::abi::{
     backend::Backend,
+    ids::BackendId,
     service::{Service, mode, policy},
     stats::Reason,
 };
@@ -180,7 +181,12 @@ impl SchedulingCase {
         };
         let heavy = || {
             let mut world = self.round_robin_world(policy::LEAST_CONNECTIONS);
-            world.state.backends.get_mut(&self.servers[1].id).expect("a server").effective_weight = 3;
+            world
+                .state
+                .backends
+                .get_mut(&BackendId::new(self.servers[1].id))
+                .expect("a server")
+                .effective_weight = 3;
             world
         };
         let mut cases = vec![

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-use slb_common::abi::lookup_table::NO_BACKEND;
 
-use super::super::state::{MapState, NO_TABLE, Operation};
+use super::super::state::{MapState, Operation};
+use slb_common::abi::ids::{BackendId, TableId};
 
 /// The kind of object that an id names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,27 +17,28 @@ pub(super) enum ObjectKind {
     NextHop,
 }
 
-/// An object in a map.
+/// An object in a map, by its index there.
 pub(super) type Object = (ObjectKind, u32);
 
 /// Everything that packets reach from the index. Flows name any server, so all servers' next hops count.
 pub(super) fn visible(state: &MapState) -> BTreeSet<Object> {
     let mut visible = BTreeSet::new();
     for (id, entry) in &state.index.entries {
-        visible.insert((ObjectKind::Service, *id));
-        if entry.lookup_table != NO_TABLE {
+        visible.insert((ObjectKind::Service, id.index()));
+        if entry.table() != TableId::NONE {
             visible.insert((ObjectKind::Table, entry.lookup_table));
         }
     }
     for (id, table) in &state.tables {
-        if visible.contains(&(ObjectKind::Table, *id)) {
-            visible.extend(table.spec.members.iter().map(|member| (ObjectKind::Server, member.backend)));
+        if visible.contains(&(ObjectKind::Table, id.index())) {
+            visible
+                .extend(table.spec.members.iter().map(|member| (ObjectKind::Server, member.backend.index())));
             let previous_backends =
                 table.slot_migration.previous_backends().map(|(_, previous_backend)| previous_backend);
             visible.extend(
                 previous_backends
-                    .filter(|previous_backend| *previous_backend != NO_BACKEND)
-                    .map(|previous_backend| (ObjectKind::Server, previous_backend)),
+                    .filter(|previous_backend| *previous_backend != BackendId::NONE)
+                    .map(|previous_backend| (ObjectKind::Server, previous_backend.index())),
             );
         }
     }
@@ -49,15 +50,15 @@ pub(super) fn visible(state: &MapState) -> BTreeSet<Object> {
 /// Refuses to clear or reuse an object that a program may still see.
 pub(super) fn expect_unseen(operation: &Operation, state: &MapState, seen: &BTreeSet<Object>) -> Result<()> {
     let parts: Vec<Object> = match operation {
-        Operation::PutNextHop(id, _) | Operation::ClearNextHop(id) => vec![(ObjectKind::NextHop, *id)],
+        Operation::PutNextHop(id, _) | Operation::ClearNextHop(id) => vec![(ObjectKind::NextHop, id.index())],
         Operation::PutBackends(backends) => {
             let is_new = backends.iter().filter(|put| put.is_new && state.backends.contains_key(&put.id));
-            is_new.map(|put| (ObjectKind::Server, put.id)).collect()
+            is_new.map(|put| (ObjectKind::Server, put.id.index())).collect()
         }
-        Operation::ClearBackend(id) => vec![(ObjectKind::Server, *id)],
-        Operation::ClearTable(id) => vec![(ObjectKind::Table, *id)],
+        Operation::ClearBackend(id) => vec![(ObjectKind::Server, id.index())],
+        Operation::ClearTable(id) => vec![(ObjectKind::Table, id.index())],
         Operation::PutService { id, is_new: true, .. } | Operation::ClearService(id) => {
-            vec![(ObjectKind::Service, *id)]
+            vec![(ObjectKind::Service, id.index())]
         }
         _ => Vec::new(),
     };

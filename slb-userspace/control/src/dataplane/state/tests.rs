@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 
-use slb_common::abi::MAX_SERVICES;
+use slb_common::abi::{MAX_SERVICES, ids::ServiceId};
 
 use super::*;
 
@@ -27,13 +27,13 @@ fn full_service_index_finds_every_service() {
         let address = to_address(IpAddr::V4(Ipv4Addr::from(0xc000_0200 + id / 50)));
         let port = (8000 + (id % 50) as u16).to_be();
         let service = Handle::new(id, 1).tag();
-        (id, IndexEntry { address, port, protocol: 6, service, ..IndexEntry::default() })
+        (ServiceId::new(id), IndexEntry { address, port, protocol: 6, service, ..IndexEntry::default() })
     });
     let index = IndexContent { entries: entries.collect(), ..IndexContent::default() };
     let built = index.build().unwrap();
     for (id, entry) in &index.entries {
         let found = built.find(&entry.address, entry.port, entry.protocol);
-        assert_eq!(found.map(IndexEntry::id), Some(*id));
+        assert_eq!(found.map(IndexEntry::service_id), Some(*id));
     }
     assert!(built.find(&to_address(IpAddr::V4(Ipv4Addr::LOCALHOST)), 80, 6).is_none());
 }
