@@ -23,6 +23,7 @@ pub mod rate_limit;
 pub mod service;
 pub mod shared_word;
 pub mod stats;
+pub mod time;
 #[cfg(feature = "user")]
 pub(crate) mod user;
 

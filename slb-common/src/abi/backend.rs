@@ -3,6 +3,7 @@
 use super::{
     Address, Handle, MacPair,
     ids::{NextHopId, TableId},
+    time::BootSecs,
 };
 
 /// A server as the packet path sees it.
@@ -46,6 +47,16 @@ impl Backend {
     /// The server table that it belongs to.
     pub const fn table(&self) -> TableId {
         TableId::new(self.lookup_table)
+    }
+
+    /// Its drain deadline, if it drains.
+    pub const fn drain_deadline(&self) -> Option<BootSecs> {
+        BootSecs::from_word(self.deadline)
+    }
+
+    /// When it began to take new flows; `None` once slow start has ended.
+    pub const fn ramp_start(&self) -> Option<BootSecs> {
+        BootSecs::from_word(self.since)
     }
 
     /// Its next hop, or [`NextHopId::NONE`].

@@ -4,6 +4,7 @@ use super::{
     Address, Handle, MAX_SERVICES, NAME_LEN,
     ids::{ServiceId, ServiceTag, TableId},
     mode::Mode,
+    time::BootSecs,
 };
 use crate::{hash::flow_hash, net::headers::protocol};
 
@@ -69,6 +70,11 @@ impl Service {
     /// Its server table, or [`TableId::NONE`].
     pub const fn table(&self) -> TableId {
         TableId::new(self.lookup_table)
+    }
+
+    /// When its hash function changed; `None` outside a hash-function transition.
+    pub const fn hash_change(&self) -> Option<BootSecs> {
+        BootSecs::from_word(self.hash_changed_at)
     }
 
     /// Tag by which flows and the index name it.

@@ -18,6 +18,7 @@ use slb_common::{
         Address, Handle,
         flow::ClientPath,
         ids::{BackendId, TableId},
+        time::Jiffies,
     },
     datapath::flow_gc::{FlushResult, GcAction, GcPass},
 };
@@ -39,8 +40,8 @@ pub trait DataPlane {
 
     /// Counts flows that were evicted or could not be tracked although they may predate their table's last change.
     fn evictions(&self) -> anyhow::Result<u64>;
-    /// Reads the clock of the data path, the low word of jiffies.
-    fn jiffies(&self) -> anyhow::Result<u32>;
+    /// Reads the clock of the data path.
+    fn jiffies(&self) -> anyhow::Result<Jiffies>;
 
     /// Counts answers dropped because their client's neighbour was not resolved.
     fn unresolved(&self) -> anyhow::Result<u64> {
@@ -57,12 +58,12 @@ pub trait FlowTableAccess {
     fn slots(&self) -> u32;
 
     /// Runs a GC pass: shows `visit` every entry that could be read, and erases expired ones. `visit` decides each
-    /// entry's fate by the state at `state_read`, in jiffies; it can ask whether a server is terminating now. An affinity
+    /// entry's fate by the state at `state_read`; it can ask whether a server is terminating now. An affinity
     /// entry stays that was refreshed since `state_read`. `hz` is jiffies per second. `between_ticks` is called after
     /// each bounded number of slots.
     fn run_gc(
         &mut self,
-        state_read: u32,
+        state_read: Jiffies,
         hz: u32,
         visit: &mut GcVisitor<'_>,
         between_ticks: &mut dyn FnMut(),

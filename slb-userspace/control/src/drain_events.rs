@@ -55,21 +55,22 @@ impl DrainTracker {
         for backend in actual.backends.values() {
             let known = before.remove(&backend.handle);
             let is_terminating = backend.flags & Backend::TERMINATING != 0;
+            let deadline = backend.drain_deadline();
             let change = match known {
-                None if backend.deadline == 0 => continue,
-                Some(known) if backend.deadline == 0 => (!known.is_terminating)
+                None if deadline.is_none() => continue,
+                Some(known) if deadline.is_none() => (!known.is_terminating)
                     .then(|| DrainChange::Ended(known.since.map(|since| now.saturating_sub(since)))),
                 // Without `drain_timeout` the removal terminates the server at once, and has a log line of its own.
                 None if is_first || is_terminating => None,
-                None => {
-                    let deadline = Duration::from_secs(backend.deadline.into());
-                    // Rounds `now` down too, because deadlines are whole seconds.
-                    Some(DrainChange::Began(deadline.saturating_sub(Duration::from_secs(now.as_secs()))))
-                }
+                // Rounds `now` down too, because deadlines are whole seconds.
+                None => deadline.map(|deadline| {
+                    let now = Duration::from_secs(now.as_secs());
+                    DrainChange::Began(deadline.since_boot().saturating_sub(now))
+                }),
                 Some(known) => (is_terminating && !known.is_terminating)
                     .then(|| DrainChange::DeadlinePassed(known.since.map(|since| now.saturating_sub(since)))),
             };
-            if backend.deadline != 0 {
+            if deadline.is_some() {
                 let since = known.map_or((!is_first).then_some(now), |known| known.since);
                 after.insert(backend.handle, ActiveDrain { since, is_terminating });
             }

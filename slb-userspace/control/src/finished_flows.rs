@@ -18,6 +18,7 @@ use slb_common::{
         flow::persistence_units,
         ids::{BackendId, TableId},
         service::{IndexEntry, Service, policy},
+        time::Jiffies,
     },
     datapath::flow_gc::GcAction,
     net::headers::protocol,
@@ -63,8 +64,8 @@ pub(super) struct FinishedFlows<'a> {
     pub(super) rehomed: RehomeMap,
     /// Servers by table and endpoint, built at the first use.
     servers: OnceCell<BTreeMap<(TableId, SocketAddr), Handle>>,
-    /// Jiffies until the next connection expires; 0 if the pass left some for the next one.
-    next: Option<u32>,
+    /// Time until the next connection expires; 0 if the pass left some for the next one.
+    next: Option<Jiffies>,
 }
 
 impl<'a> FinishedFlows<'a> {
@@ -153,7 +154,7 @@ impl<'a> FinishedFlows<'a> {
             return false;
         }
         if self.ended.len() == MAX_TERMINATED {
-            self.next = Some(0);
+            self.next = Some(Jiffies::new(0));
             return false;
         }
         self.ended.push(TerminatedConnection {
@@ -185,8 +186,7 @@ impl<'a> FinishedFlows<'a> {
 
     /// Time until the next GC pass.
     pub(super) fn next_pass(&self) -> Duration {
-        let next =
-            self.next.map(|left| Duration::from_secs((left / self.hz.max(1)).into()) + MIN_GC_INTERVAL);
+        let next = self.next.map(|left| Duration::from_secs(left.seconds(self.hz).into()) + MIN_GC_INTERVAL);
         let removed = self.removed.values().any(|has_rst_outstanding| *has_rst_outstanding);
         let removed = removed.then(|| Duration::from_secs(RST_DELIVERY_SECONDS.into()));
         // Rehomed flows may be finished with their new server.
@@ -260,6 +260,7 @@ mod tests {
     }
 
     fn flow(left: Option<u32>) -> FlowRecord {
+        let left = left.map(Jiffies::new);
         FlowRecord { left, ..FlowRecord::sample(ServiceTag::new(1), Handle::new(3, 7)) }
     }
 

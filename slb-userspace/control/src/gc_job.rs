@@ -22,6 +22,7 @@ use slb_common::{
         ids::{BackendId, ServiceTag, TableId},
         lookup_table::LookupTable,
         service::{IndexEntry, policy},
+        time::Jiffies,
     },
     datapath::flow_gc::{GcAction, GcPass},
     net::headers::protocol,
@@ -55,8 +56,8 @@ pub struct GcJob {
     pub(crate) state: Arc<MapState>,
     /// Jiffies per second.
     pub(crate) hz: u32,
-    /// Jiffies when the state was read.
-    pub(crate) state_read: u32,
+    /// When the state was read.
+    pub(crate) state_read: Jiffies,
     /// Time since boot when the pass began.
     pub(crate) now: Duration,
     /// Prefixes whose clients are neighbours of this host.

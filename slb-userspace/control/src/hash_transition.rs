@@ -6,34 +6,34 @@
 use slb_common::abi::{
     mode::Mode,
     service::{Service, policy},
+    time::BootSecs,
 };
 
 /// Seconds that a change may take until it is active.
 const SLACK: u32 = 10;
 
-/// Returns the policy of a service, the start of its transition (0 for none) and the end of it. `actual` is its actual
-/// entry and `configured` its configured policy. `idle` is the idle timeout in seconds. `now` and both times are
-/// seconds since boot.
+/// Returns the policy of a service, the start of its transition, if there is one, and the end of it. `actual` is its
+/// actual entry and `configured` its configured policy. `idle` is the idle timeout in seconds.
 pub(super) fn hash_transition(
     actual: Option<&Service>,
     configured: u32,
     mode: Mode,
     idle: u32,
-    now: u32,
-) -> (u32, u32, Option<u32>) {
+    now: BootSecs,
+) -> (u32, Option<BootSecs>, Option<BootSecs>) {
     // In mode `nat` every flow is tracked anyway.
     let Some(actual) = actual.filter(|actual| !mode.sees_replies() && !actual.sees_replies()) else {
-        return (configured, 0, None);
+        return (configured, None, None);
     };
     let has_changed = (actual.policy ^ configured) & policy::BY_CLIENT != 0;
-    let since = if has_changed { now } else { actual.hash_changed_at };
-    let end = since + idle + SLACK;
-    if since == 0 || now >= end {
-        return (configured, 0, None);
+    let since = if has_changed { Some(now) } else { actual.hash_change() };
+    let end = since.map(|since| since.plus(idle + SLACK)).filter(|end| now < *end);
+    if end.is_none() {
+        return (configured, None, None);
     }
     let was_other = actual.policy & policy::HASH_TRANSITION != 0;
     let other = if was_other == has_changed { 0 } else { policy::HASH_TRANSITION };
-    (configured | policy::TRACK | other, since, Some(end))
+    (configured | policy::TRACK | other, since, end)
 }
 
 #[cfg(test)]
@@ -49,8 +49,19 @@ mod tests {
         Service { policy, hash_changed_at, mode: Mode::Dsr.number(), ..Service::default() }
     }
 
+    /// The transition at `now`, with times as words of the maps.
+    fn transition(
+        actual: Option<&Service>,
+        configured: u32,
+        mode: Mode,
+        now: u32,
+    ) -> (u32, u32, Option<u32>) {
+        let (policy, since, end) = hash_transition(actual, configured, mode, IDLE, BootSecs::new(now));
+        (policy, BootSecs::word(since), end.map(|end| BootSecs::word(Some(end))))
+    }
+
     fn next(actual: &Service, configured: u32, now: u32) -> (u32, u32, Option<u32>) {
-        hash_transition(Some(actual), configured, Mode::Dsr, IDLE, now)
+        transition(Some(actual), configured, Mode::Dsr, now)
     }
 
     #[test]
@@ -72,10 +83,7 @@ mod tests {
     #[test]
     fn no_hash_transition_without_change_or_in_mode_nat() {
         assert_eq!(next(&actual(BY_CLIENT, 0), BY_CLIENT, 100), (BY_CLIENT, 0, None));
-        assert_eq!(hash_transition(None, BY_CLIENT, Mode::Dsr, IDLE, 100), (BY_CLIENT, 0, None));
-        assert_eq!(
-            hash_transition(Some(&actual(BY_FLOW, 0)), BY_CLIENT, Mode::Nat, IDLE, 100),
-            (BY_CLIENT, 0, None)
-        );
+        assert_eq!(transition(None, BY_CLIENT, Mode::Dsr, 100), (BY_CLIENT, 0, None));
+        assert_eq!(transition(Some(&actual(BY_FLOW, 0)), BY_CLIENT, Mode::Nat, 100), (BY_CLIENT, 0, None));
     }
 }

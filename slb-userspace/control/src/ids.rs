@@ -19,6 +19,7 @@ use slb_common::{
         ids::{BackendId, NextHopId, ServiceId, TableId},
         pad_name,
         service::{IndexEntry, Service},
+        time::BootSecs,
     },
     datapath::schedule::CANDIDATES,
     hash::salt,
@@ -54,15 +55,15 @@ pub struct Assignment {
     pub state: MapState,
     /// Id of each pool's table, in the order of the pools.
     pub tables: Vec<TableId>,
-    /// When the state next changes by time alone, in seconds since boot.
-    pub next: Option<u32>,
+    /// When the state next changes by time alone.
+    pub next: Option<BootSecs>,
 }
 
 /// Inputs besides the desired and the actual state.
 #[derive(Clone, Copy)]
 pub struct Inputs<'a> {
-    /// Seconds since boot.
-    pub now: u32,
+    /// The time, in whole seconds.
+    pub now: BootSecs,
     /// Removed terminating servers whose connections have all delivered their RSTs.
     pub rst_delivered: &'a BTreeSet<Handle>,
     /// Tables with flows that a GC pass is to rehome. Their servers stay.
@@ -132,9 +133,9 @@ fn services(
     desired: &Desired,
     actual: &MapState,
     tables: &[TableId],
-    now: u32,
+    now: BootSecs,
     ids: &mut IdAllocator,
-    steps: &mut Vec<u32>,
+    steps: &mut Vec<BootSecs>,
 ) -> Result<BTreeMap<ServiceId, Service>, MapsFull> {
     let known: BTreeMap<_, ServiceId> =
         actual.services.iter().map(|(id, service)| (key_of(service), *id)).collect();
@@ -160,7 +161,7 @@ fn services(
             protocol: desired_service.protocol,
             mode: desired_service.mode.number(),
             policy,
-            hash_changed_at,
+            hash_changed_at: BootSecs::word(hash_changed_at),
             persistence: seconds(desired_service.persistence),
             handle,
             lookup_table: desired_service.pool.map_or(TableId::NONE, |pool| tables[pool]).index(),

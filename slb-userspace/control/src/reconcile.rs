@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use slb_common::abi::{Handle, backend::Backend, ids::TableId};
+use slb_common::abi::{Handle, backend::Backend, ids::TableId, time::BootSecs};
 
 use super::{
     diff::diff,
@@ -188,7 +188,7 @@ impl<D: DataPlane> Reconciler<D> {
         state.tables.values_mut().for_each(|table| table.current_backends = None);
         let state = Arc::new(state);
         self.actual = Some(state.clone());
-        let next = next.map(|seconds| Duration::from_secs(seconds.into()));
+        let next = next.map(BootSecs::since_boot);
         let pools = (0..desired.pools.len()).chain(copies);
         let tables: Vec<_> = pools.zip(tables).collect();
         let was_watching = self.has_ejection_pools();
@@ -200,9 +200,7 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     fn inputs<'a>(&'a self, now: Duration, rehoming: &'a BTreeSet<TableId>) -> Inputs<'a> {
-        // At least 1, because a deadline of 0 means none.
-        let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX).max(1);
-        Inputs { now, rst_delivered: &self.rst_delivered, rehoming }
+        Inputs { now: BootSecs::of(now), rst_delivered: &self.rst_delivered, rehoming }
     }
 
     /// Whether a slot of any table migrates.

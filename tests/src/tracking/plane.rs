@@ -15,6 +15,7 @@ use slb_common::{
         backend::Backend,
         ids::{BackendId, TableId},
         lookup_table::{LookupTable, MIGRATING},
+        time::Jiffies,
     },
     datapath::{
         flow_gc::{Clock, FlowGc, FlushResult, GcPass},
@@ -177,8 +178,8 @@ impl DataPlane for HostPlane {
         Ok(self.host().evicted_migrating())
     }
 
-    fn jiffies(&self) -> Result<u32> {
-        Ok(self.host().now())
+    fn jiffies(&self) -> Result<Jiffies> {
+        Ok(Jiffies::new(self.host().now()))
     }
 
     fn put_connection_counts(&mut self, loads: &BTreeMap<BackendId, u64>) -> Result<()> {
@@ -199,7 +200,7 @@ impl FlowTableAccess for HostPlane {
 
     fn run_gc(
         &mut self,
-        state_read: u32,
+        state_read: Jiffies,
         hz: u32,
         visit: &mut GcVisitor<'_>,
         _between_ticks: &mut dyn FnMut(),
@@ -212,7 +213,7 @@ impl FlowTableAccess for HostPlane {
                 state.backends.get(&BackendId::of(server)).filter(|backend| backend.handle == server);
             backend.is_some_and(|backend| backend.flags & Backend::TERMINATING != 0)
         };
-        flow_gc.begin(&table, clock, state_read);
+        flow_gc.begin(&table, clock, state_read.count());
         let gc_pass = flow_gc.scan(&table, 0..u32::MAX, clock, &mut |seen| {
             visit(FlowRecord::new(seen, clock), &is_terminating)
         });

@@ -15,6 +15,7 @@ use slb_common::{
         backend::Backend,
         flow::ClientPath,
         ids::{BackendId, NextHopId, ServiceTag, TableId},
+        time::Jiffies,
     },
     datapath::flow_gc::{FlushResult, GcAction, GcPass},
 };
@@ -85,8 +86,8 @@ impl DataPlane for FakeDataPlane {
         Ok(self.evictions)
     }
 
-    fn jiffies(&self) -> Result<u32> {
-        Ok(0)
+    fn jiffies(&self) -> Result<Jiffies> {
+        Ok(Jiffies::new(0))
     }
 
     fn put_connection_counts(&mut self, connection_counts: &BTreeMap<BackendId, u64>) -> Result<()> {
@@ -117,7 +118,7 @@ impl FlowTableAccess for FakeDataPlane {
 
     fn run_gc(
         &mut self,
-        _: u32,
+        _: Jiffies,
         _: u32,
         visit: &mut GcVisitor<'_>,
         between_ticks: &mut dyn FnMut(),
@@ -272,7 +273,7 @@ impl FlowRecord {
             is_assured: true,
             is_finished: false,
             is_closing: false,
-            left: Some(250),
+            left: Some(Jiffies::new(250)),
             handshake: None,
         }
     }

@@ -10,7 +10,10 @@ use super::{
     rehome::RehomeMap,
     state::{MapState, Operation},
 };
-use slb_common::abi::ids::{BackendId, TableId};
+use slb_common::abi::{
+    ids::{BackendId, TableId},
+    time::Jiffies,
+};
 
 impl<P: DataPlane> DataPlane for Rc<RefCell<P>> {
     fn observe(&self) -> Result<MapState> {
@@ -29,7 +32,7 @@ impl<P: DataPlane> DataPlane for Rc<RefCell<P>> {
         self.borrow().evictions()
     }
 
-    fn jiffies(&self) -> Result<u32> {
+    fn jiffies(&self) -> Result<Jiffies> {
         self.borrow().jiffies()
     }
 
@@ -49,7 +52,7 @@ impl<P: FlowTableAccess> FlowTableAccess for Rc<RefCell<P>> {
 
     fn run_gc(
         &mut self,
-        state_read: u32,
+        state_read: Jiffies,
         hz: u32,
         visit: &mut GcVisitor<'_>,
         between_ticks: &mut dyn FnMut(),

@@ -18,6 +18,7 @@ use slb_common::{
         service::{
             FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
         },
+        time::Jiffies,
     },
     datapath::flow_gc::{Clock, GcEntry},
 };
@@ -239,8 +240,8 @@ pub struct FlowRecord {
     pub is_finished: bool,
     /// Whether the client has ended its side, or the flow is finished.
     pub is_closing: bool,
-    /// Jiffies until it expires without a packet; `None` if it has expired.
-    pub left: Option<u32>,
+    /// Time until it expires without a packet; `None` if it has expired.
+    pub left: Option<Jiffies>,
     /// Handshake outcome of a TCP connection whose SYN was seen.
     pub handshake: Option<Handshake>,
 }
@@ -290,7 +291,8 @@ impl FlowRecord {
         let (address, port, _) = client.parts();
         let age = age.filter(|_| client.is_tcp() && sequence_word.state() & state::PICKED_UP == 0);
         let is_loose = sequence_word.state() & (state::PICKED_UP | state::ASSURED) == state::PICKED_UP;
-        let evictable_silence = is_loose.then(|| sequence_word.silence(clock.now) / clock.hz.max(1));
+        let evictable_silence =
+            is_loose.then(|| Jiffies::new(sequence_word.silence(clock.now)).seconds(clock.hz));
         Self {
             service: ServiceTag::new(flow.service),
             backend: flow.backend,
@@ -303,7 +305,8 @@ impl FlowRecord {
             is_finished: sequence_word.is_finished(),
             is_closing: sequence_word.is_finished() || sequence_word.state() & state::CLIENT_FIN != 0,
             left: (sequence_word.idle(clock.hz) + SLACK * clock.hz)
-                .checked_sub(sequence_word.silence(clock.now)),
+                .checked_sub(sequence_word.silence(clock.now))
+                .map(Jiffies::new),
             handshake: age.map(|age| Handshake { age, outcome: HandshakeOutcome::of(sequence_word.state()) }),
         }
     }

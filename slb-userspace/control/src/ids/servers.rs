@@ -8,6 +8,7 @@ use slb_common::{
         backend::Backend,
         ids::{BackendId, NextHopId, TableId},
         service::{ServiceIndex, Tunnel},
+        time::BootSecs,
     },
     datapath::ipip::outer_sum,
 };
@@ -53,8 +54,8 @@ pub(super) struct ServerAssignment<'a> {
     pub(super) backends: Vec<(usize, BackendId, Backend)>,
     /// Id and entry of each server that only flows to be rehomed keep.
     pub(super) kept: Vec<(BackendId, Backend)>,
-    /// Times at which weights change by themselves, in seconds since boot.
-    pub(super) steps: Vec<u32>,
+    /// Times at which weights change by themselves.
+    pub(super) steps: Vec<BootSecs>,
 }
 
 impl<'a> ServerAssignment<'a> {
@@ -136,7 +137,7 @@ impl<'a> ServerAssignment<'a> {
         let serves = actual.is_some_and(|backend| backend.flags & Backend::TERMINATING == 0);
         if leaving.is_terminating && serves && previous_table.is_none() && self.split.contains(&table) {
             // As in `removed`.
-            leaving = leaving.not_before(now + REHOME_SECONDS, now);
+            leaving = leaving.not_before(now.plus(REHOME_SECONDS), now);
         }
         let is_in_use = self.in_use.contains(&previous_table.unwrap_or(table));
         let ramp = slow_start.map(|_| slow_start::ramp(actual, server, is_in_use, now)).unwrap_or_default();
@@ -201,7 +202,7 @@ impl<'a> ServerAssignment<'a> {
         let leaving = drain::of_removed(known.backend, drain, has_rst_outstanding, now)?;
         // Flows of listeners that have left the table are with the server until a GC pass has rehomed them.
         let is_kept = self.split.contains(&table) && !known.is_finished();
-        Some(if is_kept { leaving.not_before(now + REHOME_SECONDS, now) } else { leaving })
+        Some(if is_kept { leaving.not_before(now.plus(REHOME_SECONDS), now) } else { leaving })
     }
 
     /// The entry of a server that is no longer configured, without its drain state.
@@ -268,7 +269,7 @@ impl<'a> ActualServers<'a> {
 
 fn with_ramp(backend: Backend, ramp: Ramp) -> Backend {
     let added = if ramp.is_added { Backend::ADDED } else { 0 };
-    Backend { flags: backend.flags | added, since: ramp.since, ..backend }
+    Backend { flags: backend.flags | added, since: BootSecs::word(ramp.since), ..backend }
 }
 
 fn with_drain(backend: Backend, leaving: DrainState) -> Backend {
@@ -278,7 +279,7 @@ fn with_drain(backend: Backend, leaving: DrainState) -> Backend {
     } else {
         backend.flags
     };
-    Backend { flags, deadline, ..backend }
+    Backend { flags, deadline: BootSecs::word(deadline), ..backend }
 }
 
 fn backend(address: SocketAddr, server: &DesiredServer, tunnel: &Tunnel) -> Backend {

@@ -11,6 +11,7 @@ use slb_common::abi::{
     backend::Backend,
     ids::{BackendId, ServiceId, TableId},
     service::{Service, policy},
+    time::BootSecs,
 };
 
 use super::{Reconciler, ResizedTable};
@@ -41,7 +42,7 @@ impl<D: DataPlane> Reconciler<D> {
         let mut there = vec![false; backends.last_key_value().map_or(0, |(id, _)| id.index() as usize + 1)];
         backends.keys().for_each(|id| there[id.index() as usize] = true);
         let exists = |id: BackendId| there.get(id.index() as usize) == Some(&true);
-        let seconds = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        let seconds = BootSecs::of(now);
         let released = |(_, backend): &(&BackendId, &Backend)| has_left_slots(backend, seconds);
         let released: BTreeSet<BackendId> = backends.iter().filter(released).map(|(id, _)| *id).collect();
         let tracked_tables = tracked_tables(actual, services);
@@ -190,7 +191,7 @@ fn repinned_tables(actual: &MapState, desired: &BTreeMap<ServiceId, Service>) ->
     // In mode `nat` every flow is tracked anyway.
     let pins_elsewhere = |service: &Service| {
         !service.sees_replies()
-            && (service.policy & policy::PINNED_ELSEWHERE != 0 || service.hash_changed_at != 0)
+            && (service.policy & policy::PINNED_ELSEWHERE != 0 || service.hash_change().is_some())
     };
     let is_repinned = |(id, service): &(&ServiceId, &Service)| {
         let actual = actual.services.get(id).filter(|actual| actual.handle == service.handle);

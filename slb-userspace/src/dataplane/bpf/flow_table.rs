@@ -11,6 +11,7 @@ use slb_common::{
         control::Control,
         ids::{BackendId, TableId},
         lookup_table::LookupTable,
+        time::Jiffies,
     },
     datapath::flow_gc::{Clock, FlowGc, FlowTable, FlushResult, GcAction, GcEntry, GcPass},
 };
@@ -88,7 +89,7 @@ impl FlowTableAccess for PinnedFlowTable {
 
     fn run_gc(
         &mut self,
-        state_read: u32,
+        state_read: Jiffies,
         hz: u32,
         visit: &mut GcVisitor<'_>,
         between_ticks: &mut dyn FnMut(),
@@ -97,7 +98,7 @@ impl FlowTableAccess for PinnedFlowTable {
         let slots = self.slots();
         let table = FlowTable::new(self.flows.slots(), self.control.get(&0, 0)?.flow_seed);
         let is_terminating = |server: Handle| is_terminating(&self.backends, server);
-        self.flow_gc.begin(&table, clock, state_read);
+        self.flow_gc.begin(&table, clock, state_read.count());
         let mut gc_pass = GcPass::default();
         for first in (0..slots).step_by(SLOTS_PER_TICK as usize) {
             if first != 0 {

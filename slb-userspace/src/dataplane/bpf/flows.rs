@@ -39,7 +39,7 @@ impl CurrentFlows {
 /// # Errors
 /// As [`jiffies::now`].
 pub fn clock(hz: u32) -> Result<Clock> {
-    Ok(Clock { now: jiffies::now()?, hz })
+    Ok(Clock { now: jiffies::now()?.count(), hz })
 }
 
 #[cfg(test)]

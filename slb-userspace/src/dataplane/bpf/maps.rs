@@ -17,6 +17,7 @@ use slb_common::{
         lookup_table::{LookupTable, MIGRATING},
         service::{Service, ServiceIndex},
         stats::{Action, Counters, Reason, Totals},
+        time::Jiffies,
     },
     datapath::flow_gc::FlowTable,
 };
@@ -350,7 +351,7 @@ impl DataPlane for Maps {
         Ok(self.totals.get(&0, 0)?.iter().map(|totals| totals.evicted_migrating).sum())
     }
 
-    fn jiffies(&self) -> Result<u32> {
+    fn jiffies(&self) -> Result<Jiffies> {
         jiffies::now()
     }
 

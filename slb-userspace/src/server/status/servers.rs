@@ -9,6 +9,7 @@ use slb_common::abi::{
     backend::Backend,
     ids::{BackendId, NextHopId, TableId},
     service::{Service, policy},
+    time::BootSecs,
 };
 
 use super::{StatusContext, api_counters, readings::Readings};
@@ -130,8 +131,8 @@ fn is_drained(context: &StatusContext<'_>, table: TableId, backend: &Backend) ->
 /// The drain of a server; `None` if it is not draining.
 fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<DrainStatus> {
     let is_removed = backend.flags & Backend::REMOVED != 0;
-    let left = u64::from(backend.deadline).saturating_sub(now.as_secs());
-    let seconds_left = (backend.deadline != 0).then_some(left);
+    let left = |deadline: BootSecs| deadline.since_boot().as_secs().saturating_sub(now.as_secs());
+    let seconds_left = backend.drain_deadline().map(left);
     (is_removed || is_drained || seconds_left.is_some()).then_some(DrainStatus { seconds_left, is_removed })
 }
 
