@@ -12,6 +12,7 @@ pub mod control;
 pub mod decap;
 pub mod family;
 pub mod flow;
+pub mod health;
 pub mod ids;
 pub mod interface;
 pub mod lookup_table;

@@ -2,6 +2,7 @@
 
 use super::{
     Address, Handle, MacPair,
+    health::ServerHealth,
     ids::{NextHopId, TableId},
     time::BootSecs,
 };
@@ -29,7 +30,7 @@ pub struct Backend {
     pub outer_sum: u32,
     /// Index of the server table that it belongs to.
     pub lookup_table: u32,
-    /// One of the `HEALTH_` values. For tools.
+    /// Number of a [`ServerHealth`]. For tools.
     pub health: u32,
     /// [`Backend::endpoint_of`] address and port. Live `nat` flows of one client endpoint never share it.
     pub endpoint: u32,
@@ -47,6 +48,11 @@ impl Backend {
     /// The server table that it belongs to.
     pub const fn table(&self) -> TableId {
         TableId::new(self.lookup_table)
+    }
+
+    /// Its health.
+    pub fn health(&self) -> ServerHealth {
+        ServerHealth::from_number(self.health)
     }
 
     /// Its drain deadline, if it drains.
@@ -95,17 +101,6 @@ impl Backend {
     pub const fn is_terminating(&self) -> bool {
         self.flags & Self::TERMINATING != 0
     }
-
-    /// No health check has ended yet.
-    pub const HEALTH_UNKNOWN: u32 = 0;
-    /// Healthy: able to serve.
-    pub const HEALTH_HEALTHY: u32 = 1;
-    /// Unhealthy: not able to serve.
-    pub const HEALTH_UNHEALTHY: u32 = 2;
-    /// Unchecked: it has no health check.
-    pub const HEALTH_UNCHECKED: u32 = 3;
-    /// Standby: able to serve, and the other side has the traffic.
-    pub const HEALTH_STANDBY: u32 = 4;
 }
 
 /// A next hop: how frames leave. An entry is written once and never changes while a server points at it.

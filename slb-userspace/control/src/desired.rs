@@ -9,6 +9,7 @@ use std::{
 use slb_common::{
     abi::{
         family::Family,
+        health::ServerHealth,
         service::{Tunnel, policy},
     },
     net::headers::protocol,
@@ -16,7 +17,7 @@ use slb_common::{
 
 use super::model::{
     Desired, DesiredPool, DesiredServer, DesiredService, HealthVerdict, ListenerId, PoolScheduler,
-    ServerHealth, ServerRoute, health_of, resolved_next_hop,
+    ServerRoute, health_of, resolved_next_hop,
 };
 use super::{
     failover::Failover,

@@ -104,8 +104,7 @@ fn earlier(before: Option<BootSecs>, deadline: BootSecs) -> BootSecs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ServerHealth;
-    use slb_common::abi::{MacPair, backend::NextHop};
+    use slb_common::abi::{MacPair, backend::NextHop, health::ServerHealth};
 
     const NOW: u32 = 1000;
     const DRAIN: Option<u32> = Some(60);

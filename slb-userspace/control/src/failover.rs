@@ -14,14 +14,11 @@ use std::{
     time::Duration,
 };
 
-use slb_common::abi::{backend::Backend, family::Family, ids::TableId};
+use slb_common::abi::{backend::Backend, family::Family, health::ServerHealth, ids::TableId};
 
 use super::{
     listener_servers::{FailoverSettings, ListenerServer, ServerGroups, family, group_of, server_override},
-    model::{
-        GroupRef, HealthVerdict, ListenerId, ServerHealth, ServerRoute, Side, health_of, key_of,
-        resolved_next_hop,
-    },
+    model::{GroupRef, HealthVerdict, ListenerId, ServerRoute, Side, health_of, key_of, resolved_next_hop},
     overrides::Overrides,
 };
 use crate::dataplane::state::{MapState, backend_address};
@@ -118,7 +115,7 @@ impl Failover {
                 })
             };
             let takes = |side| of(side, |backend| backend.flags & Backend::ACCEPTS_NEW != 0);
-            let is_standby = |side| of(side, |backend| backend.health == Backend::HEALTH_STANDBY);
+            let is_standby = |side| of(side, |backend| backend.health() == ServerHealth::Standby);
             let is_on_secondary = takes(Side::Secondary) || is_standby(Side::Primary);
             if balancer.runs(listener) && is_on_secondary && !takes(Side::Primary) {
                 let known = |side| {
@@ -279,7 +276,7 @@ impl FamilyGroup<'_> {
                     || lost_until.is_some_and(|until| !is_tolerated(&until));
                 all += 1;
                 out += usize::from(is_out || health == ServerHealth::Unhealthy);
-                can |= !is_out && matches!(health, ServerHealth::Healthy | ServerHealth::Unchecked);
+                can |= !is_out && health.can_serve();
             }
             (out, all, can)
         };

@@ -7,11 +7,12 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use slb_common::abi::{
     backend::Backend,
+    health::ServerHealth,
     ids::{BackendId, TableId},
     service::IndexEntry,
 };
 
-use super::model::{Desired, ServerHealth};
+use super::model::Desired;
 use crate::dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, MapState, backend_address};
 use crate::outlier_detection::{DetectorPool, DetectorServer, PassiveSignals, SILENCE};
 

@@ -10,6 +10,7 @@ use std::{
 
 use slb_common::abi::{
     backend::{Backend, NextHop},
+    health::ServerHealth,
     ids::TableId,
 };
 
@@ -28,9 +29,9 @@ pub fn health(config: &Config, actual: &MapState) -> BTreeMap<Target, HealthVerd
     let before: BTreeMap<(TableId, SocketAddr), bool> = actual
         .backends
         .values()
-        .filter(|backend| backend.flags & Backend::REMOVED == 0 && backend.health != Backend::HEALTH_UNKNOWN)
+        .filter(|backend| backend.flags & Backend::REMOVED == 0 && backend.health() != ServerHealth::Unknown)
         .map(|backend| {
-            ((backend.table(), backend_address(backend)), backend.health != Backend::HEALTH_UNHEALTHY)
+            ((backend.table(), backend_address(backend)), backend.health() != ServerHealth::Unhealthy)
         })
         .collect();
     let members = ServerGroups::of(config);

@@ -9,6 +9,7 @@ use std::{
 
 use slb_common::abi::{
     backend::NextHop,
+    health::ServerHealth,
     service::{Service, Tunnel},
 };
 use slb_config::model::{Id, Listener, LoadBalancer, Mode, TableSize};
@@ -131,7 +132,7 @@ pub struct DesiredServer {
     pub admin_state: Option<AdminState>,
     /// Its configuration entry, if it has an override.
     pub server_override: Option<OverrideKey>,
-    /// Health check state.
+    /// Health by its check; never standby.
     pub health: ServerHealth,
     /// Reason for the state, if there is one.
     pub detail: Option<String>,
@@ -141,19 +142,6 @@ pub struct DesiredServer {
     pub is_standby: bool,
     /// Whether it receives new flows without being known to be healthy, because no server of the pool is.
     pub is_last_resort: bool,
-}
-
-/// Health of a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServerHealth {
-    /// No result yet. It receives new flows only while no server of its pool is known to be healthy.
-    Unknown,
-    /// Able to serve.
-    Healthy,
-    /// Not able to serve.
-    Unhealthy,
-    /// No health check. It counts as able to serve.
-    Unchecked,
 }
 
 impl DesiredServer {
@@ -171,13 +159,18 @@ impl DesiredServer {
         self.weight > 0
             && self.admin_state.is_none()
             && self.next_hop.is_some()
-            && (self.is_last_resort || matches!(self.health, ServerHealth::Healthy | ServerHealth::Unchecked))
+            && (self.is_last_resort || self.health.can_serve())
     }
 
     /// Whether it takes no new flows because of weight, admin state or health. Its connections then have until the
     /// drain deadline.
     pub fn must_drain(&self) -> bool {
         self.weight == 0 || self.admin_state.is_some() || !self.is_alive()
+    }
+
+    /// Its health in the maps, which show a server that is able to serve as standby.
+    pub fn shown_health(&self) -> ServerHealth {
+        if self.is_standby && self.health.can_serve() { ServerHealth::Standby } else { self.health }
     }
 
     /// Whether it is not unhealthy, or serves as a last resort.

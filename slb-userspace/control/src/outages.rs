@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, mem, net::IpAddr, time::Duration};
 
-use super::model::{
-    AdminState, Desired, DesiredPool, DesiredServer, DesiredService, ListenerId, ServerHealth,
-};
+use slb_common::abi::health::ServerHealth;
+
+use super::model::{AdminState, Desired, DesiredPool, DesiredServer, DesiredService, ListenerId};
 
 /// Servers that an outage's text names at most.
 const MAX_NAMED: usize = 3;

@@ -157,10 +157,12 @@ impl fmt::Display for ServerOverride {
 
 #[cfg(test)]
 mod tests {
+    use slb_common::abi::health::ServerHealth;
+
     use super::*;
     use crate::{
         desired::{ObservedInputs, desired},
-        model::{DesiredServer, ServerHealth},
+        model::DesiredServer,
     };
     use slb_config::samples::shop;
 

@@ -3,7 +3,7 @@
 //! It applies to a server that was unhealthy, disabled, draining or of weight 0, and to one added to a group in use.
 //! The maps store when it began, in seconds since boot, so the next daemon continues it.
 
-use slb_common::abi::{backend::Backend, time::BootSecs};
+use slb_common::abi::{backend::Backend, health::ServerHealth, ids::NextHopId, time::BootSecs};
 
 use super::model::DesiredServer;
 
@@ -29,7 +29,7 @@ pub fn ramp(actual: Option<&Backend>, server: &DesiredServer, is_in_use: bool, n
         Some(actual) if actual.flags & Backend::ACCEPTS_NEW != 0 => actual.ramp_start(),
         // It takes new flows again. A server that only lacked a health result or next hop keeps its weight.
         Some(actual)
-            if actual.health == Backend::HEALTH_UNHEALTHY
+            if actual.health() == ServerHealth::Unhealthy
                 || actual.weight == 0
                 || was_out_of_service(actual) =>
         {
@@ -43,7 +43,7 @@ pub fn ramp(actual: Option<&Backend>, server: &DesiredServer, is_in_use: bool, n
 
 /// Whether a server that received no new flows could have. Then an administrator had drained or disabled it.
 fn was_out_of_service(actual: &Backend) -> bool {
-    actual.next_hop != 0 && matches!(actual.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED)
+    actual.next_hop_id() != NextHopId::NONE && actual.health().can_serve()
 }
 
 /// The weight at `now` of a server that began at `since` and reaches `full` after `time` seconds, and when it next
@@ -61,7 +61,6 @@ pub fn weight(full: u8, since: Option<BootSecs>, time: Option<u32>, now: BootSec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ServerHealth;
     use slb_common::abi::backend::NextHop;
 
     const NOW: BootSecs = BootSecs::new(1000);
@@ -79,8 +78,8 @@ mod tests {
         }
     }
 
-    fn actual(flags: u8, weight: u8, health: u32) -> Backend {
-        Backend { flags, weight, health, since: 7, ..Backend::default() }
+    fn actual(flags: u8, weight: u8, health: ServerHealth) -> Backend {
+        Backend { flags, weight, health: health.number(), since: 7, ..Backend::default() }
     }
 
     #[test]
@@ -88,25 +87,25 @@ mod tests {
         let serves = server(100, ServerHealth::Healthy);
         let since = |actual: Backend| ramp(Some(&actual), &serves, true, NOW);
         let began = Ramp { since: Some(NOW), is_added: false };
-        assert_eq!(since(actual(0, 100, Backend::HEALTH_UNHEALTHY)), began);
-        assert_eq!(since(actual(Backend::ALIVE, 0, Backend::HEALTH_HEALTHY)), began);
+        assert_eq!(since(actual(0, 100, ServerHealth::Unhealthy)), began);
+        assert_eq!(since(actual(Backend::ALIVE, 0, ServerHealth::Healthy)), began);
         assert_eq!(
-            since(actual(Backend::ALIVE | Backend::ACCEPTS_NEW, 100, Backend::HEALTH_HEALTHY)).since,
+            since(actual(Backend::ALIVE | Backend::ACCEPTS_NEW, 100, ServerHealth::Healthy)).since,
             BootSecs::from_word(7)
         );
-        for health in [Backend::HEALTH_HEALTHY, Backend::HEALTH_UNCHECKED] {
+        for health in [ServerHealth::Healthy, ServerHealth::Unchecked] {
             let admin_state = Backend { next_hop: 1, ..actual(Backend::ALIVE, 100, health) };
             assert_eq!(since(admin_state), began, "enabled again");
         }
-        let standby = Backend { next_hop: 1, ..actual(Backend::ALIVE, 100, Backend::HEALTH_STANDBY) };
+        let standby = Backend { next_hop: 1, ..actual(Backend::ALIVE, 100, ServerHealth::Standby) };
         assert_eq!(since(standby), Ramp::default(), "its side gets the traffic");
         assert_eq!(
-            since(actual(Backend::ALIVE, 100, Backend::HEALTH_UNKNOWN)),
+            since(actual(Backend::ALIVE, 100, ServerHealth::Unknown)),
             Ramp::default(),
             "the first check"
         );
         assert_eq!(
-            since(actual(Backend::ALIVE, 100, Backend::HEALTH_HEALTHY)),
+            since(actual(Backend::ALIVE, 100, ServerHealth::Healthy)),
             Ramp::default(),
             "reached again"
         );
@@ -117,7 +116,7 @@ mod tests {
         let (unknown, serves) = (server(100, ServerHealth::Unknown), server(100, ServerHealth::Healthy));
         let added = ramp(None, &unknown, true, NOW);
         assert_eq!(added, Ramp { since: None, is_added: true });
-        let before = actual(Backend::ALIVE | Backend::ADDED, 100, Backend::HEALTH_UNKNOWN);
+        let before = actual(Backend::ALIVE | Backend::ADDED, 100, ServerHealth::Unknown);
         assert_eq!(ramp(Some(&before), &unknown, true, NOW), added);
         assert_eq!(ramp(Some(&before), &serves, true, NOW), Ramp { since: Some(NOW), is_added: false });
         assert_eq!(ramp(None, &serves, true, NOW).since, Some(NOW), "not checked at all");

@@ -8,11 +8,11 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use slb_common::abi::{backend::Backend, ids::TableId};
+use slb_common::abi::{backend::Backend, health::ServerHealth, ids::TableId};
 
 use super::{
     listener_servers::running,
-    model::{Desired, DesiredPool, DesiredServer, ServerHealth, key_of},
+    model::{Desired, DesiredPool, DesiredServer, key_of},
 };
 use crate::dataplane::state::MapState;
 use crate::inputs::Target;
@@ -51,7 +51,7 @@ impl HealthyWeights {
     pub fn actual(actual: &MapState) -> Self {
         let mut weights: BTreeMap<TableId, u32> = BTreeMap::new();
         for backend in actual.backends.values() {
-            let is_known = matches!(backend.health, Backend::HEALTH_HEALTHY | Backend::HEALTH_UNCHECKED);
+            let is_known = backend.health().can_serve();
             if is_known && backend.flags & (Backend::ACCEPTS_NEW | Backend::REMOVED) == Backend::ACCEPTS_NEW {
                 *weights.entry(backend.table()).or_default() += u32::from(backend.weight);
             }

@@ -17,7 +17,7 @@ use super::{IdAllocator, Inputs, MapsFull, seconds};
 use crate::{
     dataplane::state::{MapState, ServerFilter, TableMember, backend_address, to_address},
     drain::{self, DrainState},
-    model::{Desired, DesiredPool, DesiredServer, ServerHealth},
+    model::{Desired, DesiredPool, DesiredServer},
     slow_start::{self, Ramp},
     table_split::abandoned_tables,
 };
@@ -294,13 +294,7 @@ fn backend(address: SocketAddr, server: &DesiredServer, tunnel: &Tunnel) -> Back
         weight: server.weight,
         endpoint: Backend::endpoint_of(ServiceIndex::server_hash(&ip, address.port().to_be())),
         outer_sum: if ip.is_v4() { outer_sum(&tunnel.v4, &ip) } else { 0 },
-        health: match server.health {
-            ServerHealth::Healthy | ServerHealth::Unchecked if server.is_standby => Backend::HEALTH_STANDBY,
-            ServerHealth::Unknown => Backend::HEALTH_UNKNOWN,
-            ServerHealth::Healthy => Backend::HEALTH_HEALTHY,
-            ServerHealth::Unhealthy => Backend::HEALTH_UNHEALTHY,
-            ServerHealth::Unchecked => Backend::HEALTH_UNCHECKED,
-        },
+        health: server.shown_health().number(),
         ..Backend::default()
     }
 }

@@ -26,7 +26,7 @@ fn server_of(config: &Config, observations: &Observations, target: &Target) -> D
 
 #[test]
 fn unprobed_server_keeps_its_health_with_the_reason() {
-    use slb_control::model::ServerHealth::{Healthy, Unhealthy, Unknown};
+    use slb_common::abi::health::ServerHealth::{Healthy, Unhealthy, Unknown};
     let config = shop(&[]);
     let (mut observations, target) = started(&config);
     let mut heard = |news: TargetUpdate| {

@@ -7,6 +7,7 @@ use std::{
 
 use slb_common::abi::{
     backend::Backend,
+    health::ServerHealth,
     ids::{BackendId, NextHopId, TableId},
     service::{Service, policy},
     time::BootSecs,
@@ -140,12 +141,12 @@ fn draining(backend: &Backend, is_drained: bool, now: Duration) -> Option<DrainS
 const GONE: u8 = Backend::REMOVED | Backend::TERMINATING;
 
 fn health(backend: &Backend) -> ApiHealth {
-    match backend.health {
-        Backend::HEALTH_HEALTHY => ApiHealth::Healthy,
-        Backend::HEALTH_UNHEALTHY => ApiHealth::Unhealthy,
-        Backend::HEALTH_UNCHECKED => ApiHealth::Unchecked,
-        Backend::HEALTH_STANDBY => ApiHealth::Standby,
-        _ => ApiHealth::Unknown,
+    match backend.health() {
+        ServerHealth::Healthy => ApiHealth::Healthy,
+        ServerHealth::Unhealthy => ApiHealth::Unhealthy,
+        ServerHealth::Unchecked => ApiHealth::Unchecked,
+        ServerHealth::Standby => ApiHealth::Standby,
+        ServerHealth::Unknown => ApiHealth::Unknown,
     }
 }
 
@@ -156,8 +157,8 @@ mod tests {
     #[test]
     fn draining_server_keeps_its_health_and_shows_its_deadline() {
         let now = Duration::from_secs(1000);
-        for health in [Backend::HEALTH_HEALTHY, Backend::HEALTH_UNHEALTHY, Backend::HEALTH_STANDBY] {
-            let backend = Backend { health, ..Backend::default() };
+        for health in [ServerHealth::Healthy, ServerHealth::Unhealthy, ServerHealth::Standby] {
+            let backend = Backend { health: health.number(), ..Backend::default() };
             let leaving = Backend { deadline: 1030, flags: Backend::ALIVE, ..backend };
             let removed = Backend { flags: Backend::ALIVE | Backend::REMOVED, ..leaving };
             assert_eq!(super::health(&leaving), super::health(&backend));
