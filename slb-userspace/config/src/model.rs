@@ -194,7 +194,7 @@ pub struct Listener {
 }
 
 /// What chooses the server of a new flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scheduler {
     /// Weighted consistent hashing of the client's address and port.
     Maglev,
@@ -206,6 +206,38 @@ pub enum Scheduler {
     WeightedRoundRobin,
     /// Weighted least connections.
     WeightedLeastConnections,
+}
+
+impl Scheduler {
+    /// All schedulers.
+    pub const ALL: [Self; 5] = [
+        Self::Maglev,
+        Self::MaglevClient,
+        Self::RoundRobin,
+        Self::WeightedRoundRobin,
+        Self::WeightedLeastConnections,
+    ];
+
+    /// The word for it in a configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Maglev => "maglev",
+            Self::MaglevClient => "maglev-client",
+            Self::RoundRobin => "rr",
+            Self::WeightedRoundRobin => "wrr",
+            Self::WeightedLeastConnections => "wlc",
+        }
+    }
+
+    /// The scheduler that stands for all whose listeners can share a server table with this one's.
+    #[must_use]
+    pub const fn of_table(self) -> Self {
+        match self {
+            // They differ in the hash of a flow, not in the slots of a server.
+            Self::MaglevClient => Self::Maglev,
+            other => other,
+        }
+    }
 }
 
 /// Where new flows go while no server is able to serve.

@@ -16,8 +16,8 @@ use slb_common::{
 };
 
 use super::model::{
-    Desired, DesiredPool, DesiredServer, DesiredService, HealthVerdict, ListenerId, PoolScheduler,
-    ServerRoute, health_of, resolved_next_hop,
+    Desired, DesiredPool, DesiredServer, DesiredService, HealthVerdict, ListenerId, ServerRoute, health_of,
+    resolved_next_hop,
 };
 use super::{
     failover::Failover,
@@ -70,7 +70,7 @@ struct PoolKey<'a> {
     /// The side that has the traffic.
     side: Side,
     on_no_healthy: OnNoHealthy,
-    scheduler: PoolScheduler,
+    scheduler: Scheduler,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,7 +103,7 @@ pub fn desired(config: &Config, observations: ObservedInputs<'_>) -> Desired {
                     family: family(listener, *address),
                     side,
                     on_no_healthy: listener.on_no_healthy,
-                    scheduler: scheduler(listener),
+                    scheduler: listener.scheduler.of_table(),
                 };
                 let pool = *indexes.entry(key).or_insert_with(|| {
                     let family = family(listener, *address);
@@ -183,7 +183,7 @@ fn pool(
     let passive = listener.health_check.as_ref().and_then(EjectionPolicy::of);
     DesiredPool {
         slots,
-        scheduler: scheduler(listener),
+        scheduler: listener.scheduler.of_table(),
         drain: listener.drain_timeout,
         slow_start,
         passive,
@@ -283,15 +283,6 @@ fn policy_of(listener: &Listener) -> u32 {
         Some(_) => policy::PERSIST,
     };
     if policy & policy::PINNED_ELSEWHERE == 0 { policy } else { policy | policy::TRACK }
-}
-
-fn scheduler(listener: &Listener) -> PoolScheduler {
-    match listener.scheduler {
-        Scheduler::Maglev | Scheduler::MaglevClient => PoolScheduler::Maglev,
-        Scheduler::RoundRobin => PoolScheduler::RoundRobin,
-        Scheduler::WeightedRoundRobin => PoolScheduler::WeightedRoundRobin,
-        Scheduler::WeightedLeastConnections => PoolScheduler::LeastConnections,
-    }
 }
 
 /// The service of a VIP itself: echo replies while a listener runs, and what happens to unmatched packets. `None` if

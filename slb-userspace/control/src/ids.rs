@@ -25,13 +25,11 @@ use slb_common::{
     hash::salt,
 };
 
+use slb_config::model::Scheduler;
+
 use self::servers::{ActualServers, PoolTable, ServerAssignment};
 use super::model::key_of;
-use super::{
-    drain,
-    hash_transition::hash_transition,
-    model::{Desired, PoolScheduler},
-};
+use super::{drain, hash_transition::hash_transition, model::Desired};
 use crate::dataplane::state::{
     ControlSettings, IndexContent, MapState, SPARE_TABLE, ServerTable, SlotOrder, TableMember, TableSpec,
     to_address,
@@ -177,14 +175,14 @@ fn services(
 }
 
 /// Chooses the order of a table's slots, and sets the members' weights for it.
-fn slot_order(scheduler: PoolScheduler, members: &mut [TableMember]) -> SlotOrder {
+fn slot_order(scheduler: Scheduler, members: &mut [TableMember]) -> SlotOrder {
     let is_even = match scheduler {
-        PoolScheduler::Maglev => return SlotOrder::Maglev,
-        PoolScheduler::RoundRobin => true,
-        PoolScheduler::WeightedRoundRobin => false,
+        Scheduler::Maglev | Scheduler::MaglevClient => return SlotOrder::Maglev,
+        Scheduler::RoundRobin => true,
+        Scheduler::WeightedRoundRobin => false,
         // So few members are all among the next slots if they share the slots evenly. By weight some would be compared
         // less often.
-        PoolScheduler::LeastConnections => members.len() <= CANDIDATES as usize,
+        Scheduler::WeightedLeastConnections => members.len() <= CANDIDATES as usize,
     };
     if is_even {
         members.iter_mut().for_each(|member| member.weight = 1);

@@ -12,7 +12,7 @@ use slb_common::abi::{
     health::ServerHealth,
     service::{Service, Tunnel},
 };
-use slb_config::model::{Id, Listener, LoadBalancer, Mode, TableSize};
+use slb_config::model::{Id, Listener, LoadBalancer, Mode, Scheduler, TableSize};
 
 use crate::{dataplane::state::to_ip, inputs::Target, outlier_detection::EjectionPolicy};
 
@@ -98,8 +98,8 @@ pub struct DesiredService {
 pub struct DesiredPool {
     /// Slots of the table.
     pub slots: TableSize,
-    /// How the servers share the slots.
-    pub scheduler: PoolScheduler,
+    /// How the servers share the slots: a [`Scheduler::of_table`].
+    pub scheduler: Scheduler,
     /// Time from the start of a drain to its deadline. `None` for no deadline while the server is configured.
     pub drain: Option<Duration>,
     /// Time in which a server reaches its weight; `None` for at once.
@@ -108,19 +108,6 @@ pub struct DesiredPool {
     pub passive: Option<EjectionPolicy>,
     /// Servers by address. Addresses are unique.
     pub servers: Vec<(SocketAddr, DesiredServer)>,
-}
-
-/// How servers share the slots of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PoolScheduler {
-    /// Consistent hashing (`maglev`, `maglev-client`), by weight.
-    Maglev,
-    /// Round robin (`rr`): every server in turn, without weights.
-    RoundRobin,
-    /// Weighted round robin (`wrr`).
-    WeightedRoundRobin,
-    /// Weighted least connections (`wlc`): the servers of the next slots are compared.
-    LeastConnections,
 }
 
 /// A server of a pool.

@@ -9,7 +9,7 @@ use crate::{
     field::OFF,
     model::{
         ConfigServer, DaemonConfig, DefaultServer, Listener, LoadBalancer, Mode, PrimarySecondaryGroup,
-        Protocol, Scheduler, ServerGroup,
+        Protocol, ServerGroup,
     },
 };
 
@@ -102,7 +102,7 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         ("unknown_datagrams", or_absent(unknown_datagrams, word)),
         ("drain_timeout", duration_or_off(drain_timeout.as_ref())),
         ("on_no_healthy", word(on_no_healthy)),
-        ("scheduler", text(self::scheduler(*scheduler))),
+        ("scheduler", text(scheduler.name())),
         ("session_persistence", duration_or_off(session_persistence.as_ref())),
         ("established_timeout", or_absent(established_timeout, duration)),
     ];
@@ -138,14 +138,4 @@ pub(super) fn primary_secondary_group(group: &PrimarySecondaryGroup) -> Fields {
         ("secondary.port", number(secondary.port())),
         ("failback_after", duration(failback_after)),
     ]
-}
-
-fn scheduler(scheduler: Scheduler) -> &'static str {
-    match scheduler {
-        Scheduler::Maglev => "maglev",
-        Scheduler::MaglevClient => "maglev-client",
-        Scheduler::RoundRobin => "rr",
-        Scheduler::WeightedRoundRobin => "wrr",
-        Scheduler::WeightedLeastConnections => "wlc",
-    }
 }

@@ -8,13 +8,6 @@ use crate::{
     raw::{self, Scalar, Value},
 };
 
-const SCHEDULERS: [(&str, Scheduler); 5] = [
-    ("maglev", Scheduler::Maglev),
-    ("maglev-client", Scheduler::MaglevClient),
-    ("rr", Scheduler::RoundRobin),
-    ("wrr", Scheduler::WeightedRoundRobin),
-    ("wlc", Scheduler::WeightedLeastConnections),
-];
 const PERSISTENCE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// Scheduler and session persistence.
@@ -25,9 +18,10 @@ pub(super) struct SchedulerSettings {
 }
 
 pub(super) fn build(checker: &mut Checker, raw: &raw::RawListener) -> Option<SchedulerSettings> {
+    let words = Scheduler::ALL.map(|scheduler| (scheduler.name(), scheduler));
     let scheduler = raw.scheduler.as_ref();
     let scheduler =
-        scheduler.map_or(Some(Scheduler::Maglev), |value| checker.choice("scheduler", value, &SCHEDULERS));
+        scheduler.map_or(Some(Scheduler::Maglev), |value| checker.choice("scheduler", value, &words));
     let session_persistence =
         checker.duration_or_none("session_persistence", raw.session_persistence.as_ref(), PERSISTENCE);
     Some(SchedulerSettings { scheduler: scheduler?, session_persistence: session_persistence? })
@@ -36,5 +30,5 @@ pub(super) fn build(checker: &mut Checker, raw: &raw::RawListener) -> Option<Sch
 /// Whether a scheduler, as written, ignores weights.
 pub(super) fn ignores_weights(value: &Value) -> bool {
     let Scalar::Text(text) = value.as_ref() else { return false };
-    SCHEDULERS.iter().any(|(word, scheduler)| word == text && *scheduler == Scheduler::RoundRobin)
+    text == Scheduler::RoundRobin.name()
 }
