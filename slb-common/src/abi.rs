@@ -20,6 +20,7 @@ pub mod losses;
 pub mod mode;
 mod named_enum;
 pub mod programs;
+pub mod protocol;
 pub mod rate_limit;
 pub mod service;
 pub mod shared_word;

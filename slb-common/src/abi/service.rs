@@ -4,6 +4,7 @@ use super::{
     Address, Handle, MAX_SERVICES, NAME_LEN,
     ids::{ServiceId, ServiceTag, TableId},
     mode::Mode,
+    protocol::IpProtocol,
     time::BootSecs,
 };
 use crate::{hash::flow_hash, net::headers::protocol};
@@ -67,6 +68,11 @@ impl Default for Service {
 }
 
 impl Service {
+    /// Its protocol; `None` for a number that no service has.
+    pub const fn protocol(&self) -> Option<IpProtocol> {
+        IpProtocol::from_number(self.protocol)
+    }
+
     /// Its server table, or [`TableId::NONE`].
     pub const fn table(&self) -> TableId {
         TableId::new(self.lookup_table)
@@ -190,6 +196,11 @@ pub struct IndexEntry {
 }
 
 impl IndexEntry {
+    /// Its protocol; `None` for a number that no service has.
+    pub const fn protocol(&self) -> Option<IpProtocol> {
+        IpProtocol::from_number(self.protocol)
+    }
+
     /// Its server table, or [`TableId::NONE`].
     pub const fn table(&self) -> TableId {
         TableId::new(self.lookup_table)

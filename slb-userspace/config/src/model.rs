@@ -10,7 +10,7 @@ use std::{
 };
 
 pub use slb_common::abi::mode::Mode;
-use slb_common::net::headers::protocol;
+use slb_common::abi::protocol::IpProtocol;
 
 pub use check::{
     CertificateCheck, CheckKind, DEFAULT_WINDOW, ExpectedStatus, HealthCheck, HttpCheck, HttpMethod,
@@ -309,11 +309,11 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The IP protocol number.
-    pub fn number(self) -> u8 {
+    /// The protocol in the maps.
+    pub const fn ip(self) -> IpProtocol {
         match self {
-            Self::Tcp => protocol::TCP,
-            Self::Udp => protocol::UDP,
+            Self::Tcp => IpProtocol::Tcp,
+            Self::Udp => IpProtocol::Udp,
         }
     }
 }

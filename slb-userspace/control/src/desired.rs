@@ -6,13 +6,11 @@ use std::{
     time::Duration,
 };
 
-use slb_common::{
-    abi::{
-        family::Family,
-        health::ServerHealth,
-        service::{Tunnel, policy},
-    },
-    net::headers::protocol,
+use slb_common::abi::{
+    family::Family,
+    health::ServerHealth,
+    protocol::IpProtocol,
+    service::{Tunnel, policy},
 };
 
 use super::model::{
@@ -249,7 +247,7 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
     DesiredService {
         address,
         port: listener.port,
-        protocol: listener.protocol.number(),
+        protocol: listener.protocol.ip(),
         id: Some(ListenerId::of(balancer, listener)),
         load_balancer: balancer.name.to_string(),
         listener: listener.name.to_string(),
@@ -300,7 +298,7 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, observations: ObservedInputs<'_
     Some(DesiredService {
         address,
         port: 0,
-        protocol: if address.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 },
+        protocol: IpProtocol::icmp(Family::of(address)),
         id: None,
         load_balancer: balancer.name.to_string(),
         listener: String::new(),

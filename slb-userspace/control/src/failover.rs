@@ -18,15 +18,15 @@ use slb_common::abi::{backend::Backend, family::Family, health::ServerHealth, id
 
 use super::{
     listener_servers::{FailoverSettings, ListenerServer, ServerGroups, family, group_of, server_override},
-    model::{GroupRef, HealthVerdict, ListenerId, ServerRoute, Side, health_of, key_of, resolved_next_hop},
+    model::{
+        GroupRef, HealthVerdict, ListenerId, ServerRoute, ServiceKey, Side, health_of, key_of,
+        resolved_next_hop,
+    },
     overrides::Overrides,
 };
 use crate::dataplane::state::{MapState, backend_address};
 use crate::inputs::Target;
 use slb_config::model::{Config, DEFAULT_WINDOW, HealthCheck, Listener, LoadBalancer};
-
-/// Key of a listener at one of its VIPs, independent of its name: VIP, port, protocol number.
-type ServiceKey = (IpAddr, u16, u8);
 
 /// Failover state of all listeners: which of them have their traffic on the secondary side.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -98,8 +98,11 @@ pub struct SideChange {
 impl Failover {
     /// Failover state as the maps show it after a restart.
     pub fn found(config: &Config, actual: &MapState) -> Self {
-        let tables: BTreeMap<_, TableId> =
-            actual.services.values().map(|service| (key_of(service), service.table())).collect();
+        let tables: BTreeMap<_, TableId> = actual
+            .services
+            .values()
+            .filter_map(|service| Some((key_of(service)?, service.table())))
+            .collect();
         let configured = actual.backends.values().filter(|backend| backend.flags & Backend::REMOVED == 0);
         let servers: BTreeMap<(TableId, SocketAddr), &Backend> =
             configured.map(|backend| ((backend.table(), backend_address(backend)), backend)).collect();
@@ -345,7 +348,7 @@ fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 }
 
 fn key(listener: &Listener, vip: IpAddr) -> ServiceKey {
-    (vip, listener.port, listener.protocol.number())
+    (vip, listener.port, listener.protocol.ip())
 }
 
 #[cfg(test)]

@@ -17,11 +17,11 @@ use slb_common::{
         backend::Backend,
         flow::persistence_units,
         ids::{BackendId, TableId},
+        protocol::IpProtocol,
         service::{IndexEntry, Service, policy},
         time::Jiffies,
     },
     datapath::flow_gc::GcAction,
-    net::headers::protocol,
 };
 
 use super::drain::RST_DELIVERY_SECONDS;
@@ -135,7 +135,7 @@ impl<'a> FinishedFlows<'a> {
         if self.rehomed(flow, entry) {
             return false;
         }
-        if entry.protocol != protocol::TCP {
+        if entry.protocol() != Some(IpProtocol::Tcp) {
             return false;
         }
         // In `dsr` and `ipip` no RST is provoked for an expired flow, so none is outstanding.
@@ -200,7 +200,7 @@ impl<'a> FinishedFlows<'a> {
 /// Longest time until the next GC pass, whatever the flow table contains.
 pub(super) fn max_gc_interval(actual: &MapState) -> Duration {
     let of = |service: &Service| {
-        let terminates = service.sees_replies() && service.protocol == protocol::TCP;
+        let terminates = service.sees_replies() && service.protocol() == Some(IpProtocol::Tcp);
         let idle = terminates.then_some(service.idle_timeout);
         let counted = (service.policy & policy::LEAST_CONNECTIONS != 0).then_some(CONNECTION_COUNT_SECONDS);
         [idle, counted].into_iter().flatten().min()
@@ -245,7 +245,7 @@ mod tests {
             ..Backend::default()
         };
         state.backends.insert(BackendId::new(3), backend);
-        let service = Service { protocol: protocol::TCP, idle_timeout: 30, ..Service::default() };
+        let service = Service { protocol: IpProtocol::Tcp.number(), idle_timeout: 30, ..Service::default() };
         state.services.insert(ServiceId::new(1), service);
         state
     }
@@ -254,7 +254,7 @@ mod tests {
         IndexEntry {
             address: to_address(IpAddr::from([192, 0, 2, 10])),
             port: 80_u16.to_be(),
-            protocol: protocol::TCP,
+            protocol: IpProtocol::Tcp.number(),
             ..IndexEntry::default()
         }
     }
@@ -322,7 +322,8 @@ mod tests {
             GcAction::Keep
         );
         assert_eq!(
-            finished_flows.fate_of(&flow(None), &IndexEntry { protocol: protocol::UDP, ..entry() }),
+            finished_flows
+                .fate_of(&flow(None), &IndexEntry { protocol: IpProtocol::Udp.number(), ..entry() }),
             GcAction::Keep
         );
         assert_eq!(finished_flows.ended, []);
@@ -339,7 +340,7 @@ mod tests {
         actual
             .backends
             .extend([(4, there), (5, gone), (6, other)].map(|(id, backend)| (BackendId::new(id), backend)));
-        for protocol in [protocol::TCP, protocol::UDP] {
+        for protocol in [IpProtocol::Tcp.number(), IpProtocol::Udp.number()] {
             let mut finished_flows = FinishedFlows::new(&actual, HZ);
             assert_eq!(
                 finished_flows.fate_of(&flow(Some(5 * HZ)), &IndexEntry { protocol, ..elsewhere }),
@@ -378,7 +379,7 @@ mod tests {
     fn gc_interval_follows_timeouts_scheduler_and_persistence() {
         const KEEPS: u32 = policy::PERSIST;
         let service = |policy, persistence, idle_timeout| Service {
-            protocol: protocol::TCP,
+            protocol: IpProtocol::Tcp.number(),
             policy,
             persistence,
             idle_timeout,
@@ -436,7 +437,7 @@ mod tests {
         );
         assert_eq!(rst_delivered(&flow(None), &dsr).0, server);
         assert_eq!(
-            rst_delivered(&flow(Some(0)), &IndexEntry { protocol: protocol::UDP, ..entry() }).0,
+            rst_delivered(&flow(Some(0)), &IndexEntry { protocol: IpProtocol::Udp.number(), ..entry() }).0,
             server
         );
         let drains = actual(Backend::ALIVE | Backend::REMOVED);

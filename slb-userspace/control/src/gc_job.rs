@@ -21,11 +21,11 @@ use slb_common::{
         backend::Backend,
         ids::{BackendId, ServiceTag, TableId},
         lookup_table::LookupTable,
+        protocol::IpProtocol,
         service::{IndexEntry, policy},
         time::Jiffies,
     },
     datapath::flow_gc::{GcAction, GcPass},
-    net::headers::protocol,
 };
 
 use crate::{
@@ -203,7 +203,7 @@ impl<'a> Scan<'a> {
     fn note_pinned(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
         // Such a flow always has an entry, so its slot does not matter unless the entry is evicted. UDP does not show
         // whether a flow predates the change.
-        let is_evictable = flow.evictable_silence.is_some() && entry.protocol == protocol::TCP;
+        let is_evictable = flow.evictable_silence.is_some() && entry.protocol() == Some(IpProtocol::Tcp);
         if entry.policy & policy::PINNED_ELSEWHERE != 0 && !is_evictable {
             return;
         }

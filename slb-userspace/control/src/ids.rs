@@ -136,7 +136,7 @@ fn services(
     steps: &mut Vec<BootSecs>,
 ) -> Result<BTreeMap<ServiceId, Service>, MapsFull> {
     let known: BTreeMap<_, ServiceId> =
-        actual.services.iter().map(|(id, service)| (key_of(service), *id)).collect();
+        actual.services.iter().filter_map(|(id, service)| Some((key_of(service)?, *id))).collect();
     let mut services = BTreeMap::new();
     for desired_service in &desired.services {
         let (id, handle) =
@@ -156,7 +156,7 @@ fn services(
         let service = Service {
             address: to_address(desired_service.address),
             port: desired_service.port.to_be(),
-            protocol: desired_service.protocol,
+            protocol: desired_service.protocol.number(),
             mode: desired_service.mode.number(),
             policy,
             hash_changed_at: BootSecs::word(hash_changed_at),
@@ -222,7 +222,7 @@ fn tables(
         .services
         .values()
         .filter(|service| service.table() != TableId::NONE)
-        .map(|service| (key_of(service), service.table()))
+        .filter_map(|service| Some((key_of(service)?, service.table())))
         .collect();
     let mut tables: Vec<Option<TableId>> = vec![None; desired.pools.len()];
     let in_use: BTreeSet<TableId> =
@@ -259,7 +259,7 @@ fn tables(
 /// For each pool with a table new to its listeners, the table that they had.
 fn previous_tables(desired: &Desired, actual: &MapState, tables: &[TableId]) -> Vec<Option<TableId>> {
     let before: BTreeMap<_, TableId> =
-        actual.services.values().map(|service| (key_of(service), service.table())).collect();
+        actual.services.values().filter_map(|service| Some((key_of(service)?, service.table()))).collect();
     let mut previous_tables = vec![None; tables.len()];
     for service in &desired.services {
         if let Some(pool) = service.pool

@@ -25,7 +25,7 @@ use slb_config::model::Config;
 /// Last health results of each listener's servers. A server that was unchecked counts as healthy until its first probe.
 pub fn health(config: &Config, actual: &MapState) -> BTreeMap<Target, HealthVerdict> {
     let tables: BTreeMap<_, TableId> =
-        actual.services.values().map(|service| (key_of(service), service.table())).collect();
+        actual.services.values().filter_map(|service| Some((key_of(service)?, service.table()))).collect();
     let before: BTreeMap<(TableId, SocketAddr), bool> = actual
         .backends
         .values()
@@ -38,7 +38,7 @@ pub fn health(config: &Config, actual: &MapState) -> BTreeMap<Target, HealthVerd
     let mut health = BTreeMap::new();
     for (balancer, listener) in running(config) {
         for address in &balancer.addresses {
-            let key = (*address, listener.port, listener.protocol.number());
+            let key = (*address, listener.port, listener.protocol.ip());
             let Some(&table) = tables.get(&key) else { continue };
             for server in members.servers_behind(balancer, listener).servers.iter().filter(|s| s.is_checked) {
                 if let Some(&healthy) = before.get(&(table, server.address))

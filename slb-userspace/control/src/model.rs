@@ -10,6 +10,7 @@ use std::{
 use slb_common::abi::{
     backend::NextHop,
     health::ServerHealth,
+    protocol::IpProtocol,
     service::{Service, Tunnel},
 };
 use slb_config::model::{Id, Listener, LoadBalancer, Mode, Scheduler, TableSize};
@@ -70,8 +71,8 @@ pub struct DesiredService {
     pub address: IpAddr,
     /// Port, in host byte order; 0 for the VIP itself.
     pub port: u16,
-    /// IP protocol number; ICMP or ICMPv6 for the VIP itself.
-    pub protocol: u8,
+    /// Protocol; ICMP or ICMPv6 for the VIP itself.
+    pub protocol: IpProtocol,
     /// The listener; `None` for the VIP itself.
     pub id: Option<ListenerId>,
     /// Name of the load balancer.
@@ -194,9 +195,12 @@ pub(super) fn resolved_next_hop(
     })
 }
 
-/// A service of the maps, by address, port and protocol.
-pub(super) fn key_of(service: &Service) -> (IpAddr, u16, u8) {
-    (to_ip(&service.address), u16::from_be(service.port), service.protocol)
+/// VIP, port in host byte order, and protocol, which identify a service.
+pub(super) type ServiceKey = (IpAddr, u16, IpProtocol);
+
+/// The key of a service of the maps; `None` if its protocol is none of a service.
+pub(super) fn key_of(service: &Service) -> Option<ServiceKey> {
+    Some((to_ip(&service.address), u16::from_be(service.port), service.protocol()?))
 }
 
 /// A group of servers, by id.

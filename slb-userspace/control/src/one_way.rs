@@ -13,9 +13,8 @@ use std::{
     time::Duration,
 };
 
-use slb_common::{
-    abi::{Address, Handle, backend::Backend, ids::BackendId, mode::Mode, service::IndexEntry},
-    net::headers::protocol,
+use slb_common::abi::{
+    Address, Handle, backend::Backend, ids::BackendId, mode::Mode, protocol::IpProtocol, service::IndexEntry,
 };
 
 use crate::dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, MapState, backend_address};
@@ -107,8 +106,8 @@ impl AnswerCounts {
 }
 
 /// Whether SLB sees the answers of a listener's servers, and each SYN has one.
-pub(super) const fn sees_answers(mode: Option<Mode>, protocol: u8) -> bool {
-    matches!(mode, Some(mode) if mode.sees_replies()) && protocol == protocol::TCP
+pub(super) const fn sees_answers(mode: Option<Mode>, protocol: Option<IpProtocol>) -> bool {
+    matches!(mode, Some(mode) if mode.sees_replies()) && matches!(protocol, Some(IpProtocol::Tcp))
 }
 
 /// Answers counted in one GC pass, by server.
@@ -119,7 +118,7 @@ impl AnswerCounter {
     /// Counts a flow.
     pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
         let Some(Handshake { age, outcome }) = flow.handshake else { return };
-        if !sees_answers(entry.mode(), entry.protocol) {
+        if !sees_answers(entry.mode(), entry.protocol()) {
             return;
         }
         let answers = match outcome {
@@ -229,7 +228,7 @@ mod tests {
     }
 
     fn tcp() -> IndexEntry {
-        IndexEntry { mode: Mode::Nat.number(), protocol: protocol::TCP, ..IndexEntry::default() }
+        IndexEntry { mode: Mode::Nat.number(), protocol: IpProtocol::Tcp.number(), ..IndexEntry::default() }
     }
 
     fn flow(age: u32, outcome: HandshakeOutcome) -> FlowRecord {
@@ -268,7 +267,7 @@ mod tests {
         for other in [
             IndexEntry { mode: Mode::Dsr.number(), ..tcp() },
             IndexEntry { mode: Mode::Ipip.number(), ..tcp() },
-            IndexEntry { protocol: protocol::UDP, ..tcp() },
+            IndexEntry { protocol: IpProtocol::Udp.number(), ..tcp() },
         ] {
             assert_eq!(counted(&held_now, &other, &all), None, "no answers are to be seen");
         }

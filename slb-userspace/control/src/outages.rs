@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, mem, net::IpAddr, time::Duration};
 
-use slb_common::abi::health::ServerHealth;
+use slb_common::abi::{health::ServerHealth, protocol::IpProtocol};
 
-use super::model::{AdminState, Desired, DesiredPool, DesiredServer, DesiredService, ListenerId};
+use super::model::{AdminState, Desired, DesiredPool, DesiredServer, DesiredService, ListenerId, ServiceKey};
 
 /// Servers that an outage's text names at most.
 const MAX_NAMED: usize = 3;
@@ -18,8 +18,8 @@ pub struct ListenerVips {
     pub vips: Vec<IpAddr>,
     /// Port, in host byte order.
     pub port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
+    /// Protocol.
+    pub protocol: IpProtocol,
 }
 
 /// Why no server of a listener receives new flows.
@@ -39,7 +39,7 @@ pub struct Outage {
 pub type Outages = BTreeMap<ListenerVips, Outage>;
 
 /// Listener, port, protocol, index of the pool.
-type PoolListener<'a> = (&'a ListenerId, u16, u8, usize);
+type PoolListener<'a> = (&'a ListenerId, u16, IpProtocol, usize);
 
 /// Finds all outages in a desired state.
 pub fn outages(desired: &Desired) -> Outages {
@@ -100,9 +100,6 @@ pub enum OutageChange {
     /// The outage ended after this time.
     Ended(ListenerVips, Outage, Duration),
 }
-
-/// A VIP, port and protocol.
-type ServiceKey = (IpAddr, u16, u8);
 
 /// The present outages, each with its beginning.
 #[derive(Debug, Clone, Default)]

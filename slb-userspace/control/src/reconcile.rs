@@ -222,7 +222,7 @@ impl<D: DataPlane> Reconciler<D> {
         let actual = self.actual.as_deref();
         let keeps = actual.and_then(finished_flows::affinity_gc_interval);
         let has_nat_service = actual.is_some_and(|actual| {
-            actual.services.values().any(|service| one_way::sees_answers(service.mode(), service.protocol))
+            actual.services.values().any(|service| one_way::sees_answers(service.mode(), service.protocol()))
         });
         let (failures, answers) = (
             self.has_ejection_pools().then_some(handshakes::HANDSHAKE_GC_INTERVAL),

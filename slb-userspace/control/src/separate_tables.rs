@@ -22,7 +22,7 @@ pub fn separate_tables<'a>(desired: &'a Desired, actual: &MapState) -> SeparateT
         .services
         .values()
         .filter(|service| service.table() != TableId::NONE)
-        .map(|service| (key_of(service), service.table()))
+        .filter_map(|service| Some((key_of(service)?, service.table())))
         .collect();
     let mut first: Vec<Option<TableId>> = vec![None; desired.pools.len()];
     let mut added: BTreeMap<(usize, TableId), usize> = BTreeMap::new();

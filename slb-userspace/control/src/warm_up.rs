@@ -12,7 +12,7 @@ use slb_common::abi::{backend::Backend, health::ServerHealth, ids::TableId};
 
 use super::{
     listener_servers::running,
-    model::{Desired, DesiredPool, DesiredServer, key_of},
+    model::{Desired, DesiredPool, DesiredServer, ServiceKey, key_of},
 };
 use crate::dataplane::state::MapState;
 use crate::inputs::Target;
@@ -34,9 +34,6 @@ impl WarmUp {
     }
 }
 
-/// A listener at one of its VIPs: VIP, port, protocol number.
-type ServiceKey = (IpAddr, u16, u8);
-
 /// For each service, the weight of its servers that receive new flows and are healthy or unchecked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HealthyWeights(BTreeMap<ServiceKey, u32>);
@@ -57,8 +54,9 @@ impl HealthyWeights {
             }
         }
         let services = actual.services.values();
-        let serving = services
-            .map(|service| (key_of(service), weights.get(&service.table()).copied().unwrap_or_default()));
+        let serving = services.filter_map(|service| {
+            Some((key_of(service)?, weights.get(&service.table()).copied().unwrap_or_default()))
+        });
         Self(serving.collect())
     }
 }
@@ -69,7 +67,7 @@ pub fn warm_up(before: &HealthyWeights, config: &Config, after: &Desired) -> War
     let mut warm_up = WarmUp::default();
     for (balancer, listener) in running(config) {
         for vip in &balancer.addresses {
-            let key = (*vip, listener.port, listener.protocol.number());
+            let key = (*vip, listener.port, listener.protocol.ip());
             let (Some(old), Some(new)) = (before.0.get(&key), pools.get(&key)) else { continue };
             if healthy_weight(new) >= *old {
                 continue;

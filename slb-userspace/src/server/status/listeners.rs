@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use slb_common::{abi::service::Service, net::headers::protocol};
+use slb_common::abi::{protocol::IpProtocol, service::Service};
 
 use super::padded_name;
 use crate::server::configured_ids::ConfiguredIds;
@@ -17,7 +17,7 @@ pub(super) fn empty_listener(service: &Service, ids: &ConfiguredIds<'_>) -> ApiL
         id: listener.map(|listener| listener.listener.to_string()),
         name: padded_name(&service.listener),
         state: api::ApiRunState::Running,
-        protocol: if service.protocol == protocol::TCP { "tcp" } else { "udp" }.to_owned(),
+        protocol: if service.protocol() == Some(IpProtocol::Tcp) { "tcp" } else { "udp" }.to_owned(),
         port: u16::from_be(service.port),
         mode: service.mode().map_or("unknown", Mode::name).to_owned(),
         addresses: Vec::new(),
