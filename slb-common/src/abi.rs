@@ -19,6 +19,7 @@ pub mod lookup_table;
 pub mod losses;
 pub mod mode;
 mod named_enum;
+pub mod policy_set;
 pub mod programs;
 pub mod protocol;
 pub mod rate_limit;

@@ -4,6 +4,7 @@ use super::{
     Address, Handle, MAX_SERVICES, NAME_LEN,
     ids::{ServiceId, ServiceTag, TableId},
     mode::Mode,
+    policy_set::PolicySet,
     protocol::IpProtocol,
     time::BootSecs,
 };
@@ -68,6 +69,11 @@ impl Default for Service {
 }
 
 impl Service {
+    /// Its policies.
+    pub const fn policies(&self) -> PolicySet {
+        PolicySet::new(self.policy)
+    }
+
     /// Its protocol; `None` for a number that no service has.
     pub const fn protocol(&self) -> Option<IpProtocol> {
         IpProtocol::from_number(self.protocol)
@@ -196,6 +202,11 @@ pub struct IndexEntry {
 }
 
 impl IndexEntry {
+    /// Its policies.
+    pub const fn policies(&self) -> PolicySet {
+        PolicySet::new(self.policy)
+    }
+
     /// Its protocol; `None` for a number that no service has.
     pub const fn protocol(&self) -> Option<IpProtocol> {
         IpProtocol::from_number(self.protocol)

@@ -21,7 +21,7 @@ impl ConnectionCounts {
     /// Zero for each server in a table of a `wlc` service.
     pub(super) fn none(actual: &MapState) -> Self {
         let matters =
-            actual.services.values().filter(|service| service.policy & policy::LEAST_CONNECTIONS != 0);
+            actual.services.values().filter(|service| service.policies().has(policy::LEAST_CONNECTIONS));
         let tables: BTreeSet<TableId> = matters.map(|service| service.table()).collect();
         let servers = actual.backends.values().filter(|backend| tables.contains(&backend.table()));
         Self(servers.map(|backend| (backend.handle, 0)).collect())
@@ -34,7 +34,7 @@ impl ConnectionCounts {
 
     /// Counts a flow of a `wlc` service, unless it has expired or its client has ended it.
     pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
-        if entry.policy & policy::LEAST_CONNECTIONS != 0
+        if entry.policies().has(policy::LEAST_CONNECTIONS)
             && flow.left.is_some()
             && !flow.is_closing
             && let Some(load) = self.0.get_mut(&flow.backend)

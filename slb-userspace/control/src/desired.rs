@@ -9,6 +9,7 @@ use std::{
 use slb_common::abi::{
     family::Family,
     health::ServerHealth,
+    policy_set::PolicySet,
     protocol::IpProtocol,
     service::{Tunnel, policy},
 };
@@ -123,8 +124,11 @@ pub fn vips_without_listeners(config: &Config, vips: &BTreeMap<IpAddr, VipState>
         balancer.addresses.iter().filter_map(|address| vip(balancer, *address, observations))
     });
     let dropped = |vip: DesiredService| {
-        let is_passed = vip.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) == 0;
-        (!is_passed).then_some(DesiredService { policy: policy::NO_ECHO | policy::DROP_UNMATCHED, ..vip })
+        let is_passed = !vip.policies.has(policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED);
+        (!is_passed).then_some(DesiredService {
+            policies: PolicySet::new(policy::NO_ECHO | policy::DROP_UNMATCHED),
+            ..vip
+        })
     };
     Desired {
         seed: config.daemon.seed(),
@@ -259,13 +263,13 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
         pool: Some(pool),
         idle: listener.idle_timeout,
         mode: listener.mode,
-        policy: policy_of(listener),
+        policies: policies_of(listener),
         persistence: listener.session_persistence.unwrap_or_default(),
     }
 }
 
-fn policy_of(listener: &Listener) -> u32 {
-    let policy = match listener.tracking {
+fn policies_of(listener: &Listener) -> PolicySet {
+    let bits = match listener.tracking {
         Tracking::Auto => 0,
         Tracking::Always => policy::TRACK,
     } | match listener.unknown_datagrams {
@@ -280,7 +284,8 @@ fn policy_of(listener: &Listener) -> u32 {
         None => 0,
         Some(_) => policy::PERSIST,
     };
-    if policy & policy::PINNED_ELSEWHERE == 0 { policy } else { policy | policy::TRACK }
+    let policies = PolicySet::new(bits);
+    if policies.has(policy::PINNED_ELSEWHERE) { policies.with(policy::TRACK) } else { policies }
 }
 
 /// The service of a VIP itself: echo replies while a listener runs, and what happens to unmatched packets. `None` if
@@ -306,7 +311,7 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, observations: ObservedInputs<'_
         pool: None,
         idle: Duration::ZERO,
         mode: Mode::Nat,
-        policy: echo | unmatched,
+        policies: PolicySet::new(echo | unmatched),
         persistence: Duration::ZERO,
     })
 }

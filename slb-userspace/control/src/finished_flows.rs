@@ -90,7 +90,7 @@ impl<'a> FinishedFlows<'a> {
     pub(super) fn fate_of(&mut self, flow: &FlowRecord, entry: &IndexEntry) -> GcAction {
         if self.terminates(flow, entry) {
             GcAction::Terminate
-        } else if flow.left.is_some() && !flow.is_finished && entry.policy & policy::PERSIST != 0 {
+        } else if flow.left.is_some() && !flow.is_finished && entry.policies().has(policy::PERSIST) {
             GcAction::RefreshAffinity(persistence_units(entry.persistence))
         } else {
             GcAction::Keep
@@ -100,7 +100,7 @@ impl<'a> FinishedFlows<'a> {
     /// Decides the fate of an affinity entry. `entry` is `None` if its service no longer exists.
     pub(super) fn affinity_fate(&mut self, client: &FlowRecord, entry: Option<&IndexEntry>) -> GcAction {
         match entry {
-            Some(entry) if entry.policy & policy::PERSIST != 0 => {
+            Some(entry) if entry.policies().has(policy::PERSIST) => {
                 self.rehomed(client, entry);
                 GcAction::Keep
             }
@@ -202,7 +202,7 @@ pub(super) fn max_gc_interval(actual: &MapState) -> Duration {
     let of = |service: &Service| {
         let terminates = service.sees_replies() && service.protocol() == Some(IpProtocol::Tcp);
         let idle = terminates.then_some(service.idle_timeout);
-        let counted = (service.policy & policy::LEAST_CONNECTIONS != 0).then_some(CONNECTION_COUNT_SECONDS);
+        let counted = service.policies().has(policy::LEAST_CONNECTIONS).then_some(CONNECTION_COUNT_SECONDS);
         [idle, counted].into_iter().flatten().min()
     };
     let shortest = actual.services.values().filter_map(of).min().map(clamp_interval);
@@ -212,7 +212,7 @@ pub(super) fn max_gc_interval(actual: &MapState) -> Duration {
 /// Longest time between two GC passes at which no affinity entry expires while a flow of its client continues. It is
 /// half of the shortest session persistence. `None` without session persistence.
 pub(super) fn affinity_gc_interval(actual: &MapState) -> Option<Duration> {
-    let keeping = actual.services.values().filter(|service| service.policy & policy::PERSIST != 0);
+    let keeping = actual.services.values().filter(|service| service.policies().has(policy::PERSIST));
     keeping.map(|service| service.persistence / 2).min().map(clamp_interval)
 }
 

@@ -204,7 +204,7 @@ impl<'a> Scan<'a> {
         // Such a flow always has an entry, so its slot does not matter unless the entry is evicted. UDP does not show
         // whether a flow predates the change.
         let is_evictable = flow.evictable_silence.is_some() && entry.protocol() == Some(IpProtocol::Tcp);
-        if entry.policy & policy::PINNED_ELSEWHERE != 0 && !is_evictable {
+        if entry.policies().has(policy::PINNED_ELSEWHERE) && !is_evictable {
             return;
         }
         let current_backends = self.current_backends.get(&entry.table());

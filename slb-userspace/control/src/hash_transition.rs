@@ -5,6 +5,7 @@
 
 use slb_common::abi::{
     mode::Mode,
+    policy_set::PolicySet,
     service::{Service, policy},
     time::BootSecs,
 };
@@ -16,24 +17,24 @@ const SLACK: u32 = 10;
 /// actual entry and `configured` its configured policy. `idle` is the idle timeout in seconds.
 pub(super) fn hash_transition(
     actual: Option<&Service>,
-    configured: u32,
+    configured: PolicySet,
     mode: Mode,
     idle: u32,
     now: BootSecs,
-) -> (u32, Option<BootSecs>, Option<BootSecs>) {
+) -> (PolicySet, Option<BootSecs>, Option<BootSecs>) {
     // In mode `nat` every flow is tracked anyway.
     let Some(actual) = actual.filter(|actual| !mode.sees_replies() && !actual.sees_replies()) else {
         return (configured, None, None);
     };
-    let has_changed = (actual.policy ^ configured) & policy::BY_CLIENT != 0;
+    let has_changed = actual.policies().has(policy::BY_CLIENT) != configured.has(policy::BY_CLIENT);
     let since = if has_changed { Some(now) } else { actual.hash_change() };
     let end = since.map(|since| since.plus(idle + SLACK)).filter(|end| now < *end);
     if end.is_none() {
         return (configured, None, None);
     }
-    let was_other = actual.policy & policy::HASH_TRANSITION != 0;
+    let was_other = actual.policies().has(policy::HASH_TRANSITION);
     let other = if was_other == has_changed { 0 } else { policy::HASH_TRANSITION };
-    (configured | policy::TRACK | other, since, end)
+    (configured.with(policy::TRACK | other), since, end)
 }
 
 #[cfg(test)]
@@ -56,8 +57,9 @@ mod tests {
         mode: Mode,
         now: u32,
     ) -> (u32, u32, Option<u32>) {
-        let (policy, since, end) = hash_transition(actual, configured, mode, IDLE, BootSecs::new(now));
-        (policy, BootSecs::word(since), end.map(|end| BootSecs::word(Some(end))))
+        let configured = PolicySet::new(configured);
+        let (policies, since, end) = hash_transition(actual, configured, mode, IDLE, BootSecs::new(now));
+        (policies.bits(), BootSecs::word(since), end.map(|end| BootSecs::word(Some(end))))
     }
 
     fn next(actual: &Service, configured: u32, now: u32) -> (u32, u32, Option<u32>) {

@@ -145,9 +145,9 @@ fn services(
                 None => ids.service(actual)?,
             };
         let idle_timeout = seconds(desired_service.idle);
-        let (policy, hash_changed_at, end) = hash_transition(
+        let (policies, hash_changed_at, end) = hash_transition(
             actual.services.get(&id),
-            desired_service.policy,
+            desired_service.policies,
             desired_service.mode,
             idle_timeout,
             now,
@@ -158,7 +158,7 @@ fn services(
             port: desired_service.port.to_be(),
             protocol: desired_service.protocol.number(),
             mode: desired_service.mode.number(),
-            policy,
+            policy: policies.bits(),
             hash_changed_at: BootSecs::word(hash_changed_at),
             persistence: seconds(desired_service.persistence),
             handle,

@@ -10,6 +10,7 @@ use std::{
 use slb_common::abi::{
     backend::NextHop,
     health::ServerHealth,
+    policy_set::PolicySet,
     protocol::IpProtocol,
     service::{Service, Tunnel},
 };
@@ -87,8 +88,8 @@ pub struct DesiredService {
     pub idle: Duration,
     /// How packets reach the server; has no meaning for the VIP itself.
     pub mode: Mode,
-    /// Bits of [`slb_common::abi::service::policy`].
-    pub policy: u32,
+    /// Its policies.
+    pub policies: PolicySet,
     /// Time that session persistence lasts after a client's last flow; 0 without it.
     pub persistence: Duration,
 }

@@ -95,7 +95,7 @@ impl SlotSummary {
     ) -> Digest {
         let salt = salt(seed, &service.address, service.port, service.protocol);
         // `wlc` compares the weights too.
-        let table = if service.policy & policy::LEAST_CONNECTIONS != 0 {
+        let table = if service.policies().has(policy::LEAST_CONNECTIONS) {
             weighted(self.digest, servers)
         } else {
             self.digest

@@ -97,7 +97,7 @@ impl IndexContent {
                 built.entries[slot] = *entry;
                 let (word, bit) = ServiceIndex::vip_bit(&entry.address);
                 built.all_vips[word] |= bit;
-                if entry.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) != 0 {
+                if entry.policies().has(policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) {
                     built.vips[word] |= bit;
                 }
             }

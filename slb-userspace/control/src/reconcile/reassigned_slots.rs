@@ -174,7 +174,7 @@ struct TableChange<'a> {
 /// Tables whose services pin all flows to their backend, before and after the change. Their untracked flows do not
 /// exist, so slots need not migrate.
 fn tracked_tables(actual: &MapState, desired: &BTreeMap<ServiceId, Service>) -> BTreeSet<TableId> {
-    let follows_table = |service: &&Service| service.policy & policy::PINNED_ELSEWHERE == 0;
+    let follows_table = |service: &&Service| !service.policies().has(policy::PINNED_ELSEWHERE);
     let by_table: BTreeSet<TableId> = actual
         .services
         .values()
@@ -191,7 +191,7 @@ fn repinned_tables(actual: &MapState, desired: &BTreeMap<ServiceId, Service>) ->
     // In mode `nat` every flow is tracked anyway.
     let pins_elsewhere = |service: &Service| {
         !service.sees_replies()
-            && (service.policy & policy::PINNED_ELSEWHERE != 0 || service.hash_change().is_some())
+            && (service.policies().has(policy::PINNED_ELSEWHERE) || service.hash_change().is_some())
     };
     let is_repinned = |(id, service): &(&ServiceId, &Service)| {
         let actual = actual.services.get(id).filter(|actual| actual.handle == service.handle);

@@ -44,7 +44,7 @@ fn policies(desired: &Desired) -> [Option<u32>; 2] {
     [LOCAL, ROUTED].map(|vip| {
         let vip: IpAddr = vip.parse().unwrap();
         let service = desired.services.iter().find(|service| service.address == vip && service.port == 0)?;
-        Some(service.policy)
+        Some(service.policies.bits())
     })
 }
 

@@ -108,7 +108,7 @@ impl<'a> Servers<'a> {
 
 /// Whether all flows of a service are tracked.
 pub(super) fn is_tracked(service: &Service) -> bool {
-    service.sees_replies() || service.policy & policy::TRACK != 0
+    service.sees_replies() || service.policies().has(policy::TRACK)
 }
 
 /// Tables whose flows are all tracked.
