@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use slb_common::abi::{
     Handle,
     ids::{BackendId, TableId},
-    service::{IndexEntry, policy},
+    service::{IndexEntry, Service, policy},
 };
 
 use crate::dataplane::state::{FlowRecord, MapState};
@@ -22,7 +22,7 @@ impl ConnectionCounts {
     pub(super) fn none(actual: &MapState) -> Self {
         let matters =
             actual.services.values().filter(|service| service.policies().has(policy::LEAST_CONNECTIONS));
-        let tables: BTreeSet<TableId> = matters.map(|service| service.table()).collect();
+        let tables: BTreeSet<TableId> = matters.map(Service::table).collect();
         let servers = actual.backends.values().filter(|backend| tables.contains(&backend.table()));
         Self(servers.map(|backend| (backend.handle, 0)).collect())
     }
@@ -49,7 +49,6 @@ mod tests {
     use slb_common::abi::{
         backend::Backend,
         ids::{ServiceId, ServiceTag},
-        service::Service,
     };
 
     use super::*;

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::dataplane::state::MapState;
-use slb_common::abi::ids::TableId;
+use slb_common::abi::{backend::Backend, ids::TableId};
 
 /// Tables with flows to rehome.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Rehoming {
     pub(crate) fn tables(&self, actual: &MapState) -> BTreeSet<TableId> {
         match (&self.left, &self.in_pass) {
             (Tables::These(left), Tables::These(in_pass)) => left | in_pass,
-            _ => actual.backends.values().map(|backend| backend.table()).collect(),
+            _ => actual.backends.values().map(Backend::table).collect(),
         }
     }
 }

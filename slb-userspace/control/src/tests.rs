@@ -18,6 +18,7 @@ use slb_common::abi::{
     Handle, MacPair,
     backend::{Backend, NextHop},
     ids::{BackendId, TableId},
+    service::Service,
 };
 
 use super::{
@@ -357,7 +358,7 @@ fn new_pool_gets_no_table_that_a_listener_still_names() {
     world.set_health(1, false);
     world.set_health(2, false);
     let actual = world.reconcile(&before).unwrap();
-    let table = actual.services.values().map(|service| service.table()).min().unwrap();
+    let table = actual.services.values().map(Service::table).min().unwrap();
     let mut world = world.restart();
     let other = forwarding(
         r#"

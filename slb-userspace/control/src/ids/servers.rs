@@ -7,7 +7,7 @@ use slb_common::{
         Handle,
         backend::Backend,
         ids::{BackendId, NextHopId, TableId},
-        service::{ServiceIndex, Tunnel},
+        service::{Service, ServiceIndex, Tunnel},
         time::BootSecs,
     },
     datapath::ipip::outer_sum,
@@ -76,7 +76,7 @@ impl<'a> ServerAssignment<'a> {
                 .copied()
                 .chain(abandoned_tables(actual))
                 .collect(),
-            in_use: actual.services.values().map(|service| service.table()).collect(),
+            in_use: actual.services.values().map(Service::table).collect(),
             backends: Vec::new(),
             kept: Vec::new(),
             steps: Vec::new(),

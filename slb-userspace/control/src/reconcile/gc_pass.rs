@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use slb_common::abi::ids::{BackendId, TableId};
+use slb_common::abi::{
+    ids::{BackendId, TableId},
+    service::IndexEntry,
+};
 
 use super::Reconciler;
 use crate::{
@@ -128,7 +131,7 @@ impl<D: DataPlane> Reconciler<D> {
     /// Whether any service has mode `nat`, so that answers return through SLB.
     pub fn has_nat_service(&self) -> bool {
         let entries = self.actual.iter().flat_map(|actual| actual.index.entries.values());
-        entries.into_iter().any(|entry| entry.sees_replies())
+        entries.into_iter().any(IndexEntry::sees_replies)
     }
 
     /// Answers dropped because the neighbour of their client was not resolved; 0 if the counter cannot be read.

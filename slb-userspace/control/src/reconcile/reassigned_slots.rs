@@ -175,13 +175,8 @@ struct TableChange<'a> {
 /// exist, so slots need not migrate.
 fn tracked_tables(actual: &MapState, desired: &BTreeMap<ServiceId, Service>) -> BTreeSet<TableId> {
     let follows_table = |service: &&Service| !service.policies().has(policy::PINNED_ELSEWHERE);
-    let by_table: BTreeSet<TableId> = actual
-        .services
-        .values()
-        .chain(desired.values())
-        .filter(follows_table)
-        .map(|service| service.table())
-        .collect();
+    let by_table: BTreeSet<TableId> =
+        actual.services.values().chain(desired.values()).filter(follows_table).map(Service::table).collect();
     actual.tables.keys().filter(|id| !by_table.contains(id)).copied().collect()
 }
 

@@ -114,11 +114,11 @@ pub(super) fn is_tracked(service: &Service) -> bool {
 /// Tables whose flows are all tracked.
 fn tracked(state: &MapState) -> BTreeSet<TableId> {
     let untracked = state.services.values().filter(|service| !is_tracked(service));
-    let untracked: BTreeSet<TableId> = untracked.map(|service| service.table()).collect();
+    let untracked: BTreeSet<TableId> = untracked.map(Service::table).collect();
     state
         .services
         .values()
-        .map(|service| service.table())
+        .map(Service::table)
         .filter(|lookup_table| !untracked.contains(lookup_table))
         .collect()
 }
