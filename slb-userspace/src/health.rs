@@ -23,6 +23,8 @@ mod udp;
 pub use error::ProbeError;
 pub use failures::Failures;
 pub use path::ProbePaths;
-pub use slb_control::inputs::{Target, Via};
-pub use state::Health;
+pub use slb_control::{
+    inputs::{Target, Via},
+    model::Health,
+};
 pub use supervisor::{Supervisor, TargetEvent, TargetUpdate};

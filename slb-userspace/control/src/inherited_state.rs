@@ -16,7 +16,7 @@ use slb_common::abi::{
 
 use super::{
     listener_servers::{ServerGroups, running},
-    model::{HealthVerdict, key_of},
+    model::{Health, HealthVerdict, key_of},
 };
 use crate::dataplane::state::{MapState, backend_address, to_ip};
 use crate::inputs::Target;
@@ -44,7 +44,7 @@ pub fn health(config: &Config, actual: &MapState) -> BTreeMap<Target, HealthVerd
                 if let Some(&healthy) = before.get(&(table, server.address))
                     && let Some(target) = Target::of(balancer, listener, server.address)
                 {
-                    health.insert(target, HealthVerdict { healthy, detail: None });
+                    health.insert(target, HealthVerdict { health: Health::of(healthy), detail: None });
                 }
             }
         }

@@ -31,9 +31,41 @@ pub struct ServerRoute {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthVerdict {
     /// Whether the server can serve.
-    pub healthy: bool,
+    pub health: Health,
     /// The reason if unhealthy, or else the last failure.
     pub detail: Option<String>,
+}
+
+impl HealthVerdict {
+    /// Whether the server can serve.
+    pub fn is_healthy(&self) -> bool {
+        self.health == Health::Healthy
+    }
+}
+
+/// Whether a server can take new flows, as its health check has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Health {
+    /// It passes its health check.
+    Healthy,
+    /// It fails its health check.
+    Unhealthy,
+}
+
+impl Health {
+    /// The health of a server that passes or fails.
+    pub const fn of(passes: bool) -> Self {
+        if passes { Self::Healthy } else { Self::Unhealthy }
+    }
+}
+
+impl From<Health> for ServerHealth {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Healthy => Self::Healthy,
+            Health::Unhealthy => Self::Unhealthy,
+        }
+    }
 }
 
 /// The desired state, without ids.
@@ -176,8 +208,7 @@ pub(super) fn health_of(
     let Some(target) = target else { return (ServerHealth::Unchecked, None) };
     match health.and_then(|health| health.get(target)) {
         None => (ServerHealth::Unknown, None),
-        Some(verdict) if verdict.healthy => (ServerHealth::Healthy, verdict.detail.clone()),
-        Some(verdict) => (ServerHealth::Unhealthy, verdict.detail.clone()),
+        Some(verdict) => (verdict.health.into(), verdict.detail.clone()),
     }
 }
 

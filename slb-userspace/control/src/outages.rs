@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::{
         desired::{ObservedInputs, desired},
-        model::{HealthVerdict, OverrideKey, ServerRoute},
+        model::{Health, HealthVerdict, OverrideKey, ServerRoute},
         overrides::{Overrides, ServerOverride},
         targets::{destinations, targets},
     };
@@ -189,8 +189,10 @@ mod tests {
         let hop = NextHop { ifindex: 1, mtu: 1500, macs: MacPair::default() };
         let reached = || Ok(ServerRoute { hop, through_gateway: false });
         let next_hops = destinations(config).into_iter().map(|address| (address, reached())).collect();
-        let verdict =
-            || HealthVerdict { healthy, detail: (!healthy).then(|| "connection refused".to_owned()) };
+        let verdict = || HealthVerdict {
+            health: Health::of(healthy),
+            detail: (!healthy).then(|| "connection refused".to_owned()),
+        };
         let health = targets(config).into_iter().map(|target| (target, verdict())).collect();
         desired(
             config,

@@ -25,7 +25,7 @@ use super::{
     desired::{ObservedInputs, desired},
     ids::MapLimits,
     inherited_state,
-    model::{HealthVerdict, ServerRoute},
+    model::{Health, HealthVerdict, ServerRoute},
     reconcile::Reconciler,
     targets::{destinations, targets},
 };
@@ -116,7 +116,7 @@ impl World {
 
     fn all_healthy(&mut self, config: &Config) {
         for target in targets(config) {
-            self.health.insert(target, HealthVerdict { healthy: true, detail: None });
+            self.health.insert(target, HealthVerdict { health: Health::Healthy, detail: None });
         }
         for address in destinations(config) {
             self.next_hops.insert(address, Ok(reached(1)));
@@ -126,7 +126,7 @@ impl World {
     fn set_health(&mut self, last_octet: u8, healthy: bool) {
         for (target, verdict) in &mut self.health {
             if target.address.ip() == IpAddr::from([10, 0, 0, last_octet]) {
-                verdict.healthy = healthy;
+                verdict.health = Health::of(healthy);
             }
         }
     }
@@ -341,7 +341,7 @@ fn restart_restores_health_and_next_hops_from_the_maps() {
     let mut world = World::new();
     world.all_healthy(&two_checks);
     for (target, verdict) in &mut world.health {
-        verdict.healthy = target.address.port() != 9;
+        verdict.health = Health::of(target.address.port() != 9);
     }
     let actual = world.reconcile(&two_checks).unwrap();
     assert_eq!(inherited_state::health(&two_checks, &actual), world.health);

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use crate::{
         desired::{ObservedInputs, desired},
-        model::{HealthVerdict, ServerRoute},
+        model::{Health, HealthVerdict, ServerRoute},
         targets::targets,
     };
     use slb_config::samples::forwarding;
@@ -164,7 +164,7 @@ mod tests {
                 next_hops.insert(server, Ok(ServerRoute { hop, through_gateway: false }));
             }
             if let Some((_, healthy)) = verdicts.iter().find(|(n, _)| *n == octet(server)) {
-                health.insert(target, HealthVerdict { healthy: *healthy, detail: None });
+                health.insert(target, HealthVerdict { health: Health::of(*healthy), detail: None });
             }
         }
         let known = ObservedInputs {

@@ -137,8 +137,7 @@ impl Observations {
     }
 
     fn verdict(&self, target: &Target) -> Option<Health> {
-        let verdict = self.probed.get(target)?;
-        Some(if verdict.healthy { Health::Healthy } else { Health::Unhealthy })
+        Some(self.probed.get(target)?.health)
     }
 
     /// Makes the checks of these configurations the targets. A new target inherits the health of the same server and
@@ -211,7 +210,7 @@ impl Observations {
 
     /// Whether a target is known to be unhealthy.
     pub(super) fn is_unhealthy(&self, target: &Target) -> bool {
-        self.health.get(target).is_some_and(|verdict| !verdict.healthy)
+        self.health.get(target).is_some_and(|verdict| !verdict.is_healthy())
     }
 
     /// Whether this host can probe a target, as far as is known.
@@ -246,15 +245,15 @@ impl Observations {
         let probed = match news {
             TargetUpdate::Healthy => {
                 log!(info, lasted, "healthy");
-                HealthVerdict { healthy: true, detail: None }
+                HealthVerdict { health: Health::Healthy, detail: None }
             }
             TargetUpdate::Unhealthy(detail) => {
                 log!(warn, lasted, detail, "unhealthy");
-                HealthVerdict { healthy: false, detail: Some(detail) }
+                HealthVerdict { health: Health::Unhealthy, detail: Some(detail) }
             }
             TargetUpdate::MoreDetail(detail) => {
                 log!(info, detail, "cause of the failed health check");
-                HealthVerdict { healthy: false, detail: Some(detail) }
+                HealthVerdict { health: Health::Unhealthy, detail: Some(detail) }
             }
             TargetUpdate::NotProbed(detail) => {
                 log!(warn, detail, "health check could not run; keeping last state");
@@ -334,8 +333,8 @@ impl Observations {
         let reason =
             watched(target).and_then(|(server, policy)| self.outlier_detector.reason(server, policy));
         match reason {
-            Some(reason) if probed.healthy => {
-                HealthVerdict { healthy: false, detail: Some(reason.to_owned()) }
+            Some(reason) if probed.is_healthy() => {
+                HealthVerdict { health: Health::Unhealthy, detail: Some(reason.to_owned()) }
             }
             _ => probed.clone(),
         }

@@ -12,15 +12,7 @@
 //! packet. After the first decision only the thresholds count.
 
 use slb_config::model::HealthCheck;
-
-/// Whether a server can take new flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Health {
-    /// It passes its health check.
-    Healthy,
-    /// It fails its health check.
-    Unhealthy,
-}
+use slb_control::model::Health;
 
 /// Health state of one target.
 #[derive(Debug, Clone)]

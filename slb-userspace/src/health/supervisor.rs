@@ -18,11 +18,8 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Failures, ProbeError, ProbePaths, Target,
-    compare::explain,
-    failures::FailureCounter,
-    probe::probe,
-    state::{Health, HealthCheckState},
+    Failures, Health, ProbeError, ProbePaths, Target, compare::explain, failures::FailureCounter,
+    probe::probe, state::HealthCheckState,
 };
 use crate::{descriptors, supervised};
 

@@ -16,7 +16,7 @@ use slb_control::{
     desired::{ObservedInputs, desired},
     gc_job::GcJob,
     ids::MapLimits,
-    model::{HealthVerdict, ServerRoute},
+    model::{Health, HealthVerdict, ServerRoute},
     reconcile::Reconciler,
     targets::{destinations, targets},
 };
@@ -90,7 +90,7 @@ impl ControlPlane {
         for target in targets(&config) {
             let n = (0..SERVERS).find(|n| address(*n).ip() == target.address.ip());
             if let Some(healthy) = servers[n.expect("a server of ours")].healthy {
-                health.insert(target, HealthVerdict { healthy, detail: None });
+                health.insert(target, HealthVerdict { health: Health::of(healthy), detail: None });
             }
         }
         debug_assert_eq!(destinations(&config).len(), servers.iter().filter(|server| server.exists).count());

@@ -9,7 +9,7 @@ use crate::{
     dataplane::fake::FakeDataPlane,
     desired::{ObservedInputs, desired},
     ids::MapLimits,
-    model::{AdminState, DesiredServer, OverrideKey},
+    model::{AdminState, DesiredServer, Health, OverrideKey},
     overrides::ServerOverride,
     reconcile::Reconciler,
     targets::destinations,
@@ -99,7 +99,7 @@ impl World {
     fn set(&mut self, listener: usize, server: &str, healthy: bool) {
         let shop = &self.config.load_balancers[0];
         let target = Target::of(shop, &shop.listeners[listener], server.parse().unwrap()).unwrap();
-        self.health.insert(target, HealthVerdict { healthy, detail: None });
+        self.health.insert(target, HealthVerdict { health: Health::of(healthy), detail: None });
     }
 
     fn decide(&self, seconds: u64) -> FailoverDecision {

@@ -12,7 +12,7 @@ use crate::{
         state::{FlowRecord, MapState, ServerTable},
     },
     gc_job::{GcFindings, GcJob},
-    model::HealthVerdict,
+    model::{Health, HealthVerdict},
     slot_migration::SlotMigration,
     targets::targets,
 };
@@ -142,7 +142,7 @@ proptest! {
                 listener.drain_timeout = drains.then_some(Duration::from_secs(60));
             }
             for target in targets(&config) {
-                world.health.entry(target).or_insert(HealthVerdict { healthy: true, detail: None });
+                world.health.entry(target).or_insert(HealthVerdict { health: Health::Healthy, detail: None });
             }
             let fails = world.reconciler.plane_mut().fail_after.is_some();
             let after = match world.reconcile(&config) {

@@ -162,8 +162,9 @@ impl<E: Environment> EventLoop<E> {
     async fn wait_for_replacements(&mut self) -> Result<()> {
         let held = Arc::new(self.reconciler.actual()?.clone());
         let before = HealthyWeights::actual(&held);
-        let healthy =
-            inherited_state::health(&self.config, &held).into_iter().filter(|(_, verdict)| verdict.healthy);
+        let healthy = inherited_state::health(&self.config, &held)
+            .into_iter()
+            .filter(|(_, verdict)| verdict.is_healthy());
         let healthy: Vec<Target> = healthy.map(|(target, _)| target).collect();
         let mut ends = None;
         loop {

@@ -7,6 +7,7 @@ use crate::health::{Target, Via};
 use slb_config::model::CheckKind;
 use slb_control::{
     listener_index::LogNames,
+    model::HealthVerdict,
     one_way::{AnswerCounts, CheckEvidence, OneWayChange, WINDOW},
 };
 
@@ -60,7 +61,7 @@ impl Observations {
     }
 
     fn passes_check(&self, target: &Target) -> bool {
-        self.probed.get(target).is_some_and(|verdict| verdict.healthy)
+        self.probed.get(target).is_some_and(HealthVerdict::is_healthy)
     }
 }
 

@@ -3,10 +3,7 @@ use std::{fs, iter};
 use tokio::time::timeout;
 
 use super::*;
-use crate::health::{
-    state::{Health, HealthCheckState},
-    testing::target,
-};
+use crate::health::{Health, state::HealthCheckState, testing::target};
 use slb_config::model::CheckKind;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
