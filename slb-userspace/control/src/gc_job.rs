@@ -218,7 +218,7 @@ impl<'a> Scan<'a> {
             && is_migrating
         {
             let now = self.job.now;
-            let seen = |silence: u32| now.saturating_sub(Duration::from_secs(silence.into()));
+            let seen = |silence| now.saturating_sub(silence);
             let pinned = self.pinned_elsewhere.entry((entry.table(), slot)).or_default();
             pinned.note(flow.evictable_silence.map(seen));
         }

@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Result, bail};
@@ -230,8 +231,8 @@ pub struct FlowRecord {
     pub port: u16,
     /// Client path.
     pub path: ClientPath,
-    /// Seconds since its last packet, if it is evictable: a mid-stream pickup that is not assured.
-    pub evictable_silence: Option<u32>,
+    /// Time since its last packet in whole seconds, if it is evictable: a mid-stream pickup that is not assured.
+    pub evictable_silence: Option<Duration>,
     /// Whether this is an affinity entry, not a flow.
     pub is_affinity: bool,
     /// Whether both sides have shown that they hear each other.
@@ -291,8 +292,8 @@ impl FlowRecord {
         let (address, port, _) = client.parts();
         let age = age.filter(|_| client.is_tcp() && sequence_word.state() & state::PICKED_UP == 0);
         let is_loose = sequence_word.state() & (state::PICKED_UP | state::ASSURED) == state::PICKED_UP;
-        let evictable_silence =
-            is_loose.then(|| Jiffies::new(sequence_word.silence(clock.now)).seconds(clock.hz));
+        let silence = Jiffies::new(sequence_word.silence(clock.now));
+        let evictable_silence = is_loose.then(|| Duration::from_secs(silence.seconds(clock.hz).into()));
         Self {
             service: ServiceTag::new(flow.service),
             backend: flow.backend,
