@@ -2,8 +2,6 @@
 
 use core::net::IpAddr;
 
-use super::Address;
-
 /// Address family of a VIP or a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
@@ -17,11 +15,5 @@ impl Family {
     /// The family of an address.
     pub const fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// The family of an address in the maps; IPv4 if it is mapped.
-    #[inline(always)]
-    pub const fn of_mapped(address: &Address) -> Self {
-        if address.is_v4() { Self::V4 } else { Self::V6 }
     }
 }

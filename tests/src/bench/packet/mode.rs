@@ -5,14 +5,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use slb_bench_common::packet::FLOW_BITS;
-use slb_common::{
-    abi::{
-        MacPair,
-        backend::NextHop,
-        ids::{BackendId, NextHopId, TableId},
-        service::mode,
-    },
-    datapath::ipip,
+use slb_common::abi::{
+    MacPair,
+    backend::NextHop,
+    family::Family,
+    ids::{BackendId, NextHopId, TableId},
+    mode::Mode,
 };
 use slb_config::model::TableSize;
 use slb_control::dataplane::state::{ControlSettings, MapState, ServerTable, TableMember, TableSpec};
@@ -54,36 +52,27 @@ const TAG_BYTES: i64 = 4;
 /// Payload that fills the part of a frame that the wrapper rewrites.
 const PAYLOAD: [u8; 40] = [b'x'; 40];
 
-/// IPv4 or IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IpVersion {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
 /// A mode of SLB, as the benchmark names it.
 #[derive(Debug, Clone, Copy)]
 pub struct ModeSpec {
     /// Name in the figures.
     pub name: &'static str,
-    /// Number in the maps.
-    pub mode: u8,
+    /// The mode.
+    pub mode: Mode,
     /// Whether flows are tracked in steady state: a SYN of a tracked flow does not count as a new flow.
     pub is_tracked: bool,
 }
 
 /// Mode `nat`: SLB rewrites the destination address, and answers return through SLB.
-pub const NAT: ModeSpec = ModeSpec { name: "nat", mode: mode::NAT, is_tracked: true };
+pub const NAT: ModeSpec = ModeSpec { name: "nat", mode: Mode::Nat, is_tracked: true };
 /// Mode `dsr`: SLB rewrites only the MACs.
-pub const DSR: ModeSpec = ModeSpec { name: "dsr", mode: mode::DSR, is_tracked: false };
+pub const DSR: ModeSpec = ModeSpec { name: "dsr", mode: Mode::Dsr, is_tracked: false };
 /// Mode `ipip`: SLB encapsulates packets.
-pub const IPIP: ModeSpec = ModeSpec { name: "ipip", mode: mode::IPIP, is_tracked: false };
+pub const IPIP: ModeSpec = ModeSpec { name: "ipip", mode: Mode::Ipip, is_tracked: false };
 
 /// All workloads.
 pub fn workloads() -> Vec<Workload> {
-    use IpVersion::{V4, V6};
+    use Family::{V4, V6};
     let (tcp, udp) = (number::TCP, number::UDP);
     vec![
         IPIP.established_flows(tcp, V4, 1),
@@ -133,9 +122,9 @@ pub(super) struct Scene {
 pub(super) fn flood(mode: &ModeSpec, servers: u16, flags: u8) -> Scene {
     /// A shared address of RFC 6598; clients of established flows have others.
     const FLOODER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(100, 64, 0, 0)), 1024);
-    let (listener, state) = mode.world(number::TCP, IpVersion::V4, servers);
+    let (listener, state) = mode.world(number::TCP, Family::V4, servers);
     let established = |flags| PacketStream::new(packet(&listener, flags), ESTABLISHED, VariedAddress::Source);
-    let answer = tcp(server(1, IpVersion::V4).at, client(IpVersion::V4), flag::ACK | flag::SYN)
+    let answer = tcp(server(1, Family::V4).at, client(Family::V4), flag::ACK | flag::SYN)
         .macs(SERVER_MAC, SERVER_SIDE_MAC)
         .build();
     Scene {
@@ -153,17 +142,12 @@ pub(super) fn flood(mode: &ModeSpec, servers: u16, flags: u8) -> Scene {
 
 impl ModeSpec {
     /// Expected result of a client's packet of an established flow.
-    fn to_server(self, family: IpVersion) -> ExpectedResult {
-        let grown = match (self.mode, family) {
-            (mode::IPIP, IpVersion::V4) => ipip::IPV4_BYTES,
-            (mode::IPIP, IpVersion::V6) => ipip::IPV6_BYTES,
-            _ => 0,
-        };
-        ExpectedResult { grown: grown as i64, ..ExpectedResult::TO_SERVER }
+    fn to_server(self, family: Family) -> ExpectedResult {
+        ExpectedResult { grown: self.mode.overhead(family) as i64, ..ExpectedResult::TO_SERVER }
     }
 
     /// Packets of clients in established flows.
-    fn established_flows(&self, protocol: u8, family: IpVersion, flows: u64) -> Workload {
+    fn established_flows(&self, protocol: u8, family: Family, flows: u64) -> Workload {
         let (listener, state) = self.world(protocol, family, SERVERS);
         let packets = |flags| PacketStream::new(packet(&listener, flags), flows, VariedAddress::Source);
         // A SYN without an entry counts as a new flow; another packet does not.
@@ -173,7 +157,7 @@ impl ModeSpec {
         let first =
             if self.is_tracked || protocol == number::TCP { to_server.beginning() } else { to_server };
         let transport = if protocol == number::TCP { "TCP" } else { "UDP" };
-        let version = if family == IpVersion::V4 { 4 } else { 6 };
+        let version = if family == Family::V4 { 4 } else { 6 };
         Workload {
             name: format!("{} {transport}{version} to server, {}", self.name, count(flows)),
             state,
@@ -187,8 +171,8 @@ impl ModeSpec {
     /// Answers of a server. An answer without an entry would be passed, so no audit step is needed.
     fn answers(&self, flows: u64) -> Workload {
         // One server only: all answers have the same source.
-        let (listener, state) = self.world(number::TCP, IpVersion::V4, 1);
-        let answer = tcp(server(1, IpVersion::V4).at, client(IpVersion::V4), flag::ACK | flag::PSH)
+        let (listener, state) = self.world(number::TCP, Family::V4, 1);
+        let answer = tcp(server(1, Family::V4).at, client(Family::V4), flag::ACK | flag::PSH)
             .macs(SERVER_MAC, SERVER_SIDE_MAC)
             .build();
         let request = PacketStream::new(packet(&listener, flag::SYN), flows, VariedAddress::Source);
@@ -196,7 +180,7 @@ impl ModeSpec {
             name: format!("{} TCP4 to client, {}", self.name, count(flows)),
             state,
             flow_table: flow_table(flows),
-            fill: Some(WorkloadStep::once(request, self.to_server(IpVersion::V4).beginning())),
+            fill: Some(WorkloadStep::once(request, self.to_server(Family::V4).beginning())),
             measured: WorkloadStep::once(
                 PacketStream::new(answer, flows, VariedAddress::Destination),
                 ExpectedResult::TO_CLIENT,
@@ -207,7 +191,7 @@ impl ModeSpec {
 
     /// Every packet begins a flow; `before` flows have begun when the measurement begins.
     fn new_flows(&self, what: &str, flow_table: u32, before: u64) -> Workload {
-        let (listener, state) = self.world(number::TCP, IpVersion::V4, SERVERS);
+        let (listener, state) = self.world(number::TCP, Family::V4, SERVERS);
         let traffic = PacketStream::new(packet(&listener, flag::SYN), 1 << FLOW_BITS, VariedAddress::Source);
         Workload {
             name: format!("{} TCP4 new flow{what}", self.name),
@@ -217,7 +201,7 @@ impl ModeSpec {
             measured: WorkloadStep {
                 traffic,
                 packets: before,
-                expect: self.to_server(IpVersion::V4).beginning(),
+                expect: self.to_server(Family::V4).beginning(),
             },
             audit: None,
         }
@@ -225,13 +209,12 @@ impl ModeSpec {
 
     /// Packets of one flow in frames with a priority tag, which SLB removes.
     fn priority_tagged(&self) -> Workload {
-        let plain = self.established_flows(number::TCP, IpVersion::V4, 1);
-        let (listener, _) = self.world(number::TCP, IpVersion::V4, SERVERS);
-        let frames = |flags| {
-            tcp(client(IpVersion::V4), listener.at, flags).tag(PRIORITY_TAG.0, PRIORITY_TAG.1).build()
-        };
+        let plain = self.established_flows(number::TCP, Family::V4, 1);
+        let (listener, _) = self.world(number::TCP, Family::V4, SERVERS);
+        let frames =
+            |flags| tcp(client(Family::V4), listener.at, flags).tag(PRIORITY_TAG.0, PRIORITY_TAG.1).build();
         let packets = |flags| PacketStream::new(frames(flags), 1, VariedAddress::Neither);
-        let expect = ExpectedResult { grown: -TAG_BYTES, ..self.to_server(IpVersion::V4) };
+        let expect = ExpectedResult { grown: -TAG_BYTES, ..self.to_server(Family::V4) };
         Workload {
             name: format!("{} TCP4 to server, 1 flow, VLAN 0", self.name),
             fill: Some(WorkloadStep::once(packets(flag::SYN), expect.beginning())),
@@ -243,8 +226,8 @@ impl ModeSpec {
 
     /// Packets to an address that is no VIP, with a listener of this mode configured.
     fn not_ours(&self) -> Workload {
-        let (_, state) = self.world(number::TCP, IpVersion::V4, SERVERS);
-        let frame = tcp(client(IpVersion::V4), ELSEWHERE, flag::ACK).build();
+        let (_, state) = self.world(number::TCP, Family::V4, SERVERS);
+        let frame = tcp(client(Family::V4), ELSEWHERE, flag::ACK).build();
         Workload {
             name: format!("{} TCP4 not ours", self.name),
             state,
@@ -259,9 +242,9 @@ impl ModeSpec {
     }
 
     /// One listener and its servers, all reached by the interface on which packets arrive.
-    fn world(&self, protocol: u8, family: IpVersion, servers: u16) -> (PacketListener, MapState) {
+    fn world(&self, protocol: u8, family: Family, servers: u16) -> (PacketListener, MapState) {
         const TABLE: u32 = 1;
-        let vip = if family == IpVersion::V4 { VIP4 } else { VIP6 };
+        let vip = if family == Family::V4 { VIP4 } else { VIP6 };
         let listener = PacketListener { id: 0, at: SocketAddr::new(vip, 80), protocol, table: Some(TABLE) };
         let servers: Vec<PacketServer> = (1..=servers).map(|number| server(number, family)).collect();
         let mut world = PacketWorld::empty();
@@ -278,14 +261,14 @@ impl ModeSpec {
         let spec = TableSpec { slots: TableSize::DEFAULT.slots(), seed: 1, members, ..TableSpec::default() };
         world.state.tables.insert(TableId::new(TABLE), ServerTable::new(spec));
         let world = servers.into_iter().fold(world, PacketWorld::server).listener(listener);
-        let world = world.with(listener, |service| service.mode = self.mode);
+        let world = world.with(listener, |service| service.mode = self.mode.number());
         (listener, world.state)
     }
 }
 
 /// A packet of a client; `flags` apply to TCP only.
 fn packet(listener: &PacketListener, flags: u8) -> Frame {
-    let client = client(if listener.at.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 });
+    let client = client(if listener.at.is_ipv4() { Family::V4 } else { Family::V6 });
     if listener.protocol == number::TCP {
         tcp(client, listener.at, flags).build()
     } else {
@@ -293,18 +276,18 @@ fn packet(listener: &PacketListener, flags: u8) -> Frame {
     }
 }
 
-const fn client(family: IpVersion) -> SocketAddr {
+const fn client(family: Family) -> SocketAddr {
     match family {
-        IpVersion::V4 => CLIENT4,
-        IpVersion::V6 => CLIENT6,
+        Family::V4 => CLIENT4,
+        Family::V6 => CLIENT6,
     }
 }
 
 /// Server number `number`, counted from 1.
-fn server(number: u16, family: IpVersion) -> PacketServer {
+fn server(number: u16, family: Family) -> PacketServer {
     let ip = match family {
-        IpVersion::V4 => IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::from(number))),
-        IpVersion::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, number)),
+        Family::V4 => IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::from(number))),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, number)),
     };
     PacketServer { id: number.into(), generation: 1, at: SocketAddr::new(ip, 8080), hop: LAN }
 }
