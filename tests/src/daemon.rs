@@ -52,6 +52,8 @@ pub struct Programs {
     pub(crate) hidden: Option<&'static str>,
     /// Log file of `slbd run` in place of the default.
     pub(crate) log_to: Option<PathBuf>,
+    /// `SLB_LOG` of the daemon; `None` for its default.
+    pub(crate) log_level: Option<&'static str>,
 }
 
 impl Programs {
@@ -62,7 +64,7 @@ impl Programs {
     /// The programs have not been built.
     pub fn new(namespace: &Arc<Namespace>, log: PathBuf) -> Result<Self> {
         let (slbd, slb) = (program("slbd", "SLBD")?, program("slb", "SLB")?);
-        Ok(Self { namespace: namespace.clone(), slbd, slb, log, hidden: None, log_to: None })
+        Ok(Self { namespace: namespace.clone(), slbd, slb, log, hidden: None, log_to: None, log_level: None })
     }
 
     /// Starts `slbd run` without waiting until it is ready.
@@ -78,6 +80,7 @@ impl Programs {
         };
         let mut command = self.namespace.command(&self.slbd);
         command.arg("run").arg("--config").arg(config).stdin(Stdio::null()).stdout(log()?).stderr(log()?);
+        command.envs(self.log_level.map(|level| ("SLB_LOG", level)));
         let die_with_us = || Ok(set_pdeathsig(Signal::SIGKILL)?);
         // SAFETY: between fork and exec the closure makes one system call and touches no memory.
         unsafe { command.pre_exec(die_with_us) };

@@ -139,6 +139,11 @@ impl World {
         self.programs.log_to = Some(path.into());
     }
 
+    /// Sets `SLB_LOG` of the daemon for its next start.
+    pub fn log_level(&mut self, level: &'static str) {
+        self.programs.log_level = Some(level);
+    }
+
     /// Starts the daemon with the plan, and waits until it is ready.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 //!
 //! [`Reconciler::end_gc`]: crate::reconcile::Reconciler::end_gc
 
+mod migrated_tables;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -43,11 +45,14 @@ use crate::{
     slot_migration::PinnedElsewhere,
 };
 
+pub(crate) use migrated_tables::{MigratedTable, idle_time};
+use migrated_tables::{due_tables, migrated_tables};
+
 /// Current backend of each slot, by table id.
-pub(crate) type CurrentBackends = BTreeMap<TableId, Arc<[BackendId]>>;
+type CurrentBackends = BTreeMap<TableId, Arc<[BackendId]>>;
 
 /// Flows pinned to another backend than the current one of their slot, by table id and slot.
-pub(crate) type PinnedFlows = BTreeMap<(TableId, Slot), PinnedElsewhere>;
+type PinnedFlows = BTreeMap<(TableId, Slot), PinnedElsewhere>;
 
 /// A GC pass that has not run yet.
 #[derive(Debug, Clone)]
@@ -64,8 +69,8 @@ pub struct GcJob {
     pub(crate) on_link: BTreeSet<Prefix>,
     /// Pools with an ejection policy, by table.
     pub(crate) ejection_pools: BTreeMap<TableId, DetectorPool>,
-    /// Tables whose slot migrations may end.
-    pub(crate) due: Vec<TableId>,
+    /// The last table whose slot migrations were due in the pass before.
+    pub(crate) last_due: TableId,
 }
 
 /// What a GC pass has found.
@@ -77,10 +82,16 @@ pub struct GcFindings {
     pub(crate) gc_pass: GcPass,
     /// Slots of the flow table.
     pub(crate) slots: usize,
-    /// Current backends of the due tables when the pass began.
-    pub(crate) current_backends: CurrentBackends,
-    /// Flows of the due tables that keep slots migrating.
-    pub(crate) pinned_elsewhere: PinnedFlows,
+    /// The last table whose slot migrations were due.
+    pub(crate) last_due: TableId,
+    /// The due tables whose slot migrations are yet to be ended.
+    pub(crate) migrations: Vec<MigratedTable>,
+    /// Whether [`Reconciler::end_migrations`] has read the count of evictions.
+    ///
+    /// [`Reconciler::end_migrations`]: crate::reconcile::Reconciler::end_migrations
+    pub(crate) are_evictions_read: bool,
+    /// Whether it has written tables.
+    pub(crate) has_put_tables: bool,
     /// Connections of servers under least connections.
     pub(crate) connection_counts: ConnectionCounts,
     /// Pools with an ejection policy, with their handshake outcomes.
@@ -106,8 +117,8 @@ impl GcJob {
     /// # Errors
     /// A server table or the clock cannot be read. No flow was changed.
     pub fn run(self, table: &mut dyn FlowTableAccess, between_ticks: &mut dyn FnMut()) -> Result<GcFindings> {
-        let current_backends: CurrentBackends = self
-            .due
+        let due = due_tables(&self);
+        let current_backends: CurrentBackends = due
             .iter()
             .map(|id| Ok((*id, table.current_backends(*id).context("cannot read a table")?)))
             .collect::<Result<_>>()?;
@@ -128,7 +139,10 @@ impl GcJob {
         Ok(GcFindings {
             gc_pass,
             slots: table.slots() as usize,
-            pinned_elsewhere,
+            migrations: migrated_tables(&self, &current_backends, &pinned_elsewhere, is_complete),
+            last_due: due.last().copied().unwrap_or(self.last_due),
+            are_evictions_read: false,
+            has_put_tables: false,
             connection_counts,
             handshakes: handshakes.pools(),
             answers: answers.by_server(&self.state),
@@ -137,7 +151,6 @@ impl GcJob {
             rst_delivered: if is_complete { finished_flows.rst_delivered() } else { BTreeSet::new() },
             next,
             ended: finished_flows.ended,
-            current_backends,
             job: self,
         })
     }

@@ -1,8 +1,9 @@
-//! Stalls of the event loop: the waits of a caller whose request the event loop answers at once, while
-//! passes over a large flow table run one after the other.
+//! Stalls of the event loop: the waits of a caller whose request the event loop answers at once, while scans of a large
+//! flow table run one after the other, and while the slot migrations of many server tables end.
 
 use std::{
     fmt,
+    net::Ipv4Addr,
     path::Path,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -19,8 +20,19 @@ use slb_api::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-use super::machine::Machine;
-use crate::{World, test_lock::TestLock};
+use super::{generated::load_balancers, machine::Machine};
+use crate::{World, config::Group, test_lock::TestLock, wait::wait_for};
+
+/// `established_timeout` of the listeners whose tables migrate.
+const ESTABLISHED_TIMEOUT: &str = "10s";
+/// Longest time until slot migrations end: that timeout, slack, and the pauses between GC passes.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Names of the generated load balancers and groups begin with this.
+const TABLE: &str = "t";
+/// Servers of each generated group.
+const SERVERS: u16 = 16;
+/// What the daemon logs at level debug at the end of each GC pass.
+const PASS_ENDED: &str = "reassigned slots, and live flows";
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
@@ -28,9 +40,12 @@ pub struct StallOptions {
     /// Entries of the flow table, a power of two. The kernel reserves 64 bytes for each.
     #[arg(long, default_value_t = 1 << 24)]
     pub flow_table_entries: u32,
-    /// Seconds of each measurement: without and with passes.
+    /// Seconds of each measurement: without and with scans.
     #[arg(long, default_value_t = 15)]
     pub seconds: u64,
+    /// Server tables whose slot migrations end together.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub tables: u32,
 }
 
 /// All figures of a run. Times are in milliseconds.
@@ -46,6 +61,10 @@ pub struct StallReport {
     pub counting: Waits,
     /// Scans that this caller got.
     pub scans: u64,
+    /// Server tables whose slots migrate.
+    pub tables: u32,
+    /// From the end of the reload that makes slots migrate until the GC passes have ended all slot migrations.
+    pub migrating: Waits,
 }
 
 /// Waits of a caller.
@@ -68,10 +87,17 @@ pub struct Waits {
 pub fn run(options: &StallOptions) -> Result<StallReport> {
     let mut world = World::new(&[100, 100], TestLock::alone()?)?;
     world.plan.flow_table_entries = options.flow_table_entries;
+    world.plan.additional_load_balancers =
+        load_balancers(TABLE, Ipv4Addr::new(203, 0, 113, 0), options.tables);
+    for balancer in &mut world.plan.additional_load_balancers {
+        balancer.listeners.iter_mut().for_each(|it| it.established_timeout = Some(ESTABLISHED_TIMEOUT));
+    }
+    world.plan.groups = (0..options.tables).map(group).collect();
+    world.log_level("info,slb_userspace::daemon::event_loop::gc_pass=debug");
     world.start()?;
     let socket = world.plan.socket.clone();
     let length = Duration::from_secs(options.seconds);
-    let quiet = waits(&socket, length)?;
+    let quiet = waits(&socket, lasting(length))?;
     let (over, scans) = (AtomicBool::new(false), AtomicU64::new(0));
     let counting = thread::scope(|scope| -> Result<_> {
         let counts = scope.spawn(|| -> Result<()> {
@@ -83,15 +109,60 @@ pub fn run(options: &StallOptions) -> Result<StallReport> {
             }
             Ok(())
         });
-        let counting = waits(&socket, length);
+        let counting = waits(&socket, lasting(length));
         over.store(true, Ordering::Relaxed);
         counts.join().expect("the caller does not panic").context("cannot count the flow table's entries")?;
         counting
     })?;
     let scans = scans.into_inner();
     ensure!(scans > 0, "no scan of the flow table ended within {} s", options.seconds);
-    let machine = Machine::new()?;
-    Ok(StallReport { machine, flow_table_entries: options.flow_table_entries, quiet, counting, scans })
+    let migrating = migrations(&mut world)?;
+    Ok(StallReport {
+        machine: Machine::new()?,
+        flow_table_entries: options.flow_table_entries,
+        quiet,
+        counting,
+        scans,
+        tables: options.tables,
+        migrating,
+    })
+}
+
+/// A group with its own server table.
+fn group(number: u32) -> Group {
+    Group {
+        name: format!("{TABLE}{number}"),
+        servers: (0..SERVERS).map(|server| (([10, 90, 1, 10], 2000 + server).into(), 100)).collect(),
+        ..Group::default()
+    }
+}
+
+/// Halves the weight of a server of each generated group, and waits until no slot migrates.
+fn migrations(world: &mut World) -> Result<Waits> {
+    world.plan.groups.iter_mut().for_each(|group| group.servers[0].1 /= 2);
+    world.reload()?;
+    let (socket, over) = (world.plan.socket.clone(), AtomicBool::new(false));
+    let begun = world.log().lines().count();
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| waits(&socket, || !over.load(Ordering::Relaxed)));
+        let mut has_migrated = false;
+        let ended = wait_for("the end of all slot migrations", PATIENCE, || {
+            let log = world.log();
+            let passes = log.lines().skip(begun).filter(|line| line.contains(PASS_ENDED));
+            let is_idle = |line: &str| line.contains("moved=0 ");
+            has_migrated |= passes.clone().any(|line| !is_idle(line));
+            Ok((has_migrated && passes.last().is_some_and(is_idle)).then_some(()))
+        });
+        over.store(true, Ordering::Relaxed);
+        let migrating = caller.join().expect("the caller does not panic");
+        ended.and(migrating)
+    })
+}
+
+/// Whether less than this time has passed since the first call.
+fn lasting(length: Duration) -> impl FnMut() -> bool {
+    let mut begun = None;
+    move || begun.get_or_insert_with(Instant::now).elapsed() < length
 }
 
 fn runtime() -> Result<Runtime> {
@@ -99,10 +170,10 @@ fn runtime() -> Result<Runtime> {
 }
 
 /// Repeats a request that the event loop refuses at once: to confirm a configuration, although none awaits that.
-fn waits(socket: &Path, length: Duration) -> Result<Waits> {
-    let (runtime, begun) = (runtime()?, Instant::now());
+fn waits(socket: &Path, mut goes_on: impl FnMut() -> bool) -> Result<Waits> {
+    let runtime = runtime()?;
     let mut waits = Vec::new();
-    while begun.elapsed() < length {
+    while goes_on() {
         let asked = Instant::now();
         let answer: Result<Value> = runtime.block_on(client::post(socket, "/v1/confirm", &()));
         waits.push(asked.elapsed().as_secs_f64() * 1e3);
@@ -135,6 +206,7 @@ impl fmt::Display for StallReport {
             self.flow_table_entries
         )?;
         writeln!(f, "  no scan of the table    {}", self.quiet)?;
-        write!(f, "  {:4} scans of the table  {}", self.scans, self.counting)
+        writeln!(f, "  {:4} scans of the table  {}", self.scans, self.counting)?;
+        write!(f, "  {:4} tables migrate      {}", self.tables, self.migrating)
     }
 }

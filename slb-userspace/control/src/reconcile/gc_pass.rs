@@ -3,33 +3,31 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    ops::Bound,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use slb_common::abi::{
-    ids::{BackendId, TableId},
-    service::IndexEntry,
-};
+use slb_common::abi::{ids::TableId, service::IndexEntry};
 
 use super::Reconciler;
 use crate::{
     client_paths::Prefix,
     dataplane::{
         DataPlane,
-        state::{MapState, Operation, ServerTable, TABLE_BATCH},
+        state::{MapState, Operation, ServerTable},
     },
-    gc_job::{GcFindings, GcJob},
+    gc_job::{GcFindings, GcJob, MigratedTable, idle_time},
     one_way::AnswerCounts,
     outlier_detection::DetectorPool,
-    slot::Slot,
-    slot_migration::PinnedElsewhere,
 };
 
 /// Time until the next GC pass if this one has missed flows or rehomed some.
 const SOON: Duration = Duration::from_secs(1);
+
+/// Tables whose slot migrations end in one step of the event loop. Each costs a write of 256 KiB or more, and each step
+/// a grace period of the kernel.
+const TABLES_PER_STEP: usize = 2;
 
 /// The result of a GC pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,11 +64,11 @@ impl<D: DataPlane> Reconciler<D> {
         self.actual()?;
         let state = self.actual.clone().unwrap_or_default();
         let state_read = self.plane.jiffies()?;
-        let due = self.due_tables(&state, now);
         self.is_gc_due = false;
         self.rehoming.begin_pass();
         let ejection_pools = self.ejection_pools.clone();
-        Ok(GcJob { state, hz: self.limits.hz, state_read, now, on_link, ejection_pools, due })
+        let (hz, last_due) = (self.limits.hz, self.last_due);
+        Ok(GcJob { state, hz, state_read, now, on_link, ejection_pools, last_due })
     }
 
     /// A GC pass has failed, or its findings could not be processed. Another one is due.
@@ -79,25 +77,75 @@ impl<D: DataPlane> Reconciler<D> {
         self.rehoming.abort_pass();
     }
 
-    /// Processes what a GC pass has found: ends complete slot migrations, and writes connection counts. `now` is the
-    /// time since boot.
+    /// Ends the slot migrations of the next tables for which a GC pass has found them complete, [`TABLES_PER_STEP`] at
+    /// most. Returns whether some remain. `now` is the time since boot.
     ///
     /// # Errors
     /// As [`Self::reconcile`]. [`Self::abort_gc`] follows.
-    pub fn end_gc(&mut self, found: GcFindings, now: Duration) -> Result<GcSummary> {
+    pub fn end_migrations(&mut self, found: &mut GcFindings, now: Duration) -> Result<bool> {
         self.actual()?;
+        if !std::mem::replace(&mut found.are_evictions_read, true) {
+            self.last_due = found.last_due;
+            // Read after the pass, which has seen every entry not evicted by then.
+            let evictions = Some(self.plane.evictions().context("cannot read the counters")?);
+            if std::mem::replace(&mut self.evictions, evictions) != evictions {
+                found.migrations.clear();
+                self.restart_waits(now);
+            }
+        }
+        let step = found.migrations.split_off(found.migrations.len().saturating_sub(TABLES_PER_STEP));
+        found.has_put_tables |= self.put_migrated(step, &found.job.state)?;
+        if !found.migrations.is_empty() {
+            return Ok(true);
+        }
+        // A grace period, which also frees the replaced tables of previous backends.
+        if std::mem::take(&mut found.has_put_tables) {
+            self.apply_operation(&Operation::GracePeriod)?;
+        }
+        Ok(false)
+    }
+
+    /// Entries were evicted, whose flows the pass has not seen.
+    fn restart_waits(&mut self, now: Duration) {
+        let Some(actual) = &mut self.actual else { return };
+        if actual.tables.values().any(|table| !table.slot_migration.is_empty()) {
+            let tables = &mut Arc::make_mut(actual).tables;
+            tables.values_mut().for_each(|table| table.slot_migration.restart_wait(now));
+        }
+    }
+
+    /// Writes tables as they are after a pass that began with the state `before`. Leaves out those that have changed
+    /// since. Returns whether any was written.
+    fn put_migrated(&mut self, mut step: Vec<MigratedTable>, before: &MapState) -> Result<bool> {
         // A failure leaves `None`, so that the maps are read again.
         let mut actual = self.actual.take().unwrap_or_default();
-        // Read after the pass, which has seen every entry not evicted by then.
-        let evictions = Some(self.plane.evictions().context("cannot read the counters")?);
-        if std::mem::replace(&mut self.evictions, evictions) != evictions {
-            if actual.tables.values().any(|table| !table.slot_migration.is_empty()) {
-                let tables = &mut Arc::make_mut(&mut actual).tables;
-                tables.values_mut().for_each(|table| table.slot_migration.restart_wait(now));
-            }
-        } else {
-            self.end_migrations(&mut actual, &found)?;
+        step.retain(|MigratedTable { id, .. }| {
+            actual.tables.get(id) == before.tables.get(id)
+                && idle_time(&actual, *id) == idle_time(before, *id)
+        });
+        if !step.is_empty() {
+            let tables = &mut Arc::make_mut(&mut actual).tables;
+            tables.extend(step.iter().map(|it| (it.id, it.table.without_current_backends())));
         }
+        let put: BTreeMap<TableId, ServerTable> =
+            step.into_iter().filter(|it| it.has_changed).map(|it| (it.id, it.table)).collect();
+        let has_put = !put.is_empty();
+        if has_put {
+            self.apply_operation(&Operation::PutTables(put))?;
+        }
+        self.actual = Some(actual);
+        Ok(has_put)
+    }
+
+    /// Processes what a GC pass has found: ends the remaining slot migrations, and writes connection counts. `now` is
+    /// the time since boot.
+    ///
+    /// # Errors
+    /// As [`Self::reconcile`]. [`Self::abort_gc`] follows.
+    pub fn end_gc(&mut self, mut found: GcFindings, now: Duration) -> Result<GcSummary> {
+        while self.end_migrations(&mut found, now)? {}
+        // A failure leaves `None`, so that the maps are read again.
+        let actual = self.actual.take().unwrap_or_default();
         // Servers that have got an id since the pass began count their connections from zero.
         let mut counts = found.connection_counts.by_id();
         counts.retain(|id, _| {
@@ -138,68 +186,4 @@ impl<D: DataPlane> Reconciler<D> {
     pub fn unresolved(&self) -> u64 {
         self.plane.unresolved().unwrap_or(0)
     }
-
-    /// The next tables whose slot migrations may end, [`TABLE_BATCH`] at most. Each pass takes up after the last one.
-    fn due_tables(&mut self, state: &MapState, now: Duration) -> Vec<TableId> {
-        let is_due =
-            |(id, table): &(&TableId, &ServerTable)| table.slot_migration.is_due(idle_time(state, **id), now);
-        let after = state.tables.range((Bound::Excluded(self.last_due), Bound::Unbounded));
-        let all = after.chain(state.tables.range(..=self.last_due));
-        let due: Vec<TableId> = all.filter(is_due).map(|(id, _)| *id).take(TABLE_BATCH).collect();
-        self.last_due = due.last().copied().unwrap_or(self.last_due);
-        due
-    }
-
-    /// Ends the slot migrations that are complete, of tables that have not changed since the pass began.
-    fn end_migrations(&mut self, actual: &mut Arc<MapState>, found: &GcFindings) -> Result<()> {
-        let is_same = |id: &TableId| actual.tables.get(id) == found.job.state.tables.get(id);
-        let ended: BTreeMap<TableId, ServerTable> = found
-            .current_backends
-            .keys()
-            .filter(|id| is_same(id))
-            .filter_map(|id| Some((*id, migrated(actual, *id, found)?)))
-            .collect();
-        let has_changed = |(id, table): &(&TableId, &ServerTable)| {
-            let old = actual.tables.get(id).map(|old| &old.slot_migration);
-            old.is_none_or(|old| !old.previous_backends().eq(table.slot_migration.previous_backends()))
-        };
-        let put: BTreeMap<TableId, ServerTable> =
-            ended.iter().filter(has_changed).map(|(id, table)| (*id, table.clone())).collect();
-        if ended.is_empty() {
-            return Ok(());
-        }
-        let tables = &mut Arc::make_mut(actual).tables;
-        tables.extend(ended.iter().map(|(id, table)| (*id, table.without_current_backends())));
-        if !put.is_empty() {
-            self.apply_operation(&Operation::PutTables(put))?;
-            // A grace period, which also frees the replaced tables of previous backends.
-            self.apply_operation(&Operation::GracePeriod)?;
-        }
-        Ok(())
-    }
-}
-
-/// A due table as it is after the pass.
-fn migrated(actual: &MapState, id: TableId, found: &GcFindings) -> Option<ServerTable> {
-    let current_backends = found.current_backends.get(&id)?;
-    let mut table = actual.tables.get(&id)?.clone();
-    let current_backend =
-        |slot: Slot| current_backends.get(slot.position()).copied().unwrap_or(BackendId::NONE);
-    let pinned_elsewhere = |slot| match found.pinned_elsewhere.get(&(id, slot)) {
-        // An unread entry may be a flow of any slot.
-        _ if found.gc_pass.unread != 0 => PinnedElsewhere::UNKNOWN,
-        pinned => pinned.copied().unwrap_or_default(),
-    };
-    table.slot_migration.complete(current_backend, pinned_elsewhere, idle_time(actual, id), found.job.now);
-    table.current_backends = Some(current_backends.clone());
-    Some(table)
-}
-
-/// Time after which untracked flows of a table have expired: the longest idle timeout of its services, plus slack. A
-/// change starts the wait before its tables are active.
-fn idle_time(state: &MapState, table: TableId) -> Duration {
-    const SLACK: u64 = 10;
-    let services = state.services.values().filter(|service| service.table() == table);
-    let idle = services.map(|service| service.idle_timeout).max().unwrap_or(0);
-    Duration::from_secs(u64::from(idle) + SLACK)
 }

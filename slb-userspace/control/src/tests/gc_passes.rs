@@ -112,3 +112,35 @@ fn slots_reassigned_while_a_gc_pass_runs_go_on_migrating() {
     gc_pass(&mut world, &|_| {});
     assert_eq!(gc_pass(&mut world, &|_| {}), 0);
 }
+
+/// The event loop reconciles between two steps.
+#[test]
+fn tables_that_change_between_steps_go_on_migrating() {
+    let config = groups(10);
+    let mut world = World::new();
+    world.all_healthy(&config);
+    world.reconcile(&config).unwrap();
+    world.set_health(2, false);
+    world.reconcile(&config).unwrap();
+    world.now += Duration::from_secs(920);
+    // Current backends become previous ones first.
+    world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
+    let job = world.reconciler.begin_gc(world.now, BTreeSet::new()).unwrap();
+    let mut found = job.run(world.reconciler.plane_mut(), &mut || {}).unwrap();
+    let migrating = |world: &mut World| {
+        let tables = &world.reconciler.actual().unwrap().tables;
+        tables.values().filter(|table| !table.slot_migration.is_empty()).count()
+    };
+    assert_eq!(migrating(&mut world), 10);
+    assert!(world.reconciler.end_migrations(&mut found, world.now).unwrap());
+    let left = migrating(&mut world);
+    assert!((1..10).contains(&left), "{left}");
+    // Slots of all tables migrate again, also of those that the pass has found complete.
+    world.set_health(2, true);
+    world.reconcile(&config).unwrap();
+    while world.reconciler.end_migrations(&mut found, world.now).unwrap() {}
+    world.reconciler.end_gc(found, world.now).unwrap();
+    assert_eq!(migrating(&mut world), 10);
+    let actual = world.reconciler.actual().unwrap().clone();
+    assert_eq!(world.reconciler.plane_mut().state, actual);
+}

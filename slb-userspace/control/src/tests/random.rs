@@ -176,6 +176,7 @@ proptest! {
 enum RunningGc {
     Begun(GcJob),
     Scanned(Box<GcFindings>),
+    Failed,
 }
 
 fn continue_gc(world: &mut World, running: Option<RunningGc>) -> RunningGc {
@@ -184,7 +185,12 @@ fn continue_gc(world: &mut World, running: Option<RunningGc>) -> RunningGc {
         Some(RunningGc::Begun(job)) => {
             RunningGc::Scanned(Box::new(job.run(world.reconciler.plane_mut(), &mut || {}).unwrap()))
         }
-        Some(scanned) => scanned,
+        // Some slot migrations have ended.
+        Some(RunningGc::Scanned(mut found)) => match world.reconciler.end_migrations(&mut found, world.now) {
+            Ok(_) => RunningGc::Scanned(found),
+            Err(_) => RunningGc::Failed,
+        },
+        Some(RunningGc::Failed) => RunningGc::Failed,
     }
 }
 
@@ -192,6 +198,7 @@ fn end_gc(world: &mut World, running: RunningGc) {
     let found = match running {
         RunningGc::Begun(job) => job.run(world.reconciler.plane_mut(), &mut || {}).unwrap(),
         RunningGc::Scanned(found) => *found,
+        RunningGc::Failed => return world.reconciler.abort_gc(),
     };
     // It may have to carry out an operation that fails.
     if world.reconciler.end_gc(found, world.now).is_err() {

@@ -17,6 +17,15 @@ use slb_control::{
     reconcile::GcSummary,
 };
 
+/// A GC pass that has run.
+pub(super) struct EndedPass {
+    /// What it has found.
+    found: Box<GcFindings>,
+    cost: PassCost,
+    /// When the next step is due.
+    pub(super) next_step: Instant,
+}
+
 impl<E: Environment> EventLoop<E> {
     /// Begins a GC pass in the GC thread.
     pub(super) fn begin_gc_pass(&mut self) {
@@ -47,14 +56,32 @@ impl<E: Environment> EventLoop<E> {
     /// Processes what the GC thread has done.
     pub(super) fn on_gc_finished(&mut self, finished: Finished) {
         match finished {
-            Finished::Pass(passed) => match passed.and_then(|(found, cost)| self.end_gc_pass(*found, cost)) {
-                Ok(()) => self.on_pass_for_flushes(),
-                Err(error) => self.on_failed_gc_pass(&error),
-            },
+            Finished::Pass(Ok((found, cost))) => {
+                self.ended_pass = Some(EndedPass { found, cost, next_step: Instant::now() });
+            }
+            Finished::Pass(Err(error)) => self.on_failed_gc_pass(&error),
             Finished::Flush(flushed) => self.on_flushed(flushed),
             Finished::UpdateClientPaths(flows) => {
                 tracing::info!(flows, "client paths changed: answers take the new ones");
             }
+        }
+    }
+
+    /// Ends the slot migrations of some tables, or processes the other findings of the pass once all are ended. Events
+    /// have half of the time between two steps.
+    pub(super) fn step_to_end_of_pass(&mut self) {
+        let Some(EndedPass { mut found, cost, .. }) = self.ended_pass.take() else { return };
+        let (now, begun) = (self.env.since_start(), Instant::now());
+        match now.and_then(|now| self.reconciler.end_migrations(&mut found, now)) {
+            Ok(true) => {
+                let next_step = Instant::now() + begun.elapsed();
+                self.ended_pass = Some(EndedPass { found, cost, next_step });
+            }
+            Ok(false) => match self.end_gc_pass(*found, cost) {
+                Ok(()) => self.on_pass_for_flushes(),
+                Err(error) => self.on_failed_gc_pass(&error),
+            },
+            Err(error) => self.on_failed_gc_pass(&error),
         }
     }
 
@@ -66,7 +93,7 @@ impl<E: Environment> EventLoop<E> {
         self.change_soon();
     }
 
-    /// Processes the findings of a GC pass: ended migrations, handshake outcomes, answers of servers, clients.
+    /// Processes the findings of a GC pass: handshake outcomes, answers of servers, clients.
     fn end_gc_pass(&mut self, found: GcFindings, cost: PassCost) -> Result<()> {
         let (now, ended) = (self.env.since_start()?, found.ended.len());
         let GcSummary {
