@@ -7,7 +7,7 @@ use nix::time::{ClockId, clock_gettime};
 
 /// Time since boot (`CLOCK_BOOTTIME`), as used by deadlines in the maps. It advances during suspend.
 /// Maps do not outlive a start of the machine, so it never restarts for them.
-pub fn since_start() -> Result<Duration> {
+pub fn since_boot() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())
 }
 

@@ -51,7 +51,7 @@ pub use self::{
     socket::Sockets,
 };
 use crate::{
-    clock::since_start,
+    clock::since_boot,
     dataplane::bpf::{losses::LossCounters, maps::Maps},
     neigh::{self, vips::VipStates},
     supervised, telemetry,
@@ -257,7 +257,7 @@ impl StatusSource {
             details,
             set,
             outages: Some(outages),
-            now: since_start()?,
+            now: since_boot()?,
             interfaces: &interfaces,
             view: Some(&view),
         };

@@ -71,18 +71,18 @@ mod tests {
             }
         }
         let flow = |server| FlowRecord::sample(ServiceTag::new(1), Handle::new(server, 1));
-        let mut loads = ConnectionCounts::none(&actual);
+        let mut found = ConnectionCounts::none(&actual);
         let counts = |counts: [(u32, u64); 2]| counts.map(|(id, count)| (BackendId::new(id), count)).into();
-        assert_eq!(loads.by_id(), counts([(10, 0), (11, 0)]));
+        assert_eq!(found.by_id(), counts([(10, 0), (11, 0)]));
         let entry = |policy| IndexEntry { policy, ..IndexEntry::default() };
-        loads.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
-        loads.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
-        loads.note(&FlowRecord { is_closing: true, ..flow(11) }, &entry(policy::LEAST_CONNECTIONS));
-        loads.note(&FlowRecord { left: None, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
-        loads.note(&flow(20), &entry(policy::ROUND_ROBIN));
-        loads.note(&flow(99), &entry(policy::LEAST_CONNECTIONS));
+        found.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
+        found.note(&flow(11), &entry(policy::LEAST_CONNECTIONS));
+        found.note(&FlowRecord { is_closing: true, ..flow(11) }, &entry(policy::LEAST_CONNECTIONS));
+        found.note(&FlowRecord { left: None, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
+        found.note(&flow(20), &entry(policy::ROUND_ROBIN));
+        found.note(&flow(99), &entry(policy::LEAST_CONNECTIONS));
         let before = Handle::new(10, 0);
-        loads.note(&FlowRecord { backend: before, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
-        assert_eq!(loads.by_id(), counts([(10, 0), (11, 2)]));
+        found.note(&FlowRecord { backend: before, ..flow(10) }, &entry(policy::LEAST_CONNECTIONS));
+        assert_eq!(found.by_id(), counts([(10, 0), (11, 2)]));
     }
 }

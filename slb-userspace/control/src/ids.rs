@@ -280,7 +280,7 @@ struct IdAllocator {
     /// Desired next hops with their ids.
     hops: BTreeMap<NextHop, NextHopId>,
     /// Next hops in the maps with their ids.
-    held_hops: BTreeMap<NextHop, NextHopId>,
+    hops_in_use: BTreeMap<NextHop, NextHopId>,
     next_hop: u32,
     next_backend: u32,
     next_service: u32,
@@ -292,7 +292,7 @@ impl IdAllocator {
             generation: actual.settings.generation,
             max_backends,
             hops: BTreeMap::new(),
-            held_hops: actual.next_hops.iter().map(|(id, hop)| (*hop, *id)).collect(),
+            hops_in_use: actual.next_hops.iter().map(|(id, hop)| (*hop, *id)).collect(),
             next_hop: 1,
             next_backend: 0,
             next_service: 0,
@@ -303,7 +303,7 @@ impl IdAllocator {
         if let Some(&id) = self.hops.get(&hop) {
             return Ok(id);
         }
-        let id = match self.held_hops.get(&hop) {
+        let id = match self.hops_in_use.get(&hop) {
             Some(&id) => id,
             // Enough for the next hops of all servers before and after a change. Id 0 means none.
             None => free(&mut self.next_hop, 2 * self.max_backends + 1, NextHopId::new, &actual.next_hops)

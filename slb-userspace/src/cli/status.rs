@@ -15,7 +15,7 @@ use super::{
     table::{reasons, reasons_of_one_verdict, table},
 };
 use crate::{
-    clock::since_start,
+    clock::since_boot,
     dataplane::bpf::{link::LinkBinding, maps::Maps, pins::Pins},
     neigh,
     server::{
@@ -105,7 +105,7 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
         details: &BTreeMap::new(),
         set: &BTreeMap::new(),
         outages: None,
-        now: since_start()?,
+        now: since_boot()?,
         interfaces: &attached,
         view: None,
     };

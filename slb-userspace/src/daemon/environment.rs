@@ -57,7 +57,7 @@ pub(super) trait Environment {
     ///
     /// # Errors
     /// The clock cannot be read.
-    fn since_start(&self) -> Result<Duration>;
+    fn since_boot(&self) -> Result<Duration>;
 
     /// Waits for the next event. Cancel-safe.
     ///

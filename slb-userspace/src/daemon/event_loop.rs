@@ -170,7 +170,7 @@ impl<E: Environment> EventLoop<E> {
         match event {
             Event::Probe(event) => {
                 let target = event.target.clone();
-                self.observations.on_probe(*event, self.env.since_start().unwrap_or_default());
+                self.observations.on_probe(*event, self.env.since_boot().unwrap_or_default());
                 self.on_awaited_result(Some(&target));
                 self.change_soon();
             }
@@ -199,7 +199,7 @@ impl<E: Environment> EventLoop<E> {
     /// Takes over the kernel's next hops. A new or changed one is applied before the next regular build of tables.
     fn read_next_hops(&mut self) {
         // If the clock cannot be read, lost next hops must still be dropped.
-        let now = self.env.since_start().unwrap_or_default();
+        let now = self.env.since_boot().unwrap_or_default();
         if self.observations.on_next_hops(&self.next_hops, now) {
             self.update_rate.schedule_urgent(Instant::now());
         }
@@ -276,7 +276,7 @@ impl<E: Environment> EventLoop<E> {
 
     /// Applies the active configuration with the current observations.
     fn apply(&mut self) -> Result<()> {
-        let (now, begun) = (self.env.since_start()?, Instant::now());
+        let (now, begun) = (self.env.since_boot()?, Instant::now());
         let overrides = self.store.settings();
         let decision = self.observations.decide(&self.config, overrides, now);
         let known =

@@ -17,7 +17,7 @@ use super::{
     ports::{Ports, links},
 };
 use crate::{
-    clock::since_start,
+    clock::since_boot,
     dataplane::bpf::maps::Maps,
     health::{Failures, Health, ProbePaths, Supervisor, Target, TargetEvent, path::ProbeSettings},
     neigh::{
@@ -97,8 +97,8 @@ impl Environment for Kernel {
     type Plane = Maps;
     type Interfaces = Ports;
 
-    fn since_start(&self) -> Result<Duration> {
-        since_start()
+    fn since_boot(&self) -> Result<Duration> {
+        since_boot()
     }
 
     async fn next_event(&mut self) -> Result<Event> {

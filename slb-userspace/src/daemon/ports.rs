@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::sync::watch as channel;
 
 use super::environment::{Interfaces, Links};
-use crate::clock::since_start;
+use crate::clock::since_boot;
 use crate::{
     dataplane::bpf::{
         interfaces::InterfaceTable,
@@ -182,7 +182,7 @@ pub(super) fn attach(
         None => checked?,
     }
     if reconciler.actual()?.services.is_empty() {
-        reconciler.reconcile(&vips_without_listeners(config, vips), since_start()?)?;
+        reconciler.reconcile(&vips_without_listeners(config, vips), since_boot()?)?;
     }
     resize::migrate(pins, &mut program, hz)?;
     let mut ports = Ports {

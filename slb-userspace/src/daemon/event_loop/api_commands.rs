@@ -264,7 +264,7 @@ impl<E: Environment> EventLoop<E> {
                 let now = setting(set, before.get(key).copied().unwrap_or_default());
                 after.insert(key.clone(), now);
             }
-            self.refuse_outage(&before, &after, servers, self.env.since_start().unwrap_or_default())?;
+            self.refuse_outage(&before, &after, servers, self.env.since_boot().unwrap_or_default())?;
         }
         let replaced = self.store.replace(|records| {
             for key in &keys {

@@ -116,7 +116,7 @@ impl<E: Environment> EventLoop<E> {
                 let FlushResult { erased, locked } = flushed;
                 let (Requester { uid, user, pid }, filter) = (&flush.by, &flush.filter);
                 tracing::info!(what = COMMAND, uid, user, pid, %filter, erased, locked, "flow-table entries erased");
-                match self.env.since_start() {
+                match self.env.since_boot() {
                     Ok(now) => self.reconciler.on_flushed(now),
                     Err(error) => tracing::error!(
                         error = format!("{error:#}"),

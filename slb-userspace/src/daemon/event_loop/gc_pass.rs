@@ -44,7 +44,7 @@ impl<E: Environment> EventLoop<E> {
     }
 
     fn gc_job(&mut self) -> Result<GcJob> {
-        self.reconciler.begin_gc(self.env.since_start()?, self.clients.on_link())
+        self.reconciler.begin_gc(self.env.since_boot()?, self.clients.on_link())
     }
 
     /// A connection or a flow waits for a GC pass: the next one begins at once, and the running one makes no pauses.
@@ -71,7 +71,7 @@ impl<E: Environment> EventLoop<E> {
     /// have half of the time between two steps.
     pub(super) fn step_to_end_of_pass(&mut self) {
         let Some(EndedPass { mut found, cost, .. }) = self.ended_pass.take() else { return };
-        let (now, begun) = (self.env.since_start(), Instant::now());
+        let (now, begun) = (self.env.since_boot(), Instant::now());
         match now.and_then(|now| self.reconciler.end_migrations(&mut found, now)) {
             Ok(true) => {
                 let next_step = Instant::now() + begun.elapsed();
@@ -95,7 +95,7 @@ impl<E: Environment> EventLoop<E> {
 
     /// Processes the findings of a GC pass: handshake outcomes, answers of servers, clients.
     fn end_gc_pass(&mut self, found: GcFindings, cost: PassCost) -> Result<()> {
-        let (now, ended) = (self.env.since_start()?, found.ended.len());
+        let (now, ended) = (self.env.since_boot()?, found.ended.len());
         let GcSummary {
             moved,
             flows,

@@ -233,7 +233,7 @@ impl<E: Environment> EventLoop<E> {
         self.observations.expect(
             configs.iter().map(Arc::as_ref),
             inherited,
-            self.env.since_start().unwrap_or_default(),
+            self.env.since_boot().unwrap_or_default(),
         );
         let destinations = configs.iter().flat_map(|config| destinations(config)).collect();
         self.env.set_targets(self.observations.targets());

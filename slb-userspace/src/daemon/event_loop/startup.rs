@@ -68,7 +68,7 @@ impl<E: Environment> EventLoop<E> {
         let mut observations = Observations::restored(&config, reconciler.actual()?, attached);
         observations.set_advice(env.interfaces().advice());
         observations.set_vips(vips);
-        observations.expect([&*config], BTreeMap::new(), env.since_start()?);
+        observations.expect([&*config], BTreeMap::new(), env.since_boot()?);
         for ended in store.prune(&[&config], &config) {
             tracing::warn!("{}", in_words(&ended));
         }

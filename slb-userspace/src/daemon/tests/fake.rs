@@ -106,7 +106,7 @@ impl Environment for FakeEnvironment {
     type Plane = Plane;
     type Interfaces = FakeInterfaces;
 
-    fn since_start(&self) -> Result<Duration> {
+    fn since_boot(&self) -> Result<Duration> {
         Ok(BOOT + self.begun.elapsed())
     }
 

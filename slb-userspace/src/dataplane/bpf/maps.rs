@@ -58,7 +58,7 @@ pub struct Maps {
     backends: MapData,
     next_hops: MapData,
     round_robin: MapData,
-    loads: MapData,
+    connection_counts: MapData,
     interfaces: DevMapHash<MapData>,
     interface_table: MappedArray<Interface>,
     totals: PerCpuArray<MapData, Totals>,
@@ -95,7 +95,7 @@ impl Maps {
             backends: MapData::from_pin(pins.map("BACKENDS"))?,
             next_hops: MapData::from_pin(pins.map("NEXT_HOPS"))?,
             round_robin: MapData::from_pin(pins.map("ROUND_ROBIN"))?,
-            loads: MapData::from_pin(pins.map("CONNECTIONS"))?,
+            connection_counts: MapData::from_pin(pins.map("CONNECTIONS"))?,
             interfaces: pinned_map::open(pins, "INTERFACES")?,
             interface_table: MappedArray::open(&pins.map(INTERFACE_TABLE))?,
             totals: pinned_map::open(pins, "TOTALS")?,
@@ -185,7 +185,7 @@ impl Maps {
         let is_new: Vec<_> = backends.iter().filter(|put| put.is_new).map(|put| put.id.index()).collect();
         let zero = vec![Counters::default(); is_new.len() * self.processors];
         syscall::update_batch(self.backend_counters.fd().as_fd(), &is_new, &zero)?;
-        syscall::update_batch(self.loads.fd().as_fd(), &is_new, &vec![0_u64; is_new.len()])?;
+        syscall::update_batch(self.connection_counts.fd().as_fd(), &is_new, &vec![0_u64; is_new.len()])?;
         let (ids, backends): (Vec<_>, Vec<_>) =
             backends.iter().map(|put| (put.id.index(), put.backend)).unzip();
         Ok(syscall::update_batch(self.backends.fd().as_fd(), &ids, &backends)?)
@@ -342,9 +342,9 @@ impl DataPlane for Maps {
         Ok((current_backends, previous_backends))
     }
 
-    fn put_connection_counts(&mut self, loads: &BTreeMap<BackendId, u64>) -> Result<()> {
-        let (ids, loads): (Vec<_>, Vec<_>) = loads.iter().map(|(id, load)| (id.index(), *load)).unzip();
-        Ok(syscall::update_batch(self.loads.fd().as_fd(), &ids, &loads)?)
+    fn put_connection_counts(&mut self, counts: &BTreeMap<BackendId, u64>) -> Result<()> {
+        let (ids, counts): (Vec<_>, Vec<_>) = counts.iter().map(|(id, count)| (id.index(), *count)).unzip();
+        Ok(syscall::update_batch(self.connection_counts.fd().as_fd(), &ids, &counts)?)
     }
 
     fn evictions(&self) -> Result<u64> {
