@@ -1,11 +1,11 @@
-//! A flow-table GC pass as a job for the GC thread. It works on a copy of the state, while the event loop may change the
-//! data plane. Pure.
+//! A flow-table GC pass as a job for the GC thread. It works on a copy of the state, while the event loop may change
+//! the data plane. Pure.
 //!
-//! What the pass decides by this state stays right after a change: a live flow is terminated only if its server is still
-//! terminating, a refreshed affinity entry is kept, and handles are not reused. [`Reconciler::end_gc`] leaves out what
-//! the change has made outdated.
+//! What the pass decides by this state stays right after a change: a live flow is terminated only if its server is
+//! still terminating, a refreshed affinity entry is kept, and handles are not reused. [`Reconciler::process_findings`]
+//! leaves out what the change has made outdated.
 //!
-//! [`Reconciler::end_gc`]: crate::reconcile::Reconciler::end_gc
+//! [`Reconciler::process_findings`]: crate::reconcile::Reconciler::process_findings
 
 mod migrated_tables;
 
@@ -84,14 +84,8 @@ pub struct GcFindings {
     pub(crate) slots: usize,
     /// The last table whose slot migrations were due.
     pub(crate) last_due: TableId,
-    /// The due tables whose slot migrations are yet to be ended.
-    pub(crate) migrations: Vec<MigratedTable>,
-    /// Whether [`Reconciler::end_migrations`] has read the count of evictions.
-    ///
-    /// [`Reconciler::end_migrations`]: crate::reconcile::Reconciler::end_migrations
-    pub(crate) are_evictions_read: bool,
-    /// Whether it has written tables.
-    pub(crate) has_put_tables: bool,
+    /// The due tables as they are after the pass.
+    pub(crate) migrated: Vec<MigratedTable>,
     /// Connections of servers under least connections.
     pub(crate) connection_counts: ConnectionCounts,
     /// Pools with an ejection policy, with their handshake outcomes.
@@ -139,10 +133,8 @@ impl GcJob {
         Ok(GcFindings {
             gc_pass,
             slots: table.slots() as usize,
-            migrations: migrated_tables(&self, &current_backends, &pinned_elsewhere, is_complete),
+            migrated: migrated_tables(&self, &current_backends, &pinned_elsewhere, is_complete),
             last_due: due.last().copied().unwrap_or(self.last_due),
-            are_evictions_read: false,
-            has_put_tables: false,
             connection_counts,
             handshakes: handshakes.pools(),
             answers: answers.by_server(&self.state),

@@ -31,7 +31,7 @@ use crate::dataplane::{
 };
 use crate::outlier_detection::DetectorPool;
 
-pub use gc_pass::GcSummary;
+pub use gc_pass::{GcSummary, PendingMigrations};
 
 /// The data plane and its actual state as far as known.
 pub struct Reconciler<D> {

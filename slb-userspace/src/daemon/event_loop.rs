@@ -27,7 +27,7 @@ use self::{
     api_commands::{PendingAnswer, PendingConfirmation},
     clients::ClientPaths,
     flush::FlushQueue,
-    gc_pass::EndedPass,
+    gc_pass::EndingMigrations,
     reconfiguration::Reconfiguration,
 };
 use super::{
@@ -101,8 +101,8 @@ pub(super) struct EventLoop<E: Environment> {
     next: Option<Instant>,
     /// When the next flow-table GC pass is due.
     gc_schedule: GcSchedule,
-    /// The GC pass whose findings are being processed, step by step.
-    ended_pass: Option<EndedPass>,
+    /// Slot migrations that the last GC pass has found complete.
+    ending_migrations: Option<EndingMigrations>,
     /// Flushes of the flow table that are queued or running.
     flushes: FlushQueue,
     fill: FillLevel,
@@ -132,7 +132,7 @@ impl<E: Environment> EventLoop<E> {
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let confirm_deadline = self.confirm_deadline();
-            let next_step = self.ended_pass.as_ref().map(|ended| ended.next_step);
+            let next_step = self.ending_migrations.as_ref().map(|ending| ending.next_step);
             let review = self.reconfiguration.as_ref().and_then(Reconfiguration::review_at);
             tokio::select! {
                 signal = signals.wait() => match signal {
@@ -155,7 +155,7 @@ impl<E: Environment> EventLoop<E> {
                 () = sleep_until(self.gc_schedule.due().unwrap_or(never)), if self.gc_schedule.due().is_some() => {
                     self.begin_gc_pass();
                 }
-                () = sleep_until(next_step.unwrap_or(never)), if next_step.is_some() => self.step_to_end_of_pass(),
+                () = sleep_until(next_step.unwrap_or(never)), if next_step.is_some() => self.end_migrations(),
                 () = sleep_until(self.next.unwrap_or(never)), if self.next.is_some() => {
                     self.next = None;
                     self.change_soon();

@@ -1,5 +1,5 @@
-//! The GC thread. It alone writes the flow table: GC passes, flushes and changes of client paths run there, one after the
-//! other, while the event loop goes on.
+//! The GC thread. It alone writes the flow table: GC passes, flushes and changes of client paths run there, one after
+//! the other, while the event loop goes on.
 
 use std::{
     sync::{

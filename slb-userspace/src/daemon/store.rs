@@ -129,8 +129,8 @@ impl Store {
         .collect()
     }
 
-    /// Deletes overrides of servers that none of these configurations has. Returns them; `names` has the names of groups
-    /// that are gone.
+    /// Deletes overrides of servers that none of these configurations has. Returns them; `names` has the names of
+    /// groups that are gone.
     pub(super) fn prune(&mut self, configs: &[&Config], names: &Config) -> Vec<ApiOverrideChange> {
         let is_gone = |key: &&OverrideKey| !configs.iter().any(|config| key.exists(config));
         let gone: Vec<_> = self.records.keys().filter(is_gone).cloned().collect();

@@ -180,6 +180,11 @@ impl World {
         plane.state.backends.values().map(|backend| last_octet(to_ip(&backend.address))).collect()
     }
 
+    /// Whether slots migrate in the data plane.
+    fn has_migrating_slots(&self) -> bool {
+        self.plane.borrow().state.tables.values().any(|table| !table.slot_migration.is_empty())
+    }
+
     /// Servers of the active configuration, by the last octet.
     fn active(&self) -> BTreeSet<u8> {
         let snapshot = self.daemon().snapshots.borrow().clone();

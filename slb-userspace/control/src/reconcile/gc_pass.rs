@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use slb_common::abi::{ids::TableId, service::IndexEntry};
+use slb_common::abi::ids::TableId;
 
 use super::Reconciler;
 use crate::{
@@ -25,14 +25,14 @@ use crate::{
 /// Time until the next GC pass if this one has missed flows or rehomed some.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Tables whose slot migrations end in one step of the event loop. Each costs a write of 256 KiB or more, and each step
-/// a grace period of the kernel.
-const TABLES_PER_STEP: usize = 2;
+/// Tables whose slot migrations end in one step. A step waits for a grace period of the kernel, 8 to 25 ms at 250 Hz,
+/// and each table costs a write of 256 KiB or more, about 1 ms.
+const TABLES_PER_STEP: usize = if cfg!(test) { 1 } else { 2 };
 
 /// The result of a GC pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GcSummary {
-    /// Migrating slots.
+    /// Migrating slots, before the pass ends any migration.
     pub moved: usize,
     /// Flows that are neither finished nor expired.
     pub flows: usize,
@@ -54,9 +54,19 @@ pub struct GcSummary {
     pub max_delay: Option<Duration>,
 }
 
+/// Tables whose slot migrations a GC pass has found complete, and which [`Reconciler::end_migrations`] is to write.
+#[derive(Debug)]
+pub struct PendingMigrations {
+    tables: Vec<MigratedTable>,
+    /// The state when the pass began.
+    before: Arc<MapState>,
+    /// Whether tables were written since the last grace period.
+    has_put: bool,
+}
+
 impl<D: DataPlane> Reconciler<D> {
-    /// Begins a GC pass over the flow table. Clients in the prefixes `on_link` are neighbours of this host. `now` is the
-    /// time since boot. [`Self::end_gc`] or [`Self::abort_gc`] follows.
+    /// Begins a GC pass over the flow table. Clients in the prefixes `on_link` are neighbours of this host. `now` is
+    /// the time since boot. [`Self::process_findings`] or [`Self::abort_gc`] follows.
     ///
     /// # Errors
     /// The maps cannot be read.
@@ -77,46 +87,75 @@ impl<D: DataPlane> Reconciler<D> {
         self.rehoming.abort_pass();
     }
 
-    /// Ends the slot migrations of the next tables for which a GC pass has found them complete, [`TABLES_PER_STEP`] at
-    /// most. Returns whether some remain. `now` is the time since boot.
+    /// Processes what a GC pass has found, all but slot migrations, and writes connection counts. Returns the tables
+    /// whose slot migrations the pass has found complete, for [`Self::end_migrations`]. `now` is the time since boot.
     ///
     /// # Errors
     /// As [`Self::reconcile`]. [`Self::abort_gc`] follows.
-    pub fn end_migrations(&mut self, found: &mut GcFindings, now: Duration) -> Result<bool> {
+    pub fn process_findings(
+        &mut self,
+        found: GcFindings,
+        now: Duration,
+    ) -> Result<(GcSummary, PendingMigrations)> {
         self.actual()?;
-        if !std::mem::replace(&mut found.are_evictions_read, true) {
-            self.last_due = found.last_due;
-            // Read after the pass, which has seen every entry not evicted by then.
-            let evictions = Some(self.plane.evictions().context("cannot read the counters")?);
-            if std::mem::replace(&mut self.evictions, evictions) != evictions {
-                found.migrations.clear();
-                self.restart_waits(now);
+        // Read after the pass, which has seen every entry not evicted by then.
+        let evictions = Some(self.plane.evictions().context("cannot read the counters")?);
+        let has_evicted = std::mem::replace(&mut self.evictions, evictions) != evictions;
+        if has_evicted {
+            self.restart_waits(now);
+        }
+        self.last_due = found.last_due;
+        // Servers that have got an id since the pass began count their connections from zero.
+        let mut counts = found.connection_counts.by_id();
+        let backends = self.actual.as_ref().map(|actual| &actual.backends);
+        counts.retain(|id, _| {
+            backends.and_then(|backends| backends.get(id)).map(|backend| backend.handle)
+                == found.job.state.backends.get(id).map(|backend| backend.handle)
+        });
+        if !counts.is_empty() {
+            let wrote = self.plane.put_connection_counts(&counts);
+            wrote.context("cannot write how many flows servers have")?;
+        }
+        self.rst_delivered = found.rst_delivered;
+        let is_complete = found.gc_pass.unread == 0;
+        let is_rehomed = if is_complete { self.rehoming.end_pass() } else { self.rehoming.abort_pass() };
+        let max_delay = (!is_complete || found.has_rehomed).then_some(SOON);
+        let migrations = PendingMigrations {
+            tables: if has_evicted { Vec::new() } else { found.migrated },
+            before: found.job.state,
+            has_put: false,
+        };
+        let summary = GcSummary {
+            moved: self.migrating_slots(),
+            flows: found.gc_pass.live,
+            assured: found.gc_pass.assured,
+            entries: found.slots,
+            handshakes: found.handshakes,
+            answers: found.answers,
+            clients: found.clients,
+            is_rehomed,
+            next: found.next.min(max_delay.unwrap_or(found.next)),
+            max_delay,
+        };
+        Ok((summary, migrations))
+    }
+
+    /// Ends the slot migrations of the next tables, [`TABLES_PER_STEP`] at most, or frees the tables that they have
+    /// replaced. Returns whether another step is to follow. Leaves out tables that have changed since the pass began.
+    ///
+    /// # Errors
+    /// As [`Self::reconcile`]. The other tables are due in the next pass.
+    pub fn end_migrations(&mut self, migrations: &mut PendingMigrations) -> Result<bool> {
+        let PendingMigrations { tables, before, has_put } = migrations;
+        if tables.is_empty() {
+            // A grace period, which also frees the replaced tables of previous backends.
+            if std::mem::take(has_put) {
+                self.apply_operation(&Operation::GracePeriod)?;
             }
+            return Ok(false);
         }
-        let step = found.migrations.split_off(found.migrations.len().saturating_sub(TABLES_PER_STEP));
-        found.has_put_tables |= self.put_migrated(step, &found.job.state)?;
-        if !found.migrations.is_empty() {
-            return Ok(true);
-        }
-        // A grace period, which also frees the replaced tables of previous backends.
-        if std::mem::take(&mut found.has_put_tables) {
-            self.apply_operation(&Operation::GracePeriod)?;
-        }
-        Ok(false)
-    }
-
-    /// Entries were evicted, whose flows the pass has not seen.
-    fn restart_waits(&mut self, now: Duration) {
-        let Some(actual) = &mut self.actual else { return };
-        if actual.tables.values().any(|table| !table.slot_migration.is_empty()) {
-            let tables = &mut Arc::make_mut(actual).tables;
-            tables.values_mut().for_each(|table| table.slot_migration.restart_wait(now));
-        }
-    }
-
-    /// Writes tables as they are after a pass that began with the state `before`. Leaves out those that have changed
-    /// since. Returns whether any was written.
-    fn put_migrated(&mut self, mut step: Vec<MigratedTable>, before: &MapState) -> Result<bool> {
+        self.actual()?;
+        let mut step = tables.split_off(tables.len().saturating_sub(TABLES_PER_STEP));
         // A failure leaves `None`, so that the maps are read again.
         let mut actual = self.actual.take().unwrap_or_default();
         step.retain(|MigratedTable { id, .. }| {
@@ -129,57 +168,34 @@ impl<D: DataPlane> Reconciler<D> {
         }
         let put: BTreeMap<TableId, ServerTable> =
             step.into_iter().filter(|it| it.has_changed).map(|it| (it.id, it.table)).collect();
-        let has_put = !put.is_empty();
-        if has_put {
+        if !put.is_empty() {
             self.apply_operation(&Operation::PutTables(put))?;
+            *has_put = true;
         }
         self.actual = Some(actual);
-        Ok(has_put)
+        Ok(*has_put || !migrations.tables.is_empty())
     }
 
-    /// Processes what a GC pass has found: ends the remaining slot migrations, and writes connection counts. `now` is
-    /// the time since boot.
-    ///
-    /// # Errors
-    /// As [`Self::reconcile`]. [`Self::abort_gc`] follows.
-    pub fn end_gc(&mut self, mut found: GcFindings, now: Duration) -> Result<GcSummary> {
-        while self.end_migrations(&mut found, now)? {}
-        // A failure leaves `None`, so that the maps are read again.
-        let actual = self.actual.take().unwrap_or_default();
-        // Servers that have got an id since the pass began count their connections from zero.
-        let mut counts = found.connection_counts.by_id();
-        counts.retain(|id, _| {
-            actual.backends.get(id).map(|backend| backend.handle)
-                == found.job.state.backends.get(id).map(|backend| backend.handle)
-        });
-        let moved = actual.tables.values().map(|table| table.slot_migration.len()).sum();
-        self.actual = Some(actual);
-        if !counts.is_empty() {
-            let wrote = self.plane.put_connection_counts(&counts);
-            wrote.context("cannot write how many flows servers have")?;
+    /// Number of migrating slots.
+    pub fn migrating_slots(&self) -> usize {
+        let tables = self.actual.iter().flat_map(|actual| actual.tables.values());
+        tables.map(|table| table.slot_migration.len()).sum()
+    }
+
+    /// Entries were evicted, whose flows the pass has not seen.
+    fn restart_waits(&mut self, now: Duration) {
+        let Some(actual) = &mut self.actual else { return };
+        if actual.tables.values().any(|table| !table.slot_migration.is_empty()) {
+            let tables = &mut Arc::make_mut(actual).tables;
+            tables.values_mut().for_each(|table| table.slot_migration.restart_wait(now));
         }
-        self.rst_delivered = found.rst_delivered;
-        let is_complete = found.gc_pass.unread == 0;
-        let is_rehomed = if is_complete { self.rehoming.end_pass() } else { self.rehoming.abort_pass() };
-        let max_delay = (!is_complete || found.has_rehomed).then_some(SOON);
-        Ok(GcSummary {
-            moved,
-            flows: found.gc_pass.live,
-            assured: found.gc_pass.assured,
-            entries: found.slots,
-            handshakes: found.handshakes,
-            answers: found.answers,
-            clients: found.clients,
-            is_rehomed,
-            next: found.next.min(max_delay.unwrap_or(found.next)),
-            max_delay,
-        })
     }
 
     /// Whether any service has mode `nat`, so that answers return through SLB.
     pub fn has_nat_service(&self) -> bool {
         let entries = self.actual.iter().flat_map(|actual| actual.index.entries.values());
-        entries.into_iter().any(IndexEntry::sees_replies)
+        // The entry of a VIP itself, which answers echo requests, has no table.
+        entries.into_iter().any(|entry| entry.table() != TableId::NONE && entry.sees_replies())
     }
 
     /// Answers dropped because the neighbour of their client was not resolved; 0 if the counter cannot be read.

@@ -11,6 +11,7 @@ use crate::{
     dataplane::{DataPlane, FlowTableAccess},
     finished_flows::TerminatedConnection,
     flush::ResolvedFilter,
+    gc_job::GcFindings,
 };
 
 impl<D: DataPlane + FlowTableAccess> Reconciler<D> {
@@ -27,6 +28,16 @@ impl<D: DataPlane + FlowTableAccess> Reconciler<D> {
         let found = job.run(&mut self.plane, &mut || {}).inspect_err(|_| self.abort_gc())?;
         let ended = found.ended.clone();
         Ok((self.end_gc(found, now).inspect_err(|_| self.abort_gc())?, ended))
+    }
+
+    /// Ends a GC pass with all its slot migrations. [`GcSummary::moved`] is what is left of them.
+    ///
+    /// # Errors
+    /// As the steps.
+    pub fn end_gc(&mut self, found: GcFindings, now: Duration) -> Result<GcSummary> {
+        let (summary, mut migrations) = self.process_findings(found, now)?;
+        while self.end_migrations(&mut migrations)? {}
+        Ok(GcSummary { moved: self.migrating_slots(), ..summary })
     }
 
     /// Erases the chosen entries, or only counts them if not `erases`.

@@ -1,9 +1,10 @@
 //! Flow-table GC passes.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use super::{World, backend, flow, group};
 use crate::dataplane::state::TABLE_BATCH;
+use slb_common::abi::ids::TableId;
 use slb_config::{model::Config, samples::forwarding};
 
 /// Groups of two servers, each behind its own listener.
@@ -116,7 +117,8 @@ fn slots_reassigned_while_a_gc_pass_runs_go_on_migrating() {
 /// The event loop reconciles between two steps.
 #[test]
 fn tables_that_change_between_steps_go_on_migrating() {
-    let config = groups(10);
+    const TABLES: usize = 10;
+    let config = groups(TABLES);
     let mut world = World::new();
     world.all_healthy(&config);
     world.reconcile(&config).unwrap();
@@ -126,21 +128,47 @@ fn tables_that_change_between_steps_go_on_migrating() {
     // Current backends become previous ones first.
     world.reconciler.run_gc(world.now, &BTreeSet::new()).unwrap();
     let job = world.reconciler.begin_gc(world.now, BTreeSet::new()).unwrap();
-    let mut found = job.run(world.reconciler.plane_mut(), &mut || {}).unwrap();
-    let migrating = |world: &mut World| {
+    let found = job.run(world.reconciler.plane_mut(), &mut || {}).unwrap();
+    let (_, mut migrations) = world.reconciler.process_findings(found, world.now).unwrap();
+    let migrating = |world: &mut World| -> BTreeSet<TableId> {
         let tables = &world.reconciler.actual().unwrap().tables;
-        tables.values().filter(|table| !table.slot_migration.is_empty()).count()
+        tables.iter().filter(|(_, table)| !table.slot_migration.is_empty()).map(|(id, _)| *id).collect()
     };
-    assert_eq!(migrating(&mut world), 10);
-    assert!(world.reconciler.end_migrations(&mut found, world.now).unwrap());
+    assert_eq!(migrating(&mut world).len(), TABLES);
+    assert!(world.reconciler.end_migrations(&mut migrations).unwrap());
     let left = migrating(&mut world);
-    assert!((1..10).contains(&left), "{left}");
-    // Slots of all tables migrate again, also of those that the pass has found complete.
-    world.set_health(2, true);
+    assert!((1..TABLES).contains(&left.len()), "{left:?}");
+    // Of those that are left, one table gets another server, and the idle timeout of another one changes.
+    let mut config = config;
+    let state = world.reconciler.actual().unwrap().clone();
+    let group_of = |id: &TableId| {
+        let entry = state.index.entries.values().find(|entry| entry.table() == *id).unwrap();
+        usize::from(entry.address.v4_bytes()[3])
+    };
+    let mut ids = left.iter();
+    let (reassigned, other_timeout) = (*ids.next().unwrap(), *ids.next().unwrap());
+    let servers = &mut config.server_groups[group_of(&reassigned)].servers;
+    let mut added = servers[0].clone();
+    added.address = IpAddr::from([10, 0, 0, 3]);
+    servers.push(added);
+    world.all_healthy(&config);
+    world.set_health(2, false);
+    let listener = &mut config.load_balancers[group_of(&other_timeout)].listeners[0];
+    listener.idle_timeout -= Duration::from_secs(4);
     world.reconcile(&config).unwrap();
-    while world.reconciler.end_migrations(&mut found, world.now).unwrap() {}
-    world.reconciler.end_gc(found, world.now).unwrap();
-    assert_eq!(migrating(&mut world), 10);
+    while world.reconciler.end_migrations(&mut migrations).unwrap() {}
+    let left = migrating(&mut world);
+    assert_eq!(left, BTreeSet::from([reassigned, other_timeout]));
     let actual = world.reconciler.actual().unwrap().clone();
     assert_eq!(world.reconciler.plane_mut().state, actual);
+}
+
+#[test]
+fn echo_service_of_a_vip_is_no_nat_service() {
+    for (config, expected) in [(groups(1), false), (group(&[(1, 100)]), true)] {
+        let mut world = World::new();
+        world.all_healthy(&config);
+        world.reconcile(&config).unwrap();
+        assert_eq!(world.reconciler.has_nat_service(), expected);
+    }
 }

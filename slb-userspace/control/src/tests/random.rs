@@ -13,6 +13,7 @@ use crate::{
     },
     gc_job::{GcFindings, GcJob},
     model::{Health, HealthVerdict},
+    reconcile::PendingMigrations,
     slot_migration::SlotMigration,
     targets::targets,
 };
@@ -71,6 +72,8 @@ fn change() -> impl Strategy<Value = Change> {
         Just(Change::ContinueGc),
         Just(Change::EndGc),
         (0u64..100).prop_map(Change::Later),
+        // Slot migrations are due then.
+        Just(Change::Later(920)),
         (1u8..12, any::<bool>()).prop_map(|(n, healthy)| Change::Health(n, healthy)),
         (1u8..12, prop::option::of(0u8..4)).prop_map(|(n, hop)| Change::Neighbour(n, hop)),
         Just(Change::Restart),
@@ -176,7 +179,8 @@ proptest! {
 enum RunningGc {
     Begun(GcJob),
     Scanned(Box<GcFindings>),
-    Failed,
+    Ending(PendingMigrations),
+    Ended,
 }
 
 fn continue_gc(world: &mut World, running: Option<RunningGc>) -> RunningGc {
@@ -185,24 +189,26 @@ fn continue_gc(world: &mut World, running: Option<RunningGc>) -> RunningGc {
         Some(RunningGc::Begun(job)) => {
             RunningGc::Scanned(Box::new(job.run(world.reconciler.plane_mut(), &mut || {}).unwrap()))
         }
-        // Some slot migrations have ended.
-        Some(RunningGc::Scanned(mut found)) => match world.reconciler.end_migrations(&mut found, world.now) {
-            Ok(_) => RunningGc::Scanned(found),
-            Err(_) => RunningGc::Failed,
+        Some(RunningGc::Scanned(found)) => match world.reconciler.process_findings(*found, world.now) {
+            Ok((_, migrations)) => RunningGc::Ending(migrations),
+            Err(_) => {
+                world.reconciler.abort_gc();
+                RunningGc::Ended
+            }
         },
-        Some(RunningGc::Failed) => RunningGc::Failed,
+        // Some slot migrations end.
+        Some(RunningGc::Ending(mut migrations)) => match world.reconciler.end_migrations(&mut migrations) {
+            Ok(true) => RunningGc::Ending(migrations),
+            Ok(false) | Err(_) => RunningGc::Ended,
+        },
+        Some(RunningGc::Ended) => RunningGc::Ended,
     }
 }
 
-fn end_gc(world: &mut World, running: RunningGc) {
-    let found = match running {
-        RunningGc::Begun(job) => job.run(world.reconciler.plane_mut(), &mut || {}).unwrap(),
-        RunningGc::Scanned(found) => *found,
-        RunningGc::Failed => return world.reconciler.abort_gc(),
-    };
-    // It may have to carry out an operation that fails.
-    if world.reconciler.end_gc(found, world.now).is_err() {
-        world.reconciler.abort_gc();
+/// Ends the pass. An operation of it may fail.
+fn end_gc(world: &mut World, mut running: RunningGc) {
+    while !matches!(running, RunningGc::Ended) {
+        running = continue_gc(world, Some(running));
     }
 }
 

@@ -14,14 +14,12 @@ use crate::daemon::{
 use slb_control::{
     fill_level,
     gc_job::{GcFindings, GcJob},
-    reconcile::GcSummary,
+    reconcile::{GcSummary, PendingMigrations},
 };
 
-/// A GC pass that has run.
-pub(super) struct EndedPass {
-    /// What it has found.
-    found: Box<GcFindings>,
-    cost: PassCost,
+/// Slot migrations that end step by step.
+pub(super) struct EndingMigrations {
+    migrations: PendingMigrations,
     /// When the next step is due.
     pub(super) next_step: Instant,
 }
@@ -56,10 +54,10 @@ impl<E: Environment> EventLoop<E> {
     /// Processes what the GC thread has done.
     pub(super) fn on_gc_finished(&mut self, finished: Finished) {
         match finished {
-            Finished::Pass(Ok((found, cost))) => {
-                self.ended_pass = Some(EndedPass { found, cost, next_step: Instant::now() });
-            }
-            Finished::Pass(Err(error)) => self.on_failed_gc_pass(&error),
+            Finished::Pass(passed) => match passed.and_then(|(found, cost)| self.end_gc_pass(*found, cost)) {
+                Ok(()) => self.on_pass_for_flushes(),
+                Err(error) => self.on_failed_gc_pass(&error),
+            },
             Finished::Flush(flushed) => self.on_flushed(flushed),
             Finished::UpdateClientPaths(flows) => {
                 tracing::info!(flows, "client paths changed: answers take the new ones");
@@ -67,21 +65,21 @@ impl<E: Environment> EventLoop<E> {
         }
     }
 
-    /// Ends the slot migrations of some tables, or processes the other findings of the pass once all are ended. Events
-    /// have half of the time between two steps.
-    pub(super) fn step_to_end_of_pass(&mut self) {
-        let Some(EndedPass { mut found, cost, .. }) = self.ended_pass.take() else { return };
-        let (now, begun) = (self.env.since_boot(), Instant::now());
-        match now.and_then(|now| self.reconciler.end_migrations(&mut found, now)) {
+    /// Ends the slot migrations of some tables. The next step waits for as long as this one took, so that other events
+    /// get half of the time.
+    pub(super) fn end_migrations(&mut self) {
+        let Some(EndingMigrations { mut migrations, .. }) = self.ending_migrations.take() else { return };
+        let begun = Instant::now();
+        match self.reconciler.end_migrations(&mut migrations) {
             Ok(true) => {
                 let next_step = Instant::now() + begun.elapsed();
-                self.ended_pass = Some(EndedPass { found, cost, next_step });
+                self.ending_migrations = Some(EndingMigrations { migrations, next_step });
             }
-            Ok(false) => match self.end_gc_pass(*found, cost) {
-                Ok(()) => self.on_pass_for_flushes(),
-                Err(error) => self.on_failed_gc_pass(&error),
-            },
-            Err(error) => self.on_failed_gc_pass(&error),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "slot migrations cannot be ended; retrying");
+                self.change_soon();
+            }
         }
     }
 
@@ -96,6 +94,9 @@ impl<E: Environment> EventLoop<E> {
     /// Processes the findings of a GC pass: handshake outcomes, answers of servers, clients.
     fn end_gc_pass(&mut self, found: GcFindings, cost: PassCost) -> Result<()> {
         let (now, ended) = (self.env.since_boot()?, found.ended.len());
+        let (summary, migrations) = self.reconciler.process_findings(found, now)?;
+        // Migrations of an earlier pass that have not ended yet are due again in the next one.
+        self.ending_migrations = Some(EndingMigrations { migrations, next_step: Instant::now() });
         let GcSummary {
             moved,
             flows,
@@ -107,7 +108,7 @@ impl<E: Environment> EventLoop<E> {
             is_rehomed,
             next,
             max_delay,
-        } = self.reconciler.end_gc(found, now)?;
+        } = summary;
         self.log_fill(assured, entries);
         let has_nat_service = self.reconciler.has_nat_service();
         self.env.watch_clients(if has_nat_service { clients } else { BTreeSet::new() });

@@ -93,7 +93,7 @@ impl<E: Environment> EventLoop<E> {
             request_sender,
             next: None,
             gc_schedule: GcSchedule::new(now),
-            ended_pass: None,
+            ending_migrations: None,
             flushes: FlushQueue::default(),
             fill: FillLevel::default(),
             update_rate: UpdateRate::default(),
@@ -124,12 +124,8 @@ impl<E: Environment> EventLoop<E> {
         // later: what can be forwarded is forwarded meanwhile.
         self.begin_gc_pass();
         while self.gc_schedule.due().is_none() {
-            if self.ended_pass.is_some() {
-                self.step_to_end_of_pass();
-            } else {
-                let event = self.env.next_event().await?;
-                self.on_event(event).await;
-            }
+            let event = self.env.next_event().await?;
+            self.on_event(event).await;
         }
         self.apply()
     }

@@ -103,3 +103,22 @@ fn failed_gc_pass_is_retried_and_fails_the_flush_that_waits_for_it() {
         assert!(!world.known().contains(&2));
     });
 }
+
+#[test]
+fn slot_migrations_end_step_by_step_and_after_a_failed_step() {
+    run(async {
+        for fails in [false, true] {
+            let world = World::start(&[1, 2]).await;
+            answered(world.reload(&[1, 2, 3]).await).await.unwrap();
+            world.until_serving(&[1, 2, 3]).await;
+            assert!(world.has_migrating_slots());
+            sleep(900 * SECOND).await;
+            assert!(world.has_migrating_slots());
+            world.plane.borrow_mut().fail_after = fails.then_some(0);
+            // After a failure the maps are read again. They do not tell when a slot was reassigned.
+            sleep(if fails { 1100 * SECOND } else { 120 * SECOND }).await;
+            assert!(world.plane.borrow().fail_after.is_none(), "a step has failed");
+            assert!(!world.has_migrating_slots());
+        }
+    });
+}
