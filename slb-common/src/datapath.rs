@@ -194,7 +194,7 @@ struct PacketPath<'t, T, const FAST: bool> {
 }
 
 impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
-    /// Decides on a TCP or UDP packet; `None` where the slow path must decide.
+    /// Decides on a TCP or UDP packet.
     #[inline(always)]
     fn flow<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Egress, Refusal> {
         match self.index.find(&packet.destination, packet.destination_port, packet.protocol) {

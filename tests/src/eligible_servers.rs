@@ -6,23 +6,23 @@
 //! of a slot is eligible; a scheduler other than Maglev chooses among the eligible servers. If a client has an affinity
 //! entry, its new TCP flows go to the server of that entry while it is eligible.
 //!
-//! **Draining.** A server drains while it is not configured, not in service, or unhealthy. It is terminating once it has
-//! drained for `drain_timeout`, or, without one, as soon as it is removed. A removed server that is added again is
+//! **Draining.** A server drains while it is not configured, not in service, or unhealthy. It is terminating once it
+//! has drained for `drain_timeout`, or, without one, as soon as it is removed. A removed server that is added again is
 //! another server.
 //!
 //! **Established TCP flows.** A flow stays with its own server until that one is terminating, whatever the weight and
 //! health of any server: no other server can continue it. The flow then ends, and no other server may answer it. A
-//! tracked flow has the server of its entry: all flows of mode `nat`, of `tracking = "always"`, of `rr`, `wrr`, `wlc` and
-//! affinity, and of slots that migrate. An untracked flow has the previous backend of its slot, which is the current one
-//! unless the slot migrates.
+//! tracked flow has the server of its entry: all flows of mode `nat`, of `tracking = "always"`, of `rr`, `wrr`, `wlc`
+//! and affinity, and of slots that migrate. An untracked flow has the previous backend of its slot, which is the
+//! current one unless the slot migrates.
 //!
 //! **Datagrams.** A UDP flow stays with its own server while that one is configured, not known to be unhealthy and not
 //! terminating. Otherwise its next datagram begins a new flow. With `unknown_datagrams = "follow"` an untracked
 //! datagram always does: it goes to the current backend of its slot.
 //!
-//! **Changes.** The state of a server is not always certain: a change is being carried out, or a check has yet to detect
-//! a failure. Each function below therefore takes all states that the server may have had meanwhile. Whatever one of
-//! them permits is permitted. What is required must follow from all of them.
+//! **Changes.** The state of a server is not always certain: a change is being carried out, or a check has yet to
+//! detect a failure. Each function below therefore takes all states that the server may have had meanwhile. Whatever
+//! one of them permits is permitted. What is required must follow from all of them.
 //!
 //! Not decided here: a flow ends after its idle timeout, and with a server that no longer answers. A server without a
 //! next hop is ineligible, and its TCP flows wait.

@@ -99,8 +99,8 @@ fn reopened_connection_does_not_match_entry_of_last_one() {
     }
 }
 
-/// The SYN of a client endpoint belongs to its last flow while that one has an entry. While the model waits until no flow
-/// is tracked, it must not revive flows that it has ended because a slot waits for them.
+/// The SYN of a client endpoint belongs to its last flow while that one has an entry. While the model waits until no
+/// flow is tracked, it must not revive flows that it has ended because a slot waits for them.
 #[test]
 fn idle_period_revives_no_flow_of_an_earlier_hash() {
     for seed in 0..20 {

@@ -30,7 +30,7 @@ pub(crate) enum Benchmark {
     Detection,
     /// Cost of `slb status`, and how much many callers delay the detection of a dead server.
     Status,
-    /// Longest stall of the event loop while passes over a large flow table run.
+    /// Longest stall of the event loop while passes over a large flow table run, and while slot migrations end.
     Stall,
 }
 

@@ -11,7 +11,8 @@ named_enum! {
     /// Hardware addresses are rewritten: the server is on the same link and holds the VIP. Replies go directly to the
     /// client.
     Dsr = "dsr",
-    /// The packet is encapsulated in an IP packet to the server, which holds the VIP. Replies go directly to the client.
+    /// The packet is encapsulated in an IP packet to the server, which holds the VIP. Replies go directly to the
+    /// client.
     Ipip = "ipip",
 }
 

@@ -313,8 +313,8 @@ impl FlowGc {
     }
 
     /// Scans these slots: erases entries that are long expired or finished, and reports all others to `visit`, which
-    /// decides on them. An affinity entry that was refreshed since the state was read is not erased: `visit` may not know
-    /// its service yet.
+    /// decides on them. An affinity entry that was refreshed since the state was read is not erased: `visit` may not
+    /// know its service yet.
     pub fn scan(
         &mut self,
         table: &FlowTable<'_>,

@@ -3,7 +3,7 @@
 use super::icmp_error::IcmpError;
 use crate::abi::stats::Reason;
 
-/// Why a step of the packet path does not send a frame on. Until then the frame is unchanged.
+/// Why a step of the packet path does not send a frame on. Only of a dropped frame may bytes have changed.
 pub(super) enum Refusal {
     /// Passed to the kernel. Holds the number of the reason.
     Pass(u32),
@@ -20,8 +20,8 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    /// A segment of a connection that is finished.
-    pub(super) const FINISHED: Self = Self::Rst(Reason::Reset);
+    /// A segment of a connection that is finished: a RST is due.
+    pub(super) const RST_DUE: Self = Self::Rst(Reason::Reset);
 
     /// A packet that is sound, and that no listener takes.
     pub(super) const UNMATCHED: Self = Self::Unmatched(Reason::NotOurs as u32);

@@ -102,7 +102,7 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
     if is_finished {
         is_finished = !packet.flags.rst();
         if FAST || (is_finished && was & state::RESET != 0) {
-            return Err(Refusal::FINISHED);
+            return Err(Refusal::RST_DUE);
         }
         flows.mark(&found, was | state::RESET);
         update_connection_count(service.policy, was, was | state::RESET, backend, maps);
@@ -125,7 +125,7 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
             // itself.
             if packet.flags.syn() && backend.flags & Backend::ACCEPTS_NEW == 0 {
                 flows.mark(&found, was & !(state::ASSURED | state::REOPENED) | state::RESET);
-                return Err(Refusal::FINISHED);
+                return Err(Refusal::RST_DUE);
             }
         }
         if update.numbers != found.flow.numbers {

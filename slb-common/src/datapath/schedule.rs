@@ -72,7 +72,7 @@ impl SchedulerResult {
             return Ok((self.0 & Self::ID) as u32);
         }
         Err(match self.0 as u32 {
-            RESET => Refusal::FINISHED,
+            RESET => Refusal::RST_DUE,
             HAIRPIN => Refusal::drop(Reason::Hairpin),
             PORT_CONFLICT => Refusal::drop(Reason::PortConflict),
             NOT_READY => Refusal::drop(Reason::NotReady),

@@ -135,7 +135,7 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         // The flow's server is gone, so its connection cannot continue. In the other modes another server answers the
         // segment.
         if sees_replies && is_mid_stream && !is_new_entry {
-            return Err(Refusal::FINISHED);
+            return Err(Refusal::RST_DUE);
         }
         let conflicts = if sees_replies {
             Conflicts(maps.conflicting_flows(query, service.service))

@@ -32,7 +32,7 @@ pub(super) fn current_backend<'t, T: Maps>(
     if backend.is_alive() {
         Ok(backend)
     } else if is_mid_stream {
-        if backend.is_terminating() && !packet.flags.rst() { Err(Refusal::FINISHED) } else { Ok(backend) }
+        if backend.is_terminating() && !packet.flags.rst() { Err(Refusal::RST_DUE) } else { Ok(backend) }
     } else {
         Err(Refusal::drop(Reason::NoServer))
     }

@@ -138,9 +138,9 @@ impl<'t, T: Maps> Request<'t, '_, T> {
             let was = found.sequence_word.state();
             let is_finished = !packet.flags.rst();
             if FAST || (is_finished && was & state::RESET != 0) {
-                return Err(Refusal::FINISHED);
+                return Err(Refusal::RST_DUE);
             }
-            let selection = Selection::new(backend, false, maps).map_err(|_| Refusal::FINISHED)?;
+            let selection = Selection::new(backend, false, maps).map_err(|_| Refusal::RST_DUE)?;
             flows.mark(found, was | state::RESET);
             update_connection_count(service.policy, was, was | state::RESET, backend, maps);
             return Ok(Disposition::Forward(Selection { is_finished, ..selection }));

@@ -64,8 +64,8 @@ impl Address {
     }
 
     /// Whether this may be a single host's, so that an answer can reach its sender. IPv4: not 0.0.0.0/8, 127.0.0.0/8,
-    /// multicast and above (RFC 1122, 3.2.2). IPv6: not multicast, and nothing in ::/32, which has the unspecified address
-    /// and loopback (RFC 4443, 2.4).
+    /// multicast and above (RFC 1122, 3.2.2). IPv6: not multicast, and nothing in ::/32, which has the unspecified
+    /// address and loopback (RFC 4443, 2.4).
     #[inline(always)]
     pub const fn is_unicast_host(&self) -> bool {
         let first = self.0[0].to_ne_bytes()[0];

@@ -71,7 +71,8 @@ impl SlotMigration {
         self.slots.len()
     }
 
-    /// The previous backend of a migrating slot, or [`BackendId::NONE`] if it has none. `None` if the slot does not migrate.
+    /// The previous backend of a migrating slot, or [`BackendId::NONE`] if it has none. `None` if the slot does not
+    /// migrate.
     pub fn previous_backend(&self, slot: Slot) -> Option<BackendId> {
         self.slots.get(&slot).map(|migrating| migrating.previous_backend)
     }

@@ -1,8 +1,8 @@
 //! The status document: made off the runtime's workers, one at a time, and shared by concurrent callers.
 //!
-//! With a hundred thousand servers it takes a fifth of a second of CPU time. A caller gets a document that was begun after its
-//! request, so it sees its own changes. Callers that repeat requests are delayed in proportion to the last document's
-//! cost.
+//! With a hundred thousand servers it takes a fifth of a second of CPU time. A caller gets a document that was begun
+//! after its request, so it sees its own changes. Callers that repeat requests are delayed in proportion to the last
+//! document's cost.
 
 use std::{sync::Arc, time::Duration};
 

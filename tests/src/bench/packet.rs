@@ -1,8 +1,8 @@
 //! The cost of one packet, in nanoseconds.
 //!
 //! The programs under comparison run in turn, in slices of packets, in one run on one core. The measuring wrapper
-//! (`tests/bench-ebpf/src/packet.rs`) calls each from `BPF_PROG_TEST_RUN`. The best chunk of packets repeats to a few percent;
-//! the rest of the distribution is mostly noise of the machine.
+//! (`tests/bench-ebpf/src/packet.rs`) calls each from `BPF_PROG_TEST_RUN`. The best chunk of packets repeats to a few
+//! percent; the rest of the distribution is mostly noise of the machine.
 //!
 //! With each load the kernel places a program's machine code at another offset (`bpf_jit_binary_pack_alloc`). At some
 //! offsets the same code is a tenth slower. SLB's program is therefore loaded several times per workload, and the

@@ -123,7 +123,10 @@ impl ControlPlane {
     fn end_gc(&mut self, now: Duration) -> usize {
         let job = self.job.take().expect("a pass runs");
         let found = job.run(&mut self.plane, &mut || {}).expect("the tables can be read");
-        self.reconciler.end_gc(found, now).expect("the tables can be written").moved
+        let (_, mut migrations) =
+            self.reconciler.process_findings(found, now).expect("the tables can be written");
+        while self.reconciler.end_migrations(&mut migrations).expect("the tables can be written") {}
+        self.reconciler.migrating_slots()
     }
 
     /// Whether a change is due without any new input.

@@ -9,8 +9,8 @@
 //!    stays until both ends must have received their RSTs.
 //! 6. A new TCP flow of a client with an affinity entry goes to that entry's server, if that is eligible.
 //!
-//! While a change is carried out, a packet may meet the state before or after it. A packet may be lost meanwhile, such as
-//! one whose slot still names a dead server. A flow may never move.
+//! While a change is carried out, a packet may meet the state before or after it. A packet may be lost meanwhile, such
+//! as one whose slot still names a dead server. A flow may never move.
 
 mod steps;
 

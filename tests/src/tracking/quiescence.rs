@@ -19,8 +19,8 @@ impl ModelTest {
             self.pass(Duration::from_secs(seconds));
         }
         self.no_datagrams();
-        // A slot migrates while a flow of another server than its current one has packets. Such flows end here. A SYN of
-        // their endpoints would continue them while they have entries.
+        // A slot migrates while a flow of another server than its current one has packets. Such flows end here. A SYN
+        // of their endpoints would continue them while they have entries.
         self.open_no_more();
         let plane = self.plane.clone();
         self.streams.retain(|client_number, flow| {

@@ -19,8 +19,8 @@ pub fn library(prefix: &Path) -> Option<PathBuf> {
 }
 
 /// Major version of LLVM in a linker's file. A linker with LLVM inside holds `LLVM22.1.8`, with which it marks its
-/// output; another one names the library: `libLLVM.so.22.1`. `None` if the linker loads its compiler's LLVM, or the file
-/// cannot be read.
+/// output; another one names the library: `libLLVM.so.22.1`. `None` if the linker loads its compiler's LLVM, or the
+/// file cannot be read.
 #[must_use]
 pub fn of_linker(path: &Path) -> Option<u32> {
     version(&fs::read(path).ok()?)

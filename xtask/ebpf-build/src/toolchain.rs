@@ -214,8 +214,9 @@ impl Search {
         own.map(|dir| dir.join("bin/bpf-linker")).or_else(|| self.program("bpf-linker").filter(fits))
     }
 
-    /// Directory for the linker of `compiler`; `None` without a home directory. A toolchain of rustup has its own, whose
-    /// linker uses the toolchain's LLVM. The name has the pinned versions of the linker, so that another pin is installed.
+    /// Directory for the linker of `compiler`; `None` without a home directory. A toolchain of rustup has its own,
+    /// whose linker uses the toolchain's LLVM. The name has the pinned versions of the linker, so that another pin is
+    /// installed.
     #[must_use]
     pub fn linker_dir(&self, compiler: &Compiler) -> Option<PathBuf> {
         match &compiler.origin {
@@ -254,7 +255,8 @@ impl Search {
 pub enum PinnedState {
     /// rustup has no toolchain of this name.
     Absent,
-    /// Its compiler does not run or lacks the standard library: its installation was interrupted, or files were removed.
+    /// Its compiler does not run or lacks the standard library: its installation was interrupted, or files were
+    /// removed.
     Broken,
     /// It compiles programs for the host. It may lack other components.
     Working,

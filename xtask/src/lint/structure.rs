@@ -46,7 +46,9 @@ pub(super) fn check(workspace: &Path) -> Result<()> {
             .with_context(|| format!("cannot read the modules of {directory}"))?;
         faults.extend(circles(&read).into_iter().map(|circle| format!("{directory}: circle: {circle}")));
         faults.extend(
-            room_circle(&read).into_iter().map(|circle| format!("{directory}: circle of rooms: {circle}")),
+            top_level_circle(&read)
+                .into_iter()
+                .map(|circle| format!("{directory}: circle of top-level modules: {circle}")),
         );
         for (_, only, name) in ONLY_IN.iter().filter(|(at, ..)| *at == directory) {
             let uses = read.uses_of(name).into_iter().filter(|module| !module.to_string().starts_with(only));
@@ -84,10 +86,10 @@ fn circles(read: &Crate) -> Option<String> {
 }
 
 /// A circle of top-level modules, each with all that lies inside it.
-fn room_circle(read: &Crate) -> Option<String> {
+fn top_level_circle(read: &Crate) -> Option<String> {
     let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (from, to) in read.edges() {
-        if let (Some(from), Some(to)) = (from.room(), to.room())
+        if let (Some(from), Some(to)) = (from.top_level(), to.top_level())
             && from != to
         {
             graph.entry(from.to_owned()).or_default().insert(to.to_owned());

@@ -1,4 +1,5 @@
-//! Finds or installs the eBPF toolchain. No toolchain of the user is changed or updated.
+//! Finds or installs the eBPF toolchain. No toolchain of the user is changed or updated; a pinned one that does not work is
+//! completed or installed anew.
 
 use std::{
     fs,

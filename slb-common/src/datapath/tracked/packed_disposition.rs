@@ -15,7 +15,7 @@ impl PackedDisposition {
     const FINISHED: u64 = 1 << 32;
     const NO_NEXT_HOP: Self = Self(Self::REFUSED);
     /// The sender receives a RST.
-    const FINISHED_CONNECTION: Self = Self(Self::REFUSED | 1);
+    const RST_DUE: Self = Self(Self::REFUSED | 1);
     /// There is no entry.
     pub const NO_ENTRY: Self = Self(1 << 62);
     /// The entry does not hold for the packet. A server is selected anew.
@@ -32,17 +32,22 @@ impl PackedDisposition {
     #[inline(always)]
     pub(super) const fn refusal(refusal: &Refusal) -> Self {
         match refusal {
-            Refusal::Rst(_) => Self::FINISHED_CONNECTION,
-            // The server of an entry is selected already: only its next hop can be missing.
-            _ => Self::NO_NEXT_HOP,
+            Refusal::Rst(_) => Self::RST_DUE,
+            // The server of an entry is selected already: only its next hop can be missing. In the slow path no step
+            // before it passes, answers or declines.
+            Refusal::Drop(_)
+            | Refusal::Pass(_)
+            | Refusal::IcmpError(_)
+            | Refusal::Unmatched(_)
+            | Refusal::Decline => Self::NO_NEXT_HOP,
         }
     }
 
     /// The server; `None` where one must be selected.
     #[inline(always)]
     pub(in crate::datapath) fn selection<T: Maps>(self, maps: &T) -> Result<Option<Selection<'_>>, Refusal> {
-        if self == Self::FINISHED_CONNECTION {
-            return Err(Refusal::FINISHED);
+        if self == Self::RST_DUE {
+            return Err(Refusal::RST_DUE);
         }
         if self.0 & Self::REFUSED != 0 {
             return Err(Refusal::drop(Reason::NoNextHop));

@@ -26,7 +26,8 @@ pub enum Value {
     List(Vec<Value>),
 }
 
-/// The fields of an object. The paths are those of the keys in the file, below the object's table, and the same for all objects of a kind.
+/// The fields of an object. The paths are those of the keys in the file, below the object's table, and the same for all
+/// objects of a kind.
 pub(super) type Fields = Vec<(&'static str, Value)>;
 
 impl Value {

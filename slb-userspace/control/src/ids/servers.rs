@@ -173,8 +173,8 @@ impl<'a> ServerAssignment<'a> {
         Ok(())
     }
 
-    /// Keeps the servers of tables that no pool has any more, until a GC pass has rehomed the flows from there. `tables`
-    /// are the tables of the pools.
+    /// Keeps the servers of tables that no pool has any more, until a GC pass has rehomed the flows from there.
+    /// `tables` are the tables of the pools.
     pub(super) fn keep_rehoming(
         &mut self,
         known: &ActualServers<'a>,

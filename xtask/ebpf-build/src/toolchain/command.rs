@@ -24,9 +24,9 @@ pub(super) fn clean_command(program: &Path, origin: &Origin, rustc: &Path) -> Co
         command.env_remove(name);
     }
     command.env("RUSTC", rustc);
-    // rustup sets it to the libraries of the outer cargo's toolchain. It precedes the path in a compiler's own file, and
-    // nightlies of one release name their LLVM alike: this compiler would load the outer one's LLVM. Its children are
-    // compilers, build scripts and the linker. A linker without LLVM of its own looks for it in this variable.
+    // rustup sets it to the libraries of the outer cargo's toolchain. It precedes the path in a compiler's own file,
+    // and nightlies of one release name their LLVM alike: this compiler would load the outer one's LLVM. Its children
+    // are compilers, build scripts and the linker. A linker without LLVM of its own looks for it in this variable.
     match (origin, rustc.ancestors().nth(2)) {
         (Origin::Rustup(_), Some(prefix)) => command.env("LD_LIBRARY_PATH", prefix.join("lib")),
         _ => command.env_remove("LD_LIBRARY_PATH"),

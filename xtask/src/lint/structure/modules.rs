@@ -21,7 +21,7 @@ impl fmt::Display for ModulePath {
 
 impl ModulePath {
     /// The top-level module that this one lies in; `None` for the crate's root.
-    pub(super) fn room(&self) -> Option<&str> {
+    pub(super) fn top_level(&self) -> Option<&str> {
         self.0.first().map(String::as_str)
     }
 
