@@ -95,6 +95,8 @@ fn brief_next_hop_loss_causes_no_outage() {
         // The kernel announces its new MAC and accepts no frames to the old one; servers learn it from there.
         slb.sysctl("net/ipv4/conf/b1/arp_notify", "1")?;
         slb.sysctl("net/ipv6/conf/b1/ndisc_notify", "1")?;
+        // At a start servers may get no packets until their next hops are resolved.
+        let start = world.log().len();
         for _ in 0..2 {
             for beats in under_load(world, || slb.ip("neigh flush dev b1"))? {
                 ensure!(beats.lost.is_empty(), "flushed: {beats:?}");
@@ -112,7 +114,7 @@ fn brief_next_hop_loss_causes_no_outage() {
         let log = world.log();
         ensure!(log.contains(&format!("to=\"{OWN_ADDRESS}\"")), "{log}");
         for said in ["gets no packets", "failover:"] {
-            ensure!(!log.contains(said), "{said}");
+            ensure!(!log[start..].contains(said), "{said}");
         }
         Ok(())
     });
