@@ -29,7 +29,7 @@ impl ConnectionCounts {
 
     /// The counts by server id.
     pub(super) fn by_id(&self) -> BTreeMap<BackendId, u64> {
-        self.0.iter().map(|(server, load)| (BackendId::of(*server), *load)).collect()
+        self.0.iter().map(|(server, count)| (BackendId::of(*server), *count)).collect()
     }
 
     /// Counts a flow of a `wlc` service, unless it has expired or its client has ended it.
@@ -37,9 +37,9 @@ impl ConnectionCounts {
         if entry.policies().has(policy::LEAST_CONNECTIONS)
             && flow.left.is_some()
             && !flow.is_closing
-            && let Some(load) = self.0.get_mut(&flow.backend)
+            && let Some(count) = self.0.get_mut(&flow.backend)
         {
-            *load += 1;
+            *count += 1;
         }
     }
 }

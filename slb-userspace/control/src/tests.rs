@@ -97,17 +97,17 @@ impl World {
             next_hops: BTreeMap::new(),
             now: Duration::from_secs(1000),
         }
-        .looked()
+        .after_first_gc_pass()
     }
 
     /// Runs the first GC pass, which precedes any change.
-    fn looked(self) -> Self {
+    fn after_first_gc_pass(self) -> Self {
         assert!(self.reconciler.is_gc_due());
-        self.looked_again()
+        self.after_due_gc_pass()
     }
 
     /// Runs a GC pass before the next change, if one is due.
-    fn looked_again(mut self) -> Self {
+    fn after_due_gc_pass(mut self) -> Self {
         if self.reconciler.is_gc_due() {
             self.reconciler.run_gc(self.now, &BTreeSet::new()).unwrap();
         }
@@ -144,7 +144,7 @@ impl World {
     fn restart(self) -> Self {
         let Self { reconciler, health, next_hops, now } = self;
         let reconciler = Reconciler::new(reconciler.into_plane(), limits());
-        Self { reconciler, health, next_hops, now }.looked()
+        Self { reconciler, health, next_hops, now }.after_first_gc_pass()
     }
 }
 

@@ -293,11 +293,11 @@ impl<E: Environment> EventLoop<E> {
         self.observations.on_decision(decision, now);
         let next = [failback, applied.next].into_iter().flatten().min();
         self.next = next.map(|next| Instant::now() + next.saturating_sub(now));
-        let mut look = self.reconciler.max_gc_interval();
+        let mut gc_interval = self.reconciler.max_gc_interval();
         if self.reconciler.has_migrating_slots() || self.reconciler.has_nat_service() {
-            look = look.min(MAX_GC_INTERVAL);
+            gc_interval = gc_interval.min(MAX_GC_INTERVAL);
         }
-        self.gc_schedule.schedule_by(Instant::now() + look, self.reconciler.required_gc_interval());
+        self.gc_schedule.schedule_by(Instant::now() + gc_interval, self.reconciler.required_gc_interval());
         if self.reconciler.is_gc_due() {
             // Ends of terminated connections receive their RST, and flows are rehomed.
             self.demand_gc_pass();

@@ -84,10 +84,10 @@ fn features(index: u32) -> Result<Option<u64>> {
 /// native XDP program. See `veth_xdp_flush` in drivers/net/veth.c, unchanged from Linux 5.13 to 6.18.
 fn veth(link: &Link) -> Result<(), String> {
     let name = &link.name;
-    let look = |namespace, index| netlink::link_in(namespace, index).map(neigh::link);
+    let read = |namespace, index| netlink::link_in(namespace, index).map(neigh::link);
     // Read again: the peer may have moved to another network namespace.
-    let peer = look(None, link.index).map(|own| own.and_then(|own| own.below));
-    let peer = peer.and_then(|peer| peer.map_or(Ok(None), |peer| look(peer.namespace, peer.index)));
+    let peer = read(None, link.index).map(|own| own.and_then(|own| own.below));
+    let peer = peer.and_then(|peer| peer.map_or(Ok(None), |peer| read(peer.namespace, peer.index)));
     match peer {
         Ok(Some(peer)) if peer.xdp.is_some_and(|xdp| xdp.native) => Ok(()),
         Ok(Some(_)) => Err(format!(

@@ -60,3 +60,37 @@ impl PackedDisposition {
         Ok(Some(Selection { is_finished, ..Selection::new(backend, false, maps)? }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_dispositions_differ() {
+        let all = [
+            PackedDisposition::forward(0, false),
+            PackedDisposition::forward(0, true),
+            PackedDisposition::forward(u32::MAX, false),
+            PackedDisposition::forward(u32::MAX, true),
+            PackedDisposition::NO_ENTRY,
+            PackedDisposition::RESELECT,
+            PackedDisposition::OTHER_CONNECTION,
+            PackedDisposition::refusal(&Refusal::RST_DUE),
+            PackedDisposition::refusal(&Refusal::drop(Reason::NoNextHop)),
+        ];
+        for (n, one) in all.iter().enumerate() {
+            assert!(!all[..n].contains(one), "{one:?}");
+        }
+        for (packed, backend) in [(all[0], 0), (all[3], u32::MAX)] {
+            assert_eq!(packed.0 as u32, backend);
+        }
+    }
+
+    #[test]
+    fn only_a_due_rst_is_packed_as_one() {
+        assert_eq!(PackedDisposition::refusal(&Refusal::RST_DUE), PackedDisposition::RST_DUE);
+        for reason in [Reason::NoNextHop, Reason::NoServer] {
+            assert_eq!(PackedDisposition::refusal(&Refusal::drop(reason)), PackedDisposition::NO_NEXT_HOP);
+        }
+    }
+}

@@ -40,7 +40,7 @@ fn of_node(configs: &[&Config]) -> (Digest, BTreeMap<u16, Digest>) {
         world.all_healthy(config);
         world.now += Duration::from_secs(1);
         state = world.reconcile(config).unwrap();
-        world = world.looked_again();
+        world = world.after_due_gc_pass();
     }
     digests(&state)
 }
@@ -56,7 +56,7 @@ fn nodes_of_different_history_have_the_same_digests() {
     let mut world = World::new();
     world.all_healthy(&config);
     world.reconcile(&other).unwrap();
-    let mut world = world.looked_again().restart();
+    let mut world = world.after_due_gc_pass().restart();
     world.set_health(2, false);
     let unhealthy = digests(&world.reconcile(&config).unwrap());
     assert_ne!(unhealthy, is_new);

@@ -191,7 +191,7 @@ fn table_split_resets_no_connection_of_the_other_listener() {
 /// The change fails at each of its steps. Then another daemon continues, or the same one.
 #[test]
 fn interrupted_change_resets_no_connection() {
-    for goes_on in [|world: World| world.restart(), World::looked_again] {
+    for goes_on in [|world: World| world.restart(), World::after_due_gc_pass] {
         for step in 0.. {
             let mut world = World::new();
             let before = group(&[(1, 100), (2, 50)]);

@@ -48,8 +48,8 @@ impl<E: Environment> EventLoop<E> {
     }
 
     /// Logs the begin and the end of drains.
-    pub(super) fn follow_drains(&mut self, held: &MapState, now: Duration) {
-        for event in self.drains.follow(held, now) {
+    pub(super) fn follow_drains(&mut self, actual: &MapState, now: Duration) {
+        for event in self.drains.follow(actual, now) {
             let DrainEvent { server, listeners, server_group, is_removed, change } = event;
             let LogNames { load_balancer, listener, server_group, check } =
                 of_listeners(&self.config, &listeners, server_group.as_deref());

@@ -12,7 +12,7 @@ const READ_ATTEMPTS: u32 = 16;
 
 /// Reads the one element of an inner map; `false` if there is no inner map.
 pub(super) fn read_inner<T: aya::Pod>(outer: &MapData, key: u32, value: &mut T) -> Result<bool> {
-    for look in 1.. {
+    for attempt in 1.. {
         let mut id = 0_u32;
         if !syscall::look_up(outer.fd().as_fd(), key, &mut id)? {
             return Ok(false);
@@ -21,7 +21,7 @@ pub(super) fn read_inner<T: aya::Pod>(outer: &MapData, key: u32, value: &mut T) 
             Ok(inner) => return Ok(syscall::look_up(inner.fd().as_fd(), 0, value)?),
             // Another map has replaced this one between reading its id and opening it.
             Err(MapError::SyscallError(error))
-                if look < READ_ATTEMPTS && error.io_error.kind() == io::ErrorKind::NotFound => {}
+                if attempt < READ_ATTEMPTS && error.io_error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
     }
