@@ -43,6 +43,7 @@ impl Mode {
     }
 
     /// Bytes by which a packet grows towards a server of this family.
+    #[inline(always)]
     pub const fn overhead(self, server: Family) -> usize {
         match (self, server) {
             (Self::Nat | Self::Dsr, _) => 0,

@@ -5,6 +5,8 @@ use crate::{
     abi::{
         MacPair,
         backend::{Backend, NextHop},
+        family::Family,
+        mode::Mode,
         service::Tunnel,
         stats::Reason,
     },
@@ -16,9 +18,9 @@ use crate::{
 };
 
 /// Bytes that encapsulation adds towards an IPv4 server.
-pub const IPV4_BYTES: usize = size_of::<Ipv4Hdr>();
+pub const IPV4_BYTES: usize = Mode::Ipip.overhead(Family::V4);
 /// Bytes that encapsulation adds towards an IPv6 server.
-pub const IPV6_BYTES: usize = size_of::<Ipv6Hdr>();
+pub const IPV6_BYTES: usize = Mode::Ipip.overhead(Family::V6);
 
 /// Default TTL of RFC 1700 and Linux.
 const HOP_LIMIT: u8 = 64;
@@ -32,7 +34,7 @@ const UNTAGGED: usize = 14;
 /// Bytes that encapsulation adds towards a server.
 #[inline(always)]
 pub(super) const fn overhead(backend: &Backend) -> usize {
-    if backend.address.is_v4() { IPV4_BYTES } else { IPV6_BYTES }
+    Mode::Ipip.overhead(if backend.address.is_v4() { Family::V4 } else { Family::V6 })
 }
 
 /// Sum of the words of an outer IPv4 header that are the same in every packet from `source` to `destination`: all but
