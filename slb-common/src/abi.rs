@@ -34,7 +34,7 @@ pub use crate::net::address::Address;
 use crate::net::headers::MacPairBytes;
 
 /// Version of all layouts in this module.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 
 /// Most services in the maps: one per VIP, port and protocol, and one per VIP for ICMP.
 pub const MAX_SERVICES: u32 = 4096;

@@ -13,21 +13,25 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
-use maps::{PACKET, PROGRAMS};
+use maps::{EMBEDDED, METADATA, PROGRAMS};
 use slb_common::{
     abi::{
-        programs,
+        programs::TailCalled,
         stats::{Action, Reason},
     },
     datapath::{
-        Verdict, fast,
-        frame_calls::{FrameCalls, Parsed},
+        self, Verdict,
+        frame_calls::FrameCalls,
         icmp_error::{self, IcmpMessage},
+        icmp_nat::{self, Translation},
         maps::Maps as _,
-        parse::{Packet, parse},
-        reset, slow,
+        metadata::{Metadata, PackedSelection},
+        parse::Packet,
+        refusal::PackedRefusal,
+        reset,
     },
     net::{
+        address::Address,
         ethernet,
         frame::{Frame, FrameBuffer},
     },
@@ -72,13 +76,50 @@ impl FrameBuffer for Context {
 }
 
 impl FrameCalls for Context {
-    type Packet = &'static Packet;
+    type Metadata = &'static Metadata;
 
     #[inline(always)]
-    fn parse(&mut self) -> Option<Parsed<&'static Packet>> {
-        // Opaque: the compiler knows that the upper half is zero, and the verifier does not.
-        let outcome = opaque(slb_parse(self.0)) as u32;
-        PACKET.get(0).map(|packet| Parsed { outcome, packet })
+    fn parse(&mut self) -> Option<&'static Metadata> {
+        slb_parse(self.0);
+        METADATA.get(0)
+    }
+
+    #[inline(always)]
+    fn metadata(&self) -> Option<&'static Metadata> {
+        METADATA.get(0)
+    }
+
+    #[inline(always)]
+    fn refuse(&mut self, refusal: PackedRefusal) {
+        if let Some(metadata) = METADATA.get_ptr_mut(0) {
+            // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
+            unsafe { (*metadata).refusal = refusal }
+        }
+    }
+
+    #[inline(always)]
+    fn select(&mut self, selection: PackedSelection) {
+        if let Some(metadata) = METADATA.get_ptr_mut(0) {
+            // SAFETY: as above.
+            unsafe { (*metadata).selection = selection }
+        }
+    }
+
+    #[inline(always)]
+    fn parse_embedded(&mut self, packet: &Packet) -> Option<&'static Metadata> {
+        slb_parse_embedded(self.0, packet);
+        EMBEDDED.get(0)
+    }
+
+    #[inline(always)]
+    fn translate_icmp(
+        &mut self,
+        packet: &Packet,
+        embedded: &Packet,
+        address: &Address,
+        translation: Translation,
+    ) -> bool {
+        slb_translate_icmp(self.0, packet, embedded, address, translation.0) != 0
     }
 
     #[inline(always)]
@@ -97,18 +138,48 @@ impl FrameCalls for Context {
     }
 }
 
-/// [`parse`], a BPF subprogram. It writes the packet to a map, whose values the verifier does not know. So packet kinds
-/// share the code after it.
+/// [`Metadata::read`], a BPF subprogram. It writes the packet to a map, whose values the verifier does not know. So packet
+/// kinds share the code after it. Its result says nothing: a global function must return a number.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_parse(ctx: *mut xdp_md) -> u64 {
-    let Some(value) = PACKET.get_ptr_mut(0) else { return Reason::NotReady as u64 };
-    // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
-    let value = unsafe { &mut *value };
-    match parse(&Context(ctx).frame(), value) {
-        Ok(()) => u64::from(Parsed::<()>::SOUND),
-        Err(reason) => reason as u64,
+    if let Some(metadata) = METADATA.get_ptr_mut(0) {
+        // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
+        unsafe { (*metadata).read(&Context(ctx).frame()) };
     }
+    0
+}
+
+/// [`Metadata::read_embedded`], a BPF subprogram, as [`slb_parse`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_parse_embedded(ctx: *mut xdp_md, packet: *const Packet) -> u64 {
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    if let (Some(packet), Some(metadata)) = (unsafe { packet.as_ref() }, EMBEDDED.get_ptr_mut(0)) {
+        // SAFETY: as in `slb_parse`.
+        unsafe { (*metadata).read_embedded(&Context(ctx).frame(), packet) };
+    }
+    0
+}
+
+/// [`icmp_nat::translate`], a BPF subprogram.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_translate_icmp(
+    ctx: *mut xdp_md,
+    packet: *const Packet,
+    embedded: *const Packet,
+    address: *const Address,
+    translation: u64,
+) -> u64 {
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    let (Some(packet), Some(embedded), Some(address)) =
+        (unsafe { (packet.as_ref(), embedded.as_ref(), address.as_ref()) })
+    else {
+        return 0;
+    };
+    let translation = Translation(translation);
+    icmp_nat::translate(&mut Context(ctx).frame(), packet, embedded, address, translation).is_some().into()
 }
 
 /// [`ethernet::remove_priority_tags`], a BPF subprogram.
@@ -132,28 +203,59 @@ extern "C" fn slb_rewrite_to_rst(ctx: *mut xdp_md, network: u64, back: u64) -> u
     reset::rewrite_to_rst(&mut Context(ctx), network as usize, back != 0).is_some().into()
 }
 
-/// The fast path, and the entry of the XDP hook. Frames that it does not decide on go to the slow path.
-#[xdp]
+/// Defines an XDP program, which decides on a frame or names the next program.
+macro_rules! xdp_program {
+    ($(#[$doc:meta])* $name:ident = $decide:expr) => {
+        $(#[$doc])*
+        #[xdp]
+        #[inline(always)]
+        fn $name(ctx: XdpContext) -> u32 {
+            let decide: fn(&mut Context, u32, &BpfMaps) -> Result<Verdict, TailCalled> = $decide;
+            match decide(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &BpfMaps(ctx.ctx)) {
+                Ok(verdict) => action(&ctx, verdict),
+                Err(program) => tail_call(&ctx, program),
+            }
+        }
+    };
+}
+
+xdp_program!(
+    /// The fast path, and the entry of the XDP hook.
+    slb = datapath::fast
+);
+xdp_program!(
+    /// [`datapath::slow`].
+    slb_slow = |head, _, maps| datapath::slow(head, maps)
+);
+xdp_program!(
+    /// [`datapath::to_server`].
+    slb_to_server = datapath::to_server
+);
+xdp_program!(
+    /// [`datapath::forward`].
+    slb_forward = datapath::forward
+);
+xdp_program!(
+    /// [`datapath::to_client`].
+    slb_to_client = datapath::to_client
+);
+xdp_program!(
+    /// [`datapath::icmp`].
+    slb_icmp = datapath::icmp
+);
+xdp_program!(
+    /// [`datapath::answer`].
+    slb_answer = |head, ifindex, maps| Ok(datapath::answer(head, ifindex, maps))
+);
+
+/// Leaves the frame to another program.
 #[inline(always)]
-#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
-fn slb(ctx: XdpContext) -> u32 {
-    if let Some(verdict) = fast(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &BpfMaps(ctx.ctx)) {
-        return action(&ctx, verdict);
-    }
-    // SAFETY: no value here needs to be dropped.
-    unsafe { PROGRAMS.tail_call(&ctx, programs::SLOW) };
+fn tail_call(ctx: &XdpContext, program: TailCalled) -> u32 {
+    // SAFETY: no value of the callers needs to be dropped.
+    unsafe { PROGRAMS.tail_call(ctx, program as u32) };
     // The tail call failed. The host must stay reachable, so the frame is passed.
     BpfMaps(ctx.ctx).count(Action::Pass, Reason::NotReady as u32);
     xdp_action::XDP_PASS
-}
-
-/// The slow path.
-#[xdp]
-#[inline(always)]
-#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
-fn slb_slow(ctx: XdpContext) -> u32 {
-    let verdict = slow(&mut Context(ctx.ctx), ctx.ingress_ifindex() as u32, &BpfMaps(ctx.ctx));
-    action(&ctx, verdict)
 }
 
 #[inline(always)]

@@ -11,19 +11,19 @@ use slb_common::abi::{
     flow::WORDS,
     interface::{Interface, MAX_OWN_MACS, SLOTS},
     lookup_table::LookupTable,
-    programs,
+    programs::TailCalled,
     service::{Service, ServiceIndex},
     shared_word::SharedWord,
     stats::{Counters, Totals},
 };
-use slb_common::datapath::parse::Packet;
+use slb_common::datapath::metadata::Metadata;
 
 /// BPF_F_MMAPABLE: the daemon reads entries without a system call for each. Entries lie on cache lines of their own.
 const MMAPABLE: usize = 1 << 10;
 
 /// The programs that `slb` tail-calls. Each load of the object has its own array.
 #[btf_map]
-pub(crate) static PROGRAMS: ProgramArray<{ programs::COUNT as usize }> = ProgramArray::new();
+pub(crate) static PROGRAMS: ProgramArray<{ TailCalled::NAMES.len() }> = ProgramArray::new();
 #[btf_map]
 pub(crate) static CONTROL: Array<Control, 1> = Array::new();
 #[btf_map]
@@ -62,9 +62,12 @@ pub(crate) static INTERFACE_TABLE: Array<Interface, { SLOTS as usize }, MMAPABLE
 /// Further hardware addresses of interfaces, by [`own_mac_key`](slb_common::abi::interface::own_mac_key).
 #[btf_map]
 pub(crate) static OWN_MACS: HashMap<u64, u64, { MAX_OWN_MACS as usize }> = HashMap::new();
-/// The parsed packet of the current frame, per processor.
+/// Metadata of the current frame, per processor.
 #[btf_map]
-pub(crate) static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+pub(crate) static METADATA: PerCpuArray<Metadata, 1> = PerCpuArray::new();
+/// Metadata of the packet that the current ICMP error embeds, per processor.
+#[btf_map]
+pub(crate) static EMBEDDED: PerCpuArray<Metadata, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 #[btf_map]

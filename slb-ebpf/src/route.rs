@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::xdp_md, btf_maps::PerCpuArray, helpers::generated::bpf_fib_lookup, macros::btf_map,
 };
 use slb_common::{
-    abi::{flow::ClientPath, interface::slot},
+    abi::{Address, flow::ClientPath, interface::slot},
     datapath::parse::Packet,
 };
 
@@ -54,7 +54,6 @@ pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet) -> Option<ClientPath>
     let value = ROUTE.get_ptr_mut(0)?;
     // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
     let lookup = unsafe { &mut *value };
-    let (from, to) = (packet.destination.0, packet.source.0);
     let is_v4 = packet.source.is_v4();
     lookup.family = if is_v4 { AF_INET } else { AF_INET6 };
     lookup.protocol = packet.protocol;
@@ -63,8 +62,8 @@ pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet) -> Option<ClientPath>
     lookup.total_length = 0;
     lookup.ifindex = LOOPBACK;
     lookup.flow_info = 0;
-    lookup.source = if is_v4 { [from[3], 0, 0, 0] } else { from };
-    lookup.destination = if is_v4 { [to[3], 0, 0, 0] } else { to };
+    lookup.source = words(&packet.destination, is_v4);
+    lookup.destination = words(&packet.source, is_v4);
     lookup.vlan = 0;
     // SAFETY: the context is the kernel's, and the structure has the size that is given.
     let outcome = unsafe { bpf_fib_lookup(ctx.cast(), value.cast(), size_of::<FibLookup>() as i32, 0) };
@@ -78,4 +77,11 @@ pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet) -> Option<ClientPath>
         _ => return None,
     };
     Some(ClientPath::new(lookup.ifindex, mac))
+}
+
+/// An address as in [`FibLookup::source`]: the kernel reads nothing behind the first word of an IPv4 address.
+#[inline(always)]
+const fn words(address: &Address, is_v4: bool) -> [u32; 4] {
+    let [a, b, c, d] = address.0;
+    [if is_v4 { d } else { a }, b, c, d]
 }

@@ -1,6 +1,25 @@
-//! Slots of the map `PROGRAMS`, whose programs `slb` tail-calls.
+//! The programs behind tail calls, and their slots in the map `PROGRAMS`.
 
-/// The slow path.
-pub const SLOW: u32 = 0;
-/// Number of slots.
-pub const COUNT: u32 = 1;
+/// A program that another one tail-calls. Its number is its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum TailCalled {
+    /// Parses what the fast path does not decide on, and names the program that decides.
+    Slow,
+    /// Packets to a listener: selects the server.
+    ToServer,
+    /// Packets with a selected server.
+    Forward,
+    /// Packets that may answer a flow.
+    ToClient,
+    /// ICMP messages.
+    Icmp,
+    /// Refused packets whose senders may receive an answer.
+    Answer,
+}
+
+impl TailCalled {
+    /// Names of the programs, by slot.
+    pub const NAMES: [&str; 6] =
+        ["slb_slow", "slb_to_server", "slb_forward", "slb_to_client", "slb_icmp", "slb_answer"];
+}

@@ -100,14 +100,17 @@ named_enum! {
     NoClientHop = "no_client_hop",
     /// To a hardware address that is not the interface's own (the kernel's PACKET_OTHERHOST).
     OtherHost = "other_host",
+    /// An ICMP error to a VIP that embeds no packet of this VIP, or that states a path MTU below 576 (IPv6: 1,280)
+    /// bytes.
+    ForgedIcmp = "forged_icmp",
 }
 
 /// Size of the arrays by reason, a power of two.
-pub const REASONS: usize = 32;
+pub const REASONS: usize = 64;
 
 /// Packets by action and reason on one processor.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
     /// `packets[action][reason]`.
     pub packets: [[u64; REASONS]; Action::ALL.len()],
@@ -119,6 +122,18 @@ pub struct Totals {
     pub evicted_assured: u64,
     /// Rate limits of generated packets: `limits[kind]`.
     pub limits: [RateLimiter; GeneratedPacket::COUNT],
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            packets: [[0; REASONS]; Action::ALL.len()],
+            evicted_migrating: 0,
+            evicted: 0,
+            evicted_assured: 0,
+            limits: Default::default(),
+        }
+    }
 }
 
 /// Generated packets, each kind with a rate limit of its own.

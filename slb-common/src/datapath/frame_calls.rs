@@ -1,40 +1,48 @@
-//! Subprograms that read or rewrite the frame.
+//! Subprograms that read or rewrite the frame, and what they leave for later programs.
 
 use core::borrow::Borrow;
 
 #[cfg(doc)]
-use super::{icmp_error, parse, reset};
-use super::{icmp_error::IcmpMessage, parse::Packet};
+use super::{embedded, icmp_error, icmp_nat, parse, reset};
+use super::{
+    icmp_error::IcmpMessage,
+    icmp_nat::Translation,
+    metadata::{Metadata, PackedSelection},
+    parse::Packet,
+    refusal::PackedRefusal,
+};
 #[cfg(doc)]
 use crate::net::ethernet;
-use crate::net::frame::FrameBuffer;
+use crate::net::{address::Address, frame::FrameBuffer};
 
 /// The frame in the kernel's buffer, and the subprograms that read or rewrite it.
 pub trait FrameCalls: FrameBuffer {
     /// A parsed packet, by value or by reference.
-    type Packet: Borrow<Packet>;
+    type Metadata: Borrow<Metadata>;
 
-    /// [`parse::parse`]; `None` where there is no memory for the packet. A BPF subprogram. No constant packet can stand
+    /// [`Metadata::read`], a BPF subprogram; `None` where there is no memory for the packet. No constant packet can stand
     /// in for it: before Linux 6.15, subprograms take no pointer to read-only data.
-    fn parse(&mut self) -> Option<Parsed<Self::Packet>>;
+    fn parse(&mut self) -> Option<Self::Metadata>;
+    /// What [`Self::parse`] has left, in a later program.
+    fn metadata(&self) -> Option<Self::Metadata>;
+    /// Leaves a refusal in [`Self::metadata`] for a later program.
+    fn refuse(&mut self, refusal: PackedRefusal);
+    /// Leaves a selected server in [`Self::metadata`] for a later program.
+    fn select(&mut self, selection: PackedSelection);
+    /// [`Metadata::read_embedded`], a BPF subprogram. `packet` is what [`Self::parse`] has returned.
+    fn parse_embedded(&mut self, packet: &Packet) -> Option<Self::Metadata>;
+    /// [`icmp_nat::translate`], a BPF subprogram. After `false` the frame must be dropped.
+    fn translate_icmp(
+        &mut self,
+        packet: &Packet,
+        embedded: &Packet,
+        address: &Address,
+        translation: Translation,
+    ) -> bool;
     /// [`ethernet::remove_priority_tags`], a BPF subprogram. After `false` the frame must be dropped.
     fn remove_priority_tags(&mut self) -> bool;
     /// [`icmp_error::answer`], a BPF subprogram. After `false` the frame must be dropped.
     fn rewrite_to_icmp_error(&mut self, network: usize, message: IcmpMessage) -> bool;
     /// [`reset::rewrite_to_rst`], a BPF subprogram. After `false` the frame must be dropped.
     fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool;
-}
-
-/// Result of the parser.
-#[derive(Debug, Clone, Copy)]
-pub struct Parsed<P> {
-    /// Number of the [`Reason`](crate::abi::stats::Reason) for which the frame is refused, or [`Self::SOUND`].
-    pub outcome: u32,
-    /// The packet; of a refused frame, what the parser has read of it.
-    pub packet: P,
-}
-
-impl<P> Parsed<P> {
-    /// Outcome of a frame that is not refused.
-    pub const SOUND: u32 = u32::MAX;
 }

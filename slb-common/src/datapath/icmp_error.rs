@@ -6,7 +6,7 @@
 //! Packets with IP options or extension headers are not answered, nor packets whose source is not a single host. A BPF
 //! subprogram, as the searches of [`super::flows`]: takes the frame and numbers only.
 
-use super::{ipip::ethernet, macs};
+use super::{ipip::ethernet, macs::macs};
 use crate::{
     abi::{Address, stats::Reason},
     net::{

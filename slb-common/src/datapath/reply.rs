@@ -54,12 +54,57 @@ pub(super) fn to_client<'t, const FAST: bool, T: FlowCalls>(
         maps.find_answered_flow(&query, endpoint)
     };
     if FAST && distance == FAR {
-        return Err(Refusal::Decline);
+        return Err(Refusal::DECLINE);
     }
     match reply::<FAST, T>(packet, ifindex, &flows, &query, distance, maps)? {
         // The flow may still have its entry in the table that this one replaces.
         None if maps.is_resizing() => Err(Refusal::drop(Reason::NotReady)),
         answered => Ok(answered),
+    }
+}
+
+/// The flow whose server has received the embedded packet of an ICMP error; `packet` has its ends exchanged, so it reads
+/// as an answer. Changes no entry.
+#[inline(always)]
+pub(super) fn related<'t, T: FlowCalls>(
+    packet: &Packet,
+    ifindex: u32,
+    index: &ServiceIndex,
+    maps: &'t T,
+) -> Result<Option<Reply<'t>>, Refusal> {
+    let hash = ServiceIndex::server_hash(&packet.source, packet.source_port);
+    if !index.may_be_server(hash) {
+        return Ok(None);
+    }
+    let flows = Flows::open(index, maps);
+    let query = flows.query(Client::new(&packet.destination, packet.destination_port, packet.protocol));
+    let distance = maps.find_answered_flow(&query, Backend::endpoint_of(hash));
+    let Some(found) = flows.read(&query, distance) else { return Ok(None) };
+    let Some(backend) = sender_of(packet, &found, &flows) else { return Ok(None) };
+    let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
+    if service.handle.tag() != found.flow.service || service.mode != mode::NAT {
+        return Ok(None);
+    }
+    if !is_path_from(backend, ifindex, maps) {
+        return Err(Refusal::drop(Reason::WrongInterface));
+    }
+    let (backend, client) = (found.flow.backend.id(), found.flow.client);
+    Ok(Some(Reply { service, backend, client, is_finished: false }))
+}
+
+/// The server of a flow, if it has sent the packet.
+#[inline(always)]
+fn sender_of<'t, T: FlowCalls>(
+    packet: &Packet,
+    found: &EntrySnapshot<'t>,
+    flows: &Flows<'t, T>,
+) -> Option<&'t Backend> {
+    let backend = flows.live_backend(found.flow.backend)?;
+    // Two server endpoints may have the same 16-bit number.
+    if backend.port == packet.source_port && backend.address.same(&packet.source) {
+        Some(backend)
+    } else {
+        None
     }
 }
 
@@ -73,15 +118,11 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
     maps: &'t T,
 ) -> Result<Option<Reply<'t>>, Refusal> {
     let Some(found) = flows.read(query, distance) else { return Ok(None) };
-    let Some(backend) = flows.live_backend(found.flow.backend) else { return Ok(None) };
-    // Two server endpoints may have the same 16-bit number.
-    if backend.port != packet.source_port || !backend.address.same(&packet.source) {
-        return Ok(None);
-    }
+    let Some(backend) = sender_of(packet, &found, flows) else { return Ok(None) };
     let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
     if service.handle.tag() != found.flow.service || service.mode != mode::NAT {
         // Replies of this listener do not pass SLB. The slow path searches for a flow of a `nat` listener.
-        return if FAST { Err(Refusal::Decline) } else { Ok(None) };
+        return if FAST { Err(Refusal::DECLINE) } else { Ok(None) };
     }
     if !is_path_from(backend, ifindex, maps) {
         return Err(Refusal::drop(Reason::WrongInterface));
@@ -95,7 +136,7 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
         return Ok(None);
     }
     if FAST && was & (state::RESET | state::REOPENED) != 0 {
-        return Err(Refusal::Decline);
+        return Err(Refusal::DECLINE);
     }
     let is_rst_due = backend.is_terminating() || (is_expired && (FAST || flows.is_rst_due(&found, packet)));
     let mut is_finished = packet.protocol == protocol::TCP && is_rst_due;
@@ -118,7 +159,7 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
         }
         if update.begins_new_connection(was) {
             if FAST {
-                return Err(Refusal::Decline);
+                return Err(Refusal::DECLINE);
             }
             // The client has asked for a new connection, and this server takes no new flows. A RST answers its SYN-ACK.
             // The client repeats its SYN, which goes to another server. A server that refuses the SYN sends a RST

@@ -6,7 +6,7 @@
 //! Segments with IP options or extension headers are not rewritten. A BPF subprogram, as the searches of
 //! [`super::flows`]: takes the frame and numbers only.
 
-use super::{macs, readdress};
+use super::macs::{macs, readdress};
 use crate::net::{
     checksum::Delta,
     ethernet::remove_priority_tags,

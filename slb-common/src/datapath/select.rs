@@ -54,7 +54,7 @@ pub(super) fn select_untracked<'t, const FAST: bool, T: PathCalls>(
     }
     // The slow path has already checked for martian sources.
     if FAST && index.may_be_martian(&packet.source) {
-        return Err(Refusal::Decline);
+        return Err(Refusal::DECLINE);
     }
     // The first datagram of a flow looks like all others.
     let is_new = packet.flags.is_syn() && !packet.flags.rst();
@@ -75,12 +75,12 @@ pub(super) fn select_tracked_fast<'t, T: PathCalls>(
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
     let distance = flows.find_near(&query, service.service);
     if distance == FAR {
-        return Err(Refusal::Decline);
+        return Err(Refusal::DECLINE);
     }
-    let found = found(&flows, &query, distance, service).ok_or(Refusal::Decline)?;
+    let found = found(&flows, &query, distance, service).ok_or(Refusal::DECLINE)?;
     match request.disposition::<true>(&query, &found, &flows)? {
         Disposition::Forward(selection) => Ok(selection),
-        Disposition::Reselect | Disposition::OtherConnection => Err(Refusal::Decline),
+        Disposition::Reselect | Disposition::OtherConnection => Err(Refusal::DECLINE),
     }
 }
 

@@ -150,7 +150,7 @@ impl<'t, T: Maps> Request<'t, '_, T> {
             self.sees_replies() && (found.flow.arrival != self.arrival.tag() || found.flow.client.mac() == 0);
         let is_in_doubt = found.sequence_word.state() & (state::RESET | state::REOPENED) != 0;
         if FAST && (needs_client_path | is_in_doubt || packet.flags.is_syn()) {
-            return Err(Refusal::Decline);
+            return Err(Refusal::DECLINE);
         }
         let selection = Selection::new(backend, false, maps)?;
         let was = found.sequence_word.state() & if !FAST && is_expired { !state::ENDS } else { !0 };

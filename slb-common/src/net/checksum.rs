@@ -23,6 +23,20 @@ impl Delta {
         Self(self.0 + word as u64)
     }
 
+    /// Adds another sum.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus_all(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    /// The same sum as one number. The compiler would otherwise keep its terms on the stack of BPF until they are used.
+    #[inline(always)]
+    #[must_use]
+    pub fn settled(self) -> Self {
+        Self(opaque(self.0))
+    }
+
     /// Adds bytes; their number is a multiple of four. One word at a time: all of them together would fill the stack of
     /// BPF.
     #[inline(always)]

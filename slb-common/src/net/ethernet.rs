@@ -40,6 +40,22 @@ pub fn network(frame: &Frame<'_>) -> Option<(u16, usize)> {
     Some((kind, offset))
 }
 
+/// Length of the priority tags (IEEE 802.1Q, table 9-2) of a frame in bytes. `None` if the frame is truncated.
+#[inline(always)]
+pub fn priority_tags_len(frame: &Frame<'_>) -> Option<usize> {
+    let (mut offset, mut len) = (ETHERNET_TYPE, 0);
+    for _ in 0..MAX_VLAN_TAGS {
+        if !is_tag(frame, offset)? {
+            break;
+        }
+        if frame.header::<VlanTag>(offset + 2)?.is_priority() {
+            len += size_of::<VlanTag>();
+        }
+        offset += size_of::<VlanTag>();
+    }
+    Some(len)
+}
+
 /// Removes priority tags (IEEE 802.1Q, table 9-2). After `None` the frame must be dropped.
 #[inline(always)]
 pub fn remove_priority_tags<G: FrameBuffer>(head: &mut G) -> Option<()> {

@@ -162,12 +162,14 @@ pub(super) fn attach(
     let mut program = loader::load(pins, sizes)?;
     #[cfg(feature = "debug-log")]
     program.follow_log()?;
-    let facts = program.stats()?;
-    tracing::info!(
-        verified_instructions = facts.verified_instructions,
-        machine_code_bytes = facts.machine_code_bytes,
-        "XDP program loaded"
-    );
+    for facts in program.stats()? {
+        tracing::info!(
+            program = facts.name,
+            verified_instructions = facts.verified_instructions,
+            machine_code_bytes = facts.machine_code_bytes,
+            "XDP program loaded"
+        );
+    }
     let maps = Maps::open(pins)?;
     let max_backends = maps.max_backends();
     if let Some(room) = kept_size_notice(config.daemon.max_servers, max_backends) {

@@ -79,7 +79,9 @@ impl DecapKernel {
     /// # Errors
     /// The kernel does not report it.
     pub fn verified_instructions(&mut self) -> Result<u32> {
-        self.program.stats()?.verified_instructions.context("this kernel does not count them")
+        let stats = self.program.stats()?;
+        let verified = stats.iter().filter_map(|program| program.verified_instructions).max();
+        verified.context("this kernel does not count them")
     }
 
     /// Runs the program over a frame of at least 14 bytes: returns the reason, the XDP action and the frame.

@@ -21,15 +21,20 @@ use slb_common::{
         Verdict,
         flow_calls::FlowCalls,
         flow_gc::{Clock, FlowGc, FlowTable, GcAction},
-        frame_calls::{FrameCalls, Parsed},
+        frame_calls::FrameCalls,
         icmp_error::{self, IcmpMessage},
+        icmp_nat::{self, Translation},
         maps::{Direction, Maps},
-        parse::{EMPTY_PACKET, Packet, parse},
+        metadata::{Metadata, PackedSelection},
+        parse::Packet,
         path_calls::PathCalls,
-        process, reset,
+        process,
+        refusal::PackedRefusal,
+        reset,
         schedule_calls::ScheduleCalls,
     },
     net::{
+        address::Address,
         ethernet,
         frame::{Frame, FrameBuffer},
     },
@@ -161,6 +166,8 @@ impl Host {
 struct Buffer {
     bytes: Vec<u8>,
     start: usize,
+    /// What the programs leave for later ones.
+    metadata: Metadata,
 }
 
 /// `XDP_PACKET_HEADROOM`.
@@ -193,13 +200,41 @@ impl FrameBuffer for Buffer {
 }
 
 impl FrameCalls for Buffer {
-    type Packet = Packet;
+    type Metadata = Metadata;
 
-    fn parse(&mut self) -> Option<Parsed<Packet>> {
-        let mut packet = EMPTY_PACKET;
-        let outcome = parse(&self.frame(), &mut packet)
-            .map_or_else(|reason| reason as u32, |()| Parsed::<Packet>::SOUND);
-        Some(Parsed { outcome, packet })
+    fn parse(&mut self) -> Option<Metadata> {
+        let mut parsed = Metadata::EMPTY;
+        parsed.read(&self.frame());
+        self.metadata = parsed;
+        Some(parsed)
+    }
+
+    fn metadata(&self) -> Option<Metadata> {
+        Some(self.metadata)
+    }
+
+    fn refuse(&mut self, refusal: PackedRefusal) {
+        self.metadata.refusal = refusal;
+    }
+
+    fn select(&mut self, selection: PackedSelection) {
+        self.metadata.selection = selection;
+    }
+
+    fn parse_embedded(&mut self, packet: &Packet) -> Option<Metadata> {
+        let mut embedded = Metadata::EMPTY;
+        embedded.read_embedded(&self.frame(), packet);
+        Some(embedded)
+    }
+
+    fn translate_icmp(
+        &mut self,
+        packet: &Packet,
+        embedded: &Packet,
+        address: &Address,
+        translation: Translation,
+    ) -> bool {
+        icmp_nat::translate(&mut self.frame(), packet, embedded, address, translation).is_some()
     }
 
     fn remove_priority_tags(&mut self) -> bool {
@@ -218,7 +253,7 @@ impl FrameCalls for Buffer {
 impl Host {
     /// Runs the packet path over a frame that arrives on the interface `ifindex`.
     pub fn process(&mut self, bytes: &mut Vec<u8>, ifindex: u32) -> Verdict {
-        let mut buffer = Buffer { bytes: vec![0xa5; HEADROOM], start: HEADROOM };
+        let mut buffer = Buffer { bytes: vec![0xa5; HEADROOM], start: HEADROOM, metadata: Metadata::EMPTY };
         buffer.bytes.extend_from_slice(bytes);
         let verdict = process(&mut buffer, ifindex, self);
         *bytes = buffer.bytes.split_off(buffer.start);

@@ -28,7 +28,7 @@ use slb_userspace::dataplane::{
         loader::{self, MapSizes},
         maps::Maps,
         pins::Pins,
-        xdp::Program,
+        xdp::{Program, ProgramStats},
     },
     interfaces::Interfaces,
 };
@@ -125,9 +125,12 @@ impl Kernel {
         Ok(Self { program, maps, interfaces, flows, resizing, held, before, pins })
     }
 
-    /// Number of instructions that the verifier processed.
-    pub fn verified_instructions(&mut self) -> Result<u32> {
-        self.program.stats()?.verified_instructions.context("this kernel does not count them")
+    /// Facts about each program, from the kernel.
+    ///
+    /// # Errors
+    /// The kernel does not report them.
+    pub fn stats(&mut self) -> Result<Vec<ProgramStats>> {
+        self.program.stats()
     }
 
     /// Sets the state, clears the flow table and resets the counters. Loading the program again would take much longer.

@@ -69,6 +69,10 @@ pub enum Expect {
     ToServer(PacketListener, PacketServer, FlowKind),
     /// Forwarded to the client by this hop.
     ToClient(PacketListener, PacketServer, Hop),
+    /// An ICMP error, forwarded to the server as this frame.
+    ErrorToServer(PacketListener, PacketServer, &'static [u8]),
+    /// An ICMP error, forwarded to the client as this frame.
+    ErrorToClient(PacketListener, PacketServer, &'static [u8]),
     /// Rewritten to a RST and forwarded to the server.
     EndServer(PacketListener, PacketServer, FlowKind),
     /// Rewritten to a RST and forwarded to the client.
@@ -352,6 +356,12 @@ impl CaseRun<'_> {
 }
 
 impl ExpectedCounters {
+    /// Changes the counters of a listener and of a server.
+    fn count(&mut self, listener: &PacketListener, server: &PacketServer, change: impl Fn(&mut Counters)) {
+        change(self.services.entry(listener.id).or_default());
+        change(self.backends.entry(server.id).or_default());
+    }
+
     /// Counts the frame; returns the expected verdict and frame.
     fn note(&mut self, frame: &Frame, ifindex: u32, expect: &Expect, held: &MapState) -> (Verdict, Vec<u8>) {
         let (came, frame) = (frame, &frame.untagged());
@@ -361,14 +371,11 @@ impl ExpectedCounters {
         };
         let (action, reason, verdict, bytes) = match expect {
             Expect::ToServer(listener, server, flow) | Expect::EndServer(listener, server, flow) => {
-                for counters in [
-                    self.services.entry(listener.id).or_default(),
-                    self.backends.entry(server.id).or_default(),
-                ] {
+                self.count(listener, server, |counters| {
                     counters.packets_in += 1;
                     counters.bytes_in += len;
                     counters.new_flows += u64::from(*flow == FlowKind::New);
-                }
+                });
                 let hop = &server.hop;
                 let rewrite = match mode_of(held, listener) {
                     mode::NAT => Rewrite::Destination(server.at),
@@ -381,18 +388,30 @@ impl ExpectedCounters {
                 (Action::Forward, reason, send(hop), bytes)
             }
             Expect::ToClient(listener, server, hop) | Expect::EndClient(listener, server, hop) => {
-                for counters in [
-                    self.services.entry(listener.id).or_default(),
-                    self.backends.entry(server.id).or_default(),
-                ] {
+                let sent_len = sent(frame, expect).bytes.len() as u64;
+                self.count(listener, server, |counters| {
                     counters.packets_out += 1;
-                    counters.bytes_out += sent(frame, expect).bytes.len() as u64;
-                }
+                    counters.bytes_out += sent_len;
+                });
                 let rewrite = Rewrite::Source(listener.at);
                 let bytes = check::rewritten(&sent(frame, expect), hop.peer, hop.own, rewrite);
                 let is_end = matches!(expect, Expect::EndClient(..));
                 let reason = if is_end { Reason::Reset } else { Reason::ToClient };
                 (Action::Forward, reason, send(hop), bytes)
+            }
+            Expect::ErrorToServer(listener, server, bytes) => {
+                self.count(listener, server, |counters| {
+                    counters.packets_in += 1;
+                    counters.bytes_in += len;
+                });
+                (Action::Forward, Reason::ToServer, send(&server.hop), bytes.to_vec())
+            }
+            Expect::ErrorToClient(listener, server, bytes) => {
+                self.count(listener, server, |counters| {
+                    counters.packets_out += 1;
+                    counters.bytes_out += bytes.len() as u64;
+                });
+                (Action::Forward, Reason::ToClient, send(&CLIENT), bytes.to_vec())
             }
             Expect::End => (Action::Answer, Reason::Reset, Verdict::Transmit, reset::back(frame).bytes),
             Expect::Refuse => {

@@ -10,6 +10,7 @@ mod modes;
 mod other_host;
 mod previous_backends;
 mod priority;
+mod related;
 mod reopened;
 mod replies;
 mod resets;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Scenario> {
         previous_backends::cases(),
         martians::cases(),
         icmp_errors::cases(),
+        related::cases(),
         resets::cases(),
         resizing::cases(),
         scheduling::cases(),

@@ -39,7 +39,7 @@ impl PackedDisposition {
             | Refusal::Pass(_)
             | Refusal::IcmpError(_)
             | Refusal::Unmatched(_)
-            | Refusal::Decline => Self::NO_NEXT_HOP,
+            | Refusal::Next(_) => Self::NO_NEXT_HOP,
         }
     }
 

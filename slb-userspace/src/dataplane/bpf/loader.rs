@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::EbpfLoader;
-use slb_common::abi::programs;
+use slb_common::abi::programs::TailCalled;
 
 use super::{
     map_shapes::{FLOWS, MAP_SHAPES, MapShape},
@@ -14,8 +14,6 @@ use super::{
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb.o"));
 const PROGRAM: &str = "slb";
-/// The programs that it tail-calls, in the order of [`programs`](slb_common::abi::programs).
-const TAIL_CALLED: [&str; programs::COUNT as usize] = ["slb_slow"];
 /// The program array for tail calls. Each load has its own, pinned by this name and the map's id. The kernel empties a
 /// program array that has neither a pin nor a descriptor.
 const PROGRAMS: &str = "PROGRAMS";
@@ -63,7 +61,7 @@ pub fn load(pins: &Pins, sizes: MapSizes) -> Result<Program> {
     }
     loader.override_global("FLOW_MASK", &flow_mask, true);
     let mut program = Program::load(&mut loader, OBJECT, PROGRAM)?;
-    program.load_tail_called(PROGRAMS, &TAIL_CALLED)?;
+    program.load_tail_called(PROGRAMS, &TailCalled::NAMES)?;
     let pin = programs_pin(&mut program, pins)?;
     program.pin_map(PROGRAMS, &pin)?;
     Ok(program)

@@ -24,12 +24,14 @@ use crate::advice::{Attempt, with_advice};
 use crate::devices::Hook;
 use slb_config::model;
 
-/// Facts about the loaded programs, from the kernel.
+/// Facts about a loaded program, from the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct ProgramStats {
-    /// Instructions the verifier processed, for the program that needed most. `None` if the kernel does not say.
+    /// Name of the program.
+    pub name: &'static str,
+    /// Instructions that the verifier has processed. `None` if the kernel does not say.
     pub verified_instructions: Option<u32>,
-    /// Bytes of machine code of all programs.
+    /// Bytes of machine code.
     pub machine_code_bytes: u32,
 }
 
@@ -98,15 +100,18 @@ impl Program {
             .with_context(|| format!("the kernel refuses the XDP program `{name}`"))
     }
 
-    /// Facts about the programs, from the kernel.
-    pub fn stats(&mut self) -> Result<ProgramStats> {
-        let mut stats = ProgramStats { verified_instructions: None, machine_code_bytes: 0 };
-        for name in [self.name].iter().chain(self.tail_called) {
+    /// Facts about each program, from the kernel.
+    pub fn stats(&mut self) -> Result<Vec<ProgramStats>> {
+        let names = [self.name].into_iter().chain(self.tail_called.iter().copied());
+        let stats = |name| {
             let info = self.xdp_of(name)?.info()?;
-            stats.verified_instructions = stats.verified_instructions.max(info.verified_instruction_count());
-            stats.machine_code_bytes += info.size_jitted();
-        }
-        Ok(stats)
+            Ok(ProgramStats {
+                name,
+                verified_instructions: info.verified_instruction_count(),
+                machine_code_bytes: info.size_jitted(),
+            })
+        };
+        names.map(stats).collect()
     }
 
     /// The program's id in the kernel.

@@ -1,0 +1,99 @@
+//! Refused packets: the sender receives an ICMP error or a RST, or the packet is dropped or passed.
+
+use core::borrow::Borrow as _;
+
+use super::{
+    frame_calls::FrameCalls,
+    parse::Packet,
+    path::{Egress, PacketPath, Verdict, count},
+    path_calls::PathCalls,
+    refusal::{PackedRefusal, Refusal},
+    unmatched,
+};
+use crate::abi::{
+    interface::CLIENT,
+    stats::{GeneratedPacket, Reason},
+};
+
+/// Decides on a packet that another program has parsed and refused.
+#[inline(always)]
+pub fn answer<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Verdict {
+    count(decide(head, ifindex, maps), maps)
+}
+
+#[inline(always)]
+fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
+    let path = PacketPath::open(ifindex, maps)?;
+    let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
+    let packet = &metadata.borrow().packet;
+    let mut refusal = metadata.borrow().refusal;
+    if refusal.is_unmatched() {
+        refusal = path.unmatched(packet, refusal.reason())?;
+    }
+    if refusal.is_rst() { path.reset(head, packet, refusal) } else { path.icmp_error(head, packet, refusal) }
+}
+
+impl<T: PathCalls> PacketPath<'_, T, false> {
+    /// Decides on a packet that no listener takes and that answers no flow. `reason` is the number of
+    /// [`Reason::NotOurs`], or of the reason for which the parser refused the packet.
+    #[inline(always)]
+    fn unmatched(&self, packet: &Packet, reason: u32) -> Result<PackedRefusal, Refusal> {
+        let decision = self.maps.unmatched(packet, reason);
+        match decision.action() {
+            unmatched::PASS => Err(Refusal::Pass(reason)),
+            _ if self.roles & CLIENT == 0 => Err(Refusal::drop(Reason::WrongInterface)),
+            unmatched::RESET => Ok(PackedRefusal::rst(Reason::Unmatched)),
+            unmatched::ICMP_ERROR => Ok(PackedRefusal::icmp_error(Reason::Unmatched, decision.message())),
+            unmatched::MARTIAN => Err(Refusal::drop(Reason::MartianSource)),
+            _ if unmatched::is_fully_parsed(reason) => Err(Refusal::drop(Reason::Unmatched)),
+            _ => Err(Refusal::Drop(reason)),
+        }
+    }
+
+    /// Answers a packet by an ICMP error, if the rate limit allows one more.
+    #[inline(always)]
+    fn icmp_error<G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        refusal: PackedRefusal,
+    ) -> Result<Egress, Refusal> {
+        const UNMATCHED: u32 = Reason::Unmatched as u32;
+        const TOO_BIG: u32 = Reason::TooBig as u32;
+        let reason = refusal.reason();
+        let limited = match reason {
+            UNMATCHED => GeneratedPacket::Unmatched,
+            TOO_BIG => GeneratedPacket::TooBig,
+            _ => GeneratedPacket::HopLimit,
+        };
+        // Checked first: a flood beyond the rate limit costs no further work.
+        if self.maps.may_send(limited, self.index.hz)
+            && head.rewrite_to_icmp_error(packet.network, refusal.message())
+        {
+            Ok(Egress::answer(reason))
+        } else {
+            Err(Refusal::Drop(reason))
+        }
+    }
+
+    /// Answers a packet by a RST, if it is no RST itself and the rate limit allows one more.
+    #[inline(always)]
+    fn reset<G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        refusal: PackedRefusal,
+    ) -> Result<Egress, Refusal> {
+        let reason = refusal.reason();
+        let limited = if reason == Reason::Unmatched as u32 {
+            GeneratedPacket::Unmatched
+        } else {
+            GeneratedPacket::Resets
+        };
+        // RFC 9293, 3.10.7.1: a RST is not answered.
+        if packet.flags.rst() || self.rewrite_to_rst(head, packet.network, true, limited).is_err() {
+            return Err(Refusal::Drop(reason));
+        }
+        Ok(Egress::answer(reason))
+    }
+}

@@ -1,0 +1,105 @@
+//! The packet that an ICMP error embeds: the first bytes of the packet that the error is about (RFC 792; RFC 4443, 2.4).
+//!
+//! Eight bytes of its transport header suffice (RFC 792): they hold the ports.
+
+use super::parse::{EMPTY_PACKET, Packet};
+use crate::{
+    abi::stats::Reason,
+    net::{
+        address::Address,
+        ethernet::priority_tags_len,
+        frame::Frame,
+        headers::{IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, protocol},
+    },
+};
+
+/// Length of type, code, checksum and the four bytes that depend on the type.
+const ICMP_HEADER: usize = 8;
+/// Bytes of the transport header that an ICMP error holds at least.
+const TRANSPORT: usize = 8;
+/// Smallest MTU of a link that IPv6 allows (RFC 8200, 5).
+const MIN_MTU6: u32 = 1280;
+/// Size of a datagram that every host accepts (RFC 791, 3.1). A smaller path MTU is refused.
+const MIN_MTU4: u32 = 576;
+
+/// Reads the packet that an ICMP error embeds, with its ends exchanged: the sender of the embedded packet, which is to
+/// receive the error, is the destination of `embedded`. `outer` is the ICMP error, as [`parse`](super::parse::parse) has
+/// left it. Offsets are those in the frame without priority tags; `len` counts the embedded bytes.
+///
+/// # Errors
+///
+/// [`Reason::OtherProtocol`] for an ICMP message that is no error about a TCP segment or a UDP datagram,
+/// [`Reason::Fragment`] for an error about a later fragment, [`Reason::ForgedIcmp`] for an MTU below 576 (IPv6: 1,280)
+/// bytes, or why the message is refused.
+#[inline(always)]
+pub fn parse_embedded(frame: &Frame<'_>, outer: &Packet, embedded: &mut Packet) -> Result<(), Reason> {
+    *embedded = EMPTY_PACKET;
+    let frame = &frame.behind(priority_tags_len(frame).ok_or(Reason::Truncated)?);
+    let is_v4 = outer.protocol == protocol::ICMP;
+    if is_v4 != outer.destination.is_v4() {
+        return Err(Reason::OtherProtocol);
+    }
+    let icmp = frame.header::<[u8; ICMP_HEADER]>(outer.transport).ok_or(Reason::Truncated)?;
+    let kind = icmp[0];
+    let mtu = if is_v4 {
+        // Unreachable, time exceeded, parameter problem (RFC 792).
+        if !matches!(kind, 3 | 11 | 12) {
+            return Err(Reason::OtherProtocol);
+        }
+        // RFC 1191, 4.
+        let is_too_big = (kind, icmp[1]) == (3, 4);
+        if is_too_big { u32::from(u16::from_be_bytes([icmp[6], icmp[7]])) } else { MIN_MTU4 }
+    } else {
+        // Unreachable, too big, time exceeded, parameter problem (RFC 4443, 3).
+        if !matches!(kind, 1..=4) {
+            return Err(Reason::OtherProtocol);
+        }
+        if kind == 2 { u32::from_be_bytes([icmp[4], icmp[5], icmp[6], icmp[7]]) } else { MIN_MTU6 }
+    };
+    if mtu < if is_v4 { MIN_MTU4 } else { MIN_MTU6 } {
+        return Err(Reason::ForgedIcmp);
+    }
+    let (at, end) = (outer.transport + ICMP_HEADER, outer.network + outer.len);
+    let header_len = if is_v4 {
+        let ip = frame.header::<Ipv4Hdr>(at).ok_or(Reason::Truncated)?;
+        embedded.source = Address::v4(ip.dst_addr);
+        embedded.destination = Address::v4(ip.src_addr);
+        embedded.protocol = ip.proto;
+        if ip.vihl >> 4 != 4 || ip.vihl & 0xf < 5 {
+            return Err(Reason::BadHeader);
+        }
+        if u16::from_be_bytes(ip.frags) & 0x1fff != 0 {
+            return Err(Reason::Fragment);
+        }
+        usize::from(ip.vihl & 0xf) * 4
+    } else {
+        let ip = frame.header::<Ipv6Hdr>(at).ok_or(Reason::Truncated)?;
+        embedded.source = Address::v6(ip.dst_addr);
+        embedded.destination = Address::v6(ip.src_addr);
+        embedded.protocol = ip.next_hdr;
+        if ip.vcf[0] >> 4 != 6 {
+            return Err(Reason::BadHeader);
+        }
+        // They would look like IPv4 (RFC 4942, 2.2).
+        if embedded.source.is_v4() | embedded.destination.is_v4() {
+            return Err(Reason::BadHeader);
+        }
+        size_of::<Ipv6Hdr>()
+    };
+    if !matches!(embedded.protocol, protocol::TCP | protocol::UDP) {
+        return Err(Reason::OtherProtocol);
+    }
+    embedded.network = at;
+    embedded.transport = at + header_len;
+    if end < embedded.transport + TRANSPORT {
+        return Err(Reason::Truncated);
+    }
+    embedded.len = end - at;
+    embedded.hop_limit = outer.hop_limit;
+    let ports = frame.header::<Ports>(embedded.transport).ok_or(Reason::Truncated)?;
+    embedded.source_port = u16::from_ne_bytes(ports.destination);
+    embedded.destination_port = u16::from_ne_bytes(ports.source);
+    Ok(())
+}
+
+const _: () = assert!(size_of::<IcmpHdr>() == ICMP_HEADER);

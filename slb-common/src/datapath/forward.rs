@@ -1,0 +1,107 @@
+//! Sends a client's packet to its server.
+
+use core::borrow::Borrow as _;
+
+use super::{
+    frame_calls::FrameCalls,
+    icmp_error::{IcmpError, IcmpMessage},
+    ipip,
+    macs::{macs, readdress},
+    nat,
+    parse::Packet,
+    path::{Egress, PacketPath, Verdict, conclude},
+    path_calls::PathCalls,
+    refusal::Refusal,
+    tracked::Selection,
+};
+use crate::{
+    abi::{
+        programs::TailCalled,
+        service::{IndexEntry, mode},
+        stats::{GeneratedPacket, Reason},
+    },
+    hash::flow_label,
+};
+
+/// Sends a packet to the server that another program has selected.
+#[inline(always)]
+pub fn forward<G: FrameCalls, T: PathCalls>(
+    head: &mut G,
+    ifindex: u32,
+    maps: &T,
+) -> Result<Verdict, TailCalled> {
+    let decided = decide(head, ifindex, maps);
+    conclude(decided, head, maps)
+}
+
+#[inline(always)]
+fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
+    let path = PacketPath::open(ifindex, maps)?;
+    let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
+    let (packet, selected) = (&metadata.borrow().packet, metadata.borrow().selection);
+    let service = path.index.find(&packet.destination, packet.destination_port, packet.protocol);
+    let service = service.ok_or(Refusal::UNMATCHED)?;
+    let backend = maps.backend(selected.backend()).ok_or(Reason::NoServer)?;
+    let selection = Selection {
+        is_finished: selected.is_finished(),
+        ..Selection::new(backend, selected.is_new(), maps)?
+    };
+    let sender = macs(&head.frame()).ok_or(Reason::Truncated)?.sender();
+    path.forward(head, packet, sender, service, service.mode, &selection)
+}
+
+impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
+    /// Rewrites a packet and sends it to its server. `sender` is the source hardware address of the frame.
+    #[inline(always)]
+    pub(super) fn forward<G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        sender: u64,
+        service: &IndexEntry,
+        mode: u8,
+        selection: &Selection<'_>,
+    ) -> Result<Egress, Refusal> {
+        let Selection { backend, hop, is_new, is_finished } = *selection;
+        let mut frame = head.frame();
+        let bytes = frame.len();
+        let overhead = if mode == mode::IPIP { ipip::overhead(backend) } else { 0 };
+        if packet.len + overhead > hop.mtu as usize {
+            let mtu = hop.mtu.saturating_sub(overhead as u32);
+            return Err(Refusal::IcmpError(IcmpError {
+                reason: Reason::TooBig,
+                message: IcmpMessage::too_big(packet.destination.is_v4(), mtu),
+            }));
+        }
+        // A server that does not hold the VIP would route the packet back to SLB, in an endless loop.
+        if mode == mode::DSR && sender == hop.macs.receiver() {
+            return Err(Refusal::drop(Reason::Loop));
+        }
+        let verdict = self.egress_verdict(hop.ifindex, packet)?;
+        let mut reason = Reason::ToServer;
+        if !FAST {
+            if is_finished {
+                self.rewrite_to_rst(head, packet.network, false, GeneratedPacket::Resets)?;
+                reason = Reason::Reset;
+            } else {
+                Self::untag(head)?;
+            }
+            frame = head.frame();
+        }
+        match mode {
+            mode::NAT => {
+                nat::to_server(&mut frame, packet, &backend.address, backend.port)
+                    .ok_or(Reason::Truncated)?;
+                readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?;
+            }
+            mode::DSR => readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?,
+            mode::IPIP => {
+                let flow = flow_label(service.salt, &packet.source, packet.source_port);
+                ipip::encapsulate(head, packet, backend, hop, &self.index.tunnel, flow)?;
+            }
+            _ => return Err(Refusal::drop(Reason::NotReady)),
+        }
+        self.count(service, backend.handle.id(), bytes, is_new);
+        Ok(Egress::forward(verdict, reason))
+    }
+}

@@ -1,0 +1,97 @@
+//! Metadata of a frame: what one program of the packet path leaves for the next, in a map of each processor.
+
+use super::{
+    embedded::parse_embedded,
+    parse::{EMPTY_PACKET, Packet, parse},
+    refusal::PackedRefusal,
+};
+use crate::{abi::stats::Reason, net::frame::Frame};
+
+/// What has been found out about a frame.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Metadata {
+    /// The packet; of a frame that the parser refuses, what it has read.
+    pub packet: Packet,
+    /// Why the parser or a later step refuses it; [`PackedRefusal::UNMATCHED`] for a sound packet.
+    pub refusal: PackedRefusal,
+    /// The server that is selected for it.
+    pub selection: PackedSelection,
+}
+
+impl Metadata {
+    /// Metadata of a frame that nothing has been read of.
+    pub const EMPTY: Self = Self {
+        packet: EMPTY_PACKET,
+        refusal: PackedRefusal::unmatched(Reason::NotReady),
+        selection: PackedSelection(0),
+    };
+
+    /// [`parse`].
+    #[inline(always)]
+    pub fn read(&mut self, frame: &Frame<'_>) {
+        let read = parse(frame, &mut self.packet);
+        self.refusal = refusal(read);
+    }
+
+    /// [`parse_embedded`].
+    #[inline(always)]
+    pub fn read_embedded(&mut self, frame: &Frame<'_>, outer: &Packet) {
+        let read = parse_embedded(frame, outer, &mut self.packet);
+        self.refusal = refusal(read);
+    }
+
+    /// Whether the parser has refused nothing.
+    #[inline(always)]
+    pub(super) fn is_sound(&self) -> bool {
+        self.refusal == PackedRefusal::UNMATCHED
+    }
+
+    /// Whether the parser has refused it for this reason.
+    #[inline(always)]
+    pub(super) fn is_refused_for(&self, reason: Reason) -> bool {
+        self.refusal == PackedRefusal::unmatched(reason)
+    }
+}
+
+#[inline(always)]
+const fn refusal(read: Result<(), Reason>) -> PackedRefusal {
+    match read {
+        Ok(()) => PackedRefusal::UNMATCHED,
+        Err(reason) => PackedRefusal::unmatched(reason),
+    }
+}
+
+/// A selected server, and how the packet goes to it, as a number in a map: id of the server and two flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackedSelection(pub u64);
+
+impl PackedSelection {
+    const NEW: u64 = 1 << 32;
+    const FINISHED: u64 = 1 << 33;
+
+    /// `is_new` and `is_finished` are those of a [`Selection`](super::tracked::Selection).
+    #[inline(always)]
+    pub(super) const fn new(backend: u32, is_new: bool, is_finished: bool) -> Self {
+        let flags = is_new as u64 * Self::NEW + is_finished as u64 * Self::FINISHED;
+        Self(backend as u64 | flags)
+    }
+
+    /// Id of the server.
+    #[inline(always)]
+    pub(super) const fn backend(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether the packet begins a flow.
+    #[inline(always)]
+    pub(super) const fn is_new(self) -> bool {
+        self.0 & Self::NEW != 0
+    }
+
+    /// Whether the packet goes to the server as a RST.
+    #[inline(always)]
+    pub(super) const fn is_finished(self) -> bool {
+        self.0 & Self::FINISHED != 0
+    }
+}

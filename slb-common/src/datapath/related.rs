@@ -1,0 +1,170 @@
+//! ICMP errors about packets of flows (RFC 792; RFC 4443, 3): they go to the end that has sent the embedded packet. A
+//! program of its own, behind a tail call of the slow path.
+//!
+//! From the client's side, a router or the client sends them to the VIP, about a packet that a server has sent from it.
+//! They go to that server in the listener's mode. In mode `nat` a server, or a router before it, sends them to the
+//! client.
+//!
+//! Invariants:
+//!
+//! - An ICMP error makes no entry in the flow table and changes none.
+//! - No ICMP error and no RST answers it (RFC 1122, 3.2.2).
+//! - An ICMP error to a VIP embeds a packet of that VIP; any other is forged.
+
+use super::{
+    flows::{Conflicts, Flows, NOT_FOUND},
+    frame_calls::FrameCalls,
+    icmp_nat::Translation,
+    ipip,
+    macs::{macs, readdress},
+    maps::Direction,
+    parse::Packet,
+    path::{Egress, PacketPath, Verdict},
+    path_calls::PathCalls,
+    refusal::Refusal,
+    reply::{self, Reply},
+    tracked::{Selection, found},
+};
+use crate::{
+    abi::{
+        MacPair,
+        flow::Client,
+        interface::{CLIENT, SERVER},
+        service::{IndexEntry, mode},
+        stats::Reason,
+    },
+    hash::flow_label,
+};
+use core::borrow::Borrow as _;
+
+impl<T: PathCalls> PacketPath<'_, T, false> {
+    /// Decides on an ICMP message other than an echo request.
+    #[inline(always)]
+    pub(super) fn related<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Egress, Refusal> {
+        const UNRELATED: Refusal = Refusal::Unmatched(Reason::OtherProtocol as u32);
+        let metadata = head.parse_embedded(packet).ok_or(Reason::NotReady)?;
+        let (embedded, is_vip) = (&metadata.borrow().packet, self.index.vip(&packet.destination).is_some());
+        if is_vip && metadata.borrow().is_refused_for(Reason::ForgedIcmp) {
+            return Err(Refusal::drop(Reason::ForgedIcmp));
+        }
+        if !metadata.borrow().is_sound() {
+            return Err(UNRELATED);
+        }
+        let (vip, port) = (&embedded.destination, embedded.destination_port);
+        if is_vip {
+            if !packet.destination.same(vip) {
+                return Err(Refusal::drop(Reason::ForgedIcmp));
+            }
+            if self.roles & CLIENT == 0 {
+                return Err(Refusal::drop(Reason::WrongInterface));
+            }
+            if self.index.is_martian(&packet.source) {
+                return Err(Refusal::drop(Reason::MartianSource));
+            }
+            let Some(service) = self.index.find(vip, port, embedded.protocol) else { return Err(UNRELATED) };
+            return match self.server_of(embedded, service)? {
+                Some(selection) => self.error_to_server(head, packet, embedded, service, &selection),
+                None => Err(UNRELATED),
+            };
+        }
+        if self.roles & SERVER == 0 || !packet.destination.same(vip) {
+            return Err(UNRELATED);
+        }
+        match reply::related(embedded, self.ifindex, self.index, self.maps)? {
+            Some(reply) => self.error_to_client(head, packet, embedded, &reply),
+            None => Err(UNRELATED),
+        }
+    }
+
+    /// The server that has sent the embedded packet; `None` if there is none.
+    #[inline(always)]
+    fn server_of(&self, embedded: &Packet, service: &IndexEntry) -> Result<Option<Selection<'_>>, Refusal> {
+        let Self { index, maps, .. } = *self;
+        let flows = Flows::open(index, maps);
+        let query = flows.query(Client::new(&embedded.source, embedded.source_port, embedded.protocol));
+        let distance = maps.find_flow(&query, service.service);
+        let entry = if distance == NOT_FOUND { None } else { found(&flows, &query, distance, service) };
+        if let Some(backend) = entry.and_then(|entry| flows.live_backend(entry.flow.backend)) {
+            return Selection::new(backend, false, maps).map(Some);
+        }
+        if service.mode == mode::NAT {
+            return Ok(None);
+        }
+        let by_hash = maps.server_by_hash(embedded, service, Conflicts::default().0);
+        let backend = maps.backend(by_hash.backend()?).ok_or(Reason::NoServer)?;
+        Selection::new(backend, false, maps).map(Some)
+    }
+
+    #[inline(always)]
+    fn error_to_server<G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        embedded: &Packet,
+        service: &IndexEntry,
+        selection: &Selection<'_>,
+    ) -> Result<Egress, Refusal> {
+        let (mode, Selection { backend, hop, .. }) = (service.mode, selection);
+        if packet.hop_limit <= 1 && mode != mode::DSR {
+            return Err(Refusal::drop(Reason::HopLimit));
+        }
+        let overhead = if mode == mode::IPIP { ipip::overhead(backend) } else { 0 };
+        if packet.len + overhead > hop.mtu as usize {
+            return Err(Refusal::drop(Reason::TooBig));
+        }
+        let sender = macs(&head.frame()).ok_or(Reason::Truncated)?.sender();
+        if mode == mode::DSR && sender == hop.macs.receiver() {
+            return Err(Refusal::drop(Reason::Loop));
+        }
+        let bytes = head.frame().len();
+        let verdict = self.egress_verdict(hop.ifindex, packet)?;
+        Self::untag(head)?;
+        match mode {
+            mode::NAT => {
+                let translation = Translation::to_server(backend.port);
+                if !head.translate_icmp(packet, embedded, &backend.address, translation) {
+                    return Err(Refusal::drop(Reason::Truncated));
+                }
+                readdress(&mut head.frame(), &hop.macs).ok_or(Reason::Truncated)?;
+            }
+            mode::DSR => readdress(&mut head.frame(), &hop.macs).ok_or(Reason::Truncated)?,
+            mode::IPIP => {
+                let flow = flow_label(service.salt, &embedded.source, embedded.source_port);
+                ipip::encapsulate(head, packet, backend, hop, &self.index.tunnel, flow)?;
+            }
+            _ => return Err(Refusal::drop(Reason::NotReady)),
+        }
+        self.count(service, backend.handle.id(), bytes, false);
+        Ok(Egress::forward(verdict, Reason::ToServer))
+    }
+
+    #[inline(always)]
+    fn error_to_client<G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        embedded: &Packet,
+        reply: &Reply<'_>,
+    ) -> Result<Egress, Refusal> {
+        let Reply { service, backend, client, .. } = reply;
+        if packet.hop_limit <= 1 {
+            return Err(Refusal::drop(Reason::HopLimit));
+        }
+        let out = self.maps.interface_at(client.interface()).ok_or(Reason::NoInterface)?;
+        if client.mac() == 0 {
+            return Err(Refusal::drop(Reason::NoClientHop));
+        }
+        let macs = MacPair::of(client.mac(), out.mac());
+        let verdict: Verdict = self.egress_verdict(out.ifindex(), packet)?;
+        Self::untag(head)?;
+        if !head.translate_icmp(packet, embedded, &service.address, Translation::to_client(service.port)) {
+            return Err(Refusal::drop(Reason::Truncated));
+        }
+        let mut frame = head.frame();
+        readdress(&mut frame, &macs).ok_or(Reason::Truncated)?;
+        let bytes = frame.len();
+        self.maps.count_service(service.handle.id(), Direction::Out, bytes, false);
+        self.maps.count_backend(*backend, Direction::Out, bytes, false);
+        Ok(Egress::forward(verdict, Reason::ToClient))
+    }
+}

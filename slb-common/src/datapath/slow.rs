@@ -1,0 +1,45 @@
+//! The slow path: parses a frame, and names the program that decides on it.
+
+use core::borrow::Borrow as _;
+
+use super::{
+    frame_calls::FrameCalls,
+    maps::Maps,
+    metadata::Metadata,
+    parse::Packet,
+    path::{Verdict, conclude},
+    refusal::Refusal,
+};
+use crate::{
+    abi::{programs::TailCalled, service::ServiceIndex, stats::Reason},
+    net::headers::protocol,
+};
+
+/// Parses a frame. The verdict is for frames without a later program.
+#[inline(always)]
+pub fn slow<G: FrameCalls, T: Maps>(head: &mut G, maps: &T) -> Result<Verdict, TailCalled> {
+    let decided = match (maps.index(), head.parse()) {
+        (None, _) => Refusal::pass(Reason::NotOurs),
+        (_, None) => Refusal::pass(Reason::NotReady),
+        (Some(index), Some(metadata)) => Refusal::Next(next_program(metadata.borrow(), index)),
+    };
+    conclude(Err(decided), head, maps)
+}
+
+#[inline(always)]
+fn next_program(metadata: &Metadata, index: &ServiceIndex) -> TailCalled {
+    let packet = &metadata.packet;
+    if is_icmp(packet) && (metadata.is_sound() || metadata.is_refused_for(Reason::OtherProtocol)) {
+        TailCalled::Icmp
+    } else if !metadata.is_sound() {
+        TailCalled::Answer
+    } else if index.find(&packet.destination, packet.destination_port, packet.protocol).is_some() {
+        TailCalled::ToServer
+    } else {
+        TailCalled::ToClient
+    }
+}
+
+const fn is_icmp(packet: &Packet) -> bool {
+    matches!(packet.protocol, protocol::ICMP | protocol::ICMPV6)
+}

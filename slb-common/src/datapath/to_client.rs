@@ -1,0 +1,82 @@
+//! Packets of servers (mode `nat`): to the client of the flow that they answer.
+
+use core::borrow::Borrow as _;
+
+use super::{
+    frame_calls::FrameCalls,
+    macs::readdress,
+    maps::Direction,
+    nat,
+    parse::Packet,
+    path::{Egress, PacketPath, Verdict, conclude},
+    path_calls::PathCalls,
+    refusal::Refusal,
+    reply::{self, Reply},
+};
+use crate::abi::{
+    MacPair,
+    interface::SERVER,
+    programs::TailCalled,
+    stats::{GeneratedPacket, Reason},
+};
+
+/// Decides on a packet that the slow path has parsed, and that no listener takes.
+#[inline(always)]
+pub fn to_client<G: FrameCalls, T: PathCalls>(
+    head: &mut G,
+    ifindex: u32,
+    maps: &T,
+) -> Result<Verdict, TailCalled> {
+    let decided = decide(head, ifindex, maps);
+    conclude(decided, head, maps)
+}
+
+#[inline(always)]
+fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
+    let path = PacketPath::open(ifindex, maps)?;
+    let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
+    let packet = &metadata.borrow().packet;
+    if path.roles & SERVER == 0 { path.no_flow(packet) } else { path.to_client(head, packet) }
+}
+
+impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
+    /// Decides on a packet that may answer a flow.
+    #[inline(always)]
+    pub(super) fn to_client<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Egress, Refusal> {
+        let Self { ifindex, index, maps, .. } = *self;
+        let numbered;
+        let packet = if FAST {
+            numbered = packet.numbered(&head.frame()).ok_or(Refusal::drop(Reason::Truncated))?;
+            &numbered
+        } else {
+            packet
+        };
+        let Some(reply) = reply::to_client::<FAST, T>(packet, ifindex, index, maps)? else {
+            return self.no_flow(packet);
+        };
+        let Reply { service, backend, client, is_finished } = reply;
+        if packet.hop_limit <= 1 {
+            return Err(Refusal::drop(Reason::HopLimit));
+        }
+        let out = maps.interface_at(client.interface()).ok_or(Refusal::drop(Reason::NoInterface))?;
+        let macs = MacPair::of(client.mac(), out.mac());
+        if client.mac() == 0 {
+            return Err(Refusal::drop(Reason::NoClientHop));
+        }
+        let verdict = self.egress_verdict(out.ifindex(), packet)?;
+        let mut reason = Reason::ToClient;
+        if !FAST && is_finished {
+            self.rewrite_to_rst(head, packet.network, false, GeneratedPacket::Resets)?;
+            reason = Reason::Reset;
+        } else {
+            Self::untag(head)?;
+        }
+        let mut frame = head.frame();
+        nat::to_client(&mut frame, packet, &service.address, service.port)
+            .ok_or(Refusal::drop(Reason::Truncated))?;
+        readdress(&mut frame, &macs).ok_or(Refusal::drop(Reason::Truncated))?;
+        maps.count_service(service.handle.id(), Direction::Out, frame.len(), false);
+        maps.count_backend(backend, Direction::Out, frame.len(), false);
+        Ok(Egress::forward(verdict, reason))
+    }
+}

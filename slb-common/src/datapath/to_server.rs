@@ -1,0 +1,90 @@
+//! Packets of clients: selects a server.
+
+use core::borrow::Borrow as _;
+
+use super::{
+    frame_calls::FrameCalls,
+    icmp_error::{IcmpError, IcmpMessage},
+    macs::macs,
+    metadata::PackedSelection,
+    parse::Packet,
+    path::{Egress, PacketPath, Verdict, conclude},
+    path_calls::PathCalls,
+    refusal::Refusal,
+    select,
+    tracked::{Request, Selection},
+};
+use crate::abi::{
+    flow::ClientPath,
+    interface::CLIENT,
+    programs::TailCalled,
+    service::{IndexEntry, mode},
+    stats::Reason,
+};
+
+/// Decides on a packet that the slow path has parsed.
+#[inline(always)]
+pub fn to_server<G: FrameCalls, T: PathCalls>(
+    head: &mut G,
+    ifindex: u32,
+    maps: &T,
+) -> Result<Verdict, TailCalled> {
+    let decided = decide(head, ifindex, maps);
+    conclude(decided, head, maps)
+}
+
+#[inline(always)]
+fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
+    let path = PacketPath::open(ifindex, maps)?;
+    let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
+    let packet = &metadata.borrow().packet;
+    let found = path.index.find(&packet.destination, packet.destination_port, packet.protocol);
+    let service = found.ok_or(Refusal::UNMATCHED)?;
+    if path.roles & CLIENT == 0 {
+        return Err(Refusal::drop(Reason::WrongInterface));
+    }
+    // The fast path checks untracked flows. For tracked flows this is the check when the flow begins.
+    if path.index.is_martian(&packet.source) {
+        return Err(Refusal::drop(Reason::MartianSource));
+    }
+    path.to_server(head, packet, service)
+}
+
+impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
+    /// Decides on a packet to a listener.
+    #[inline(always)]
+    pub(super) fn to_server<G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        service: &IndexEntry,
+    ) -> Result<Egress, Refusal> {
+        let Self { ifindex, index, maps, .. } = *self;
+        let mode = service.mode;
+        // In mode `dsr` SLB does not act as a router.
+        if packet.hop_limit <= 1 && mode != mode::DSR {
+            return Err(Refusal::IcmpError(IcmpError {
+                reason: Reason::HopLimit,
+                message: IcmpMessage::hop_limit(packet.destination.is_v4()),
+            }));
+        }
+        let frame = head.frame();
+        let sender = macs(&frame).ok_or(Reason::Truncated)?.sender();
+        let request = Request { packet, arrival: ClientPath::new(ifindex, sender), service, index, maps };
+        let selection = match select::select_untracked::<FAST, T>(&request, mode)? {
+            // The fast path has separate code for untracked flows, which is shorter.
+            Some(selection) if FAST => {
+                return self.forward(head, packet, sender, service, mode, &selection);
+            }
+            Some(selection) => selection,
+            None if FAST => select::select_tracked_fast(&request, &frame)?,
+            None => select::select_tracked(&request)?,
+        };
+        if FAST {
+            return self.forward(head, packet, sender, service, mode, &selection);
+        }
+        let Selection { backend, is_new, is_finished, .. } = selection;
+        head.select(PackedSelection::new(backend.handle.id(), is_new, is_finished));
+        Err(Refusal::Next(TailCalled::Forward))
+    }
+}
