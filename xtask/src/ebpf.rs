@@ -27,12 +27,13 @@ fn describe(object: &Object) {
     println!("license  {}", object.license);
     for function in &object.functions {
         println!(
-            "{}  {} (section {}): {} instructions, {} bytes of stack",
+            "{}  {} (section {}): {} instructions, {} bytes of stack, {} with its calls",
             if function.is_program() { "program" } else { "subprog" },
             function.name,
             function.section,
             function.instructions,
             function.stack,
+            function.deepest_chain,
         );
     }
     println!("maps     {}", if object.maps.is_empty() { "none".to_owned() } else { object.maps.join(", ") });

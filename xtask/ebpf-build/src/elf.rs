@@ -2,7 +2,9 @@
 //!
 //! A bpf-linker with another LLVM than the compiler's can lose BTF silently, so every object is checked.
 
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SectionKind, SymbolKind};
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionKind, SymbolKind};
+
+use crate::stack::CallGraph;
 
 /// Bytes of one BPF instruction.
 const INSTRUCTION: usize = 8;
@@ -31,6 +33,8 @@ pub struct Function {
     pub instructions: usize,
     /// Stack depth in bytes, as addressed through the frame pointer: 0 to 512.
     pub stack: u32,
+    /// Stack of the deepest chain of calls that begins here, in bytes; each frame is rounded up as the verifier does.
+    pub deepest_chain: u32,
 }
 
 impl Object {
@@ -65,10 +69,15 @@ impl Object {
                     section: section_name.to_owned(),
                     instructions: code.len() / INSTRUCTION,
                     stack: stack_depth(code),
+                    deepest_chain: 0,
                 });
             }
         }
         found.maps.sort_unstable();
+        let graph = call_graph(&file, &found.functions);
+        for function in &mut found.functions {
+            function.deepest_chain = graph.deepest_chain(&function.name);
+        }
         if !found.functions.iter().any(Function::is_program) {
             return Err("no program in it".to_owned());
         }
@@ -88,6 +97,30 @@ impl Function {
 fn section<'data>(file: &object::File<'data>, name: &str) -> Result<&'data [u8], String> {
     let section = file.section_by_name(name).ok_or_else(|| format!("no section {name}"))?;
     section.data().map_err(|e| format!("section {name}: {e}"))
+}
+
+/// Which functions call which: a relocation of each call names the callee.
+fn call_graph(file: &object::File<'_>, functions: &[Function]) -> CallGraph {
+    let frames = functions.iter().map(|function| (function.name.clone(), function.stack)).collect();
+    let mut graph = CallGraph { frames, ..CallGraph::default() };
+    let name_of = |symbol| file.symbol_by_index(symbol).ok().and_then(|symbol| symbol.name().ok());
+    for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
+        for (at, relocation) in section.relocations() {
+            let RelocationTarget::Symbol(target) = relocation.target() else { continue };
+            let caller = file.symbols().find(|symbol| {
+                symbol.kind() == SymbolKind::Text
+                    && symbol.section_index() == Some(section.index())
+                    && (symbol.address()..symbol.address() + symbol.size()).contains(&at)
+            });
+            let caller = caller.as_ref().and_then(|symbol| symbol.name().ok());
+            if let (Some(caller), Some(callee)) = (caller, name_of(target))
+                && graph.frames.contains_key(callee)
+            {
+                graph.calls.entry(caller.to_owned()).or_default().insert(callee.to_owned());
+            }
+        }
+    }
+    graph
 }
 
 /// Deepest offset below the frame pointer (r10) in `code`: in loads and stores, and in pointers made by `r = r10; r +=

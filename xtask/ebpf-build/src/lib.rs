@@ -8,6 +8,7 @@ pub mod commands;
 pub mod elf;
 pub mod llvm;
 pub mod pinned;
+mod stack;
 pub mod toolchain;
 
 use std::{
@@ -121,11 +122,15 @@ impl Build {
             ));
         }
         let built = target_dir.join(TARGET).join("release");
-        package
+        let objects: Vec<_> = package
             .programs
             .iter()
             .map(|name| copy_checked(&built.join(name), &directory.join(file(name))))
-            .collect()
+            .collect::<Result<_, _>>()?;
+        if !self.debug_log {
+            objects.iter().try_for_each(within_stack_budget)?;
+        }
+        Ok(objects)
     }
 
     /// Compiles the programs of `package` as far as possible without the linker.
@@ -240,6 +245,19 @@ pub fn target_dir(path: &Path) -> Option<PathBuf> {
     path.ancestors().find(is_target).map(Path::to_path_buf)
 }
 
+/// Bytes of stack that a program and its calls may use. The kernel gives them 512; the rest is for what is to come.
+const STACK_BUDGET: u32 = 384;
+
+fn within_stack_budget(object: &elf::Object) -> Result<(), String> {
+    match object.functions.iter().find(|function| function.deepest_chain > STACK_BUDGET) {
+        Some(elf::Function { name, deepest_chain, .. }) => Err(format!(
+            "{name} and its calls use {deepest_chain} bytes of stack, more than the budget of {STACK_BUDGET}: \
+             docs/design/verifier.md says what helps"
+        )),
+        None => Ok(()),
+    }
+}
+
 fn copy_checked(from: &Path, to: &Path) -> Result<elf::Object, String> {
     let bytes = fs::read(from).map_err(|e| format!("cannot read {}: {e}", from.display()))?;
     let object = elf::Object::parse(&bytes).map_err(|e| format!("{}: {e}", from.display()))?;
@@ -281,6 +299,26 @@ mod tests {
         for input in PACKAGES.into_iter().flat_map(inputs) {
             assert!(workspace.join(&input).exists(), "{input}");
         }
+    }
+
+    #[test]
+    fn program_above_the_stack_budget_is_refused() {
+        let object = |deepest_chain| elf::Object {
+            size: 0,
+            functions: vec![elf::Function {
+                name: "slb_slow".to_owned(),
+                section: "xdp".to_owned(),
+                instructions: 1,
+                stack: 0,
+                deepest_chain,
+            }],
+            maps: Vec::new(),
+            license: String::new(),
+        };
+        assert_eq!(within_stack_budget(&object(STACK_BUDGET)), Ok(()));
+        assert!(
+            within_stack_budget(&object(STACK_BUDGET + 32)).unwrap_err().contains("slb_slow and its calls")
+        );
     }
 
     #[test]
