@@ -19,6 +19,7 @@ mod notifications;
 mod resolver;
 #[cfg(test)]
 mod tests;
+mod tunnel_errors;
 mod view;
 pub mod vips;
 

@@ -11,4 +11,4 @@ pub use pass::{detach_link, replace_with_pass};
 
 pub use command::{find_program, run};
 pub use namespace::Namespace;
-pub use topology::{Backend, CLIENT_SOURCES, Family, SecondNode, TEAM, Topology, second_address};
+pub use topology::{Backend, CLIENT_SOURCES, Family, Router, SecondNode, TEAM, Topology, second_address};

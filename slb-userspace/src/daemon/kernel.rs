@@ -70,6 +70,7 @@ impl Kernel {
     ) -> Result<Self> {
         let Subscriptions { links_changed, vip_watcher, vip_states } = subscriptions;
         let (resolver, next_hops) = Resolver::spawn()?;
+        resolver.follow_tunnels(probes.tunnel_addresses.iter().copied().collect());
         let (client_resolver, client_next_hops) = Resolver::spawn()?;
         let (probe_results, probe_events) = mpsc::channel(PROBE_RESULTS);
         let paths = ProbePaths::new(probes, next_hops.clone(), resolver.doubts());
@@ -145,6 +146,7 @@ impl Environment for Kernel {
     }
 
     fn restart_probes(&mut self, settings: ProbeSettings) {
+        self.resolver.follow_tunnels(settings.tunnel_addresses.iter().copied().collect());
         let paths = ProbePaths::new(settings, self.next_hops.clone(), self.resolver.doubts());
         self.supervisor =
             Supervisor::new(self.probe_results.clone(), paths).with_failures(self.failures.clone());

@@ -25,6 +25,7 @@ use super::{
     follow::{self, Follower},
     kernel::Kernel,
     notifications::{self, Notifications},
+    tunnel_errors::TunnelErrors,
     view::{KernelView, Staleness},
 };
 
@@ -42,6 +43,7 @@ const DOUBTS: usize = 1_024;
 #[derive(Debug)]
 pub struct Resolver {
     watched: watch::Sender<BTreeSet<IpAddr>>,
+    tunnel_addresses: watch::Sender<BTreeSet<IpAddr>>,
     doubts: mpsc::Sender<IpAddr>,
 }
 
@@ -59,14 +61,15 @@ impl Resolver {
     /// Outside of a Tokio runtime. The namespace is that of the calling thread, which the runtime's threads must share.
     pub fn spawn() -> Result<(Self, watch::Receiver<Resolutions>)> {
         let (watched, watched_set) = watch::channel(BTreeSet::new());
+        let (tunnel_addresses, tunnel_sources) = watch::channel(BTreeSet::new());
         let (published, resolutions) = watch::channel(Resolutions::default());
         let connections = Connections::open()?;
         let (doubts, doubted) = mpsc::channel(DOUBTS);
         tokio::spawn(follow::run(
-            ResolverWorker { watched_set, doubted, published, view: KernelView::default() },
+            ResolverWorker { watched_set, tunnel_sources, doubted, published, view: KernelView::default() },
             connections,
         ));
-        Ok((Self { watched, doubts }, resolutions))
+        Ok((Self { watched, tunnel_addresses, doubts }, resolutions))
     }
 
     /// Channel for watched destinations that do not answer. Their next hops are verified at once, even if the kernel
@@ -80,6 +83,15 @@ impl Resolver {
         self.watched.send_if_modified(|watched| {
             let changed = *watched != destinations;
             *watched = destinations;
+            changed
+        });
+    }
+
+    /// Replaces the source addresses of tunnel packets. Path MTUs are learned from ICMP errors about such packets.
+    pub fn follow_tunnels(&self, addresses: BTreeSet<IpAddr>) {
+        self.tunnel_addresses.send_if_modified(|followed| {
+            let changed = *followed != addresses;
+            *followed = addresses;
             changed
         });
     }
@@ -100,6 +112,7 @@ impl Connections {
 
 struct ResolverWorker {
     watched_set: watch::Receiver<BTreeSet<IpAddr>>,
+    tunnel_sources: watch::Receiver<BTreeSet<IpAddr>>,
     doubted: mpsc::Receiver<IpAddr>,
     published: watch::Sender<Resolutions>,
     view: KernelView,
@@ -117,6 +130,7 @@ impl Follower for ResolverWorker {
     async fn follow(&mut self, mut connections: Connections) -> Result<()> {
         let mut outdated = Staleness::Everything;
         let mut pass_at = Instant::now();
+        let mut tunnel_errors = self.tunnel_errors()?;
         loop {
             tokio::select! {
                 biased;
@@ -145,6 +159,15 @@ impl Follower for ResolverWorker {
                     outdated = Staleness::Nothing;
                     pass_at = self.view.next_pass(Instant::now());
                 }
+                changed = self.tunnel_sources.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    tunnel_errors = self.tunnel_errors()?;
+                }
+                () = tunnel_errors.arrive() => {
+                    (outdated, pass_at) = self.postpone(outdated, pass_at, Staleness::Everything);
+                }
                 Some(destination) = self.doubted.recv() => {
                     timeout(PASS_TIMEOUT, self.view.doubt(&connections.kernel, destination))
                         .await
@@ -153,10 +176,7 @@ impl Follower for ResolverWorker {
                 notification = connections.notifications.next() => {
                     let notification = notification.context("the netlink socket was closed")?;
                     let newly = self.view.on_notification(&notification);
-                    if newly != Staleness::Nothing && outdated == Staleness::Nothing {
-                        pass_at = self.view.next_pass_at.max(Instant::now() + DEBOUNCE).min(pass_at);
-                    }
-                    outdated = outdated.max(newly);
+                    (outdated, pass_at) = self.postpone(outdated, pass_at, newly);
                 }
             }
         }
@@ -168,6 +188,18 @@ impl Follower for ResolverWorker {
 }
 
 impl ResolverWorker {
+    /// What is outdated, and when the next pass is due, after another change of the kernel's tables.
+    fn postpone(&self, outdated: Staleness, pass_at: Instant, newly: Staleness) -> (Staleness, Instant) {
+        let is_first = newly != Staleness::Nothing && outdated == Staleness::Nothing;
+        let soon = self.view.next_pass_at.max(Instant::now() + DEBOUNCE).min(pass_at);
+        (outdated.max(newly), if is_first { soon } else { pass_at })
+    }
+
+    fn tunnel_errors(&mut self) -> Result<TunnelErrors> {
+        let sources = self.tunnel_sources.borrow_and_update();
+        TunnelErrors::open(&sources).context("cannot receive ICMP errors about tunnel packets")
+    }
+
     fn publish(&self, resolutions: BTreeMap<IpAddr, Resolution>) {
         self.published.send_if_modified(|published| {
             let changed = **published != resolutions;

@@ -122,6 +122,19 @@ impl Namespace {
         })
     }
 
+    /// A counter of the namespace from `/proc/net/snmp6`, such as `Ip6FragFails`.
+    ///
+    /// # Errors
+    /// No counter has this name.
+    pub fn counter6(&self, name: &str) -> Result<u64> {
+        self.on_thread(|| {
+            let all = fs::read_to_string("/proc/thread-self/net/snmp6")?;
+            let mut pairs = all.lines().filter_map(|line| line.split_once(char::is_whitespace));
+            let found = pairs.find(|(candidate, _)| *candidate == name);
+            Ok(found.with_context(|| format!("no {name}"))?.1.trim().parse()?)
+        })
+    }
+
     /// Runs a closure on a new thread in the namespace, and waits for it. Use it for blocking calls.
     ///
     /// # Errors

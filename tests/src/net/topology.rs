@@ -8,6 +8,7 @@
 //! `slb`. Senders compute checksums (`tx off`), as on hardware. Each peer of an interface that runs SLB has an XDP
 //! program too; without one, veth does not deliver frames that XDP sent.
 
+mod router;
 mod second;
 mod stacked;
 
@@ -21,6 +22,7 @@ use std::{
 use anyhow::{Result, bail};
 use slb_userspace::cli::decap::status::DecapInterface;
 
+pub use router::Router;
 pub use second::{SecondNode, second_address};
 pub use stacked::TEAM;
 

@@ -24,6 +24,7 @@ mod next_hop;
 mod one_way;
 mod other_host;
 mod pass_to_kernel;
+mod path_mtu;
 mod refusals;
 mod reload;
 mod resilience;
