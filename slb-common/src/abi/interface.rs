@@ -17,6 +17,8 @@ pub const CLIENT: u16 = 1;
 pub const SERVER: u16 = 2;
 
 const MAC: u64 = (1 << 48) - 1;
+/// Position of the MTU in the word of the hardware address, behind the two roles.
+const MTU: u32 = 50;
 
 /// An entry of the table.
 #[repr(C)]
@@ -24,7 +26,7 @@ const MAC: u64 = (1 << 48) - 1;
 pub struct Interface {
     /// Index in the lower half, group in the upper half. 0 in an empty entry.
     ids: SharedWord,
-    /// Hardware address in the lower 48 bits, in the byte order of a frame; flags above.
+    /// Hardware address in the lower 48 bits, in the byte order of a frame; roles and MTU above.
     address: SharedWord,
     /// Further own addresses, or [`NO_MAC`]. Virtual routers (VRRP) have one or two at an interface.
     extra_macs: [SharedWord; EXTRA_MACS],
@@ -34,6 +36,9 @@ pub struct Interface {
 pub const EXTRA_MACS: usize = 2;
 /// No further address. No interface has the broadcast address.
 pub const NO_MAC: [u8; 6] = [0xff; 6];
+
+/// Largest MTU in an entry, in bytes.
+pub const MAX_MTU: u16 = (1 << 14) - 1;
 
 /// The content of an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub struct InterfaceProperties {
     pub mac: [u8; 6],
     /// Roles: [`CLIENT`] and [`SERVER`].
     pub flags: u16,
+    /// MTU in bytes, up to [`MAX_MTU`]; 0 for no bound.
+    pub mtu: u16,
     /// Further own addresses, or [`NO_MAC`].
     pub extra_macs: [[u8; 6]; EXTRA_MACS],
 }
@@ -80,7 +87,13 @@ impl Interface {
     /// Roles: [`CLIENT`] and [`SERVER`].
     #[inline(always)]
     pub fn flags(&self) -> u16 {
-        (self.address.load() >> 48) as u16
+        (self.address.load() >> 48) as u16 & (CLIENT | SERVER)
+    }
+
+    /// MTU in bytes; 0 for no bound.
+    #[inline(always)]
+    pub fn mtu(&self) -> u16 {
+        (self.address.load() >> MTU) as u16
     }
 
     /// Whether this entry has the hardware address `mac`, which is in the lower 48 bits.
@@ -128,6 +141,7 @@ impl Interface {
             group: self.group(),
             mac: bytes(self.mac()),
             flags: self.flags(),
+            mtu: self.mtu(),
             extra_macs: [bytes(self.extra_macs[0].load()), bytes(self.extra_macs[1].load())],
         };
         (properties.ifindex != 0).then_some(properties)
@@ -139,7 +153,7 @@ impl InterfaceProperties {
         let [first, second] = self.extra_macs;
         [
             self.ifindex as u64 | (self.group as u64) << 32,
-            mac_word(self.mac) | (self.flags as u64) << 48,
+            mac_word(self.mac) | (self.flags as u64) << 48 | (self.mtu as u64) << MTU,
             extra_mac_word(first),
             extra_mac_word(second),
         ]
@@ -182,6 +196,7 @@ mod tests {
         group: 9,
         mac: MAC,
         flags: CLIENT | SERVER,
+        mtu: MAX_MTU,
         extra_macs: [[0, 0, 0x5e, 0, 1, 51], NO_MAC],
     };
 
@@ -192,6 +207,7 @@ mod tests {
         entry.store(&PROPERTIES);
         assert_eq!(entry.properties(), Some(PROPERTIES));
         assert_eq!((entry.ifindex(), entry.group(), entry.flags()), (0x3_0007, 9, 3));
+        assert_eq!(entry.mtu(), MAX_MTU);
         assert_eq!(entry.mac().to_ne_bytes(), [2, 0, 0, 0, 0xaa, 0xff, 0, 0]);
         assert_eq!(Interface::new(&PROPERTIES).properties(), Some(PROPERTIES));
         entry.clear();

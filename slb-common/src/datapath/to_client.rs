@@ -4,6 +4,7 @@ use core::borrow::Borrow as _;
 
 use super::{
     frame_calls::FrameCalls,
+    icmp_error::{IcmpError, IcmpMessage},
     macs::readdress,
     maps::Direction,
     nat,
@@ -56,12 +57,22 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         };
         let Reply { service, backend, client, is_finished } = reply;
         if packet.hop_limit <= 1 {
-            return Err(Refusal::drop(Reason::HopLimit));
+            return Err(Refusal::IcmpError(IcmpError {
+                reason: Reason::HopLimit,
+                message: IcmpMessage::hop_limit(packet.source.is_v4()),
+            }));
         }
         let out = maps.interface_at(client.interface()).ok_or(Refusal::drop(Reason::NoInterface))?;
         let macs = MacPair::of(client.mac(), out.mac());
         if client.mac() == 0 {
             return Err(Refusal::drop(Reason::NoClientHop));
+        }
+        let mtu = out.mtu();
+        if mtu != 0 && packet.len > mtu.into() {
+            return Err(Refusal::IcmpError(IcmpError {
+                reason: Reason::TooBig,
+                message: IcmpMessage::too_big(packet.source.is_v4(), mtu.into()),
+            }));
         }
         let verdict = self.egress_verdict(out.ifindex(), packet)?;
         let mut reason = Reason::ToClient;

@@ -193,7 +193,7 @@ impl Oracle {
                 flow.answer(read.flags, read.segment);
             }
             if read.hop_limit < 2 {
-                return Err(OracleAction::Drop);
+                return icmp_error(frame, read, IcmpCause::HopLimit);
             }
             let (source, port) = read.offsets().0;
             let mut changes = write(frame, source, port, listener.at);

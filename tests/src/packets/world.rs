@@ -264,8 +264,9 @@ pub fn interfaces() -> Interfaces {
 pub fn interfaces_in_roles(near: u16, far: u16) -> Interfaces {
     let mut interfaces = Interfaces::default();
     for (ifindex, mac, flags) in [(LO, OWN_MAC, near), (FAR, ROUTER.own, far)] {
-        let properties =
-            InterfaceProperties { ifindex, group: ifindex, mac, flags, ..InterfaceProperties::default() };
+        let group = ifindex;
+        let mtu = MTU as u16;
+        let properties = InterfaceProperties { ifindex, group, mac, flags, mtu, ..Default::default() };
         interfaces.insert(properties, &BTreeSet::from(OWN_MACS)).expect("indexes differ in their low bits");
     }
     interfaces

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use slb_common::abi::{
-    interface::{CLIENT, InterfaceProperties, SERVER},
+    interface::{CLIENT, InterfaceProperties, MAX_MTU, SERVER},
     mac_word,
 };
 
@@ -75,6 +75,7 @@ fn interfaces(
             // An interface without a hardware address carries no Ethernet frames.
             mac: link.mac.unwrap_or_default(),
             flags: flags(group, roles, links),
+            mtu: u16::try_from(link.mtu).ok().filter(|mtu| *mtu <= MAX_MTU).unwrap_or_default(),
             ..InterfaceProperties::default()
         };
         if let Err(other) = interfaces.insert(properties, &stack.own_macs(link)) {

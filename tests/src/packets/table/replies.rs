@@ -9,11 +9,13 @@ use slb_control::dataplane::state::to_address;
 
 use crate::packets::{
     frames::{Frame, flag, tcp, udp},
+    icmp::IcmpCause,
     scenario::{CLIENT, Expect, FlowKind, Scenario},
     world::*,
 };
 
 const NOT_OURS: Expect = Expect::Pass(Reason::NotOurs);
+const LAST_HOP: Expect = Expect::IcmpError(IcmpCause::HopLimit);
 
 pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = Vec::new();
@@ -44,9 +46,9 @@ pub(super) fn cases() -> Vec<Scenario> {
                 .frame(answer(flag::SYN | flag::ACK), back),
             begun("another port of the client")
                 .frame(tcp(server.at, other_port(client), flag::ACK).build(), NOT_OURS),
-            begun("an answer without hops left is dropped")
-                .frame(tcp(server.at, client, flag::ACK).hop_limit(1).build(), Expect::Drop(Reason::HopLimit))
-                .frame(tcp(server.at, client, flag::ACK).hop_limit(0).build(), Expect::Drop(Reason::HopLimit))
+            begun("an answer without hops left is refused by an ICMP error")
+                .frame(tcp(server.at, client, flag::ACK).hop_limit(1).build(), LAST_HOP)
+                .frame(tcp(server.at, client, flag::ACK).hop_limit(0).build(), LAST_HOP)
                 .frame(tcp(server.at, client, flag::ACK).hop_limit(2).build(), back),
             begun("answers with tags and padding")
                 .frame(tcp(server.at, client, flag::ACK).tag(0x8100, 9).padding(5).build(), back),
@@ -103,6 +105,18 @@ fn udp_cases() -> Vec<Scenario> {
                 )
                 .frame(udp(server.at, client, b"an answer").build(), back)
                 .frame(udp(server.at, client, b"another one").build(), back),
+        );
+        let headers = if client.is_ipv4() { 28 } else { 48 };
+        let sized = |len: usize| udp(server.at, client, &vec![0x5a; len - headers]).build();
+        let (largest, too_big) = (MTU as usize, Expect::IcmpError(IcmpCause::TooBig(MTU as u16)));
+        cases.push(
+            Scenario::new(format!("UDP/{family}: answers up to the MTU of the client's link go back"))
+                .frame(
+                    udp(client, listener.at, b"?").build(),
+                    Expect::ToServer(listener, server, FlowKind::New),
+                )
+                .frame(sized(largest), back)
+                .frame(sized(largest + 1), too_big),
         );
     }
     let asked = |name| {
