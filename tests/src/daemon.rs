@@ -34,6 +34,18 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// A user and group id without files.
 const UNPRIVILEGED_ID: &str = "65534";
 
+/// ABI version of the earlier release of `slbd` for tests of upgrades. `cargo xtask test` builds it.
+pub const PREVIOUS_ABI: u32 = 10;
+
+/// Which `slbd` a world runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The last one with [`PREVIOUS_ABI`].
+    Previous,
+    /// This build.
+    Current,
+}
+
 /// A running `slbd run`. Dropping it kills it; forwarding goes on.
 #[derive(Debug)]
 pub struct Daemon {
@@ -63,8 +75,17 @@ impl Programs {
     /// # Errors
     /// The programs have not been built.
     pub fn new(namespace: &Arc<Namespace>, log: PathBuf) -> Result<Self> {
-        let (slbd, slb) = (program("slbd", "SLBD")?, program("slb", "SLB")?);
+        let (slbd, slb) = (slbd_of(Release::Current)?, program("slb", "SLB")?);
         Ok(Self { namespace: namespace.clone(), slbd, slb, log, hidden: None, log_to: None, log_level: None })
+    }
+
+    /// Sets which `slbd` runs from now on.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub(crate) fn set_release(&mut self, release: Release) -> Result<()> {
+        self.slbd = slbd_of(release)?;
+        Ok(())
     }
 
     /// Starts `slbd run` without waiting until it is ready.
@@ -272,6 +293,20 @@ fn hide(directory: &str) -> io::Result<()> {
 pub fn servers(status: &Status) -> impl Iterator<Item = &ApiServer> {
     let listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
     listeners.flat_map(|listener| &listener.servers)
+}
+
+/// Path of a release of `slbd`: of this build or the one that `SLBD` names, or the earlier one that `SLBD_PREVIOUS`
+/// names.
+fn slbd_of(release: Release) -> Result<PathBuf> {
+    match release {
+        Release::Current => program("slbd", "SLBD"),
+        Release::Previous => program(&format!("slbd-v{PREVIOUS_ABI}"), "SLBD_PREVIOUS"),
+    }
+}
+
+/// Whether the earlier release of `slbd` has been built.
+pub fn has_previous() -> bool {
+    slbd_of(Release::Previous).is_ok()
 }
 
 /// Finds a program beside this one or in a directory above, up to the build's, unless the environment variable names

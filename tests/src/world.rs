@@ -23,7 +23,7 @@ use tokio::runtime;
 use crate::{
     client::Client,
     config::Plan,
-    daemon::{Daemon, Programs, servers},
+    daemon::{Daemon, Programs, Release, servers},
     leftovers::RunId,
     net::{Backend, Family, Topology, run},
     server::{Servers, Service},
@@ -127,6 +127,14 @@ impl World {
             }
             Ok(())
         })
+    }
+
+    /// Sets which release of `slbd` this world runs, from its next start on.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub fn set_release(&mut self, release: Release) -> Result<()> {
+        self.programs.set_release(release)
     }
 
     /// Mounts an empty directory over this one for the daemon, from its next start on.

@@ -4,6 +4,7 @@ mod bench;
 mod ebpf;
 mod lint;
 mod packages;
+mod previous;
 mod privileged;
 mod process;
 mod setup;

@@ -15,7 +15,10 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 pub(crate) use self::report::{Report, Totals};
-use crate::process::{self, Privilege, cargo};
+use crate::{
+    previous,
+    process::{self, Privilege, cargo},
+};
 
 /// The package whose tests need root.
 const PRIVILEGED: &str = "slb-tests";
@@ -32,6 +35,8 @@ pub(crate) const GUEST_ONLY: &str = "guest::";
 /// A program cannot be built or started, or no test matches the filter. Failed tests are no error: the totals count
 /// them.
 pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
+    // Before this build, because both leave a program `slbd` at the same path.
+    previous::build(filter)?;
     let (mut programs, mut privileged): (Vec<_>, Vec<_>) =
         build()?.into_iter().partition(|program| program.package != PRIVILEGED);
     programs.sort_unstable();

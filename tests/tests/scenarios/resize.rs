@@ -2,37 +2,34 @@
 
 use std::{
     fs,
-    net::{SocketAddr, UdpSocket},
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use aya::maps::{Array, Map, MapData, MapInfo};
 use slb_tests::{
     World,
-    client::{LongLived, PATIENCE},
     config::{Group, Listener, Target},
-    net::Family,
     scenario,
-    server::Service,
     traffic::Traffic,
     wait::wait_for,
 };
 
-use super::modes::beside::{self, prepare, tunnel_vip};
+use super::modes::{
+    beside::{self, prepare},
+    flows::Flows,
+};
 
 const WEIGHTS: [u8; 3] = [50, 30, 20];
-/// Long-lived connections per listener, and as many UDP flows.
-const FLOWS: usize = 16;
+/// Long-lived connections per family.
+const LONG_LIVED: usize = 16;
 /// Exchanges of each kind required after each step.
 const EXCHANGES: u64 = 100;
 /// Sizes of the flow table, in entries, in order.
 const SIZES: [u32; 3] = [1 << 18, 1 << 20, 1 << 19];
 /// `max_servers` of the maps; one of the configurations has more.
 const MAX_SERVERS: u32 = 1024;
-/// First client port of UDP flows; below the ports of exchanges.
-const FIRST_PORT: u16 = 512;
 /// How many starts may complete before the test can kill them.
 const STARTS: u64 = 5;
 /// How long a step of a start may take.
@@ -54,7 +51,7 @@ fn flow_table_resize_keeps_every_flow() {
         world.plan.max_servers = Some(MAX_SERVERS);
         beside::plan(&mut world.plan);
         world.start()?;
-        let traffic = Traffic::start(world, FLOWS)?;
+        let traffic = Traffic::start(world, LONG_LIVED)?;
         let mut flows = Flows::default();
         flows.open(world)?;
         for server in 0..2 {
@@ -188,65 +185,4 @@ fn old_tables(world: &World) -> Result<Vec<PathBuf>> {
     let pins = fs::read_dir(world.pins().join("maps"))?.map(|entry| Ok(entry?.path()));
     let pins = pins.collect::<Result<Vec<_>>>()?;
     Ok(pins.into_iter().filter(|pin| pin.to_string_lossy().contains("_FLOWS")).collect())
-}
-
-/// Connections and UDP flows through listeners of modes `dsr` and `ipip`, in both families.
-#[derive(Default)]
-struct Flows {
-    connections: Vec<LongLived>,
-    sockets: Vec<(UdpSocket, SocketAddr)>,
-    servers: Vec<String>,
-}
-
-impl Flows {
-    /// Opens connections and begins UDP flows.
-    fn open(&mut self, world: &World) -> Result<()> {
-        let [lines, echo] = [Service::Lines, Service::Echo].map(Service::backend_port);
-        for family in Family::ALL {
-            for vip in [family.vip(), tunnel_vip(family)] {
-                self.connections.push(world.client().long_lived((vip, lines).into(), FLOWS)?);
-                let source = world.net.sources(family)[0];
-                for _ in 0..FLOWS {
-                    let own = (source, FIRST_PORT + self.sockets.len() as u16);
-                    let socket = world.net.client.on_thread(|| Ok(UdpSocket::bind(own)?))?;
-                    self.sockets.push((socket, (vip, echo).into()));
-                }
-            }
-        }
-        self.note_servers()
-    }
-
-    /// Records the server of each UDP flow.
-    fn note_servers(&mut self) -> Result<()> {
-        self.servers = self.answering()?;
-        Ok(())
-    }
-
-    /// The servers that answer the UDP flows now.
-    fn answering(&self) -> Result<Vec<String>> {
-        let ask = |(socket, target): &(UdpSocket, SocketAddr)| {
-            let mut buffer = [0; 64];
-            socket.set_read_timeout(Some(PATIENCE))?;
-            socket.send_to(b"?", target)?;
-            let length = socket.recv(&mut buffer).with_context(|| format!("no answer of {target}"))?;
-            let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            Ok(answer.strip_suffix(" ?").context(answer.clone())?.to_owned())
-        };
-        self.sockets.iter().map(ask).collect()
-    }
-
-    /// Fails if a connection has broken or stalled, or if a UDP flow has another server.
-    fn expect_undisturbed(&self) -> Result<()> {
-        for connections in &self.connections {
-            connections.progress(3)?;
-            connections.expect_unbroken(None)?;
-        }
-        let now = self.answering()?;
-        ensure!(now.iter().any(|server| server == "b2"), "the table alone knows no flow: {now:?}");
-        let moved = now.iter().zip(&self.servers).filter(|(now, before)| now != before).count();
-        if moved > 0 {
-            bail!("{moved} of {} flows of UDP moved: {:?}, then {now:?}", now.len(), self.servers);
-        }
-        Ok(())
-    }
 }
