@@ -35,6 +35,7 @@ use crate::{
     dataplane::bpf::{
         lifetime::{MachineMounts, PinLifetime},
         pins::Pins,
+        upgrade,
     },
     descriptors,
     devices::InterfaceRecord,
@@ -51,7 +52,7 @@ pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Resul
     let mut signals = Signals::new()?;
     descriptors::raise()?;
     let pins = Pins::new(&config.daemon.pin_dir);
-    pins.create()?;
+    pins.create(&upgrade::readable_versions())?;
     let Some(_lock) = pins.lock()? else {
         bail!(
             "another slbd uses {}: stop it, or set [daemon] pin_dir to another directory",
@@ -60,7 +61,7 @@ pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Resul
     };
     let lifetime = mounts.lifetime(pins.root());
     announce(lifetime, pins.root());
-    let fresh = !pins.exist()?;
+    let fresh = !pins.exist()? && pins.other_versions().is_empty();
     let config = Arc::new(config);
     let record = InterfaceRecord::open(&config.daemon.state_dir, pins.root());
     let started = tokio::select! {

@@ -29,6 +29,7 @@ use crate::{
         maps::Maps,
         pins::Pins,
         resize,
+        upgrade::{self, Upgrade},
         xdp::{Attachment, Program},
     },
     devices::{self, Hook, InterfaceRecord},
@@ -132,7 +133,7 @@ impl PortState {
 /// interface is attached when it appears: at boot it may come up after the daemon.
 ///
 /// Returns the reconciler and the interfaces. `hz` is the kernel's jiffies per second, `vips` the state of VIPs on this
-/// host, `record` the record of an earlier run.
+/// host, `record` the record of an earlier run. `upgrade` is that of the pins, if they are of an older version.
 ///
 /// # Errors
 /// None of the interfaces exists, or the configuration does not fit the maps. If one interface cannot be attached, no
@@ -140,12 +141,14 @@ impl PortState {
 pub(super) fn attach(
     config: &Config,
     pins: &Pins,
+    mut upgrade: Option<Upgrade>,
     links: &Links,
     hz: u32,
     vips: &VipStates,
     record: InterfaceRecord,
 ) -> Result<(Reconciler<Maps>, Ports)> {
-    let renamed = renamed::read_renamed(&record, pins, &config.daemon.interfaces, links)?;
+    let in_use = &upgrade.as_ref().map_or_else(|| pins.clone(), Upgrade::pins);
+    let renamed = renamed::read_renamed(&record, in_use, &config.daemon.interfaces, links)?;
     let links = &renamed::under_old_names(&renamed, links);
     expect_any_exists(&config.daemon.interfaces, links)?;
     expect_fit(&[], &config.daemon.interfaces, links)?;
@@ -155,11 +158,11 @@ pub(super) fn attach(
          one is needed any more, `slbd detach --force` removes its pins)",
     )?;
     let sizes = MapSizes { flows: config.daemon.flow_table_entries, backends: config.daemon.max_servers };
-    if let Err(error) = resize::begin(pins, sizes) {
+    if let Err(error) = resize::begin(in_use, sizes) {
         let error = format!("{error:#}");
         tracing::warn!(error, "[daemon] flow_table_entries: the flow table keeps its size");
     }
-    let mut program = loader::load(pins, sizes)?;
+    let mut program = loader::load(in_use, sizes)?;
     #[cfg(feature = "debug-log")]
     program.follow_log()?;
     for facts in program.stats()? {
@@ -170,7 +173,7 @@ pub(super) fn attach(
             "XDP program loaded"
         );
     }
-    let maps = Maps::open(pins)?;
+    let maps = Maps::open(in_use)?;
     let max_backends = maps.max_backends();
     if let Some(room) = kept_size_notice(config.daemon.max_servers, max_backends) {
         tracing::warn!("{room}");
@@ -183,10 +186,16 @@ pub(super) fn attach(
         Some(room) => checked.context(room)?,
         None => checked?,
     }
+    if let Some(upgrade) = &mut upgrade {
+        upgrade.commit()?;
+    }
+    resize::migrate(pins, &mut program, hz, &upgrade::old_entries())?;
+    if let Some(upgrade) = upgrade {
+        upgrade.finish(&mut program)?;
+    }
     if reconciler.actual()?.services.is_empty() {
         reconciler.reconcile(&vips_without_listeners(config, vips), since_boot()?)?;
     }
-    resize::migrate(pins, &mut program, hz)?;
     let mut ports = Ports {
         id: program.id()?,
         program,

@@ -17,7 +17,7 @@ use super::{
     store::Store,
 };
 use crate::{
-    dataplane::bpf::{flow_table::PinnedFlowTable, maps::Maps, pins::Pins, seeds},
+    dataplane::bpf::{flow_table::PinnedFlowTable, maps::Maps, pins::Pins, seeds, upgrade::Upgrade},
     devices::InterfaceRecord,
     health::Failures,
     neigh::{self, vips::VipWatcher},
@@ -51,12 +51,14 @@ pub(super) async fn start(
     let (vip_watcher, mut vip_states) = VipWatcher::spawn(addresses(&config)).await?;
     let vips = vip_states.borrow_and_update().clone();
     let store = Store::open(&config.daemon.state_dir);
-    let config = seed::fill_in(config, seeds::seed_in_use(pins)?, store.directory())?;
+    let upgrade = Upgrade::begin(pins)?;
+    let in_use = upgrade.as_ref().map_or_else(|| pins.clone(), Upgrade::pins);
+    let config = seed::fill_in(config, seeds::seed_in_use(&in_use)?, store.directory())?;
     if let Some(directory) = store.directory() {
         record.persist_in(directory);
     }
     route_lookups::enable();
-    let (reconciler, ports) = attach(&config, pins, &links, jiffies_per_second()?, &vips, record)?;
+    let (reconciler, ports) = attach(&config, pins, upgrade, &links, jiffies_per_second()?, &vips, record)?;
     MissingResources::of(&config.daemon, &ports.known(&links)).log();
     let gc_thread = GcThread::spawn(PinnedFlowTable::open(pins)?, Provoker::new()?)?;
     let subscriptions = Subscriptions { links_changed, vip_watcher, vip_states };

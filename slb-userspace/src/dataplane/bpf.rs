@@ -27,4 +27,5 @@ pub mod pins;
 pub mod resize;
 pub mod seeds;
 mod syscall;
+pub mod upgrade;
 pub mod xdp;

@@ -242,7 +242,8 @@ pub fn own_pins() -> Result<OwnPins> {
     leftovers::ensure_bpf_fs()?;
     leftovers::remove_dead()?;
     let pins = OwnPins(Pins::new(RunId::next().pin_dir()));
-    pins.0.create()?;
+    pins.0.create(&[])?;
+    pins.0.create_version()?;
     Ok(pins)
 }
 

@@ -36,5 +36,6 @@ mod slow_start;
 mod spread;
 mod tampering;
 mod unmatched;
+mod upgrade;
 mod warm_up;
 mod weight;

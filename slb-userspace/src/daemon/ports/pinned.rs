@@ -6,7 +6,10 @@ use anyhow::{Result, bail};
 use nix::fcntl::Flock;
 
 use super::Ports;
-use crate::dataplane::bpf::loader::{self, MapPin};
+use crate::dataplane::bpf::{
+    loader::{self, MapPin},
+    upgrade,
+};
 
 /// The pin directory that this process has locked.
 pub(super) struct Claim {
@@ -51,7 +54,8 @@ impl Ports {
     }
 
     fn pin_again(&mut self, maps: &[MapPin]) -> Result<()> {
-        self.pins.create()?;
+        self.pins.create(&upgrade::readable_versions())?;
+        self.pins.create_version()?;
         if self.pins.identity() != self.claim.identity {
             let Some(lock) = self.pins.lock()? else {
                 bail!("another slbd uses {}", self.pins.root().display());

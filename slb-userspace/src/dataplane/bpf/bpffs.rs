@@ -98,6 +98,30 @@ impl PinRoot {
     }
 }
 
+/// Runs a test in mount and network namespaces of its own. Its argument is a BPF file system.
+#[cfg(test)]
+pub(super) fn in_own_bpf_fs(test: impl FnOnce(&Path) + Send + 'static) {
+    use nix::{
+        mount::umount,
+        sched::{CloneFlags, unshare},
+        unistd::geteuid,
+    };
+    if !geteuid().is_root() {
+        eprintln!("skipped: to mount a BPF file system needs root");
+        return;
+    }
+    let run = move || {
+        unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        mount(Some("bpf"), home.path(), Some("bpf"), MsFlags::empty(), none).unwrap();
+        test(home.path());
+        umount(home.path()).unwrap();
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
 /// Whether a path is on a BPF file system.
 pub(super) fn is_bpf_fs(path: &Path) -> Result<bool> {
     is_of_bpf(path, Attempt::UseBpfFs)

@@ -78,8 +78,7 @@ pub fn remove_unused_programs(program: &mut Program, pins: &Pins) -> Result<()> 
     for (_, bound) in pins.bound()? {
         used.extend(xdp::maps_of(bound.program)?);
     }
-    for pin in pins.maps()? {
-        let name = pin.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    for (name, pin) in pins.maps()? {
         let id = name.strip_prefix(PROGRAMS).and_then(|rest| rest.strip_prefix('_')?.parse().ok());
         if id.is_some_and(|id: u32| !used.contains(&id)) {
             fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;

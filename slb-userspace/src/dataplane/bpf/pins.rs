@@ -19,17 +19,34 @@ use crate::neigh;
 const SETTING: &str = "pin_dir";
 /// Directory of the links, within that of a version.
 const LINKS: &str = "links";
+/// Directory of the maps, within that of a version.
+const MAPS: &str = "maps";
 
-/// The directory of one SLB's pins.
+/// The pins of one SLB: those of this ABI version, or of another one ([`Self::of_version`]).
 #[derive(Debug, Clone)]
 pub struct Pins {
     root: PinRoot,
+    version: u32,
+    /// Precedes the names of maps: of pins that are staged in the directory of another version.
+    prefix: String,
 }
 
 impl Pins {
     /// `root` must be on a BPF file system. It need not exist yet.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: PinRoot::new(root.into(), SETTING) }
+        let root = PinRoot::new(root.into(), SETTING);
+        Self { root, version: ABI_VERSION, prefix: String::new() }
+    }
+
+    /// The pins of an ABI version in the same directory.
+    pub(super) fn of_version(&self, version: u32) -> Self {
+        Self { root: self.root.clone(), version, prefix: String::new() }
+    }
+
+    /// Pins of this version's maps in the directory of another version, beside its own. A daemon of that version
+    /// ignores them, and its `slbd detach` removes them. Links are those of the other version.
+    pub(super) fn staged_in(&self, version: u32) -> Self {
+        Self { root: self.root.clone(), version, prefix: format!("V{ABI_VERSION}_") }
     }
 
     /// The directory itself.
@@ -39,15 +56,20 @@ impl Pins {
 
     /// Path of a map's pin.
     pub fn map(&self, name: &str) -> PathBuf {
-        self.version().join("maps").join(name)
+        self.maps_directory().join(format!("{}{name}", self.prefix))
     }
 
-    /// Paths of all pins of maps.
+    /// All pins of maps, with the names of the maps.
     ///
     /// # Errors
     /// Their directory cannot be read.
-    pub(super) fn maps(&self) -> Result<Vec<PathBuf>> {
-        bpffs::entries(&self.version().join("maps"))
+    pub(super) fn maps(&self) -> Result<Vec<(String, PathBuf)>> {
+        let pins = bpffs::entries(&self.maps_directory())?.into_iter();
+        let named = pins.filter_map(|pin| {
+            let name = pin.file_name()?.to_str()?.strip_prefix(&self.prefix)?.to_owned();
+            Some((name, pin))
+        });
+        Ok(named.collect())
     }
 
     /// Directory of the links.
@@ -89,8 +111,13 @@ impl Pins {
         Ok(())
     }
 
-    fn version(&self) -> PathBuf {
-        self.root().join(format!("v{ABI_VERSION}"))
+    /// Directory of the version.
+    pub(super) fn version(&self) -> PathBuf {
+        self.root().join(format!("v{}", self.version))
+    }
+
+    fn maps_directory(&self) -> PathBuf {
+        self.version().join(MAPS)
     }
 
     /// Directory names of other ABI versions, as far as they can be read.
@@ -110,15 +137,24 @@ impl Pins {
         control.try_exists().with_context(|| format!("cannot look at {}: it needs root", control.display()))
     }
 
-    /// Makes the directories. Mounts a BPF file system at its usual place if there is none.
-    pub fn create(&self) -> Result<()> {
+    /// Makes the directory of all versions. Mounts a BPF file system at its usual place if there is none.
+    ///
+    /// # Errors
+    /// The directory holds pins of a version that is neither this one nor in `readable`. Or it cannot be made.
+    pub fn create(&self, readable: &[u32]) -> Result<()> {
         self.root.ensure_bpf_fs()?;
-        self.refuse_other_versions()?;
-        self.root.make()?;
-        for directory in [self.version(), self.version().join("maps"), self.links()] {
-            bpffs::make(&directory)?;
-        }
-        Ok(())
+        self.refuse_other_versions(readable)?;
+        self.root.make()
+    }
+
+    /// Makes the directories of the version.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn create_version(&self) -> Result<()> {
+        [self.version(), self.maps_directory(), self.links()]
+            .iter()
+            .try_for_each(|directory| bpffs::make(directory))
     }
 
     /// Identity of the directory (device, inode), which another one at the same path does not have. `None` if it does
@@ -146,26 +182,20 @@ impl Pins {
     /// The directory contains something else, and nothing was removed. Or a pin cannot be removed.
     pub fn remove(&self) -> Result<()> {
         let versions = self.versions()?;
-        let mut pins = Vec::new();
-        let mut directories = Vec::new();
-        for version in &versions {
-            for part in [LINKS, "maps"] {
-                let directory = version.join(part);
-                pins.extend(bpffs::entries(&directory)?.into_iter().map(|file| (part, file)));
-                directories.push(directory);
-            }
-            directories.push(version.clone());
+        for part in [LINKS, MAPS] {
+            versions.iter().try_for_each(|version| remove_pins(&version.join(part)))?;
         }
-        directories.push(self.root().to_owned());
-        // Removes "links" before "maps", which sorts after it.
-        pins.sort();
-        for (_, pin) in pins {
-            fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
-        }
-        for directory in directories.iter().filter(|directory| directory.exists()) {
-            fs::remove_dir(directory).with_context(|| format!("cannot remove {}", directory.display()))?;
-        }
-        Ok(())
+        versions.iter().try_for_each(|version| remove_directory(version))?;
+        remove_directory(self.root())
+    }
+
+    /// Removes the pins of the version: links first.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub(super) fn remove_version(&self) -> Result<()> {
+        [self.links(), self.maps_directory()].iter().try_for_each(|part| remove_pins(part))?;
+        remove_directory(&self.version())
     }
 
     /// The directories of all versions.
@@ -191,21 +221,37 @@ impl Pins {
             .collect()
     }
 
-    fn refuse_other_versions(&self) -> Result<()> {
-        let Ok(entries) = fs::read_dir(self.root()) else { return Ok(()) };
-        for entry in entries {
-            let name = entry?.file_name();
-            if name != *format!("v{ABI_VERSION}") {
+    fn refuse_other_versions(&self, readable: &[u32]) -> Result<()> {
+        let known: Vec<_> = readable.iter().map(|version| format!("v{version}")).collect();
+        for name in bpffs::entries(self.root())?.iter().filter_map(|entry| entry.file_name()) {
+            let name = name.to_string_lossy();
+            if name != format!("v{ABI_VERSION}") && !known.iter().any(|known| name == *known) {
                 bail!(
-                    "{} holds pins of another version ({}; this program uses v{ABI_VERSION}): run `slbd detach` first, \
-                     which interrupts forwarding until the next start",
+                    "{} holds pins of another version ({name}; this program uses v{ABI_VERSION} and takes over {}): nothing was \
+                     changed, and forwarding continues. Start the slbd of that version again; or run `slbd detach` first, which \
+                     interrupts forwarding until the next start",
                     self.root().display(),
-                    name.to_string_lossy()
+                    known.join(", ")
                 );
             }
         }
         Ok(())
     }
+}
+
+/// Removes the files of a directory, and the directory; nothing if it does not exist.
+fn remove_pins(directory: &Path) -> Result<()> {
+    for pin in bpffs::entries(directory)? {
+        fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
+    }
+    remove_directory(directory)
+}
+
+fn remove_directory(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir(directory).with_context(|| format!("cannot remove {}", directory.display()))?;
+    }
+    Ok(())
 }
 
 fn bound_in(links: &Path) -> Result<Vec<(PathBuf, LinkBinding)>> {
@@ -240,7 +286,7 @@ mod tests {
     fn pins_are_made_on_a_bpf_file_system_only() {
         let home = tempfile::tempdir().unwrap();
         let pins = Pins::new(home.path().join("slb"));
-        let error = pins.create().unwrap_err().to_string();
+        let error = pins.create(&[]).unwrap_err().to_string();
         assert!(error.contains("set pin_dir"), "{error}");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
     }

@@ -14,7 +14,11 @@
 //! So packets are dropped in steps 4 and 5 only. Some belong to flows that began in the last two passes. Others come
 //! from a port of a `nat` server and go to clients that did not connect to a VIP.
 //!
+//! An upgrade that changes the entries of the flow table exchanges it in the same way: [`OldTable`] translates them.
+//!
 //! If the daemon ends in between, the pin of the old map stays, and the next daemon continues with step 2.
+
+mod old_table;
 
 use std::{
     fs,
@@ -29,6 +33,9 @@ use slb_common::{
     abi::flow::FlowWords,
     datapath::flow_gc::{CopyResult, FlowTable},
 };
+
+pub use self::old_table::OldEntry;
+use self::old_table::OldTable;
 
 use super::{
     bpffs, flows,
@@ -67,7 +74,7 @@ pub fn begin(pins: &Pins, sizes: MapSizes) -> Result<()> {
     let map = syscall::mmapable_array(FLOWS, size_of::<FlowWords>(), slots)
         .with_context(|| format!("cannot make a flow table of {slots} entries"))?;
     MapData::from_fd(map)?.pin(&new)?;
-    let old = pins.map(&format!("{OLD}{}", info.id()));
+    let old = pins.map(&old_name(info.id()));
     if !old.exists() {
         MapData::from_pin(&current)?.pin(&old)?;
     }
@@ -76,16 +83,17 @@ pub fn begin(pins: &Pins, sizes: MapSizes) -> Result<()> {
     Ok(())
 }
 
-/// Steps 3 to 5, if there is an old flow table. `hz` is jiffies per second.
+/// Steps 3 to 5, if there is an old flow table. `hz` is jiffies per second. `old_entries` are the entries of older ABI
+/// versions.
 ///
 /// # Errors
 /// A table cannot be mapped into memory, or a pin cannot be removed.
-pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
+pub fn migrate(pins: &Pins, program: &mut Program, hz: u32, old_entries: &[OldEntry]) -> Result<()> {
     let old = old(pins)?;
     if old.is_empty() {
         return set_resizing(pins, false);
     }
-    let tables = FlowTables::open(&old, pins, hz)?;
+    let tables = FlowTables::open(&old, pins, hz, old_entries)?;
     let first = Instant::now();
     let CopyResult { entries, mut dropped } = tables.copy(None)?;
     let second = Instant::now();
@@ -137,15 +145,15 @@ fn replace(
 
 /// The old and new flow tables, mapped into memory.
 struct FlowTables {
-    old: Vec<MappedArray>,
+    old: Vec<OldTable>,
     new: MappedArray,
     seed: u64,
     hz: u32,
 }
 
 impl FlowTables {
-    fn open(old: &[PathBuf], pins: &Pins, hz: u32) -> Result<Self> {
-        let old = old.iter().map(|pin| MappedArray::open(pin)).collect::<Result<_>>()?;
+    fn open(old: &[PathBuf], pins: &Pins, hz: u32, old_entries: &[OldEntry]) -> Result<Self> {
+        let old = old.iter().map(|pin| OldTable::open(pin, old_entries)).collect::<Result<_>>()?;
         Ok(Self { old, new: MappedArray::open(&pins.map(FLOWS))?, seed: seeds::flow_seed(pins)?, hz })
     }
 
@@ -155,7 +163,7 @@ impl FlowTables {
         let within = since.map(|since| since.elapsed().as_secs() as u32 + 1);
         let mut sum = CopyResult::default();
         for old in &self.old {
-            let migrated = new.copy_from(old.slots(), flows::clock(self.hz)?, within);
+            let migrated = old.copy_to(&new, flows::clock(self.hz)?, within);
             sum.entries += migrated.entries;
             sum.dropped += migrated.dropped;
         }
@@ -169,13 +177,22 @@ fn set_resizing(pins: &Pins, resizing: bool) -> Result<()> {
 }
 
 /// Waits for a grace period. The kernel does so when a map of maps changes.
-fn wait_for_programs() -> Result<()> {
+pub(super) fn wait_for_programs() -> Result<()> {
     let (outer, inner) = (syscall::array_of_maps("GRACE", 4, 1)?, syscall::array_of(&0_u32)?);
     Ok(syscall::update_batch(outer.as_fd(), &[0], &[inner.as_raw_fd() as u32])?)
 }
 
+/// Name of the flow table with this id, once another one replaces it.
+pub(super) fn old_name(id: u32) -> String {
+    format!("{OLD}{id}")
+}
+
+/// Whether the map of this name is an old flow table.
+pub(super) fn is_old(name: &str) -> bool {
+    name.starts_with(OLD)
+}
+
 /// Pins of old flow tables.
 fn old(pins: &Pins) -> Result<Vec<PathBuf>> {
-    let is_old = |pin: &PathBuf| pin.file_name().is_some_and(|name| name.to_string_lossy().starts_with(OLD));
-    Ok(pins.maps()?.into_iter().filter(is_old).collect())
+    Ok(pins.maps()?.into_iter().filter(|(name, _)| is_old(name)).map(|(_, pin)| pin).collect())
 }

@@ -84,6 +84,14 @@ pub(super) fn mmapable_array(name: &str, value_size: usize, entries: u32) -> io:
     })
 }
 
+/// Makes a per-CPU array of one element of `value_size` bytes, as the loader makes them.
+#[cfg(test)]
+pub(super) fn per_cpu_array(value_size: usize) -> io::Result<OwnedFd> {
+    /// BPF_MAP_TYPE_PERCPU_ARRAY.
+    const PER_CPU_ARRAY: u32 = 6;
+    create(&Create { map_type: PER_CPU_ARRAY, ..array(value_size) })
+}
+
 fn map_name(name: &str) -> [u8; 16] {
     let mut map_name = [0; 16];
     // The kernel needs a zero at the end.

@@ -1,4 +1,4 @@
-//! Connections and UDP flows in modes `dsr` and `ipip` that must stay with their servers.
+//! Connections and UDP flows that must stay with their servers.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -17,7 +17,7 @@ const FLOWS: usize = 16;
 /// First client port of UDP flows; below the ports of exchanges.
 const FIRST_PORT: u16 = 512;
 
-/// Connections and UDP flows through listeners of modes `dsr` and `ipip`, in both families.
+/// Connections and UDP flows through listeners of modes `dsr` and `ipip`, and UDP flows in mode `nat`, in both families.
 #[derive(Default)]
 pub(crate) struct Flows {
     connections: Vec<LongLived>,
@@ -32,15 +32,28 @@ impl Flows {
         for family in Family::ALL {
             for vip in [family.vip(), tunnel_vip(family)] {
                 self.connections.push(world.client().long_lived((vip, lines).into(), FLOWS)?);
-                let source = world.net.sources(family)[0];
-                for _ in 0..FLOWS {
-                    let own = (source, FIRST_PORT + self.sockets.len() as u16);
-                    let socket = world.net.client.on_thread(|| Ok(UdpSocket::bind(own)?))?;
-                    self.sockets.push((socket, (vip, echo).into()));
-                }
+                self.open_udp(world, family, (vip, echo).into())?;
             }
         }
         self.note_servers()
+    }
+
+    /// Begins UDP flows in mode `nat`. They end after a minute of silence.
+    pub(crate) fn open_nat(&mut self, world: &World) -> Result<()> {
+        for family in Family::ALL {
+            self.open_udp(world, family, world.vip(family, Service::Echo))?;
+        }
+        self.note_servers()
+    }
+
+    fn open_udp(&mut self, world: &World, family: Family, target: SocketAddr) -> Result<()> {
+        let source = world.net.sources(family)[0];
+        for _ in 0..FLOWS {
+            let own = (source, FIRST_PORT + self.sockets.len() as u16);
+            let socket = world.net.client.on_thread(|| Ok(UdpSocket::bind(own)?))?;
+            self.sockets.push((socket, target));
+        }
+        Ok(())
     }
 
     /// Records the server of each UDP flow.

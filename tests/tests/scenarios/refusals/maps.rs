@@ -52,6 +52,36 @@ fn maps_of_another_version_are_refused() {
     });
 }
 
+/// The version of 171a702 and a newer one.
+#[test]
+fn pins_that_cannot_be_taken_over_are_refused() {
+    scenario!(&WEIGHTS, |world| {
+        world.start()?;
+        world.terminate()?;
+        let programs = world.programs()?;
+        for version in [6, ABI_VERSION + 1] {
+            let other = world.plan.pin_dir.join(format!("v{version}"));
+            fs::rename(world.pins(), &other)?;
+            let output = world.slbd("run", &world.plan.toml())?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(!output.status.success(), "{said}");
+            for words in [
+                format!("holds pins of another version (v{version}; this program uses v{ABI_VERSION}"),
+                "nothing was changed, and forwarding continues".to_owned(),
+                "run `slbd detach` first, which interrupts forwarding until the next start".to_owned(),
+            ] {
+                ensure!(said.contains(&words), "no `{words}` in: {said}");
+            }
+            ensure!(!world.pins().exists() && other.join("maps/CONTROL").exists(), "the pins have changed");
+            ensure!(world.programs()? == programs, "another program");
+            works(world)?;
+            fs::rename(&other, world.pins())?;
+        }
+        world.start()?;
+        works(world)
+    });
+}
+
 fn swap(maps: &Path, one: &str, other: &str) -> Result<()> {
     let [one, other, aside] = [one, other, "ASIDE"].map(|name| maps.join(name));
     fs::rename(&one, &aside)?;

@@ -1,0 +1,102 @@
+//! ABI 10. Its control map says another version, and its totals have 32 reasons per action.
+
+use std::{os::fd::AsFd as _, path::Path};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Map, MapData, MapType, PerCpuArray, PerCpuValues};
+use slb_common::abi::{
+    ABI_VERSION,
+    control::Control,
+    stats::{Action, Totals},
+};
+
+use super::{
+    super::{map_shapes::shape, syscall},
+    old_abi::{ChangedMap, Conversion, OldAbi},
+};
+
+pub(super) const ABI: OldAbi = OldAbi {
+    version: 10,
+    changed: &[
+        ChangedMap {
+            shape: shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
+            conversion: Conversion::Copy(copy_control),
+        },
+        ChangedMap {
+            shape: shape("TOTALS", MapType::PerCpuArray, 4, size_of::<OldTotals>(), 1),
+            conversion: Conversion::Add(add_totals),
+        },
+    ],
+    flow_entry: None,
+};
+
+/// Reasons per action. Later versions append reasons.
+const REASONS: usize = 32;
+/// Words of the packets by action and reason, which come first.
+const PACKETS: usize = Action::ALL.len() * REASONS;
+/// Totals of one CPU: packets, three counters of evictions, five rate limiters.
+type OldTotals = [u64; PACKETS + 3 + 5];
+
+/// Copies the control map: last generation and seeds, under this version.
+fn copy_control(old: &Path, new: &Path) -> Result<()> {
+    let mut control = Control::default();
+    let map = open(old)?;
+    syscall::look_up(map.fd().as_fd(), 0, &mut control)
+        .with_context(|| format!("cannot read {}", old.display()))?;
+    // 0 means that no daemon has configured the maps yet.
+    if control.abi_version != 0 {
+        control.abi_version = ABI_VERSION;
+    }
+    let copy = MapData::from_fd(syscall::array_of(&control)?)?;
+    copy.pin(new).with_context(|| format!("cannot pin {}", new.display()))
+}
+
+/// Adds packets and evictions. The rate limiters of the new map are in use and stay.
+fn add_totals(old: &Path, new: &Path) -> Result<()> {
+    let old: PerCpuArray<_, OldTotals> = Map::from_map_data(open(old)?)?.try_into()?;
+    let mut new: PerCpuArray<_, Totals> = Map::from_map_data(open(new)?)?.try_into()?;
+    let (before, now) = (old.get(&0, 0)?, new.get(&0, 0)?);
+    let sums = now.iter().zip(before.iter()).map(|(now, before)| sum(*now, before)).collect::<Vec<_>>();
+    new.set(0, PerCpuValues::try_from(sums)?, 0).context("cannot add up the totals of packets")
+}
+
+fn sum(mut now: Totals, before: &OldTotals) -> Totals {
+    let (packets, rest) = before.split_at(PACKETS);
+    for (sums, packets) in now.packets.iter_mut().zip(packets.chunks_exact(REASONS)) {
+        sums.iter_mut().zip(packets).for_each(|(sum, packets)| *sum += packets);
+    }
+    let evictions = [&mut now.evicted_migrating, &mut now.evicted, &mut now.evicted_assured];
+    evictions.into_iter().zip(rest).for_each(|(sum, evicted)| *sum += evicted);
+    now
+}
+
+fn open(path: &Path) -> Result<MapData> {
+    MapData::from_pin(path).with_context(|| format!("cannot open the map {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use slb_common::abi::stats::Reason;
+
+    use super::*;
+
+    #[test]
+    fn totals_of_abi_10_are_added_by_action_and_reason() {
+        let mut before: OldTotals = std::array::from_fn(|n| n as u64);
+        before[PACKETS + 3] = u64::MAX;
+        let mut now = Totals::default();
+        now.packets[Action::Drop as usize][Reason::OtherHost as usize] = 1000;
+        let sum = sum(now, &before);
+        for action in Action::ALL {
+            for reason in Reason::ALL.iter().filter(|reason| (**reason as usize) < REASONS) {
+                let own = if (*action, *reason) == (Action::Drop, Reason::OtherHost) { 1000 } else { 0 };
+                let expected = own + (*action as u64) * REASONS as u64 + *reason as u64;
+                assert_eq!(sum.packets[*action as usize][*reason as usize], expected);
+            }
+        }
+        let evicted = PACKETS as u64;
+        let sums = [sum.evicted_migrating, sum.evicted, sum.evicted_assured];
+        assert_eq!(sums, [evicted, evicted + 1, evicted + 2]);
+        assert_eq!(sum.limits, Totals::default().limits);
+    }
+}

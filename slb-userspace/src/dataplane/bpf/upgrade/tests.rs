@@ -1,0 +1,205 @@
+//! Upgrades of pins on a BPF file system and in a network namespace of the test's own.
+
+use std::path::PathBuf;
+
+use aya::maps::{Array, Map, PerCpuArray, PerCpuValues};
+use slb_common::abi::{
+    control::Control,
+    stats::{Action, Reason, Totals},
+};
+use slb_config::model::XdpMode;
+
+use super::{
+    super::{
+        loader::{self, MapSizes},
+        syscall,
+    },
+    *,
+};
+
+const SIZES: MapSizes = MapSizes { flows: 1024, backends: 64 };
+/// Index of the loopback interface in each network namespace.
+const LOOPBACK: u32 = 1;
+const OLD: Control = Control { abi_version: 10, generation: 7, seed: 8, flow_seed: 9 };
+/// Packets that the old version has counted on each CPU.
+const COUNTED: u64 = 1000;
+
+/// Runs `test` with pins of ABI 10, whose program is on the loopback interface.
+fn with_old_pins(test: fn(&Pins)) {
+    bpffs::in_own_bpf_fs(move |directory| {
+        let pins = Pins::new(directory.join("slb"));
+        pins.create(&readable_versions()).unwrap();
+        make_old(&pins.of_version(10));
+        test(&pins);
+    });
+}
+
+/// Makes the maps of ABI 10, which differ by their control map and totals.
+fn make_old(old: &Pins) {
+    old.create_version().unwrap();
+    let mut program = loader::load(old, SIZES).unwrap();
+    program.attach(&old.link(LOOPBACK), LOOPBACK, XdpMode::Generic).unwrap();
+    let mut control: Array<_, Control> = map(&old.map(CONTROL)).try_into().unwrap();
+    control.set(0, OLD, 0).unwrap();
+    let totals = MapData::from_fd(syscall::per_cpu_array(8 * (4 * 32 + 8)).unwrap()).unwrap();
+    fs::remove_file(old.map("TOTALS")).unwrap();
+    totals.pin(old.map("TOTALS")).unwrap();
+    let mut totals: PerCpuArray<_, [u64; 136]> = map(&old.map("TOTALS")).try_into().unwrap();
+    let mut of_cpu = [0; 136];
+    of_cpu[32 * Action::Forward as usize + Reason::ToServer as usize] = COUNTED;
+    totals.set(0, PerCpuValues::try_from(vec![of_cpu; processors()]).unwrap(), 0).unwrap();
+}
+
+fn processors() -> usize {
+    aya::util::nr_cpus().unwrap()
+}
+
+fn map(path: &Path) -> Map {
+    Map::from_map_data(MapData::from_pin(path).unwrap()).unwrap()
+}
+
+/// All pins and directories below the directory of all versions.
+fn listing(pins: &Pins) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![pins.root().to_owned()];
+    while let Some(directory) = left.pop() {
+        let entries = bpffs::entries(&directory).unwrap();
+        left.extend(entries.iter().filter(|entry| entry.is_dir()).cloned());
+        found.extend(entries);
+    }
+    found.sort();
+    found
+}
+
+fn program_of(pins: &Pins) -> u32 {
+    let bound = pins.bound().unwrap();
+    assert_eq!(bound.len(), 1, "{bound:?}");
+    bound[0].1.program
+}
+
+fn map_id(path: &Path) -> u32 {
+    MapInfo::from_pin(path).unwrap().id()
+}
+
+#[test]
+fn upgrade_that_ends_before_its_program_runs_restores_the_old_pins() {
+    with_old_pins(|pins| {
+        let before = listing(pins);
+        let staged = Upgrade::begin(pins).unwrap().unwrap();
+        let program = loader::load(&staged.pins(), SIZES).unwrap();
+        assert!(listing(pins).len() > before.len());
+        drop(staged);
+        assert_eq!(listing(pins), before);
+
+        let mut committed = Upgrade::begin(pins).unwrap().unwrap();
+        committed.commit().unwrap();
+        assert!(pins.exist().unwrap() && pins.link(LOOPBACK).exists());
+        drop((committed, program));
+        assert_eq!(listing(pins), before);
+    });
+}
+
+#[test]
+fn finished_upgrade_has_the_flows_seeds_and_counters_of_the_old_version() {
+    with_old_pins(|pins| {
+        let old = pins.of_version(10);
+        let (flows, program) = (map_id(&old.map("FLOWS")), program_of(&old));
+        let mut upgrade = Upgrade::begin(pins).unwrap().unwrap();
+        let mut new = loader::load(&upgrade.pins(), SIZES).unwrap();
+        upgrade.commit().unwrap();
+        upgrade.finish(&mut new).unwrap();
+        assert_ne!(program_of(pins), program);
+        assert_eq!(map_id(&pins.map("FLOWS")), flows, "another flow table");
+        assert!(!old.version().exists());
+        let control: Array<_, Control> = map(&pins.map(CONTROL)).try_into().unwrap();
+        assert_eq!(control.get(&0, 0).unwrap(), Control { abi_version: ABI_VERSION, ..OLD });
+        expect_totals(pins);
+        assert!(Upgrade::begin(pins).unwrap().is_none());
+    });
+}
+
+/// A killed daemon runs no destructors.
+#[test]
+fn killed_upgrade_is_continued_by_the_next_start() {
+    with_old_pins(|pins| {
+        let killed = |committed: bool| {
+            let mut upgrade = Upgrade::begin(pins).unwrap().unwrap();
+            drop(loader::load(&upgrade.pins(), SIZES).unwrap());
+            if committed {
+                upgrade.commit().unwrap();
+            }
+            std::mem::forget(upgrade);
+        };
+        killed(false);
+        assert!(!pins.exist().unwrap(), "an old daemon would not start");
+        killed(true);
+        // Between the pins of the maps and those of the links.
+        fs::rename(pins.link(LOOPBACK), pins.of_version(10).link(LOOPBACK)).unwrap();
+        let upgrade = Upgrade::begin(pins).unwrap().unwrap();
+        let mut new = loader::load(&upgrade.pins(), SIZES).unwrap();
+        let program = program_of(pins);
+        upgrade.finish(&mut new).unwrap();
+        assert_ne!(program_of(pins), program);
+        expect_totals(pins);
+    });
+}
+
+/// The pin of the control map says that those of all maps are in place.
+#[test]
+fn commit_that_ends_halfway_is_begun_anew() {
+    with_old_pins(|pins| {
+        let before = listing(pins);
+        let mut upgrade = Upgrade::begin(pins).unwrap().unwrap();
+        pins.create_version().unwrap();
+        fs::create_dir(pins.map("SERVICES")).unwrap();
+        assert!(upgrade.commit().is_err(), "a pin cannot replace a directory");
+        assert!(!pins.exist().unwrap());
+        std::mem::forget(upgrade);
+        fs::remove_dir(pins.map("SERVICES")).unwrap();
+        let mut upgrade = Upgrade::begin(pins).unwrap().unwrap();
+        upgrade.commit().unwrap();
+        drop(upgrade);
+        assert_eq!(listing(pins), before);
+    });
+}
+
+#[test]
+fn old_version_with_a_missing_map_is_refused_while_its_program_runs() {
+    with_old_pins(|pins| {
+        let old = pins.of_version(10);
+        fs::remove_file(old.map("SERVICES")).unwrap();
+        let before = listing(pins);
+        let error = format!("{:#}", Upgrade::begin(pins).err().unwrap());
+        assert!(error.contains("SERVICES") && error.contains("ABI version 10"), "{error}");
+        assert_eq!(listing(pins), before);
+        fs::remove_file(old.link(LOOPBACK)).unwrap();
+        assert!(Upgrade::begin(pins).unwrap().is_none());
+        assert!(!old.version().exists() && pins.links().exists());
+    });
+}
+
+#[test]
+fn pins_of_both_versions_are_removed_by_detach() {
+    with_old_pins(|pins| {
+        for committed in [false, true] {
+            if !pins.root().exists() {
+                pins.create(&readable_versions()).unwrap();
+                make_old(&pins.of_version(10));
+            }
+            let mut upgrade = Upgrade::begin(pins).unwrap().unwrap();
+            if committed {
+                upgrade.commit().unwrap();
+            }
+            std::mem::forget(upgrade);
+            pins.remove().unwrap();
+            assert!(!pins.root().exists());
+        }
+    });
+}
+
+fn expect_totals(pins: &Pins) {
+    let totals: PerCpuArray<_, Totals> = map(&pins.map("TOTALS")).try_into().unwrap();
+    let forwarded = |totals: &Totals| totals.packets[Action::Forward as usize][Reason::ToServer as usize];
+    let forwarded: u64 = totals.get(&0, 0).unwrap().iter().map(forwarded).sum();
+    assert_eq!(forwarded, COUNTED * processors() as u64);
+}
