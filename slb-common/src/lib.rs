@@ -10,6 +10,7 @@
 )]
 
 pub mod abi;
+pub mod answer;
 pub mod datapath;
 pub mod decap;
 pub mod hash;

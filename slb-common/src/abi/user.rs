@@ -1,6 +1,7 @@
 //! Marks the layouts as plain data for aya's typed maps.
 
 use super::{
+    announce::{AnnouncedVip, Announcement},
     backend::{Backend, NextHop},
     control::Control,
     decap::{DecapCounters, DecapPolicy},
@@ -21,6 +22,8 @@ macro_rules! pod {
 }
 
 pod!(
+    AnnouncedVip,
+    Announcement,
     Backend,
     NextHop,
     Control,

@@ -118,6 +118,8 @@ pub struct TcpNumbers {
 
 /// Ethernet types (RFC 7042, IEEE 802.1Q), in network byte order.
 pub mod ether_type {
+    /// ARP.
+    pub const ARP: u16 = 0x0806_u16.to_be();
     /// IPv4.
     pub const IPV4: u16 = 0x0800_u16.to_be();
     /// IPv6.
