@@ -4,10 +4,9 @@
 //! is answered: its sender then knows that the VIP is in use. A gratuitous ARP request is another host's announcement,
 //! and no request.
 
-use crate::net::{
-    address::Address,
-    checksum::Delta,
-    headers::{ether_type, protocol},
+use crate::{
+    net::{address::Address, checksum::Delta, headers::protocol},
+    opaque::opaque,
 };
 
 /// Length of an ARP frame without padding.
@@ -24,8 +23,9 @@ type Mac = [u8; 6];
 const ARP_TYPES: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const REQUEST: u8 = 1;
 const REPLY: u8 = 2;
+/// The first byte behind the Ethernet header.
+const NETWORK: usize = 14;
 /// Bytes of an ARP frame.
-const ARP_FIRST: usize = 14;
 const OPERATION: usize = 20;
 const SENDER_MAC: usize = 22;
 const SENDER: usize = 28;
@@ -54,7 +54,6 @@ const DESTINATION: usize = 38;
 const ICMP: usize = 54;
 const ICMP_CODE: usize = 55;
 const ICMP_CHECKSUM: usize = 56;
-const ICMP_FLAGS: usize = 58;
 const ICMP_TARGET: usize = 62;
 const OPTION: usize = 78;
 
@@ -63,29 +62,35 @@ const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
 
 /// An ARP frame.
-#[repr(C, align(8))]
+#[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct ArpFrame(pub [u8; ARP_LENGTH]);
 
 /// A frame of neighbour discovery.
-#[repr(C, align(8))]
+#[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct DiscoveryFrame(pub [u8; ADVERTISEMENT_LENGTH]);
 
-/// `N` bytes of a frame from an offset.
+// The functions below keep no arrays of bytes: on the stack of BPF they would have to be aligned.
+
+/// The word at an offset.
 #[inline(always)]
-fn part<const N: usize>(frame: &[u8], at: usize) -> [u8; N] {
-    let mut part = [0; N];
+fn word(frame: &[u8], at: usize) -> [u8; 4] {
+    [frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]
+}
+
+/// Copies `N` bytes within a frame.
+#[inline(always)]
+fn copy<const N: usize>(frame: &mut [u8], from: usize, to: usize) {
     let mut i = 0;
     while i < N {
-        part[i] = frame[at + i];
+        frame[to + i] = frame[from + i];
         i += 1;
     }
-    part
 }
 
 #[inline(always)]
-fn put<const N: usize>(frame: &mut [u8], at: usize, bytes: [u8; N]) {
+fn put<const N: usize>(frame: &mut [u8], at: usize, bytes: &[u8; N]) {
     let mut i = 0;
     while i < N {
         frame[at + i] = bytes[i];
@@ -98,14 +103,13 @@ impl ArpFrame {
     #[inline(always)]
     pub fn requested(&self) -> Option<Address> {
         let frame = &self.0;
-        let types: [u8; 6] = part(frame, ARP_FIRST);
         let mut differs = frame[OPERATION] | (frame[OPERATION + 1] ^ REQUEST);
         let mut i = 0;
-        while i < 6 {
-            differs |= types[i] ^ ARP_TYPES[i];
+        while i < ARP_TYPES.len() {
+            differs |= frame[NETWORK + i] ^ ARP_TYPES[i];
             i += 1;
         }
-        let (sender, target) = (Address::v4(part(frame, SENDER)), Address::v4(part(frame, TARGET)));
+        let (sender, target) = (Address::v4(word(frame, SENDER)), Address::v4(word(frame, TARGET)));
         // A host's own hardware address is no group address.
         let is_request = differs == 0 && frame[SENDER_MAC] & 1 == 0 && !sender.same(&target);
         if is_request { Some(target) } else { None }
@@ -113,17 +117,18 @@ impl ArpFrame {
 
     /// Makes a request the answer that the requested address is at `mac`.
     #[inline(always)]
-    pub fn answer(&mut self, mac: Mac) {
+    pub fn answer(&mut self, mac: &Mac) {
         let frame = &mut self.0;
-        let asking: Mac = part(frame, SENDER_MAC);
-        let (sender, target): ([u8; 4], [u8; 4]) = (part(frame, SENDER), part(frame, TARGET));
-        put(frame, 0, asking);
+        copy::<6>(frame, SENDER_MAC, 0);
+        copy::<6>(frame, SENDER_MAC, TARGET_MAC);
+        let mut i = 0;
+        while i < 4 {
+            frame.swap(SENDER + i, TARGET + i);
+            i += 1;
+        }
         put(frame, 6, mac);
-        frame[OPERATION + 1] = REPLY;
         put(frame, SENDER_MAC, mac);
-        put(frame, SENDER, target);
-        put(frame, TARGET_MAC, asking);
-        put(frame, TARGET, sender);
+        frame[OPERATION + 1] = REPLY;
     }
 }
 
@@ -143,36 +148,51 @@ impl DiscoveryFrame {
             && frame[6] & 1 == 0
             && frame[SOURCE] != 0xff
             && frame[ICMP_TARGET] != 0xff;
-        if is_valid { Some(Address::v6(part(frame, ICMP_TARGET))) } else { None }
+        if !is_valid {
+            return None;
+        }
+        // Word by word: the compiler would store two at once where they are not aligned.
+        let word =
+            |number: usize| opaque(u32::from_ne_bytes(word(frame, ICMP_TARGET + 4 * number)).into()) as u32;
+        Some(Address([word(0), word(1), word(2), word(3)]))
     }
 
     /// Makes a solicitation the advertisement that its target is at `mac`.
     #[inline(always)]
-    pub fn advertise(&mut self, mac: Mac) {
+    pub fn advertise(&mut self, mac: &Mac) {
         let frame = &mut self.0;
-        let (asking, source): (Mac, [u8; 16]) = (part(frame, 6), part(frame, SOURCE));
-        let target: [u8; 16] = part(frame, ICMP_TARGET);
+        let mut source = 0;
+        let mut i = 0;
+        while i < 16 {
+            source |= frame[SOURCE + i];
+            i += 1;
+        }
         // A host without an address yet is told with all others (RFC 4861, 7.2.4).
-        let is_probe = Address::v6(source).same(&Address([0; 4]));
-        let (to, to_mac, solicited) =
-            if is_probe { (ALL_NODES, ALL_NODES_MAC, 0) } else { (source, asking, SOLICITED) };
-        put(frame, 0, to_mac);
+        let solicited = if source == 0 {
+            put(frame, 0, &ALL_NODES_MAC);
+            put(frame, DESTINATION, &ALL_NODES);
+            0
+        } else {
+            copy::<6>(frame, 6, 0);
+            copy::<16>(frame, SOURCE, DESTINATION);
+            SOLICITED
+        };
         put(frame, 6, mac);
-        put(frame, 12, ether_type::IPV6.to_ne_bytes());
-        put(frame, ARP_FIRST, [0x60, 0, 0, 0, 0, ICMP_LENGTH, protocol::ICMPV6, ON_LINK]);
-        put(frame, SOURCE, target);
-        put(frame, DESTINATION, to);
-        put(frame, ICMP, [ADVERTISEMENT, 0, 0, 0, solicited | OVERRIDE, 0, 0, 0]);
-        put(frame, OPTION, TARGET_OPTION);
+        put(frame, NETWORK, &[0x60, 0, 0, 0, 0, ICMP_LENGTH, protocol::ICMPV6, ON_LINK]);
+        copy::<16>(frame, ICMP_TARGET, SOURCE);
+        put(frame, ICMP, &[ADVERTISEMENT, 0, 0, 0, solicited | OVERRIDE, 0, 0, 0]);
+        put(frame, OPTION, &TARGET_OPTION);
         put(frame, OPTION + 2, mac);
-        let sum = Delta::default()
-            .plus(u16::from(ICMP_LENGTH).to_be())
-            .plus(u16::from(protocol::ICMPV6).to_be())
-            .bytes(&target)
-            .bytes(&to)
-            .bytes::<{ ICMP_LENGTH as usize }>(&part(frame, ICMP));
-        put(frame, ICMP_CHECKSUM, sum.checksum());
-        const { assert!(ICMP_FLAGS == ICMP + 4 && ICMP_TARGET == ICMP + 8) };
+        // Addresses and ICMPv6 are behind each other.
+        let mut sum =
+            Delta::default().plus(u16::from(ICMP_LENGTH).to_be()).plus(u16::from(protocol::ICMPV6).to_be());
+        let mut at = SOURCE;
+        while at < ADVERTISEMENT_LENGTH {
+            sum = sum.plus(u16::from_ne_bytes([frame[at], frame[at + 1]]));
+            at += 2;
+        }
+        let checksum = sum.checksum();
+        put(frame, ICMP_CHECKSUM, &checksum);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The userspace part of SLB: configuration, health checks, event loop, maps of the data plane, and API.
 
 pub mod advice;
+pub mod announce;
 pub mod cli;
 pub mod clock;
 pub mod daemon;
@@ -9,6 +10,7 @@ pub mod descriptors;
 pub mod devices;
 pub mod health;
 pub mod neigh;
+mod packet_address;
 mod privileges;
 pub mod provoke;
 pub mod server;

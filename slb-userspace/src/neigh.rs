@@ -11,11 +11,13 @@
 //! - A published map has exactly the destinations that were watched when it was made.
 
 mod follow;
+pub mod host_interfaces;
 mod kernel;
 mod limits;
 mod links;
 mod next_hop_cache;
 mod notifications;
+mod own_address;
 mod resolver;
 #[cfg(test)]
 mod tests;

@@ -51,6 +51,7 @@ pub use self::{
     socket::Sockets,
 };
 use crate::{
+    announce::Announced,
     clock::since_boot,
     dataplane::bpf::{losses::LossCounters, maps::Maps},
     neigh::{self, vips::VipStates},
@@ -61,7 +62,7 @@ use slb_api::{
     flows::{Flush, Flushed},
     types::{
         self, ApiUnmatched, ConfigText, ConfigurationStatus, DaemonStatus, InactiveInterface,
-        InterfaceLosses, OverrideRequest, Requester, Set, VipStatus,
+        InterfaceLosses, OverrideRequest, Requester, Set, VipAtInterface, VipStatus,
     },
 };
 use slb_config::{
@@ -79,6 +80,8 @@ pub struct StatusSources {
     pub view: watch::Receiver<Arc<InterfaceView>>,
     /// Packets lost by the kernel, if they are counted.
     pub losses: Option<Arc<LossCounters>>,
+    /// What is announced.
+    pub announced: Announced,
     /// When the event loop last ran.
     pub last_run: watch::Receiver<Instant>,
 }
@@ -246,7 +249,7 @@ impl StatusSource {
             interfaces_without: without(&config.daemon.interfaces, attached, &interfaces, &view),
             pins_trouble: view.pins_trouble.clone(),
             losses: self.shown.losses.as_ref().map(|counted| losses(counted, &view)),
-            vips: vips(config, vip_states),
+            vips: vips(config, vip_states, &self.shown.announced),
             overrides: overrides.clone(),
             overrides_trouble: overrides_trouble.clone(),
         };
@@ -270,9 +273,15 @@ async fn serve_pending(Shared(api): Shared<Arc<Api>>) -> Json<Option<types::ApiP
     Json(api.snapshots.borrow().running.pending.as_ref().map(PendingChange::document))
 }
 
-fn vips(config: &Config, vip_states: &VipStates) -> Vec<VipStatus> {
+fn vips(config: &Config, vip_states: &VipStates, announced: &Announced) -> Vec<VipStatus> {
+    let announcements = announced.vips();
     let of = |balancer: &LoadBalancer, address: IpAddr| {
         let standing = vip_states.get(&address).cloned().unwrap_or_default();
+        let announcement = announcements.get(&address);
+        let at = |(index, name): (&u32, &String)| VipAtInterface {
+            interface: name.clone(),
+            answers: announced.answers((*index, address)),
+        };
         VipStatus {
             address,
             load_balancer: balancer.name.to_string(),
@@ -284,6 +293,8 @@ fn vips(config: &Config, vip_states: &VipStates) -> Vec<VipStatus> {
                 model::Unmatched::Pass => ApiUnmatched::Pass,
             },
             unanswered: standing.unanswered,
+            announced: announcement.map(|announcement| announcement.interfaces.iter().map(at).collect()),
+            announcement_troubles: announcement.map_or_else(Vec::new, |found| found.troubles.clone()),
         }
     };
     let all = config.load_balancers.iter();

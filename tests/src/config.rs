@@ -64,6 +64,8 @@ pub struct Plan {
     pub state: Option<&'static str>,
     /// `unmatched` of the load balancer; `None` for the default.
     pub unmatched: Option<&'static str>,
+    /// `announce` of the load balancer; `None` for the default.
+    pub announce: Option<&'static str>,
     /// Interval of every health check of services.
     pub check_interval: Duration,
     /// Timeout of every health check of services.
@@ -174,6 +176,7 @@ impl Plan {
             vips: Family::ALL.map(Family::vip).into(),
             state: None,
             unmatched: None,
+            announce: None,
             check_interval: CHECK_INTERVAL,
             check_timeout: CHECK_TIMEOUT,
             listeners: BTreeMap::new(),
@@ -236,6 +239,7 @@ impl Plan {
             ("id", self.ids.load_balancer),
             ("state", self.state),
             ("unmatched", self.unmatched),
+            ("announce", self.announce),
         ]);
         format!(
             "[daemon]\ninterfaces = [{}]\nxdp_mode = {:?}\npin_dir = {:?}\nsocket = {:?}\n\

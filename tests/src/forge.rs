@@ -4,6 +4,7 @@
 //! - A [`Tap`] captures what arrives there, for any destination MAC.
 //! - A [`Peer`] is a TCP client in user space, which sends any segment on its connections.
 
+mod arp;
 mod peer;
 mod tap;
 
@@ -24,6 +25,7 @@ use crate::{
     packets::frames::{self, Frame, Segment, flag},
 };
 
+pub use arp::ArpSocket;
 pub use peer::{Peer, ports};
 pub use tap::{CapturedFrame, Tap};
 

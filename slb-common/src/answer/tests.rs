@@ -21,7 +21,7 @@ fn arp_request_is_answered_to_its_sender() {
     for sender in [HOST, [0; 4]] {
         let mut frame = arp(1, sender, VIP);
         assert_eq!(frame.requested(), Some(Address::v4(VIP)));
-        frame.answer(OWN);
+        frame.answer(&OWN);
         let expected =
             [&ASKING[..], &OWN, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &OWN, &VIP, &ASKING, &sender].concat();
         assert_eq!(frame.0.as_slice(), expected);
@@ -77,7 +77,7 @@ fn neighbour_solicitation_is_answered_with_a_valid_advertisement() {
     ] {
         let mut frame = discovery(&solicitation(source, vip, option));
         assert_eq!(frame.solicited(), Some(Address::v6(vip)));
-        frame.advertise(OWN);
+        frame.advertise(&OWN);
         let sliced = SlicedPacket::from_ethernet(&frame.0).unwrap();
         let link = sliced.link.as_ref().unwrap().to_header().unwrap().ethernet2().unwrap();
         assert_eq!((link.source, link.destination), (OWN, to_mac));
@@ -85,7 +85,10 @@ fn neighbour_solicitation_is_answered_with_a_valid_advertisement() {
         assert_eq!((ip.source, ip.destination, ip.hop_limit), (vip, to, 255));
         let Some(TransportSlice::Icmpv6(icmp)) = &sliced.transport else { panic!("{sliced:?}") };
         let Icmpv6Type::NeighborAdvertisement(header) = icmp.icmp_type() else { panic!("{icmp:?}") };
-        assert_eq!([header.router, header.solicited, header.r#override], [false, flags & SOLICITED != 0, true]);
+        assert_eq!(
+            [header.router, header.solicited, header.r#override],
+            [false, flags & SOLICITED != 0, true]
+        );
         assert_eq!(icmp.payload(), [&vip[..], &[2, 1], &OWN].concat());
         assert!(icmp.is_checksum_valid(vip, to));
     }

@@ -201,6 +201,21 @@ pub struct VipStatus {
     pub unmatched: ApiUnmatched,
     /// Why hosts on a link get no answer to ARP or neighbour solicitations for it, and what to do; `None` if they do.
     pub unanswered: Option<String>,
+    /// The interfaces at which SLB announces it; `None` if it is not to be announced.
+    #[serde(default)]
+    pub announced: Option<Vec<VipAtInterface>>,
+    /// Why hosts may not reach an announced VIP.
+    #[serde(default)]
+    pub announcement_troubles: Vec<String>,
+}
+
+/// An interface at which SLB announces a VIP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipAtInterface {
+    /// Its name.
+    pub interface: String,
+    /// ARP requests and neighbour solicitations that were answered since the daemon started.
+    pub answers: u64,
 }
 
 /// Action for packets to a VIP that no running listener takes.

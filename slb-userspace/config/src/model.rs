@@ -107,6 +107,8 @@ pub struct LoadBalancer {
     pub addresses: Vec<IpAddr>,
     /// Action for unmatched packets; `None` for the default by VIP, [`Unmatched::of`].
     pub unmatched: Option<Unmatched>,
+    /// Whether the daemon announces the VIPs to hosts in their subnet.
+    pub announce: Announce,
     /// Servers of the default server group. They have no port of their own.
     pub servers: Vec<DefaultServer>,
     /// Slots of the default server group's table.
@@ -124,6 +126,16 @@ pub enum RunState {
     Running,
     /// It is configured and takes no packets.
     Stopped,
+}
+
+/// How VIPs in the subnet of an interface become known to the hosts there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Announce {
+    /// Not by SLB: a router has a route, or the host has the address.
+    #[default]
+    Off,
+    /// SLB answers ARP (RFC 826) and neighbour solicitations (RFC 4861), and sends gratuitous ones.
+    Arp,
 }
 
 /// Action for packets to a VIP that no running listener takes.

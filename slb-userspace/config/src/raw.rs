@@ -64,6 +64,7 @@ pub(super) struct RawLoadBalancer {
     pub(super) addresses: Option<Spanned<List<Value>>>,
     pub(super) state: Option<Value>,
     pub(super) unmatched: Option<Value>,
+    pub(super) announce: Option<Value>,
     pub(super) table_size: Option<Value>,
     pub(super) slow_start: Option<Value>,
     #[serde(default)]

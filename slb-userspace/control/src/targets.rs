@@ -4,11 +4,19 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::listener_servers::{ServerGroups, running};
 use crate::inputs::Target;
-use slb_config::model::Config;
+use slb_config::model::{Announce, Config};
 
 /// All VIPs, also those of stopped load balancers.
 pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
     config.load_balancers.iter().flat_map(|balancer| balancer.addresses.iter().copied()).collect()
+}
+
+/// VIPs that SLB is to announce; with `running` those alone that a running listener serves.
+pub fn announced(config: &Config, running: bool) -> BTreeSet<IpAddr> {
+    let announcing = config.load_balancers.iter().filter(|balancer| {
+        balancer.announce == Announce::Arp && (!running || balancer.running().next().is_some())
+    });
+    announcing.flat_map(|balancer| balancer.addresses.iter().copied()).collect()
 }
 
 /// All targets of health checks.

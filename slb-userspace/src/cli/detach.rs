@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    announce,
     dataplane::bpf::{maps::Maps, pins::Pins},
     devices::InterfaceRecord,
     neigh, state_file,
@@ -37,6 +38,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
     }
     if !pins.root().exists() {
         println!("{}: nothing to detach", pins.root().display());
+        end_announcements(pins.root());
         // The pins may have vanished with their file system, perhaps while slbd runs.
         if let Some(config) = config.filter(|config| !state_file::is_claimed(&config.daemon.state_dir)) {
             restore_features(&config.daemon.state_dir, pins.root());
@@ -53,6 +55,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
         )?;
         refuse_local(&vips(&pins, config.as_ref()))?;
     }
+    end_announcements(pins.root());
     pins.remove()?;
     println!("{}: detached from all interfaces, pins removed", pins.root().display());
     match config {
@@ -62,6 +65,17 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
         ),
     }
     Ok(())
+}
+
+/// Ends the answers for VIPs: hosts must not send packets to where nothing forwards them.
+fn end_announcements(pins: &Path) {
+    match announce::end(pins) {
+        Ok(interfaces) if interfaces.is_empty() => {}
+        Ok(interfaces) => println!("VIPs are no longer announced on {}", interfaces.join(", ")),
+        Err(error) => println!(
+            "VIPs may still be announced, `tc filter show dev NAME ingress` shows slb_answer: {error:#}"
+        ),
+    }
 }
 
 /// Restores features that SLB has switched off, and prints the results.

@@ -28,7 +28,7 @@ use slb_api::{
     types::{
         ApiHealth, ApiInterfaceRole, ApiListener, ApiOutage, ApiOverride, ApiPendingChange, ApiRunState,
         ApiServer, AttachMode, ConfigurationStatus, DaemonStatus, DrainStatus, FlowTableStatus,
-        InactiveInterface, InterfaceLosses, Requester, Status,
+        InactiveInterface, InterfaceLosses, Requester, Status, VipStatus,
     },
 };
 use slb_common::abi::ABI_VERSION;
@@ -166,11 +166,7 @@ fn render(status: &Status) -> String {
         text += &format!("interface {}: XDP {mode}{role}{notes}\n", interface.name);
     }
     text += &status.daemon.as_ref().map_or_else(String::new, interfaces);
-    for vip in status.daemon.iter().flat_map(|daemon| &daemon.vips) {
-        if let Some(why) = &vip.unanswered {
-            text += &format!("VIP {}: {why}\n", vip.address);
-        }
-    }
+    text += &status.daemon.as_ref().map_or_else(String::new, |daemon| vips(&daemon.vips));
     for balancer in &status.load_balancers {
         for listener in &balancer.listeners {
             text += &match listener.state {
@@ -195,6 +191,27 @@ fn render(status: &Status) -> String {
 }
 
 /// Interfaces that do not forward, and packets lost at those that do.
+/// Numbers of announced VIPs by interface, and what is wrong with VIPs.
+fn vips(vips: &[VipStatus]) -> String {
+    let mut announced: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for at in vips.iter().flat_map(|vip| vip.announced.iter().flatten()) {
+        let (count, answers) = announced.entry(&at.interface).or_default();
+        *count += 1;
+        *answers += at.answers;
+    }
+    let mut text = String::new();
+    for (interface, (count, answers)) in announced {
+        let noun = if count == 1 { "VIP" } else { "VIPs" };
+        text += &format!("announces {count} {noun} on {interface}: {answers} answers\n");
+    }
+    for vip in vips {
+        for why in vip.unanswered.iter().chain(&vip.announcement_troubles) {
+            text += &format!("VIP {}: {why}\n", vip.address);
+        }
+    }
+    text
+}
+
 fn interfaces(daemon: &DaemonStatus) -> String {
     let mut text = String::new();
     if let Some(why) = &daemon.pins_trouble {

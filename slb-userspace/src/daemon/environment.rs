@@ -12,6 +12,7 @@ use anyhow::Result;
 
 use super::gc_thread::{Finished, Job};
 use crate::{
+    announce::Wanted,
     health::{Health, Target, TargetEvent, path::ProbeSettings},
     neigh::{Link, LinkChange, Resolutions, vips::VipStates},
 };
@@ -97,6 +98,12 @@ pub(super) trait Environment {
 
     /// Watches whether these VIPs are addresses of this host and answered for.
     fn watch_vips(&self, vips: BTreeSet<IpAddr>);
+
+    /// Announces these VIPs to the hosts of their subnets, and no others.
+    fn announce(&self, wanted: Wanted);
+
+    /// Announces no VIP any more, at once: forwarding ends with this process.
+    fn end_announcements(&self);
 
     /// Queues a job for the GC thread.
     fn start_gc(&self, job: Job);

@@ -39,6 +39,7 @@ use super::{
     update_rate::UpdateRate,
 };
 use crate::{
+    announce::Wanted,
     dataplane::bpf::lifetime::PinLifetime,
     health::path::ProbeSettings,
     neigh::{LinkChange, Resolutions},
@@ -49,7 +50,7 @@ use crate::{
         status::{ListenerOutages, ServerDetails, ServerOverrides},
     },
 };
-use slb_config::model::Config;
+use slb_config::model::{Config, DaemonConfig, InterfaceRole};
 use slb_control::{
     desired::{ObservedInputs, desired},
     drain_events::DrainTracker,
@@ -57,6 +58,7 @@ use slb_control::{
     model::{Desired, OverrideKey},
     outages::OutageTracker,
     reconcile::{Reconciler, Reconciliation, ResizedTable},
+    targets::announced,
 };
 
 /// Time after the start for which next hops of an earlier run stay valid while the kernel has none. It suffices to ask
@@ -277,6 +279,7 @@ impl<E: Environment> EventLoop<E> {
     /// Applies the active configuration with the current observations.
     fn apply(&mut self) -> Result<()> {
         let (now, begun) = (self.env.since_boot()?, Instant::now());
+        self.observations.set_announced(announced(&self.config, false));
         let overrides = self.store.settings();
         let decision = self.observations.decide(&self.config, overrides, now);
         let known =
@@ -302,6 +305,7 @@ impl<E: Environment> EventLoop<E> {
             // Ends of terminated connections receive their RST, and flows are rehomed.
             self.demand_gc_pass();
         }
+        self.announce();
         tracing::debug!(applied.operations, "the data plane has the desired state");
         self.follow_outages(&desired, now);
         self.follow_drains(&applied.state, now);
@@ -309,6 +313,16 @@ impl<E: Environment> EventLoop<E> {
         let snapshot = snapshot(&desired, applied, self.store.records(), outages, self.running());
         self.snapshots.send_replace(Arc::new(snapshot));
         Ok(())
+    }
+
+    /// Announces the VIPs of running listeners at the interfaces of clients.
+    fn announce(&self) {
+        let DaemonConfig { interfaces, roles, .. } = &self.config.daemon;
+        let is_client =
+            |name: &String| interfaces.contains(name) && roles.get(name) != Some(&InterfaceRole::Server);
+        let attached = self.env.interfaces().attached_without(&[]);
+        let clients = attached.into_iter().filter(|(_, name)| is_client(name)).map(|(index, _)| index);
+        self.env.announce(Wanted { vips: announced(&self.config, true), interfaces: clients.collect() });
     }
 
     /// Restarts all probes if a setting for all health checks has changed. Known health is kept.

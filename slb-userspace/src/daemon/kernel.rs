@@ -17,6 +17,7 @@ use super::{
     ports::{Ports, links},
 };
 use crate::{
+    announce::{Announcer, Wanted},
     clock::since_boot,
     dataplane::bpf::maps::Maps,
     health::{Failures, Health, ProbePaths, Supervisor, Target, TargetEvent, path::ProbeSettings},
@@ -47,6 +48,7 @@ pub(super) struct Kernel {
     vip_watcher: VipWatcher,
     vip_states: watch::Receiver<VipStates>,
     gc_thread: GcThread,
+    pub(super) announcer: Announcer,
 }
 
 /// Notifications of the kernel that are subscribed to before its state is first read.
@@ -67,6 +69,7 @@ impl Kernel {
         probes: ProbeSettings,
         failures: Failures,
         gc_thread: GcThread,
+        announcer: Announcer,
     ) -> Result<Self> {
         let Subscriptions { links_changed, vip_watcher, vip_states } = subscriptions;
         let (resolver, next_hops) = Resolver::spawn()?;
@@ -90,6 +93,7 @@ impl Kernel {
             vip_watcher,
             vip_states,
             gc_thread,
+            announcer,
         })
     }
 }
@@ -163,6 +167,14 @@ impl Environment for Kernel {
 
     fn watch_vips(&self, vips: BTreeSet<IpAddr>) {
         self.vip_watcher.watch(vips);
+    }
+
+    fn announce(&self, wanted: Wanted) {
+        self.announcer.announce(wanted);
+    }
+
+    fn end_announcements(&self) {
+        self.announcer.end();
     }
 
     fn start_gc(&self, job: Job) {

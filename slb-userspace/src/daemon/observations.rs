@@ -7,6 +7,7 @@ mod one_way;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -66,6 +67,11 @@ pub(super) struct Observations {
     lost: BTreeMap<IpAddr, Duration>,
     /// Next hops that an earlier run left in the maps.
     restored: BTreeMap<IpAddr, NextHop>,
+    /// VIPs that SLB is to announce. The announcer reports on them.
+    announced: BTreeSet<IpAddr>,
+    /// State of VIPs as last read.
+    read_vips: VipStates,
+    /// The same, without what the announcer reports on.
     vips: VipStates,
 }
 
@@ -95,6 +101,8 @@ impl Observations {
                 .filter(|(_, hop)| interfaces.contains_key(&hop.ifindex))
                 .collect(),
             interfaces,
+            announced: BTreeSet::new(),
+            read_vips: VipStates::default(),
             vips: VipStates::default(),
         }
     }
@@ -345,8 +353,23 @@ impl Observations {
         self.vips.clone()
     }
 
+    /// Sets the VIPs that SLB is to announce: the host itself need not answer for them.
+    pub(super) fn set_announced(&mut self, announced: BTreeSet<IpAddr>) {
+        if announced != self.announced {
+            self.announced = announced;
+            self.set_vips(self.read_vips.clone());
+        }
+    }
+
     /// Sets the state of VIPs on this host, and logs changes.
-    pub(super) fn set_vips(&mut self, vips: VipStates) {
+    pub(super) fn set_vips(&mut self, read: VipStates) {
+        let mut vips = read.clone();
+        self.read_vips = read;
+        if !self.announced.is_empty() {
+            let announced = &self.announced;
+            let states = Arc::make_mut(&mut vips).iter_mut();
+            states.filter(|(vip, _)| announced.contains(vip)).for_each(|(_, state)| state.unanswered = None);
+        }
         for (vip, standing) in vips.iter() {
             let before = self.vips.get(vip);
             if before.is_some_and(|before| before.is_local != standing.is_local) {

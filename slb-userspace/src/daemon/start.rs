@@ -17,6 +17,7 @@ use super::{
     store::Store,
 };
 use crate::{
+    announce::Announcer,
     dataplane::bpf::{flow_table::PinnedFlowTable, maps::Maps, pins::Pins, seeds, upgrade::Upgrade},
     devices::InterfaceRecord,
     health::Failures,
@@ -63,7 +64,8 @@ pub(super) async fn start(
     let gc_thread = GcThread::spawn(PinnedFlowTable::open(pins)?, Provoker::new()?)?;
     let subscriptions = Subscriptions { links_changed, vip_watcher, vip_states };
     let failures = Failures::open(store.directory());
-    let kernel = Kernel::new(ports, subscriptions, probes(&config), failures, gc_thread)?;
+    let announcer = Announcer::spawn(pins.root())?;
+    let kernel = Kernel::new(ports, subscriptions, probes(&config), failures, gc_thread, announcer)?;
     let loader = Loader::new(file, config.daemon.seed());
     let mut event_loop = EventLoop::new(kernel, reconciler, config, store, loader, vips)?;
     event_loop.await_first_results().await?;
@@ -79,6 +81,7 @@ impl EventLoop<Kernel> {
             snapshots: self.snapshots.subscribe(),
             view: self.env.ports.view(),
             losses: self.env.losses.counted(),
+            announced: self.env.announcer.announced(),
             last_run: self.last_run.subscribe(),
         };
         let mut first = self.snapshots.subscribe();

@@ -50,6 +50,14 @@ impl<'links> InterfaceStack<'links> {
     ///
     /// Interfaces in other network namespaces are other hosts.
     pub fn own_macs(&self, link: &Link) -> BTreeSet<Mac> {
+        let mut reached = self.with_upper(link);
+        self.add_lower(link, &mut reached);
+        reached.iter().filter_map(|index| self.link(*index)?.mac).collect()
+    }
+
+    /// Indexes of the interfaces that receive frames by `link`: itself, the bridge or bond that it belongs to, and VLAN
+    /// devices and macvlans above one of these that are up.
+    pub fn with_upper(&self, link: &Link) -> BTreeSet<u32> {
         let mut reached = BTreeSet::new();
         let mut next = vec![link.index];
         while let Some(index) = next.pop() {
@@ -58,8 +66,7 @@ impl<'links> InterfaceStack<'links> {
             next.extend(above.filter(|above| above.up).map(|above| above.index));
             next.extend(self.masters(link));
         }
-        self.add_lower(link, &mut reached);
-        reached.iter().filter_map(|index| self.link(*index)?.mac).collect()
+        reached
     }
 
     /// The bridges or the bond that an interface belongs to. The master of an Open vSwitch port has no usable address;

@@ -1,5 +1,7 @@
 //! Queries the kernel's links, routes, addresses and neighbours over rtnetlink (RFC 3549).
 
+mod solicited_groups;
+
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
@@ -20,7 +22,7 @@ use rtnetlink::{
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::{Below, Link, Mac, Xdp};
+use super::{Below, Link, Mac, Xdp, own_address::OwnAddress};
 
 /// Returns the interfaces of the current network namespace.
 ///
@@ -82,18 +84,6 @@ pub(super) struct Neighbour {
     pub(super) failed: bool,
 }
 
-/// A local address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct OwnAddress {
-    /// Index of the interface it is on.
-    pub(super) interface: u32,
-    pub(super) address: IpAddr,
-    /// Length of the on-link prefix.
-    pub(super) prefix: u8,
-    /// Whether the address is neither tentative nor a duplicate (RFC 4862).
-    pub(super) is_usable: bool,
-}
-
 /// A connection for queries. Notifications use another connection, so that a burst of them cannot displace a reply.
 pub(super) struct Kernel {
     handle: Handle,
@@ -132,6 +122,10 @@ impl Kernel {
 
     /// Proxy entries: the addresses this host may answer for, each with an interface.
     pub(super) async fn proxied(&mut self) -> Result<HashSet<NeighbourKey>> {
+        Ok(self.proxy_messages().await?.iter().filter_map(key_of).collect())
+    }
+
+    async fn proxy_messages(&mut self) -> Result<Vec<NeighbourMessage>> {
         let replies: Vec<NeighbourMessage> = self
             .handle
             .neighbours()
@@ -142,7 +136,7 @@ impl Kernel {
             .await
             .context("cannot list proxy entries")?;
         self.ensure_alive()?;
-        Ok(replies.iter().filter_map(key_of).collect())
+        Ok(replies)
     }
 
     /// Whether packets to an address are delivered locally.

@@ -59,6 +59,7 @@ fn is_valid(mode: Mode, direct: bool) {
         vips: Family::ALL.map(Family::vip).into(),
         state: Some("running"),
         unmatched: Some("drop"),
+        announce: Some("arp"),
         check_interval: CHECK_INTERVAL,
         check_timeout: CHECK_TIMEOUT,
         listeners: [(

@@ -1,6 +1,7 @@
 //! Scenarios: real clients, the real daemon and real servers, in namespaces.
 
 mod admin;
+mod announce;
 mod api;
 mod apply;
 mod bulk;

@@ -57,6 +57,7 @@ pub(super) fn load_balancer(balancer: &LoadBalancer) -> Fields {
         state,
         addresses,
         unmatched,
+        announce,
         servers: _,
         table_size,
         slow_start,
@@ -65,6 +66,7 @@ pub(super) fn load_balancer(balancer: &LoadBalancer) -> Fields {
     vec![
         ("state", word(state)),
         ("unmatched", or_absent(unmatched.as_ref(), word)),
+        ("announce", word(announce)),
         ("table_size", number(table_size.slots())),
         ("slow_start", duration_or_off(slow_start.as_ref())),
         ("addresses", set(addresses)),

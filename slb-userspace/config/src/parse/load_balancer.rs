@@ -10,7 +10,7 @@ use super::{
 use crate::{
     diagnostic::{Diagnostic, Span},
     field::{Checker, Written},
-    model::{DefaultServer, Listener, LoadBalancer, Unmatched},
+    model::{Announce, DefaultServer, Listener, LoadBalancer, Unmatched},
     raw,
 };
 
@@ -19,6 +19,8 @@ const MAX_LISTENERS: usize = 50;
 
 const UNMATCHED: [(&str, Unmatched); 3] =
     [("drop", Unmatched::Drop), ("reject", Unmatched::Reject), ("pass", Unmatched::Pass)];
+
+const ANNOUNCE: [(&str, Announce); 2] = [("off", Announce::Off), ("arp", Announce::Arp)];
 
 /// Checks a load balancer. Its addresses have already been checked.
 pub(super) fn build(
@@ -45,6 +47,9 @@ pub(super) fn build(
     let unmatched = raw.unmatched.as_ref();
     let unmatched =
         unmatched.map_or(Some(None), |value| scope.checker.choice("unmatched", value, &UNMATCHED).map(Some));
+    let announce = raw.announce.as_ref();
+    let announce =
+        announce.map_or(Some(Announce::Off), |value| scope.checker.choice("announce", value, &ANNOUNCE));
     let servers = default_servers(scope, &raw.server.0);
     let table_size = scope.checker.table_size(raw.table_size.as_ref());
     let slow_start = scope.checker.slow_start(raw.slow_start.as_ref());
@@ -66,6 +71,7 @@ pub(super) fn build(
         state: state?,
         addresses: addresses?,
         unmatched: unmatched?,
+        announce: announce?,
         servers: servers?,
         table_size: table_size?,
         slow_start: slow_start?,

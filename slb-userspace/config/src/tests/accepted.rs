@@ -6,9 +6,9 @@ use super::{BASE, accepted, changed};
 use crate::{
     load,
     model::{
-        CertificateCheck, CheckKind, ExpectedStatus, HealthCheck, HttpCheck, HttpMethod, ListenerTarget,
-        Mode, OnNoHealthy, PassiveCheck, Protocol, RunState, Scheduler, TlsCheck, Tracking, UdpCheck,
-        UnknownDatagrams, XdpMode,
+        Announce, CertificateCheck, CheckKind, ExpectedStatus, HealthCheck, HttpCheck, HttpMethod,
+        ListenerTarget, Mode, OnNoHealthy, PassiveCheck, Protocol, RunState, Scheduler, TlsCheck, Tracking,
+        UdpCheck, UnknownDatagrams, XdpMode,
     },
 };
 
@@ -390,6 +390,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "slow_start",
         "state_dir",
         "unmatched",
+        "announce",
     ] {
         assert!(text.contains(&format!("{setting} =")), "{setting}");
     }
@@ -410,6 +411,17 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         config.server_groups[0].servers.iter().map(|s| s.weight.value()).collect::<Vec<_>>(),
         [100, 50, 100]
     );
+}
+
+#[test]
+fn vips_are_announced_only_where_that_is_configured() {
+    let announce = |line: &str| {
+        let text = changed("addresses = [", &format!("{line}addresses = ["));
+        accepted(&text).load_balancers[0].announce
+    };
+    assert_eq!(announce(""), Announce::Off);
+    assert_eq!(announce("announce = \"off\"\n"), Announce::Off);
+    assert_eq!(announce("announce = \"arp\"\n"), Announce::Arp);
 }
 
 #[test]

@@ -377,7 +377,11 @@ impl<E: Environment> EventLoop<E> {
                 "a change that waits for its servers has not become active: the next start uses the file"
             );
         }
-        match (self.env.interfaces().pins_trouble(), pins) {
+        let pins_trouble = self.env.interfaces().pins_trouble();
+        if pins_trouble.is_some() || pins == PinLifetime::MountNamespace {
+            self.env.end_announcements();
+        }
+        match (pins_trouble, pins) {
             (Some(why), _) => tracing::error!(signal, why, "stopping; FORWARDING ENDS"),
             (None, PinLifetime::Machine) => {
                 tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");

@@ -24,7 +24,7 @@ use slb_config::{Config, diff::diff, immutable_settings};
 use slb_control::{
     desired::desired,
     inherited_state,
-    targets::{addresses, destinations, targets},
+    targets::{addresses, announced, destinations, targets},
     warm_up::{HealthyWeights, warm_up},
 };
 
@@ -75,6 +75,8 @@ impl<E: Environment> EventLoop<E> {
         attach_policy: AttachPolicy,
         then: ConfigCommand,
     ) -> Result<(), (anyhow::Error, ConfigCommand)> {
+        let announcing = &announced(&self.config, false) | &announced(&config, false);
+        self.observations.set_announced(announcing);
         match self.env.read_vips(&(&addresses(&self.config) | &addresses(&config))).await {
             Ok(vip_states) => self.observations.set_vips(vip_states),
             Err(error) => return Err((error, then)),

@@ -40,7 +40,7 @@ use slb_control::{
     inherited_state,
     outages::OutageTracker,
     reconcile::Reconciler,
-    targets::{destinations, targets},
+    targets::{announced, destinations, targets},
     warm_up::{HealthyWeights, WarmUp, warm_up},
 };
 
@@ -67,6 +67,7 @@ impl<E: Environment> EventLoop<E> {
         let attached = env.interfaces().attached_without(&[]);
         let mut observations = Observations::restored(&config, reconciler.actual()?, attached);
         observations.set_advice(env.interfaces().advice());
+        observations.set_announced(announced(&config, false));
         observations.set_vips(vips);
         observations.expect([&*config], BTreeMap::new(), env.since_boot()?);
         for ended in store.prune(&[&config], &config) {

@@ -25,6 +25,7 @@ use super::super::{
     gc_thread::{Finished, Job},
 };
 use crate::{
+    announce::Wanted,
     health::{Health, Target, TargetEvent, TargetUpdate, path::ProbeSettings},
     neigh::{Link, vips::VipStates},
 };
@@ -55,6 +56,8 @@ pub(super) struct FakeHost {
     pub(super) targets: BTreeSet<Target>,
     /// Number of GC passes that have begun.
     pub(super) gc_passes: usize,
+    /// What is announced.
+    pub(super) announced: Wanted,
 }
 
 /// The environment of one event loop.
@@ -164,6 +167,14 @@ impl Environment for FakeEnvironment {
     fn watch_clients(&self, _: BTreeSet<IpAddr>) {}
 
     fn watch_vips(&self, _: BTreeSet<IpAddr>) {}
+
+    fn announce(&self, wanted: Wanted) {
+        self.interfaces.0.borrow_mut().announced = wanted;
+    }
+
+    fn end_announcements(&self) {
+        self.announce(Wanted::default());
+    }
 
     fn start_gc(&self, job: Job) {
         let mut plane = self.plane.clone();

@@ -20,7 +20,8 @@ use slb_common::net::headers::ether_type;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{filter, sender::packet_address};
+use super::filter;
+use crate::packet_address::packet_address;
 
 /// Receive buffer in bytes, for several times the probes that start at once.
 const BUFFER: usize = 8 << 20;

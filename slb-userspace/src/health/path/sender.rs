@@ -2,16 +2,15 @@
 
 use std::{
     io,
-    mem::size_of,
     net::{IpAddr, SocketAddr},
 };
 
 use nix::libc;
 use slb_common::net::headers::{ether_type, protocol};
-use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{filter, registry::ProbePath};
-use crate::neigh::Mac;
+use crate::{neigh::Mac, packet_address::packet_address};
 
 /// Sockets for unchanged packets and for tunnels.
 #[derive(Debug)]
@@ -92,13 +91,4 @@ fn link_address(interface: u32, mac: Mac, is_v4: bool) -> SockAddr {
         sll_halen: mac.len() as u8,
         sll_addr,
     })
-}
-
-/// Converts an address of a packet socket.
-pub(super) fn packet_address(address: libc::sockaddr_ll) -> SockAddr {
-    let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: `sockaddr_ll` is an address that fits into the storage.
-    *unsafe { storage.view_as::<libc::sockaddr_ll>() } = address;
-    // SAFETY: the storage holds an address of this family and length.
-    unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
 }

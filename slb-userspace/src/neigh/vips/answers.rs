@@ -11,7 +11,8 @@ use anyhow::Result;
 
 use crate::neigh::{
     Link,
-    kernel::{Kernel, NeighbourKey, OwnAddress},
+    kernel::{Kernel, NeighbourKey},
+    own_address::OwnAddress,
 };
 
 /// The state of the host that the answer depends on.
@@ -55,7 +56,7 @@ impl HostAddresses {
     /// local.
     pub(super) fn unanswered(&mut self, vip: IpAddr, is_local: bool) -> Option<String> {
         let on_link: Vec<OwnAddress> =
-            self.addresses.iter().filter(|own| contains(own, vip)).copied().collect();
+            self.addresses.iter().filter(|own| own.contains(vip)).copied().collect();
         let mut seen = HashSet::new();
         let reasons: Vec<_> = on_link
             .into_iter()
@@ -68,7 +69,7 @@ impl HostAddresses {
                     IpAddr::V6(_) => self.discovery_problem(vip, own.interface, &name),
                 }?;
                 let what = if vip.is_ipv4() { "ARP" } else { "neighbour solicitations" };
-                let net = format!("{}/{}", network(&own), own.prefix);
+                let net = format!("{}/{}", own.network(), own.prefix);
                 Some(format!("this host does not answer {what} for it on {name} ({net}): {why}"))
             })
             .collect();
@@ -120,30 +121,5 @@ impl HostAddresses {
             return None;
         };
         Some(format!("its proxy entry needs `sysctl net.ipv6.conf.{name}.{missing}=1`"))
-    }
-}
-
-/// Whether an address is in the on-link subnet of a local one.
-fn contains(own: &OwnAddress, address: IpAddr) -> bool {
-    let ((own_bits, width), (bits, other)) = (bits(own.address), bits(address));
-    width == other && own.prefix > 0 && own.prefix < width && (own_bits ^ bits) >> (width - own.prefix) == 0
-}
-
-/// The first address of the subnet.
-fn network(own: &OwnAddress) -> IpAddr {
-    let (bits, width) = bits(own.address);
-    let shift = u32::from(width - own.prefix.min(width));
-    let first = bits.checked_shr(shift).and_then(|bits| bits.checked_shl(shift)).unwrap_or(0);
-    match own.address {
-        IpAddr::V4(_) => IpAddr::V4((first as u32).into()),
-        IpAddr::V6(_) => IpAddr::V6(first.into()),
-    }
-}
-
-/// An address as a number, and its width in bits.
-fn bits(address: IpAddr) -> (u128, u8) {
-    match address {
-        IpAddr::V4(address) => (u32::from(address).into(), 32),
-        IpAddr::V6(address) => (address.into(), 128),
     }
 }

@@ -84,7 +84,7 @@ fn pair(choices: &mut Choices<'_>) -> String {
 fn load_balancer(id: &str, number: usize, choices: &mut Choices<'_>, text: &mut String) {
     let name = if choices.is() { format!("{id}-renamed") } else { id.to_owned() };
     let more = choices.of(&["", ", \"2001:db8::VIP\""]).replace("VIP", &(10 + number).to_string());
-    let state = choices.of(&["", "state = \"stopped\"\n", "unmatched = \"drop\"\n"]);
+    let state = choices.of(&["", "state = \"stopped\"\n", "unmatched = \"drop\"\n", "announce = \"arp\"\n"]);
     let _ = write!(
         text,
         "[[load_balancer]]\nid = \"{id}\"\nname = \"{name}\"\n{state}addresses = [\"192.0.2.{}\"{more}]\n",

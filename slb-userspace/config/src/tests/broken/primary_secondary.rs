@@ -117,6 +117,18 @@ fn misplaced_failover_settings_and_unknown_words_are_refused() {
             "6:13",
             &["cannot be `refuse`", "\"drop\", \"reject\", \"pass\""],
         ),
+        (
+            "addresses = [",
+            "announce = \"apr\"\naddresses = [",
+            "6:12",
+            &["cannot be `apr`", "did you mean \"arp\"?"],
+        ),
+        (
+            "addresses = [",
+            "announce = true\naddresses = [",
+            "6:12",
+            &["expected a string for `announce`", "\"off\", \"arp\""],
+        ),
         ("addresses = [", "state = 1\naddresses = [", "6:9", &["expected a string for `state`"]),
     ]);
 }
