@@ -167,7 +167,7 @@ impl DiscoveryFrame {
             source |= frame[SOURCE + i];
             i += 1;
         }
-        // A host without an address yet is told with all others (RFC 4861, 7.2.4).
+        // A host without an address yet receives it as all others do (RFC 4861, 7.2.4).
         let solicited = if source == 0 {
             put(frame, 0, &ALL_NODES_MAC);
             put(frame, DESTINATION, &ALL_NODES);

@@ -80,7 +80,7 @@ impl Worker {
         }
     }
 
-    /// Runs until nobody can change what is announced.
+    /// Runs until the announcer is dropped.
     pub(super) async fn run(mut self) {
         let mut refresh = interval(REFRESH);
         refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -101,7 +101,7 @@ impl Worker {
         }
     }
 
-    /// Compares what is wanted, and where it can be, with what is announced.
+    /// Announces the VIPs of the configuration, where interfaces have their subnets.
     async fn follow(&mut self) {
         let Some(wanted) = self.wanted.borrow_and_update().clone() else { return };
         let host = Arc::clone(&self.interfaces.borrow_and_update());

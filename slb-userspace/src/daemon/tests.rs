@@ -1,5 +1,6 @@
 //! The event loop over a fake data plane, with a virtual clock and without root.
 
+mod announcements;
 mod fake;
 mod gc_passes;
 mod reconfigurations;

@@ -41,6 +41,12 @@ fn is_valid(mode: Mode, direct: bool) {
         addresses: [[10, 90, n, 10].into(), [0xfd90, n.into(), 0, 0, 0, 0, 0, 10].into()].into(),
         weight,
     };
+    let bulk = ListenerSettings {
+        scheduler: Some("wlc"),
+        on_no_healthy: Some("all"),
+        state: Some("running"),
+        target: None,
+    };
     let plan = Plan {
         interfaces: vec!["client0".to_owned(), "b1".to_owned()],
         pin_dir: PathBuf::from("/sys/fs/bpf/slbt-1-1"),
@@ -62,16 +68,7 @@ fn is_valid(mode: Mode, direct: bool) {
         announce: Some("arp"),
         check_interval: CHECK_INTERVAL,
         check_timeout: CHECK_TIMEOUT,
-        listeners: [(
-            Service::Bulk,
-            ListenerSettings {
-                scheduler: Some("wlc"),
-                on_no_healthy: Some("all"),
-                state: Some("running"),
-                target: None,
-            },
-        )]
-        .into(),
+        listeners: [(Service::Bulk, bulk)].into(),
         groups: vec![Group {
             name: "http".to_owned(),
             id: Some("web"),

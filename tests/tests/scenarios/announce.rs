@@ -48,13 +48,13 @@ fn answers(world: &World, family: Family) -> Result<u64> {
     Ok(vip.announced.iter().flatten().map(|at| at.answers).sum())
 }
 
-/// Waits until the client, which has forgotten its neighbours, reaches the VIPs. Each has the hardware address of the
+/// Waits until the client, whose neighbour entries are flushed, reaches the VIPs. Each has the hardware address of the
 /// client's link.
 fn expect_reached(world: &World, when: &str) -> Result<()> {
     for family in Family::ALL {
         wait_for(&format!("{family}: answers {when}"), PATIENCE, || {
             world.net.forget_neighbours()?;
-            Ok(world.client().ping(family.vip(), SILENCE)?)
+            world.client().ping(family.vip(), SILENCE)
         })?;
         for service in [Service::Http, Service::Echo] {
             world.client().exchange(service, world.vip(family, service)).context(when.to_owned())?;
@@ -86,7 +86,7 @@ fn expect_entries(world: &World, before: Vec<(Family, String)>, mac: &str) -> Re
     Ok(())
 }
 
-/// Waits until nobody answers for the VIPs.
+/// Waits until no host answers for the VIPs.
 fn expect_silence(world: &World, when: &str) -> Result<()> {
     for family in Family::ALL {
         wait_for(&format!("{family}: silence {when}"), PATIENCE, || {

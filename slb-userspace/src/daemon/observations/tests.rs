@@ -8,7 +8,9 @@ use crate::{
     telemetry::logged,
 };
 use slb_config::samples::shop;
-use slb_control::{desired::desired, model::DesiredServer, one_way::AnswerCounts, targets::targets};
+use slb_control::{
+    desired::desired, inputs::VipState, model::DesiredServer, one_way::AnswerCounts, targets::targets,
+};
 
 /// Observations of a daemon that has just started with this configuration, and the check of its first server.
 fn started(config: &Config) -> (Observations, Target) {
@@ -365,4 +367,20 @@ fn next_hop_of_an_earlier_run_is_used_until_resolution_fails() {
     assert!(is_used(no_answer(false)));
     assert!(!is_used(no_answer(true)));
     assert!(!is_used(Resolution::Unresolved(Unresolved::NoRoute)));
+}
+
+#[test]
+fn host_need_not_answer_for_announced_vips() {
+    let vip: IpAddr = "192.0.2.10".parse().unwrap();
+    let mut observations = with_interface();
+    let unanswered = VipState { unanswered: Some("no such address".to_owned()), ..VipState::default() };
+    let shown = |observations: &Observations| observations.vips()[&vip].unanswered.is_some();
+    observations.set_announced([vip].into());
+    let lines = logged(|| observations.set_vips(Arc::new([(vip, unanswered)].into())));
+    assert!(!lines.contains("not reachable"), "{lines}");
+    assert!(!shown(&observations));
+    // The last reading is kept.
+    let lines = logged(|| observations.set_announced(BTreeSet::new()));
+    assert!(lines.contains("VIP not reachable from a link"), "{lines}");
+    assert!(shown(&observations));
 }
