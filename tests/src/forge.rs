@@ -200,7 +200,7 @@ pub fn wrong_checksum(frame: Frame) -> Frame {
 }
 
 /// Address of a packet socket. `interface` is an index, `protocol` an EtherType in network byte order.
-fn address(interface: u32, protocol: u16) -> SockAddr {
+pub(crate) fn address(interface: u32, protocol: u16) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: `sockaddr_ll` is a socket address and fits into the storage.
     let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };

@@ -6,6 +6,7 @@
 //! - Host and kernel start from the same state and process the same frames in the same order.
 //! - They must agree on every byte and every counter.
 
+pub mod answers;
 pub mod check;
 pub mod decap;
 pub mod frames;

@@ -21,6 +21,7 @@ use slb_common::{
 };
 use slb_control::{dataplane::state::MapState, diff::diff};
 use slb_tests::packets::{
+    answers,
     frames::{self, flag},
     host::Host,
     kernel::{self, Kernel},
@@ -43,6 +44,13 @@ fn cases_on_the_host() {
 }
 
 /// The tracepoint programs load, and read the kernel's structures at the right offsets.
+#[test]
+fn vips_are_answered_for_in_the_kernel() {
+    if kernel::is_available("vips_are_answered_for_in_the_kernel") {
+        kernel::in_namespace(answers::ask).expect("answers");
+    }
+}
+
 #[test]
 fn losses_are_counted_in_the_kernel() {
     if !kernel::is_available("losses_are_counted_in_the_kernel") {

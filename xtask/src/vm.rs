@@ -58,9 +58,14 @@ struct Selection {
 const SELECTIONS: [Selection; 3] = [
     Selection {
         program: "packets",
-        modules: &["veth"],
+        modules: &["veth", "sch_ingress", "cls_bpf"],
         load_in: None,
-        load: &["cases_in_the_kernel", "losses_are_counted_in_the_kernel", "jiffies_are_read_in_the_kernel"],
+        load: &[
+            "cases_in_the_kernel",
+            "losses_are_counted_in_the_kernel",
+            "jiffies_are_read_in_the_kernel",
+            "vips_are_answered_for_in_the_kernel",
+        ],
         all: &["in_the_kernel"],
     },
     Selection {
@@ -74,6 +79,8 @@ const SELECTIONS: [Selection; 3] = [
         program: "scenarios",
         modules: &[
             "veth",
+            "sch_ingress",
+            "cls_bpf",
             "virtio_pci",
             "virtio_net",
             "8021q",

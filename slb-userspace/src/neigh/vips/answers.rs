@@ -15,6 +15,9 @@ use crate::neigh::{
     own_address::OwnAddress,
 };
 
+/// The setting that needs neither an address nor a sysctl.
+const ANNOUNCE: &str = "write `announce = \"arp\"` in its load balancer";
+
 /// The state of the host that the answer depends on.
 pub(super) struct HostAddresses {
     links: HashMap<u32, Link>,
@@ -90,7 +93,7 @@ impl HostAddresses {
             _ if self.proxied.contains(&(interface, vip)) => None,
             0 | 3 if is_local => None,
             1 | 2 if is_on_interface => None,
-            0 | 3 => Some(format!("it has no such address; `ip address add {vip}/32 dev lo`")),
+            0 | 3 => Some(format!("it has no such address; {ANNOUNCE}, or `ip address add {vip}/32 dev lo`")),
             1 | 2 => Some(format!(
                 "arp_ignore is {ignore}, and it is no address of {name}; `ip address add {vip}/32 dev {name}`"
             )),
@@ -108,7 +111,7 @@ impl HostAddresses {
         let add = format!("`ip address add {vip}/128 dev {name} nodad preferred_lft 0`");
         if !self.proxied.contains(&(interface, vip)) {
             return Some(format!(
-                "it is no address of {name}, and one of lo does not count; {add}, or `ip neighbour add proxy {vip} dev {name}` with \
+                "it is no address of {name}, and one of lo does not count; {ANNOUNCE}, {add}, or `ip neighbour add proxy {vip} dev {name}` with \
                  the sysctls forwarding and proxy_ndp of {name} set to 1"
             ));
         }
