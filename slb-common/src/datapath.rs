@@ -14,7 +14,7 @@
 //! | [`forward`] | packets with a selected server: rewrites them |
 //! | [`to_client`] | packets that may answer a flow (mode `nat`) |
 //! | [`icmp`] | echo requests, ICMP errors about packets of flows |
-//! | [`answer`] | refused packets: RST, ICMP error, drop or pass |
+//! | [`refused`] | refused packets: RST, ICMP error, drop or pass |
 //!
 //! Invariants:
 //!
@@ -47,7 +47,6 @@ pub mod sequence_numbers;
 pub mod tracked;
 pub mod unmatched;
 
-mod answer;
 mod client_path;
 mod echo;
 mod fast;
@@ -56,6 +55,7 @@ mod icmp;
 mod macs;
 mod nat;
 mod path;
+mod refused;
 mod related;
 mod reply;
 mod select;
@@ -65,13 +65,13 @@ mod to_client;
 mod to_server;
 
 use crate::abi::programs::TailCalled;
-pub use answer::answer;
 pub use fast::fast;
 pub use forward::forward;
 use frame_calls::FrameCalls;
 pub use icmp::icmp;
 pub use path::Verdict;
 use path_calls::PathCalls;
+pub use refused::refused;
 pub use slow::slow;
 pub use to_client::to_client;
 pub use to_server::to_server;
@@ -88,7 +88,7 @@ pub fn process<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T
             Err(TailCalled::Forward) => forward(head, ifindex, maps),
             Err(TailCalled::ToClient) => to_client(head, ifindex, maps),
             Err(TailCalled::Icmp) => icmp(head, ifindex, maps),
-            Err(TailCalled::Answer) => Ok(answer(head, ifindex, maps)),
+            Err(TailCalled::Refused) => Ok(refused(head, ifindex, maps)),
         }
     }
 }

@@ -244,8 +244,8 @@ xdp_program!(
     slb_icmp = datapath::icmp
 );
 xdp_program!(
-    /// [`datapath::answer`].
-    slb_answer = |head, ifindex, maps| Ok(datapath::answer(head, ifindex, maps))
+    /// [`datapath::refused`].
+    slb_refused = |head, ifindex, maps| Ok(datapath::refused(head, ifindex, maps))
 );
 
 /// Leaves the frame to another program.

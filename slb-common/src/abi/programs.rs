@@ -15,11 +15,11 @@ pub enum TailCalled {
     /// ICMP messages.
     Icmp,
     /// Refused packets whose senders may receive an answer.
-    Answer,
+    Refused,
 }
 
 impl TailCalled {
     /// Names of the programs, by slot.
     pub const NAMES: [&str; 6] =
-        ["slb_slow", "slb_to_server", "slb_forward", "slb_to_client", "slb_icmp", "slb_answer"];
+        ["slb_slow", "slb_to_server", "slb_forward", "slb_to_client", "slb_icmp", "slb_refused"];
 }

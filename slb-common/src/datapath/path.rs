@@ -49,7 +49,7 @@ impl Egress {
 }
 
 /// Counts a frame, and turns what has been decided into a verdict. A refused packet whose sender may receive an answer
-/// goes to [`TailCalled::Answer`].
+/// goes to [`TailCalled::Refused`].
 #[inline(always)]
 pub(super) fn conclude<G: FrameCalls, T: Maps>(
     decided: Result<Egress, Refusal>,
@@ -60,7 +60,7 @@ pub(super) fn conclude<G: FrameCalls, T: Maps>(
         Err(Refusal::Next(program)) => Err(program),
         Err(refusal) if let Some(packed) = PackedRefusal::of(&refusal) => {
             head.refuse(packed);
-            Err(TailCalled::Answer)
+            Err(TailCalled::Refused)
         }
         decided => Ok(count(decided, maps)),
     }

@@ -57,7 +57,7 @@ impl From<Reason> for Refusal {
     }
 }
 
-/// A refusal on which [`TailCalled::Answer`] decides, as a number in a map: reason, kind, and in the upper half an ICMP
+/// A refusal on which [`TailCalled::Refused`] decides, as a number in a map: reason, kind, and in the upper half an ICMP
 /// error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackedRefusal(pub u64);

@@ -32,7 +32,7 @@ fn next_program(metadata: &Metadata, index: &ServiceIndex) -> TailCalled {
     if is_icmp(packet) && (metadata.is_sound() || metadata.is_refused_for(Reason::OtherProtocol)) {
         TailCalled::Icmp
     } else if !metadata.is_sound() {
-        TailCalled::Answer
+        TailCalled::Refused
     } else if index.find(&packet.destination, packet.destination_port, packet.protocol).is_some() {
         TailCalled::ToServer
     } else {

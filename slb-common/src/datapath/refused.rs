@@ -17,7 +17,7 @@ use crate::abi::{
 
 /// Decides on a packet that another program has parsed and refused.
 #[inline(always)]
-pub fn answer<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Verdict {
+pub fn refused<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Verdict {
     count(decide(head, ifindex, maps), maps)
 }
 
