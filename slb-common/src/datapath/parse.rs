@@ -358,7 +358,7 @@ fn ipv6(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
     packet.network = network;
     packet.len = payload + size_of::<Ipv6Hdr>();
     packet.source = source;
-    packet.destination = destination;
+    packet.destination = destination.unless_v4();
     packet.hop_limit = ip.hop_limit;
     if ip.vcf[0] >> 4 != 6 {
         return Err(Reason::BadHeader);

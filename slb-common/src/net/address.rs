@@ -49,6 +49,15 @@ impl Address {
         self.0[0] | self.0[1] | (self.0[2] ^ Self::MAPPED) == 0
     }
 
+    /// This address, or the unspecified one in place of an IPv4 address. Without branches, as [`Self::is_v4`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn unless_v4(&self) -> Self {
+        let mask = (self.is_v4() as u32).wrapping_sub(1);
+        let [a, b, c, d] = self.0;
+        Self([a & mask, b & mask, c & mask, d & mask])
+    }
+
     /// The address as two numbers, for comparing and hashing.
     #[inline(always)]
     pub const fn halves(&self) -> [u64; 2] {

@@ -215,6 +215,14 @@ fn ipv4_mapped() -> Vec<Scenario> {
         frame.sound()
     };
     // No packet carries such addresses (RFC 4942, 2.2). SLB keeps IPv4 addresses in this form.
+    let refused = Scenario::new("IPv6: an IPv4-mapped VIP in packets that the parser refuses")
+        .frame(mapped(false, true).network(0, &[0x42]), Expect::Pass(Reason::BadHeader))
+        .frame(mapped(false, true).network(4, &[0xff, 0xff]), Expect::Pass(Reason::BadLength))
+        .frame(mapped(false, true).network(6, &[number::FRAGMENT]), Expect::Pass(Reason::Fragment))
+        .frame(
+            mapped(false, true).network(6, &[number::ROUTING]).transport(3, &[1]),
+            Expect::Pass(Reason::SourceRoute),
+        );
     [("source", true, false), ("destination", false, true), ("source and destination", true, true)]
         .into_iter()
         .map(|(name, source, destination)| {
@@ -222,6 +230,7 @@ fn ipv4_mapped() -> Vec<Scenario> {
                 .frame(mapped(source, destination), Expect::Pass(Reason::NotOurs))
                 .frame(mapped(source, destination).transport(12, &[0]), Expect::Pass(Reason::NotOurs))
         })
+        .chain([refused])
         .collect()
 }
 
