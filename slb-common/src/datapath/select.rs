@@ -47,7 +47,9 @@ pub(super) fn select_untracked<'t, const FAST: bool, T: PathCalls>(
     if mode == mode::NAT || service.policy & policy::TRACK != 0 {
         return Ok(None);
     }
-    let lookup_table = maps.lookup_table(service.lookup_table).ok_or(Reason::NotReady)?;
+    // The slow path checks for martian sources first.
+    let not_ready = if FAST { Refusal::DECLINE } else { Refusal::drop(Reason::NotReady) };
+    let lookup_table = maps.lookup_table(service.lookup_table).ok_or(not_ready)?;
     let slot = lookup_table.slot(LookupTable::slot_of(lookup_table.size, hash_of(packet, service)));
     if slot.is_migrating() {
         return Ok(None);

@@ -110,5 +110,12 @@ pub(super) fn cases() -> Vec<Scenario> {
             );
         }
     }
+    let dsr = |service: &mut Service| service.mode = mode::DSR;
+    cases.push(
+        Scenario::new("from a VIP, for a listener whose server table does not exist yet")
+            .in_world(PacketWorld::standard().with(UNFILLED4, dsr))
+            .frame(tcp(SocketAddr::new(VIP4, 4000), UNFILLED4.at, flag::ACK).build(), MARTIAN)
+            .frame(tcp(CLIENT4, UNFILLED4.at, flag::ACK).build(), Expect::Drop(Reason::NotReady)),
+    );
     cases
 }
