@@ -144,6 +144,10 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         } else {
             Conflicts::default()
         };
+        // [`Conflicts`] holds four flows; a fifth could not be told from them. A RST begins no flow.
+        if conflicts.is_full() && !packet.flags.rst() {
+            return Err(Refusal::drop(Reason::ClientPortBusy));
+        }
         let scheduled = schedule(packet, service, conflicts, maps);
         let backend = maps.backend(scheduled.backend()?).ok_or(Reason::NoServer)?;
         let previous_backend = scheduled.previous_backend().and_then(|id| maps.backend(id));
@@ -162,10 +166,6 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         if is_known || packet.flags.rst() {
             return Selection::new(backend, is_new, maps)
                 .map(|selection| Selection { is_finished, ..selection });
-        }
-        // [`Conflicts`] holds four flows; a fifth could not be told from them.
-        if sees_replies && is_new_entry && conflicts.is_full() {
-            return Err(Refusal::drop(Reason::ClientPortBusy));
         }
         let new = NewFlow::new(backend.handle.id(), distance, is_finished);
         let is_inserted = maps.insert_flow(packet, service, arrival, new);

@@ -325,6 +325,11 @@ fn several_services() -> Vec<Scenario> {
             .frame(answer(OTHER4, flag::ACK), back(SECOND4, OTHER4))
             .frame(answer(FOURTH, flag::ACK), back(FOURTH4, FOURTH))
             .frame(answer(STRAIGHT, flag::ACK), back(STRAIGHT4, STRAIGHT)),
+        four("a finished flow of a client endpoint with four live ones does not begin anew")
+            .frame(answer(OTHER4, flag::RST), back(SECOND4, OTHER4))
+            .frame(syn(FIFTH4), to(FIFTH4, FIFTH, FlowKind::New))
+            .frame(syn(SECOND4), Expect::Drop(Reason::ClientPortBusy))
+            .frame(data(FIFTH4), to(FIFTH4, FIFTH, FlowKind::Old)),
         four("a fifth service of one client endpoint is dropped and evicts no live flow")
             .frame(syn(FIFTH4), Expect::Drop(Reason::ClientPortBusy))
             .frame(answer(FIFTH, flag::ACK), NOT_OURS)
