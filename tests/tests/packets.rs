@@ -8,10 +8,6 @@ use std::{
     thread,
 };
 
-use proptest::{
-    strategy::{Strategy as _, ValueTree as _},
-    test_runner::{Config, TestRunner},
-};
 use slb_common::{
     abi::service::{Service, mode, policy},
     datapath::{
@@ -23,11 +19,9 @@ use slb_control::{dataplane::state::MapState, diff::diff};
 use slb_tests::packets::{
     answers,
     frames::{self, flag},
-    host::Host,
+    host::{self, Host},
     kernel::{self, Kernel},
     losses,
-    oracle::{self, Oracle},
-    random,
     scenario::{same, same_counters, xdp_action},
     table,
     world::{self, HZ, LO, PacketServer, PacketWorld},
@@ -94,43 +88,6 @@ fn cases_in_the_kernel() {
         empty.into_iter().chain(filled).filter_map(|case| case.run(Some(&mut kernel)).err()).collect()
     });
     report(&failures);
-}
-
-#[test]
-fn random_frames_on_the_host() {
-    let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&random::sequences(60), |frames| {
-        let (mut host, mut oracle) = (oracles_host(), Oracle::default());
-        for frame in &frames {
-            agree(&mut host, &mut oracle, frame);
-        }
-        Ok(())
-    });
-    result.unwrap();
-}
-
-#[test]
-fn random_frames_in_the_kernel() {
-    const FRAMES: usize = 20_000;
-    if !kernel::is_available("random_frames_in_the_kernel") {
-        return;
-    }
-    kernel::in_namespace(|| {
-        let mut runner = TestRunner::deterministic();
-        let (mut host, mut oracle) = (oracles_host(), Oracle::default());
-        let mut kernel = Kernel::load().expect("the program");
-        kernel.begin(&oracle::world().state).expect("the state");
-        for number in 0..FRAMES {
-            let frame = random::frame().new_tree(&mut runner).expect("a frame").current();
-            // ICMP errors are rate-limited per second; no flow stays idle for long.
-            host.now.set(number as u32 / 4);
-            let (verdict, out) = agree(&mut host, &mut oracle, &frame);
-            let (action, in_kernel) = kernel.process(&frame).expect("a run");
-            assert_eq!(action, xdp_action(verdict), "frame {number}: {frame:02x?}");
-            same("kernel", &in_kernel, &out).unwrap_or_else(|error| panic!("frame {number}: {error}"));
-        }
-        same_counters(&host, &kernel).unwrap();
-    });
 }
 
 /// Host and kernel choose the same one of several servers for each flow.
@@ -217,7 +174,7 @@ fn gc_erases_only_expired_flows_under_packets_in_the_kernel() {
 /// Result of a SYN at a full flow table of 32 assured entries: the verdict, and the evicted entries (not assured,
 /// assured).
 fn full_of(flow: impl Fn(u16) -> (SocketAddr, bool)) -> (Verdict, [u64; 2]) {
-    let mut host = Host::with_flows(32);
+    let mut host = host::with_flows(32);
     diff(&MapState::default(), &PacketWorld::standard().state)
         .iter()
         .for_each(|operation| host.apply(operation));
@@ -253,7 +210,7 @@ fn full_table_evicts_flows_of_clients_above_their_share() {
 #[test]
 fn evicted_mid_stream_pickup_is_counted_for_slot_migration() {
     let dsr = |service: &mut Service| (service.mode, service.policy) = (mode::DSR, policy::TRACK);
-    let mut host = Host::with_flows(32);
+    let mut host = host::with_flows(32);
     let state = PacketWorld::standard().with(world::HTTP4, dsr).state;
     diff(&MapState::default(), &state).iter().for_each(|operation| host.apply(operation));
     for client in 0..33 {
@@ -286,25 +243,8 @@ fn maglev_client_sends_all_flows_of_one_client_to_one_server() {
     assert_eq!(reached.len(), SERVERS.len());
 }
 
-/// Asserts that host and oracle agree; returns their verdict and frame.
-fn agree(host: &mut Host, oracle: &mut Oracle, frame: &[u8]) -> (Verdict, Vec<u8>) {
-    let mut out = frame.to_vec();
-    let verdict = host.process(&mut out, LO);
-    let (expected, sent) = oracle.judge(frame);
-    assert_eq!(verdict, expected, "{frame:02x?}; counted {:?}", host.totals());
-    // A dropped frame may be left half rewritten.
-    if verdict != Verdict::Drop {
-        same("host", &out, &sent.unwrap_or_else(|| frame.to_vec())).unwrap();
-    }
-    (verdict, out)
-}
-
-fn oracles_host() -> Host {
-    host_in(&oracle::world())
-}
-
 fn host_in(world: &PacketWorld) -> Host {
-    let mut host = Host::default();
+    let mut host = host::host();
     diff(&MapState::default(), &world.state).iter().for_each(|operation| host.apply(operation));
     host
 }

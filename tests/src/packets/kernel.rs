@@ -2,8 +2,11 @@
 
 use std::{fs, path::Path, process::Command, thread};
 
-use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, Map, MapData};
+use anyhow::{Context as _, Error, Result, ensure};
+use aya::{
+    maps::{Array, Map, MapData, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
 use nix::{
     sched::{CloneFlags, unshare},
     unistd::geteuid,
@@ -12,7 +15,7 @@ use slb_common::abi::{
     DEFAULT_BACKENDS,
     flow::FlowWords,
     ids::{BackendId, ServiceId},
-    stats::Counters,
+    stats::{self, Counters},
 };
 use slb_control::{
     dataplane::{
@@ -98,6 +101,7 @@ pub struct Kernel {
     interfaces: InterfaceTable,
     flows: Array<MapData, FlowWords>,
     resizing: Array<MapData, u64>,
+    totals: PerCpuArray<MapData, stats::Totals>,
     /// The state that the maps hold.
     held: MapState,
     /// Counters at the time of [`Self::begin`].
@@ -121,8 +125,9 @@ impl Kernel {
         interfaces.put(&world::interfaces())?;
         let flows = Map::from_map_data(MapData::from_pin(pins.0.map("FLOWS"))?)?.try_into()?;
         let resizing = Map::from_map_data(MapData::from_pin(pins.0.map("RESIZING"))?)?.try_into()?;
+        let totals = Map::from_map_data(MapData::from_pin(pins.0.map("TOTALS"))?)?.try_into()?;
         let (held, before) = (MapState::default(), Totals::new());
-        Ok(Self { program, maps, interfaces, flows, resizing, held, before, pins })
+        Ok(Self { program, maps, interfaces, flows, resizing, totals, held, before, pins })
     }
 
     /// Facts about each program, from the kernel.
@@ -153,6 +158,22 @@ impl Kernel {
         }
         self.before = self.counted()?;
         Ok(())
+    }
+
+    /// Clears the flow table, and all totals and rate limits. The state stays.
+    pub fn forget(&mut self) -> Result<()> {
+        for slot in 0..self.flows.len() {
+            self.flows.set(slot, FlowWords::default(), 0)?;
+        }
+        let cpus = nr_cpus().map_err(|(file, error)| Error::new(error).context(file))?;
+        self.totals.set(0, PerCpuValues::try_from(vec![stats::Totals::default(); cpus])?, 0)?;
+        self.before.clear();
+        Ok(())
+    }
+
+    /// Applies one operation beside the state that [`Self::become_state`] has set.
+    pub fn apply(&mut self, operation: &Operation) -> Result<()> {
+        self.maps.apply(operation)
     }
 
     /// Sets whether flows are being copied into the flow table.

@@ -22,7 +22,7 @@ use slb_userspace::dataplane::interfaces::Interfaces;
 use super::{
     check::{self, Rewrite},
     frames::Frame,
-    host::{Host, Totals},
+    host::{self, Host, Totals},
     icmp::{self, IcmpCause},
     kernel::{Kernel, action},
     reset, tunnel,
@@ -189,7 +189,7 @@ impl Scenario {
     /// A result differs from the expected one, or host and kernel differ.
     pub fn run(&self, kernel: Option<&mut Kernel>) -> Result<()> {
         let mut run = CaseRun {
-            host: Host::default(),
+            host: host::host(),
             kernel,
             held: MapState::default(),
             expected: ExpectedCounters::default(),
@@ -211,7 +211,7 @@ impl Scenario {
                 Step::Route(route) => run.host.route.set(*route),
                 Step::Full => run.host.full.set(true),
                 Step::Resizing(resizing) => run.set_resizing(*resizing)?,
-                Step::GcPass => run.host.collect(),
+                Step::GcPass => run.host.collect(world::HZ),
             }
         }
         run.compare_counters().with_context(|| format!("{}: counters", self.name))
@@ -265,7 +265,7 @@ impl CaseRun<'_> {
     }
 
     fn put_interfaces(&mut self, interfaces: &Interfaces) -> Result<()> {
-        self.host.put_interfaces(interfaces);
+        host::put_interfaces(&mut self.host, interfaces);
         self.kernel.as_mut().map_or(Ok(()), |kernel| kernel.put_interfaces(interfaces))
     }
 

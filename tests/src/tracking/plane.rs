@@ -32,7 +32,7 @@ use slb_control::{
 };
 
 use super::control;
-use crate::packets::host::Host;
+use crate::packets::host::{Host, put_interfaces};
 
 /// The tables, shared by the packet path and successive daemons. Operations are queued until [carried
 /// out](Self::carry_out) one by one, so that packets can be processed in between.
@@ -51,7 +51,7 @@ impl HostPlane {
     /// Empty tables, with this many slots of the flow table.
     pub fn new(flows: u32) -> Self {
         let mut host = Host::with_flows(flows);
-        host.put_interfaces(&control::interfaces());
+        put_interfaces(&mut host, &control::interfaces());
         Self(Rc::new(RefCell::new(Inner {
             host,
             state: MapState::default(),

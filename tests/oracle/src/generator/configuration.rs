@@ -1,0 +1,155 @@
+//! Random configurations over few endpoints.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::{
+    choices::Choices,
+    world::{
+        FAR, FOREIGN, Hop, Interface, Listener, Mac, Mode, NEAR, Protocol, Server, ServerState, Table,
+        Unmatched, Vip, World,
+    },
+};
+
+const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+}
+
+const fn v6(network: u16, host: u16) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, network, 0, 0, 0, 0, host))
+}
+
+/// The VIPs.
+pub(super) const VIPS: [IpAddr; 4] =
+    [v4(198, 51, 100, 10), v6(0x10, 0x10), v4(198, 51, 100, 11), v6(0x10, 0x11)];
+/// Addresses of clients. The last two of each family are servers, which are clients now and then.
+pub(super) const CLIENTS: [IpAddr; 8] = [
+    v4(203, 0, 113, 7),
+    v4(203, 0, 113, 8),
+    v4(10, 0, 0, 1),
+    v4(10, 0, 0, 2),
+    v6(0xc, 7),
+    v6(0xc, 8),
+    v6(0xa, 1),
+    v6(0xa, 2),
+];
+
+/// SLB's addresses on the near interface. All of them do not fit into its entry of the interface table.
+pub(super) const NEAR_MACS: [Mac; 5] = [own(1), own(2), own(3), own(4), own(5)];
+/// SLB's addresses on the far interface.
+pub(super) const FAR_MACS: [Mac; 2] = [own(0x11), own(0x12)];
+/// Addresses of routers in front of clients.
+pub(super) const CLIENT_MACS: [Mac; 3] = [peer(0xc1), peer(0xc2), peer(0xc3)];
+
+const fn own(number: u8) -> Mac {
+    [2, 0, 0, 0, 0, number]
+}
+
+const fn peer(number: u8) -> Mac {
+    [2, 0, 0, 0, 1, number]
+}
+
+const SERVERS: usize = 14;
+const TABLES: usize = 12;
+
+/// A random configuration.
+pub fn world(choices: &mut impl Choices) -> World {
+    let servers: Vec<_> = (0..SERVERS).map(|number| server(choices, number)).collect();
+    // Tables of one server each: a client endpoint can have more flows than SLB can tell apart.
+    let is_spread = choices.rarely(4);
+    let tables: Vec<_> = (0..TABLES)
+        .map(|number| {
+            let table = table(choices, number, &servers);
+            if is_spread { Table { members: vec![number], previous: None } } else { table }
+        })
+        .collect();
+    let mut world = World {
+        hz: choices.pick(&[100, 250, 1000]),
+        interfaces: interfaces(choices),
+        vips: VIPS.map(|ip| vip(choices, ip)).to_vec(),
+        servers,
+        tables,
+        listeners: Vec::new(),
+        tunnel: (Ipv4Addr::new(10, 0, 0, 254), Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xfe)),
+    };
+    // Most listeners belong to the first VIP of each family, so that a client endpoint has many flows.
+    for port in 80..96 {
+        for family in 0..2 {
+            let vip = VIPS[family + if choices.rarely(8) { 2 } else { 0 }];
+            if choices.below(3) > 0 {
+                let mut listener = listener(choices, SocketAddr::new(vip, port), &world);
+                if is_spread && choices.below(4) > 0 {
+                    (listener.mode, listener.protocol) = (Mode::Nat, Protocol::Tcp);
+                    listener.table = Some(usize::from(port - 80) / 2 * 2 % TABLES + family);
+                }
+                world.listeners.push(listener);
+            }
+        }
+    }
+    world
+}
+
+fn interfaces(choices: &mut impl Choices) -> Vec<Interface> {
+    let (near, far) = (choices.below(8), choices.below(4));
+    vec![
+        Interface { index: NEAR, macs: NEAR_MACS.to_vec(), client: near != 6, server: near != 7 },
+        Interface { index: FAR, macs: FAR_MACS.to_vec(), client: far < 3, server: far > 0 },
+    ]
+}
+
+fn vip(choices: &mut impl Choices, ip: IpAddr) -> Vip {
+    let unmatched = choices.pick(&[Unmatched::Reject, Unmatched::Reject, Unmatched::Drop, Unmatched::Pass]);
+    Vip { ip, echo: !choices.rarely(4), unmatched }
+}
+
+/// Servers with even numbers are IPv4. Some share an address, or address and port of the client.
+fn server(choices: &mut impl Choices, number: usize) -> Server {
+    let host = 1 + number as u16 / 4;
+    let ip = if number.is_multiple_of(2) { v4(10, 0, 0, host as u8) } else { v6(0xa, host) };
+    let hop = Hop {
+        interface: match choices.below(16) {
+            0 | 1 => FAR,
+            2 => FOREIGN,
+            _ => NEAR,
+        },
+        mtu: choices.pick(&[1500, 1500, 1500, 1500, 600, 1320]),
+        // Servers that share a router share its address.
+        peer: peer(0x51 + choices.below(3) as u8),
+        own: NEAR_MACS[1],
+    };
+    let hop = Hop { own: if hop.interface == NEAR { hop.own } else { FAR_MACS[0] }, ..hop };
+    let state = if choices.rarely(8) { choices.pick(&ServerState::ALL) } else { ServerState::Up };
+    Server {
+        at: SocketAddr::new(ip, 8080 + number as u16 / 2 % 2),
+        hop: (!choices.rarely(16)).then_some(hop),
+        state,
+    }
+}
+
+/// Tables with even numbers are of IPv4 servers.
+fn table(choices: &mut impl Choices, number: usize, servers: &[Server]) -> Table {
+    let is_v4 = number.is_multiple_of(2);
+    let family: Vec<_> = (0..servers.len()).filter(|server| servers[*server].at.is_ipv4() == is_v4).collect();
+    let size = choices.pick(&[1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 0]);
+    let mut members: Vec<_> = (0..size).map(|_| choices.pick(&family)).collect();
+    members.sort_unstable();
+    members.dedup();
+    let migrates = choices.rarely(4) && !members.is_empty();
+    Table { members, previous: migrates.then(|| choices.pick(&family)) }
+}
+
+fn listener(choices: &mut impl Choices, at: SocketAddr, world: &World) -> Listener {
+    let mode = choices.pick(&[Mode::Nat, Mode::Nat, Mode::Nat, Mode::Dsr, Mode::Ipip]);
+    let tables: Vec<_> = (0..world.tables.len())
+        .filter(|table| mode == Mode::Ipip || table.is_multiple_of(2) == at.is_ipv4())
+        .collect();
+    Listener {
+        at,
+        protocol: choices.pick(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp]),
+        mode,
+        table: (!choices.rarely(16)).then(|| choices.pick(&tables)),
+        idle: choices.pick(&[20, 60, 100, 1000]),
+        track: choices.rarely(3),
+        follow: choices.rarely(3),
+        by_client: choices.rarely(6),
+    }
+}

@@ -1,0 +1,87 @@
+//! What happens to a packet, and why. Names are those of the counters.
+
+/// What the program does with the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Sends it back out of the interface that it arrived on.
+    Transmit,
+    /// Sends it out of the interface with this index.
+    Redirect(u32),
+    /// Passes it to the kernel, unchanged.
+    Pass,
+    /// Drops it.
+    Drop,
+}
+
+/// What must happen to a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The action under which it counts.
+    pub action: Action,
+    /// The reason under which it counts.
+    pub reason: Reason,
+    /// The frame that leaves, or is passed; `None` if it is dropped.
+    pub frame: Option<Vec<u8>>,
+}
+
+macro_rules! named {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[expect(missing_docs, reason = "the names say it, and docs/operations.md explains each")]
+        pub enum $name { $($variant,)* }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name of the counter.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+named! {
+    /// What is done with a packet.
+    Action { Forward = "forward", Answer = "answer", Pass = "pass", Drop = "drop", }
+}
+
+named! {
+    /// Why it is done.
+    Reason {
+        ToServer = "to_server",
+        ToClient = "to_client",
+        Echo = "echo",
+        NotIp = "not_ip",
+        LinkMulticast = "link_multicast",
+        NotOurs = "not_ours",
+        OtherProtocol = "other_protocol",
+        Truncated = "truncated",
+        BadHeader = "bad_header",
+        BadLength = "bad_length",
+        Fragment = "fragment",
+        ExtensionHeaders = "extension_headers",
+        HopLimit = "hop_limit",
+        MartianSource = "martian_source",
+        Hairpin = "hairpin",
+        NoServer = "no_server",
+        NoNextHop = "no_next_hop",
+        PortConflict = "port_conflict",
+        ClientPortBusy = "client_port_busy",
+        NoInterface = "no_interface",
+        VlanCrossing = "vlan_crossing",
+        SourceRoute = "source_route",
+        TooBig = "too_big",
+        Loop = "loop",
+        Reset = "reset",
+        NotReady = "not_ready",
+        Unmatched = "unmatched",
+        WrongInterface = "wrong_interface",
+        NoClientHop = "no_client_hop",
+        OtherHost = "other_host",
+    }
+}

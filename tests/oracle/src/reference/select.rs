@@ -1,0 +1,284 @@
+//! Selects the server of a client's packet.
+
+use super::{FlowKey, Reference, Refusal, Slots, TRIES};
+use crate::{
+    flow::{Beginning, Clock, Flow, Path},
+    outcome::Reason,
+    packet::{Content, Packet},
+    world::{Listener, Mode, Protocol, ServerState},
+};
+
+/// The server of a packet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Selected {
+    /// A position in the world's servers.
+    pub(super) server: usize,
+    pub(super) is_new: bool,
+    /// Whether the packet goes to the server as a RST.
+    pub(super) is_finished: bool,
+}
+
+impl Selected {
+    const fn known(server: usize) -> Self {
+        Self { server, is_new: false, is_finished: false }
+    }
+}
+
+/// What a flow says about a packet of its client endpoint.
+enum Known {
+    Goes(Selected),
+    /// The flow has ended, or its server has.
+    Anew,
+    /// The packet belongs to another connection.
+    Another,
+}
+
+/// Client endpoints have at most this many flows by other listeners; a further one could not be told from them.
+const CONFLICTS: usize = 4;
+
+impl<S: Slots> Reference<'_, S> {
+    pub(super) fn select(
+        &mut self,
+        packet: &Packet,
+        number: usize,
+        arrival: Path,
+    ) -> Result<Selected, Refusal> {
+        let listener = self.world.listeners[number];
+        let protocol = listener.protocol;
+        let is_migrating = match listener.table {
+            Some(table) => self.world.tables[table].previous.is_some(),
+            None if listener.mode != Mode::Nat && !listener.track => {
+                return Err(Refusal::Drop(Reason::NotReady));
+            }
+            None => false,
+        };
+        if listener.mode != Mode::Nat && !listener.track && !is_migrating {
+            let slots = self.slots_of(packet, number, &listener)?;
+            let server = self.current(packet, slots[0])?;
+            self.check_hop(server)?;
+            let is_new = packet.segment.is_syn() && !packet.is_rst();
+            return Ok(Selected { server, is_new, is_finished: false });
+        }
+        let key = (packet.source, protocol, number);
+        match self.known(packet, key, &listener, arrival)? {
+            Some(Known::Goes(selected)) => Ok(selected),
+            Some(Known::Another) => {
+                let (server, _) = self.by_hash(packet, key, &listener)?;
+                self.check_hop(server)?;
+                let is_finished =
+                    self.world.servers[server].state == ServerState::Terminating && !packet.is_rst();
+                Ok(Selected { is_finished, ..Selected::known(server) })
+            }
+            Some(Known::Anew) => self.begin(packet, key, &listener, arrival, false),
+            None => self.begin(packet, key, &listener, arrival, true),
+        }
+    }
+
+    fn check_hop(&self, server: usize) -> Result<(), Refusal> {
+        match self.world.servers[server].hop {
+            Some(_) => Ok(()),
+            None => Err(Refusal::Drop(Reason::NoNextHop)),
+        }
+    }
+
+    fn slots_of(
+        &self,
+        packet: &Packet,
+        number: usize,
+        listener: &Listener,
+    ) -> Result<[Option<usize>; TRIES], Refusal> {
+        let table = listener.table.ok_or(Refusal::Drop(Reason::NotReady))?;
+        let slots = self.slots.of(number, table, packet.source);
+        let members = &self.world.tables[table].members;
+        let is_permitted = |server: &Option<usize>| match server {
+            Some(server) => members.contains(server),
+            None => members.is_empty(),
+        };
+        assert!(slots.iter().all(is_permitted), "the table of {listener:?} names {slots:?}");
+        Ok(slots)
+    }
+
+    /// The current backend of a slot, if it may have the packet.
+    fn current(&self, packet: &Packet, slot: Option<usize>) -> Result<usize, Refusal> {
+        let server = slot.ok_or(Refusal::Drop(Reason::NoServer))?;
+        let state = self.world.servers[server].state;
+        if state.is_alive() {
+            return Ok(server);
+        }
+        if !packet.is_mid_stream() || state == ServerState::Gone {
+            return Err(Refusal::Drop(Reason::NoServer));
+        }
+        if state == ServerState::Terminating && !packet.is_rst() {
+            return Err(Refusal::Reset(Reason::Reset));
+        }
+        Ok(server)
+    }
+
+    /// What the flow in the table says; `None` if there is none.
+    fn known(
+        &mut self,
+        packet: &Packet,
+        key: FlowKey,
+        listener: &Listener,
+        arrival: Path,
+    ) -> Result<Option<Known>, Refusal> {
+        let (clock, segment) = (self.clock(key.2), packet.segment);
+        let Some(flow) = self.flows.get_mut(&key) else { return Ok(None) };
+        let (is_expired, is_mid_stream) = (flow.is_expired(clock.now), packet.is_mid_stream());
+        let sees_replies = listener.mode == Mode::Nat;
+        if is_expired && !(sees_replies && is_mid_stream) {
+            return Ok(Some(Known::Anew));
+        }
+        if !sees_replies
+            && is_mid_stream
+            && !flow.marks.assured
+            && !flow.marks.picked_up
+            && !flow.finishes(segment)
+        {
+            let is_done = flow.silence(clock.now) >= clock.hz;
+            return Ok(Some(if is_done { Known::Anew } else { Known::Another }));
+        }
+        let server = self.world.servers[flow.server];
+        if !stays(flow, packet, server.state, clock) {
+            return Ok(Some(Known::Anew));
+        }
+        let is_terminating = server.state == ServerState::Terminating;
+        if is_mid_stream && (is_terminating || (is_expired && flow.is_reset_due(segment, clock))) {
+            let is_finished = !packet.is_rst();
+            if (is_finished && flow.marks.reset) || server.hop.is_none() {
+                return Err(Refusal::Reset(Reason::Reset));
+            }
+            flow.mark_reset();
+            return Ok(Some(Known::Goes(Selected { is_finished, ..Selected::known(flow.server) })));
+        }
+        if server.hop.is_none() {
+            return Err(Refusal::Drop(Reason::NoNextHop));
+        }
+        flow.asked(segment, arrival, clock);
+        Ok(Some(Known::Goes(Selected::known(flow.server))))
+    }
+
+    /// Selects a server for a packet without a flow. `is_first` says whether the table has none, not even an ended one.
+    fn begin(
+        &mut self,
+        packet: &Packet,
+        key: FlowKey,
+        listener: &Listener,
+        arrival: Path,
+        is_first: bool,
+    ) -> Result<Selected, Refusal> {
+        let sees_replies = listener.mode == Mode::Nat;
+        // The flow's server is gone, and no other one can continue the connection.
+        if sees_replies && packet.is_mid_stream() && !is_first {
+            return Err(Refusal::Reset(Reason::Reset));
+        }
+        if sees_replies && !packet.is_rst() && self.conflicting(key).len() >= CONFLICTS {
+            return Err(Refusal::Drop(Reason::ClientPortBusy));
+        }
+        let (server, previous) = self.by_hash(packet, key, listener)?;
+        self.check_hop(server)?;
+        let is_tcp = packet.content == Content::Tcp;
+        let is_syn = packet.segment.is_syn();
+        let is_new = (is_syn && !packet.is_rst()) || (sees_replies && !is_tcp);
+        let is_finished = packet.is_mid_stream()
+            && self.world.servers[server].state == ServerState::Terminating
+            && !packet.is_rst();
+        let selected = Selected { server, is_new, is_finished };
+        // The hash finds the flow of a slot whose previous backend is the current one, too.
+        let is_found = !sees_replies && is_first && !listener.track && is_syn && previous == Some(server);
+        // A RST begins no flow.
+        if is_found || packet.is_rst() {
+            return Ok(selected);
+        }
+        if sees_replies {
+            self.release_reused(key, server);
+        }
+        let segment = packet.segment;
+        let mut flow =
+            Flow::begun(Beginning { server, is_tcp, sees_replies, arrival, segment }, self.clock(key.2));
+        flow.marks.reset = is_finished;
+        self.flows.insert(key, flow);
+        Ok(selected)
+    }
+
+    /// The server that the hash selects, and the previous backend of its slot.
+    fn by_hash(
+        &self,
+        packet: &Packet,
+        key: FlowKey,
+        listener: &Listener,
+    ) -> Result<(usize, Option<usize>), Refusal> {
+        let slots = self.slots_of(packet, key.2, listener)?;
+        let sees_replies = listener.mode == Mode::Nat;
+        let is_tcp = listener.protocol == Protocol::Tcp;
+        let may_be_old = if is_tcp { packet.is_mid_stream() } else { !sees_replies && !listener.follow };
+        let table = listener.table.map(|table| &self.world.tables[table]);
+        let is_there = |server: &usize| self.world.servers[*server].state != ServerState::Gone;
+        let previous = table.and_then(|table| table.previous).filter(is_there);
+        let conflicting = self.conflicting(key);
+        for slot in slots {
+            let server = match previous {
+                Some(previous) if may_be_old && (is_tcp || self.world.servers[previous].state.is_alive()) => {
+                    previous
+                }
+                _ => self.current(packet, slot)?,
+            };
+            let at = self.world.servers[server].at;
+            if !sees_replies {
+                return Ok((server, previous));
+            }
+            if at.ip() == packet.source.ip() {
+                return Err(Refusal::Drop(Reason::Hairpin));
+            }
+            if packet.is_rst() || !conflicting.iter().any(|other| self.world.servers[*other].at == at) {
+                return Ok((server, previous));
+            }
+        }
+        Err(Refusal::Drop(Reason::PortConflict))
+    }
+
+    /// The servers of live flows of the client endpoint by other listeners, whose replies SLB sees.
+    fn conflicting(&self, (client, protocol, listener): FlowKey) -> Vec<usize> {
+        let others = (0..self.world.listeners.len()).filter(|other| *other != listener);
+        let flows = others.filter_map(|other| self.flows.get(&(client, protocol, other)));
+        flows
+            .filter(|flow| {
+                flow.sees_replies
+                    && !flow.is_ended(self.now)
+                    && self.world.servers[flow.server].state != ServerState::Gone
+            })
+            .map(|flow| flow.server)
+            .collect()
+    }
+
+    /// Marks ended flows of the client endpoint with the same server endpoint: a new flow has it now.
+    fn release_reused(&mut self, (client, protocol, listener): FlowKey, server: usize) {
+        let at = self.world.servers[server].at;
+        for other in (0..self.world.listeners.len()).filter(|other| *other != listener) {
+            if let Some(flow) = self.flows.get_mut(&(client, protocol, other))
+                && flow.is_ended(self.now)
+                && self.world.servers[flow.server].state != ServerState::Gone
+                && self.world.servers[flow.server].at == at
+            {
+                flow.marks.reused = true;
+            }
+        }
+    }
+}
+
+/// Whether a packet stays with its flow's server.
+fn stays(flow: &Flow, packet: &Packet, state: ServerState, clock: Clock) -> bool {
+    if state == ServerState::Gone {
+        return false;
+    }
+    if packet.content != Content::Tcp {
+        return state.is_alive();
+    }
+    if packet.is_mid_stream() {
+        return true;
+    }
+    if state == ServerState::Terminating || flow.has_ended_for_syn(clock) {
+        return false;
+    }
+    state == ServerState::Up || (state == ServerState::Drains && flow.lets_server_decide())
+}

@@ -1,0 +1,108 @@
+//! A server's packet: finds the flow that it answers (mode `nat`).
+
+use std::net::SocketAddr;
+
+use super::{Counted, Generated, Reference, Refusal, Sent, Slots};
+use crate::{
+    flow::NO_MAC,
+    outcome::{Action, Reason},
+    packet::{Content, Packet, flag},
+    rewrite::End,
+    world::{Interface, Protocol, ServerState},
+};
+
+impl<S: Slots> Reference<'_, S> {
+    pub(super) fn to_client(
+        &mut self,
+        packet: &Packet,
+        protocol: Protocol,
+        arrival: &Interface,
+    ) -> Result<Sent, Refusal> {
+        if !arrival.server {
+            return Err(Refusal::Unmatched);
+        }
+        let (client, server) = (packet.destination, packet.source);
+        let listener = self.answered_listener(client, protocol, server).ok_or(Refusal::Unmatched)?;
+        let is_finished = self.answer(packet, (client, protocol, listener), arrival)?;
+        let flow = &self.flows[&(client, protocol, listener)];
+        let (path, number) = (flow.path, flow.server);
+        if packet.hop_limit <= 1 {
+            return Err(Refusal::Drop(Reason::HopLimit));
+        }
+        let Some(out) = self.world.interface(path.interface) else {
+            return Err(Refusal::Drop(Reason::NoInterface));
+        };
+        if path.mac == NO_MAC {
+            return Err(Refusal::Drop(Reason::NoClientHop));
+        }
+        let own = out.macs[0];
+        self.check_egress(packet, arrival, path.interface)?;
+        let (reset, reason);
+        let packet = if is_finished {
+            let may = self.may_send(Generated::Resets);
+            reset = may.then(|| packet.forward_reset()).flatten().ok_or(Refusal::Drop(Reason::Reset))?;
+            reason = Reason::Reset;
+            &reset
+        } else {
+            reason = Reason::ToClient;
+            packet
+        };
+        let vip = self.world.listeners[listener].at;
+        let frame = packet.translated(End::Source, vip, path.mac, own);
+        for counted in [Counted::Listener(listener), Counted::Server(number)] {
+            let traffic = self.traffic.entry(counted).or_default();
+            traffic.packets_out += 1;
+            traffic.bytes_out += frame.len() as u64;
+        }
+        Ok(Sent { out: path.interface, action: Action::Forward, reason, frame })
+    }
+
+    /// The listener through which the client endpoint has a flow with this server endpoint.
+    fn answered_listener(&self, client: SocketAddr, protocol: Protocol, server: SocketAddr) -> Option<usize> {
+        (0..self.world.listeners.len()).find(|listener| {
+            self.flows.get(&(client, protocol, *listener)).is_some_and(|flow| {
+                let there = &self.world.servers[flow.server];
+                flow.sees_replies
+                    && there.state != ServerState::Gone
+                    && there.at == server
+                    && !flow.marks.reused
+                    // A datagram does not show whether an expired flow continues.
+                    && (flow.is_tcp || !flow.is_expired(self.now))
+            })
+        })
+    }
+
+    /// Updates the flow. Returns whether its connection is finished, so that the client receives a RST.
+    fn answer(&mut self, packet: &Packet, key: super::FlowKey, arrival: &Interface) -> Result<bool, Refusal> {
+        let (clock, segment) = (self.clock(key.2), packet.segment);
+        let flow = self.flows.get_mut(&key).expect("the flow was found");
+        let server = self.world.servers[flow.server];
+        if let Some(hop) = server.hop
+            && hop.interface != arrival.index
+            && (arrival.client || !arrival.server)
+        {
+            return Err(Refusal::Drop(Reason::WrongInterface));
+        }
+        if segment.has(flag::SYN) && flow.refuses_syn_ack(clock.now) {
+            flow.marks.reused = true;
+            return Err(Refusal::Unmatched);
+        }
+        if packet.content != Content::Tcp {
+            flow.answered_by_datagram(clock);
+            return Ok(false);
+        }
+        let is_terminating = server.state == ServerState::Terminating;
+        if is_terminating || (flow.is_expired(clock.now) && flow.is_reset_due(segment, clock)) {
+            if !packet.is_rst() && flow.marks.reset {
+                return Err(Refusal::Reset(Reason::Reset));
+            }
+            flow.mark_reset();
+            return Ok(!packet.is_rst());
+        }
+        if flow.answered_by(segment, server.state == ServerState::Up, clock) {
+            Ok(false)
+        } else {
+            Err(Refusal::Reset(Reason::Reset))
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! A client's packet for a listener: sends it to its server.
+
+use super::{Counted, Generated, Reference, Refusal, Sent, Slots, select::Selected};
+use crate::{
+    answers::Cause,
+    flow::Path,
+    outcome::{Action, Reason},
+    packet::Packet,
+    rewrite::End,
+    world::{Interface, Mode},
+};
+
+impl<S: Slots> Reference<'_, S> {
+    /// `bytes` is the length of the frame that arrived, `seen` the frame that the product sent.
+    pub(super) fn to_server(
+        &mut self,
+        packet: &Packet,
+        listener: usize,
+        arrival: &Interface,
+        bytes: usize,
+        seen: &[u8],
+    ) -> Result<Sent, Refusal> {
+        self.check_arrival(packet, arrival)?;
+        let mode = self.world.listeners[listener].mode;
+        if packet.hop_limit <= 1 && mode != Mode::Dsr {
+            return Err(Refusal::IcmpError(Cause::HopLimit, Reason::HopLimit));
+        }
+        let (_, sender) = packet.macs();
+        let path = Path { interface: arrival.index, mac: sender };
+        let Selected { server: number, is_new, is_finished } = self.select(packet, listener, path)?;
+        let server = self.world.servers[number];
+        let hop = server.hop.ok_or(Refusal::Drop(Reason::NoNextHop))?;
+        let overhead = match (mode, server.at.is_ipv4()) {
+            (Mode::Ipip, true) => 20,
+            (Mode::Ipip, false) => 40,
+            _ => 0,
+        };
+        if packet.len + overhead > hop.mtu as usize {
+            let mtu = hop.mtu - overhead as u32;
+            return Err(Refusal::IcmpError(Cause::TooBig(mtu), Reason::TooBig));
+        }
+        // The server does not hold the VIP, and routes the packet back.
+        if mode == Mode::Dsr && sender == hop.peer {
+            return Err(Refusal::Drop(Reason::Loop));
+        }
+        self.check_egress(packet, arrival, hop.interface)?;
+        let (reset, mut reason) = (self.reset_of(packet, is_finished)?, Reason::ToServer);
+        let packet = match &reset {
+            Some(reset) => {
+                reason = Reason::Reset;
+                reset
+            }
+            None => packet,
+        };
+        let frame = match mode {
+            Mode::Nat => packet.translated(End::Destination, server.at, hop.peer, hop.own),
+            Mode::Dsr => packet.readdressed(hop.peer, hop.own),
+            Mode::Ipip => {
+                let seen = label(seen, packet.network);
+                let known = *self.labels.entry((listener, packet.source)).or_insert(seen);
+                packet.encapsulated(&self.world, server.at.ip(), &hop, known)
+            }
+        };
+        for counted in [Counted::Listener(listener), Counted::Server(number)] {
+            let traffic = self.traffic.entry(counted).or_default();
+            traffic.packets_in += 1;
+            traffic.bytes_in += bytes as u64;
+            traffic.new_flows += u64::from(is_new);
+        }
+        Ok(Sent { out: hop.interface, action: Action::Forward, reason, frame })
+    }
+
+    /// The RST that the packet becomes if its connection is finished.
+    fn reset_of(&mut self, packet: &Packet, is_finished: bool) -> Result<Option<Packet>, Refusal> {
+        if !is_finished {
+            return Ok(None);
+        }
+        let may = self.may_send(Generated::Resets);
+        let reset = may.then(|| packet.forward_reset()).flatten();
+        reset.map(Some).ok_or(Refusal::Drop(Reason::Reset))
+    }
+}
+
+/// The flow label of a frame whose IPv6 header begins at the offset `network`; 0 in any other frame.
+fn label(frame: &[u8], network: usize) -> u32 {
+    match frame.get(network..network + 4) {
+        Some([first, a, b, c]) if first >> 4 == 6 => u32::from_be_bytes([0, a & 0x0f, *b, *c]),
+        _ => 0,
+    }
+}

@@ -1,0 +1,153 @@
+//! Rewrites a packet that is sent on.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
+
+use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
+
+use crate::{
+    bytes::put,
+    checksum::carry,
+    packet::{Content, Packet, number},
+    world::{Hop, Mac, World},
+};
+
+/// The TTL or hop limit of packets that SLB builds: the default of RFC 1700 and Linux.
+pub(crate) const HOP_LIMIT: u8 = 64;
+
+/// One of the two ends in a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Source,
+    Destination,
+}
+
+impl Packet {
+    fn source_range(&self) -> Range<usize> {
+        if self.is_v4() { self.network + 12..self.network + 16 } else { self.network + 8..self.network + 24 }
+    }
+
+    fn destination_range(&self) -> Range<usize> {
+        let source = self.source_range();
+        source.end..source.end + source.len()
+    }
+
+    fn hop_limit_at(&self) -> usize {
+        self.network + if self.is_v4() { 8 } else { 7 }
+    }
+
+    /// The frame with other hardware addresses.
+    pub(crate) fn readdressed(&self, receiver: Mac, sender: Mac) -> Vec<u8> {
+        let mut out = self.frame.clone();
+        out[..6].copy_from_slice(&receiver);
+        out[6..12].copy_from_slice(&sender);
+        out
+    }
+
+    /// The frame with another address and port at one end, and one hop less.
+    pub(crate) fn translated(&self, end: End, to: SocketAddr, receiver: Mac, sender: Mac) -> Vec<u8> {
+        let mut out = self.readdressed(receiver, sender);
+        let (address, port) = match end {
+            End::Source => (self.source_range(), self.transport),
+            End::Destination => (self.destination_range(), self.transport + 2),
+        };
+        write_address(&mut out, address, to.ip());
+        put(&mut out, port, to.port());
+        out[self.hop_limit_at()] -= 1;
+        self.refresh(&mut out);
+        out
+    }
+
+    /// The reply to this echo request.
+    pub(crate) fn echo_reply(&self) -> Vec<u8> {
+        let (receiver, sender) = self.macs();
+        let mut out = self.readdressed(sender, receiver);
+        write_address(&mut out, self.source_range(), self.destination.ip());
+        write_address(&mut out, self.destination_range(), self.source.ip());
+        out[self.hop_limit_at()] = HOP_LIMIT;
+        out[self.transport] = if self.is_v4() { 0 } else { 129 };
+        self.refresh(&mut out);
+        out
+    }
+
+    /// Updates all checksums of `out`, which differs from this packet in header fields.
+    fn refresh(&self, out: &mut [u8]) {
+        if self.is_v4() {
+            let header = self.network..self.network + usize::from(self.frame[self.network] & 15) * 4;
+            carry(&self.frame, out, self.network + 10, &[header]);
+        }
+        let (at, header) = match self.content {
+            Content::Tcp => (self.transport + 16, 20),
+            Content::Udp => (self.transport + 6, 8),
+            _ => (self.transport + 2, 8),
+        };
+        if self.content == Content::Udp && self.frame[at..at + 2] == [0, 0] {
+            // RFC 768: the sender has computed none.
+            return;
+        }
+        let mut covered = vec![self.transport..self.transport + header];
+        // ICMP has no pseudo-header. Source and destination exchanged, ICMPv6 has the same one.
+        if self.content != Content::EchoRequest {
+            covered.extend([self.source_range(), self.destination_range()]);
+        }
+        carry(&self.frame, out, at, &covered);
+        if self.content != Content::Tcp && out[at..at + 2] == [0, 0] {
+            out[at..at + 2].fill(0xff);
+        }
+    }
+
+    /// The frame inside an IP packet to the server. `label` is the flow label of an outer IPv6 header.
+    pub(crate) fn encapsulated(&self, world: &World, server: IpAddr, hop: &Hop, label: u32) -> Vec<u8> {
+        let mut inner = self.frame.clone();
+        inner[self.hop_limit_at()] -= 1;
+        if self.is_v4() {
+            let header = self.network..self.network + usize::from(self.frame[self.network] & 15) * 4;
+            carry(&self.frame, &mut inner, self.network + 10, &[header]);
+        }
+        let ip = &inner[self.network..];
+        let (class, protocol, len) = if self.is_v4() {
+            (ip[1], number::IPV4, u16::from_be_bytes([ip[2], ip[3]]))
+        } else {
+            let len = u16::from_be_bytes([ip[4], ip[5]]);
+            (ip[0] << 4 | ip[1] >> 4, number::IPV6, len + 40)
+        };
+        let mut out = self.readdressed(hop.peer, hop.own);
+        out.truncate(self.network - 2);
+        match server {
+            IpAddr::V4(to) => {
+                let from = world.tunnel.0.octets();
+                let mut header = Ipv4Header::new(len, HOP_LIMIT, IpNumber(protocol), from, to.octets())
+                    .expect("the packet was below the MTU");
+                header.dscp = (class >> 2).try_into().expect("six bits");
+                header.ecn = (class & 3).try_into().expect("two bits");
+                header.header_checksum = header.calc_header_checksum();
+                out.extend([8, 0]);
+                out.extend(header.to_bytes());
+            }
+            IpAddr::V6(to) => {
+                let header = Ipv6Header {
+                    traffic_class: class,
+                    flow_label: Ipv6FlowLabel::try_new(label).expect("20 bits"),
+                    payload_length: len,
+                    next_header: IpNumber(protocol),
+                    hop_limit: HOP_LIMIT,
+                    source: world.tunnel.1.octets(),
+                    destination: to.octets(),
+                };
+                out.extend([0x86, 0xdd]);
+                out.extend(header.to_bytes());
+            }
+        }
+        out.extend(ip);
+        out
+    }
+}
+
+fn write_address(bytes: &mut [u8], at: Range<usize>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => bytes[at].copy_from_slice(&ip.octets()),
+        IpAddr::V6(ip) => bytes[at].copy_from_slice(&ip.octets()),
+    }
+}

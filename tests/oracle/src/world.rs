@@ -1,0 +1,179 @@
+//! A configuration, as plain values.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// The interface on which most frames arrive. In the kernel all of them do: it is the loopback interface.
+pub const NEAR: u32 = 1;
+/// A second interface.
+pub const FAR: u32 = 11;
+/// An interface that does not run the program.
+pub const FOREIGN: u32 = 12;
+
+/// A configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct World {
+    /// Jiffies per second.
+    pub hz: u32,
+    /// The interfaces that run the program.
+    pub interfaces: Vec<Interface>,
+    /// The VIPs.
+    pub vips: Vec<Vip>,
+    /// The servers. A server's number is its position.
+    pub servers: Vec<Server>,
+    /// The server tables. A table's number is its position.
+    pub tables: Vec<Table>,
+    /// The listeners. A listener's number is its position.
+    pub listeners: Vec<Listener>,
+    /// Outer source addresses of mode `ipip`.
+    pub tunnel: (Ipv4Addr, Ipv6Addr),
+}
+
+/// An interface that runs the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its index.
+    pub index: u32,
+    /// Its hardware addresses. The first one is the source of frames to clients.
+    pub macs: Vec<Mac>,
+    /// Whether packets for VIPs may arrive.
+    pub client: bool,
+    /// Whether replies of servers may arrive.
+    pub server: bool,
+}
+
+/// What happens to packets for a VIP that no listener takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmatched {
+    /// The kernel receives them.
+    Pass,
+    /// They are dropped.
+    Drop,
+    /// They are answered as a host answers for a closed port.
+    Reject,
+}
+
+/// A VIP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vip {
+    /// Its address.
+    pub ip: IpAddr,
+    /// Whether echo requests are answered.
+    pub echo: bool,
+    /// What happens to unmatched packets.
+    pub unmatched: Unmatched,
+}
+
+/// How packets reach a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The destination is translated; replies return through SLB.
+    Nat,
+    /// Only hardware addresses change.
+    Dsr,
+    /// The packet goes into an IP packet.
+    Ipip,
+}
+
+/// Transport protocol of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listener {
+    /// VIP and port.
+    pub at: SocketAddr,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its mode.
+    pub mode: Mode,
+    /// Its server table, a position in [`World::tables`]; `None` if that does not exist yet.
+    pub table: Option<usize>,
+    /// Idle timeout in seconds, a multiple of four.
+    pub idle: u32,
+    /// Whether all flows are tracked. Mode `nat` implies it.
+    pub track: bool,
+    /// Whether untracked UDP flows go to the current backend of a migrating slot.
+    pub follow: bool,
+    /// Whether the hash leaves out the client's port.
+    pub by_client: bool,
+}
+
+/// A server table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Its servers, with equal weights.
+    pub members: Vec<usize>,
+    /// The previous backend of every slot, if all slots migrate. A table without members has none.
+    pub previous: Option<usize>,
+}
+
+/// What a server may receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerState {
+    /// Everything.
+    Up,
+    /// No new flows.
+    Drains,
+    /// Segments of its connections only.
+    Down,
+    /// Nothing: its connections are reset.
+    Terminating,
+    /// Nothing: its id is not in use.
+    Gone,
+}
+
+impl ServerState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Up, Self::Drains, Self::Down, Self::Terminating, Self::Gone];
+
+    pub(crate) fn is_alive(self) -> bool {
+        matches!(self, Self::Up | Self::Drains)
+    }
+}
+
+/// A server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server {
+    /// Its address and port.
+    pub at: SocketAddr,
+    /// Its next hop; `None` while that is not resolved.
+    pub hop: Option<Hop>,
+    /// Its state.
+    pub state: ServerState,
+}
+
+/// A next hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// Interface by which frames leave.
+    pub interface: u32,
+    /// Largest packet that may leave, in bytes.
+    pub mtu: u32,
+    /// Hardware address of the neighbour.
+    pub peer: Mac,
+    /// SLB's own address there.
+    pub own: Mac,
+}
+
+impl World {
+    pub(crate) fn vip(&self, ip: IpAddr) -> Option<&Vip> {
+        self.vips.iter().find(|vip| vip.ip == ip)
+    }
+
+    pub(crate) fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.index == index)
+    }
+
+    pub(crate) fn listener(&self, at: SocketAddr, protocol: Protocol) -> Option<usize> {
+        self.listeners.iter().position(|listener| listener.at == at && listener.protocol == protocol)
+    }
+}

@@ -1,0 +1,207 @@
+//! A configuration of the oracle as a state of the data plane.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use slb_common::{
+    abi::{
+        Address, Handle, MacPair,
+        backend::{Backend, NextHop},
+        ids::{BackendId, NextHopId, ServiceId, TableId},
+        interface::{self, EXTRA_MACS, InterfaceProperties, NO_MAC, own_mac_key, slot},
+        mac_word,
+        service::{Service, ServiceIndex, Tunnel, mode, policy},
+    },
+    datapath::ipip::outer_sum,
+    net::headers::protocol,
+};
+use slb_control::{
+    dataplane::state::{
+        ControlSettings, MapState, ServerTable, SlotOrder, TableMember, TableSpec, to_address,
+    },
+    ids::entry,
+    slot::Slot,
+    slot_migration::SlotMigration,
+};
+use slb_oracle::world::{Listener, Mode, Protocol, Server, ServerState, Table, Unmatched, Vip, World};
+
+use super::slots::TableSlots;
+use crate::host::Host;
+
+/// Seed of hashes and tables.
+const SEED: u64 = 42;
+/// Slots of each table.
+const SLOTS: u32 = 251;
+
+/// Id of the server at this position. 0 is no server's.
+pub(super) const fn server_id(number: usize) -> u32 {
+    number as u32 + 1
+}
+
+/// Position of the server with this id.
+pub(super) const fn number_of_server(id: u32) -> usize {
+    id as usize - 1
+}
+
+const fn table_id(number: usize) -> u32 {
+    number as u32 + 1
+}
+
+/// The state of the data plane for a configuration.
+pub fn state(world: &World) -> MapState {
+    let mut state = MapState::default();
+    state.settings = ControlSettings { seed: SEED, generation: 1 };
+    state.index.hz = world.hz;
+    state.index.tunnel = tunnel(world);
+    state.interfaces = world.interfaces.iter().map(|interface| interface.index).collect();
+    for (number, server) in world.servers.iter().enumerate() {
+        if let Some(hop) = server.hop {
+            let entry =
+                NextHop { ifindex: hop.interface, mtu: hop.mtu, macs: MacPair::new(hop.peer, hop.own) };
+            state.next_hops.insert(NextHopId::new(server_id(number)), entry);
+        }
+        let backend = backend(world, number, server.state).unwrap_or_else(|| unused(world, number));
+        state.index.servers.insert(&backend);
+        if server.state != ServerState::Gone {
+            state.backends.insert(BackendId::new(server_id(number)), backend);
+        }
+    }
+    for (number, table) in world.tables.iter().enumerate() {
+        state.tables.insert(TableId::new(table_id(number)), server_table(table, &world.servers));
+    }
+    for (number, listener) in world.listeners.iter().enumerate() {
+        put_service(&mut state, number, service(listener));
+    }
+    for (number, vip) in world.vips.iter().enumerate() {
+        put_service(&mut state, world.listeners.len() + number, vip_entry(vip));
+    }
+    state
+}
+
+fn put_service(state: &mut MapState, number: usize, service: Service) {
+    let service = Service { handle: Handle::new(number as u32, 1), ..service };
+    state.index.entries.insert(ServiceId::new(number as u32), entry(&service, SEED));
+    state.services.insert(ServiceId::new(number as u32), service);
+}
+
+fn tunnel(world: &World) -> Tunnel {
+    Tunnel { v4: to_address(world.tunnel.0.into()), v6: to_address(world.tunnel.1.into()) }
+}
+
+/// The map entry of a server; `None` if its id is not in use.
+pub(super) fn backend(world: &World, number: usize, state: ServerState) -> Option<Backend> {
+    let flags = match state {
+        ServerState::Up => Backend::ALIVE | Backend::ACCEPTS_NEW,
+        ServerState::Drains => Backend::ALIVE,
+        ServerState::Down => 0,
+        ServerState::Terminating => Backend::TERMINATING,
+        ServerState::Gone => return None,
+    };
+    Some(Backend { flags, ..unused(world, number) })
+}
+
+fn unused(world: &World, number: usize) -> Backend {
+    let server = world.servers[number];
+    let address: Address = to_address(server.at.ip());
+    let port = server.at.port().to_be();
+    Backend {
+        address,
+        port,
+        weight: 1,
+        effective_weight: 1,
+        handle: Handle::new(server_id(number), 1),
+        next_hop: if server.hop.is_some() { server_id(number) } else { 0 },
+        endpoint: Backend::endpoint_of(ServiceIndex::server_hash(&address, port)),
+        outer_sum: outer_sum(&tunnel(world).v4, &address),
+        ..Backend::default()
+    }
+}
+
+fn server_table(table: &Table, servers: &[Server]) -> ServerTable {
+    let member = |number: &usize| TableMember {
+        backend: BackendId::new(server_id(*number)),
+        address: servers[*number].at,
+        weight: 1,
+    };
+    let members = table.members.iter().map(member).collect();
+    let order = SlotOrder::Maglev;
+    let spec = TableSpec { slots: SLOTS, seed: 1, members, order, ..TableSpec::default() };
+    let mut filled = ServerTable::new(spec);
+    if let Some(previous) = table.previous {
+        let slots = (0..SLOTS).map(|slot| (Slot::new(slot), BackendId::new(server_id(previous))));
+        filled.slot_migration = SlotMigration::from_maps(slots, Duration::ZERO);
+    }
+    filled
+}
+
+fn service(listener: &Listener) -> Service {
+    let mut policies = 0;
+    for (is_set, bit) in [
+        (listener.track, policy::TRACK),
+        (listener.follow, policy::FOLLOW),
+        (listener.by_client, policy::BY_CLIENT),
+    ] {
+        policies |= if is_set { bit } else { 0 };
+    }
+    Service {
+        address: to_address(listener.at.ip()),
+        port: listener.at.port().to_be(),
+        protocol: match listener.protocol {
+            Protocol::Tcp => protocol::TCP,
+            Protocol::Udp => protocol::UDP,
+        },
+        mode: match listener.mode {
+            Mode::Nat => mode::NAT,
+            Mode::Dsr => mode::DSR,
+            Mode::Ipip => mode::IPIP,
+        },
+        // A table that does not exist.
+        lookup_table: listener.table.map_or(99, table_id),
+        idle_timeout: listener.idle,
+        policy: policies,
+        ..Service::default()
+    }
+}
+
+fn vip_entry(vip: &Vip) -> Service {
+    let unmatched = match vip.unmatched {
+        Unmatched::Pass => 0,
+        Unmatched::Drop => policy::DROP_UNMATCHED,
+        Unmatched::Reject => policy::REJECT_UNMATCHED,
+    };
+    Service {
+        address: to_address(vip.ip),
+        protocol: if vip.ip.is_ipv4() { protocol::ICMP } else { protocol::ICMPV6 },
+        lookup_table: TableId::NONE.index(),
+        policy: unmatched | if vip.echo { 0 } else { policy::NO_ECHO },
+        ..Service::default()
+    }
+}
+
+/// The entries of the interface table, and the further addresses in the map of own MACs.
+pub(super) fn interfaces(world: &World) -> (Vec<(u32, InterfaceProperties)>, BTreeSet<u64>) {
+    let (mut entries, mut own_macs) = (Vec::new(), BTreeSet::new());
+    for interface in &world.interfaces {
+        let mut more = interface.macs[1..].iter().copied();
+        let extra_macs = [(); EXTRA_MACS].map(|()| more.next().unwrap_or(NO_MAC));
+        own_macs.extend(more.map(|mac| own_mac_key(interface.index, mac_word(mac))));
+        let role = |is_set, role| if is_set { role } else { 0 };
+        let flags = role(interface.client, interface::CLIENT) | role(interface.server, interface::SERVER);
+        let (ifindex, mac) = (interface.index, interface.macs[0]);
+        let properties = InterfaceProperties { ifindex, group: ifindex, mac, flags, extra_macs };
+        entries.push((slot(ifindex), properties));
+    }
+    (entries, own_macs)
+}
+
+/// Fills a host with a state, and returns the slots of its hashes.
+pub(super) fn fill(host: &mut Host, world: &World, state: &MapState) -> TableSlots {
+    for operation in slb_control::diff::diff(&MapState::default(), state) {
+        host.apply(&operation);
+    }
+    let (entries, own_macs) = interfaces(world);
+    host.put_interfaces(entries.iter().map(|(slot, properties)| (slot, properties)), &own_macs);
+    let listeners = state.services.values().map(|service| entry(service, SEED)).collect();
+    let aside = TableId::new(u32::MAX);
+    let tables = state.tables.values().map(|table| table.lookup_tables(aside).0).collect();
+    TableSlots { listeners, tables }
+}

@@ -1,0 +1,464 @@
+//! The packet path on the host: its tables in memory, in place of BPF maps.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+};
+
+use slb_common::{
+    abi::{
+        backend::{Backend, NextHop},
+        flow::{ClientPath, FlowEntry, WORDS},
+        ids::TableId,
+        interface::{self, Interface, InterfaceProperties},
+        lookup_table::LookupTable,
+        rate_limit::RateLimiter,
+        service::{Service, ServiceIndex},
+        shared_word::SharedWord,
+        stats::{Action, Counters, GeneratedPacket, REASONS},
+    },
+    datapath::{
+        Verdict,
+        flow_calls::FlowCalls,
+        flow_gc::{Clock, FlowGc, FlowTable, GcAction},
+        frame_calls::FrameCalls,
+        icmp_error::{self, IcmpMessage},
+        icmp_nat::{self, Translation},
+        maps::{Direction, Maps},
+        metadata::{Metadata, PackedSelection},
+        parse::Packet,
+        path_calls::PathCalls,
+        process,
+        refusal::PackedRefusal,
+        reset,
+        schedule_calls::ScheduleCalls,
+    },
+    net::{
+        address::Address,
+        ethernet,
+        frame::{Frame, FrameBuffer},
+    },
+};
+use slb_control::dataplane::state::{MAX_TABLES, Operation, PutBackend};
+
+/// Packets by action number and reason number.
+pub type Totals = BTreeMap<(u8, u32), u64>;
+
+/// Slots of the flow table; the tests in the kernel have as many.
+const FLOWS: u32 = 1024;
+
+/// Upper bound of the ids of services and servers; no case uses as many.
+const IDS: u32 = 1024;
+
+/// Tables in memory, with a clock that stands still until a test sets it.
+pub struct Host {
+    index: Option<Box<ServiceIndex>>,
+    services: BTreeMap<u32, Service>,
+    lookup_tables: BTreeMap<u32, Box<LookupTable>>,
+    backends: BTreeMap<u32, Backend>,
+    next_hops: BTreeMap<u32, NextHop>,
+    interfaces: BTreeSet<u32>,
+    /// By [`interface::slot`].
+    interface_table: BTreeMap<u32, Interface>,
+    own_macs: BTreeSet<u64>,
+    /// The kernel's route to every client: [`Maps::route_to_client`].
+    pub route: Cell<ClientPath>,
+    flows: Vec<[SharedWord; WORDS]>,
+    /// Round-robin positions, by service id.
+    round_robin: Vec<SharedWord>,
+    /// Connection counts, by server id.
+    connections: Vec<SharedWord>,
+    /// The clock, in jiffies.
+    pub now: Cell<u32>,
+    /// Whether the flow table refuses new entries.
+    pub full: Cell<bool>,
+    /// Whether flows are being copied into the flow table from the old one.
+    pub resizing: Cell<bool>,
+    totals: RefCell<Totals>,
+    last_counted: Cell<(u8, u32)>,
+    /// Evicted entries: not assured, and assured.
+    pub evicted: [Cell<u64>; 2],
+    evicted_migrating: Cell<u64>,
+    limits: [Cell<RateLimiter>; GeneratedPacket::COUNT],
+    service_counters: RefCell<BTreeMap<u32, Counters>>,
+    backend_counters: RefCell<BTreeMap<u32, Counters>>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::with_flows(FLOWS)
+    }
+}
+
+impl Host {
+    /// Empty tables. The flow table gets `slots` slots, a power of two.
+    pub fn with_flows(slots: u32) -> Self {
+        Self {
+            index: None,
+            services: BTreeMap::new(),
+            lookup_tables: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            next_hops: BTreeMap::new(),
+            interfaces: BTreeSet::new(),
+            interface_table: BTreeMap::new(),
+            own_macs: BTreeSet::new(),
+            route: Cell::default(),
+            flows: (0..slots).map(|_| Default::default()).collect(),
+            round_robin: (0..IDS).map(|_| SharedWord::default()).collect(),
+            connections: (0..IDS).map(|_| SharedWord::default()).collect(),
+            now: Cell::default(),
+            full: Cell::default(),
+            resizing: Cell::default(),
+            totals: RefCell::default(),
+            last_counted: Cell::default(),
+            evicted: Default::default(),
+            evicted_migrating: Cell::default(),
+            limits: Default::default(),
+            service_counters: RefCell::default(),
+            backend_counters: RefCell::default(),
+        }
+    }
+
+    /// Replaces the interface table: entries by [`interface::slot`], and keys of [`interface::own_mac_key`].
+    pub fn put_interfaces<'i>(
+        &mut self,
+        entries: impl IntoIterator<Item = (&'i u32, &'i InterfaceProperties)>,
+        own_macs: &BTreeSet<u64>,
+    ) {
+        let entries = entries.into_iter();
+        self.interface_table =
+            entries.map(|(slot, properties)| (*slot, Interface::new(properties))).collect();
+        self.own_macs.clone_from(own_macs);
+    }
+
+    /// Forgets all flows and counters, and sets the clock to 0. The configuration stays.
+    pub fn forget(&mut self) {
+        self.flows.iter().flatten().for_each(|word| word.store(0));
+        self.round_robin.iter().chain(&self.connections).for_each(|word| word.store(0));
+        self.now.set(0);
+        self.limits = Default::default();
+        self.totals.borrow_mut().clear();
+        self.service_counters.borrow_mut().clear();
+        self.backend_counters.borrow_mut().clear();
+    }
+
+    fn allow(&self, limit: &Cell<RateLimiter>, hz: u32) -> bool {
+        let mut taken = limit.get();
+        let may = taken.allow(self.now(), hz);
+        limit.set(taken);
+        may
+    }
+
+    /// The flow table.
+    pub fn flow_table(&self) -> FlowTable<'_> {
+        FlowTable::new(&self.flows, self.flow_seed())
+    }
+
+    /// Runs a GC pass over the flow table. `hz` is jiffies per second.
+    pub fn collect(&self, hz: u32) {
+        let clock = Clock { now: self.now.get(), hz };
+        FlowGc::default().gc_pass(&self.flow_table(), clock, &mut |seen| {
+            let is_expired = seen.sequence_word.silence(clock.now) > seen.sequence_word.idle(clock.hz);
+            if is_expired { GcAction::Terminate } else { GcAction::Keep }
+        });
+    }
+
+    /// The slots of the flow table.
+    pub fn slots(&self) -> &[[SharedWord; WORDS]] {
+        &self.flows
+    }
+
+    /// Number of slots of the flow table.
+    pub fn flow_slots(&self) -> u32 {
+        self.flows.len() as u32
+    }
+}
+
+/// A frame with headroom in front, as drivers provide it.
+struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+    /// What the programs leave for later ones.
+    metadata: Metadata,
+}
+
+/// `XDP_PACKET_HEADROOM`.
+const HEADROOM: usize = 256;
+
+impl FrameBuffer for Buffer {
+    fn frame(&mut self) -> Frame<'_> {
+        Frame::from_slice(&mut self.bytes[self.start..])
+    }
+
+    fn grow(&mut self, bytes: usize) -> bool {
+        match self.start.checked_sub(bytes) {
+            Some(start) => {
+                self.start = start;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn shrink(&mut self, bytes: usize) -> bool {
+        self.start += bytes;
+        true
+    }
+
+    fn truncate(&mut self, bytes: usize) -> bool {
+        self.bytes.truncate(self.start + bytes);
+        true
+    }
+}
+
+impl FrameCalls for Buffer {
+    type Metadata = Metadata;
+
+    fn parse(&mut self) -> Option<Metadata> {
+        let mut parsed = Metadata::EMPTY;
+        parsed.read(&self.frame());
+        self.metadata = parsed;
+        Some(parsed)
+    }
+
+    fn metadata(&self) -> Option<Metadata> {
+        Some(self.metadata)
+    }
+
+    fn refuse(&mut self, refusal: PackedRefusal) {
+        self.metadata.refusal = refusal;
+    }
+
+    fn select(&mut self, selection: PackedSelection) {
+        self.metadata.selection = selection;
+    }
+
+    fn parse_embedded(&mut self, packet: &Packet) -> Option<Metadata> {
+        let mut embedded = Metadata::EMPTY;
+        embedded.read_embedded(&self.frame(), packet);
+        Some(embedded)
+    }
+
+    fn translate_icmp(
+        &mut self,
+        packet: &Packet,
+        embedded: &Packet,
+        address: &Address,
+        translation: Translation,
+    ) -> bool {
+        icmp_nat::translate(&mut self.frame(), packet, embedded, address, translation).is_some()
+    }
+
+    fn remove_priority_tags(&mut self) -> bool {
+        ethernet::remove_priority_tags(self).is_some()
+    }
+
+    fn rewrite_to_icmp_error(&mut self, network: usize, message: IcmpMessage) -> bool {
+        icmp_error::answer(self, network, message).is_some()
+    }
+
+    fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool {
+        reset::rewrite_to_rst(self, network, back).is_some()
+    }
+}
+
+impl Host {
+    /// Runs the packet path over a frame that arrives on the interface `ifindex`.
+    pub fn process(&mut self, bytes: &mut Vec<u8>, ifindex: u32) -> Verdict {
+        let mut buffer = Buffer { bytes: vec![0xa5; HEADROOM], start: HEADROOM, metadata: Metadata::EMPTY };
+        buffer.bytes.extend_from_slice(bytes);
+        let verdict = process(&mut buffer, ifindex, self);
+        *bytes = buffer.bytes.split_off(buffer.start);
+        verdict
+    }
+
+    /// Applies one operation, as the maps in the kernel do.
+    pub fn apply(&mut self, operation: &Operation) {
+        match operation.clone() {
+            Operation::PutSettings(_) | Operation::GracePeriod => {}
+            Operation::PutInterface(ifindex) => drop(self.interfaces.insert(ifindex)),
+            Operation::RemoveInterface(ifindex) => drop(self.interfaces.remove(&ifindex)),
+            Operation::PutNextHop(id, hop) => drop(self.next_hops.insert(id.index(), hop)),
+            Operation::ClearNextHop(id) => drop(self.next_hops.remove(&id.index())),
+            Operation::PutBackends(backends) => {
+                for PutBackend { id, backend, is_new } in backends {
+                    let id = id.index();
+                    self.backends.insert(id, backend);
+                    if is_new {
+                        self.backend_counters.borrow_mut().remove(&id);
+                        self.put_load(id, 0);
+                    }
+                }
+            }
+            Operation::ClearBackend(id) => drop(self.backends.remove(&id.index())),
+            Operation::PutTables(tables) => {
+                for (id, table) in tables {
+                    let (id, aside) = (id.index(), MAX_TABLES + id.index());
+                    let (lookup_table, previous_backends) = table.lookup_tables(TableId::new(aside));
+                    self.lookup_tables.insert(id, lookup_table);
+                    self.lookup_tables
+                        .extend(previous_backends.map(|previous_backends| (aside, previous_backends)));
+                }
+            }
+            Operation::ClearTable(id) => drop(self.lookup_tables.remove(&id.index())),
+            Operation::PutService { id, service, is_new } => {
+                let id = id.index();
+                self.services.insert(id, *service);
+                if is_new {
+                    self.service_counters.borrow_mut().remove(&id);
+                    self.round_robin[id as usize].store(0);
+                }
+            }
+            Operation::ClearService(id) => drop(self.services.remove(&id.index())),
+            Operation::PutIndex(index) => {
+                self.index = Some(index.build().expect("few services leave room"));
+            }
+        }
+    }
+
+    /// Sets the connection count of a server.
+    pub fn put_load(&self, backend: u32, load: u64) {
+        self.connections[backend as usize].store(load);
+    }
+
+    /// Packets by action and reason.
+    pub fn totals(&self) -> Totals {
+        self.totals.borrow().clone()
+    }
+
+    /// Numbers of action and reason of the last packet.
+    pub fn last_counted(&self) -> (u8, u32) {
+        self.last_counted.get()
+    }
+
+    /// Counts lost flow-table entries that may be older than the last change of their server table.
+    pub fn evicted_migrating(&self) -> u64 {
+        self.evicted_migrating.get()
+    }
+
+    /// Traffic of a service.
+    pub fn service_counters(&self, id: u32) -> Counters {
+        self.service_counters.borrow().get(&id).copied().unwrap_or_default()
+    }
+
+    /// Traffic of a server.
+    pub fn backend_counters(&self, id: u32) -> Counters {
+        self.backend_counters.borrow().get(&id).copied().unwrap_or_default()
+    }
+}
+
+impl FlowCalls for Host {}
+impl ScheduleCalls for Host {}
+impl PathCalls for Host {}
+
+impl Maps for Host {
+    fn index(&self) -> Option<&ServiceIndex> {
+        self.index.as_deref()
+    }
+
+    fn service(&self, id: u32) -> Option<&Service> {
+        self.services.get(&id)
+    }
+
+    fn lookup_table(&self, id: u32) -> Option<&LookupTable> {
+        self.lookup_tables.get(&id).map(Box::as_ref)
+    }
+
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        self.backends.get(&id)
+    }
+
+    fn next_hop(&self, id: u32) -> Option<&NextHop> {
+        self.next_hops.get(&id)
+    }
+
+    fn flow_mask(&self) -> u32 {
+        self.flow_slots() - 1
+    }
+
+    fn flow(&self, slot: u32) -> Option<FlowEntry<'_>> {
+        let words = self.flows.get(slot as usize).expect("slots are reduced to the table");
+        (!self.full.get()).then(|| FlowEntry::new(words))
+    }
+
+    fn is_resizing(&self) -> bool {
+        self.resizing.get()
+    }
+
+    fn flow_seed(&self) -> u64 {
+        0
+    }
+
+    fn now(&self) -> u32 {
+        self.now.get()
+    }
+
+    fn round_robin_position(&self, service: u32) -> Option<&SharedWord> {
+        self.round_robin.get(service as usize)
+    }
+
+    fn connection_count(&self, backend: u32) -> Option<&SharedWord> {
+        self.connections.get(backend as usize)
+    }
+
+    fn interface_at(&self, slot: u32) -> Option<&Interface> {
+        self.interface_table.get(&slot)
+    }
+
+    fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool {
+        self.own_macs.contains(&interface::own_mac_key(ifindex, mac))
+    }
+
+    fn route_to_client(&self, _: &Packet) -> ClientPath {
+        self.route.get()
+    }
+
+    fn redirect(&self, ifindex: u32) -> bool {
+        self.interfaces.contains(&ifindex)
+    }
+
+    fn count(&self, action: Action, reason: u32) {
+        assert!((reason as usize) < REASONS, "{reason} is not the number of a reason");
+        self.last_counted.set((action as u8, reason));
+        *self.totals.borrow_mut().entry((action as u8, reason)).or_default() += 1;
+    }
+
+    fn may_send(&self, what: GeneratedPacket, hz: u32) -> bool {
+        self.allow(&self.limits[what as usize], hz)
+    }
+
+    fn count_evicted(&self, is_assured: bool) {
+        let evicted = &self.evicted[usize::from(is_assured)];
+        evicted.set(evicted.get() + 1);
+    }
+
+    fn count_evicted_migrating(&self) {
+        self.evicted_migrating.set(self.evicted_migrating.get() + 1);
+    }
+
+    fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool) {
+        add(&self.service_counters, id, direction, bytes, new_flow);
+    }
+
+    fn count_backend(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool) {
+        add(&self.backend_counters, id, direction, bytes, new_flow);
+    }
+}
+
+fn add(
+    counters: &RefCell<BTreeMap<u32, Counters>>,
+    id: u32,
+    direction: Direction,
+    bytes: usize,
+    new_flow: bool,
+) {
+    let mut counters = counters.borrow_mut();
+    let counters = counters.entry(id).or_default();
+    let (packets, total) = match direction {
+        Direction::In => (&mut counters.packets_in, &mut counters.bytes_in),
+        Direction::Out => (&mut counters.packets_out, &mut counters.bytes_out),
+    };
+    *packets += 1;
+    *total += bytes as u64;
+    counters.new_flows += u64::from(new_flow);
+}

@@ -1,0 +1,4 @@
+//! The packet path on the host: the product's code over tables in memory, and its comparison with the oracle.
+
+pub mod fuzz;
+pub mod host;

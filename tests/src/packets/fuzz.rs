@@ -1,0 +1,80 @@
+//! Compares the program in the kernel, the packet path on the host and the oracle, over sequences of packets.
+
+use anyhow::{Result, bail};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use slb_control::dataplane::state::Operation;
+use slb_packet_host::fuzz::{Comparison, Plan, Second, SecondOf, Tally, one_world};
+use slb_userspace::dataplane::interfaces::Interfaces;
+
+use super::{
+    host::Totals,
+    kernel::{self, Kernel},
+};
+
+/// Runs the plan in the kernel, in a new network namespace.
+///
+/// # Errors
+/// The first disagreement, or the program cannot be loaded.
+pub fn in_the_kernel(plan: Plan) -> Result<Tally> {
+    kernel::in_namespace(|| {
+        stay_on_one_cpu()?;
+        let mut path = KernelPath { kernel: Kernel::load()? };
+        let mut tally = Tally::default();
+        for number in 0..plan.worlds() {
+            if let Err(failure) = one_world(plan, number, &mut Some(&mut path), &mut tally) {
+                bail!("{failure}");
+            }
+        }
+        Ok(tally)
+    })
+}
+
+/// Rate limits are per CPU. The oracle has one of each kind.
+fn stay_on_one_cpu() -> Result<()> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)?;
+    let mut one = CpuSet::new();
+    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    one.set(first.unwrap_or_default())?;
+    Ok(sched_setaffinity(this, &one)?)
+}
+
+struct KernelPath {
+    kernel: Kernel,
+}
+
+impl SecondOf for KernelPath {
+    fn world(&mut self, comparison: &Comparison<'_>) {
+        self.kernel.become_state(&comparison.state()).expect("the state");
+        let mut interfaces = Interfaces::default();
+        for (properties, macs) in comparison.interfaces() {
+            interfaces.insert(properties, &macs).expect("indexes differ in their low bits");
+        }
+        self.kernel.put_interfaces(&interfaces).expect("the interfaces");
+    }
+
+    fn second(&mut self) -> &mut dyn Second {
+        self
+    }
+}
+
+impl Second for KernelPath {
+    fn begin(&mut self) {
+        self.kernel.forget().expect("empty maps");
+    }
+
+    fn apply(&mut self, operation: &Operation) {
+        self.kernel.apply(operation).expect("a change of the maps");
+    }
+
+    fn process(&mut self, frame: &[u8]) -> (u32, Vec<u8>) {
+        self.kernel.process(frame).expect("a run of the program")
+    }
+
+    fn totals(&self) -> Totals {
+        self.kernel.totals().expect("the totals")
+    }
+}
