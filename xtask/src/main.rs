@@ -2,6 +2,7 @@
 
 mod bench;
 mod ebpf;
+mod fuzz;
 mod lint;
 mod packages;
 mod previous;
@@ -63,6 +64,11 @@ enum Command {
         /// Runs only tests whose name contains this.
         filter: Option<String>,
     },
+    /// Compares the packet path with the oracle, over random sequences of packets.
+    Fuzz {
+        #[command(flatten)]
+        extent: fuzz::Extent,
+    },
     /// Boots Debian's kernels under QEMU, without KVM, and runs in each the tests of the XDP programs.
     Vm {
         /// The kernel; all of them without one.
@@ -76,7 +82,7 @@ enum Command {
     },
     /// Checks formatting, clippy on host and BPF crates, licences and sources of dependencies.
     Lint,
-    /// Runs setup, lint and test, as CI does.
+    /// Runs setup, lint, test, fuzz and vm, as CI does.
     Ci,
 }
 
@@ -107,8 +113,15 @@ impl Command {
                 setup::run(if filter.is_some() { setup::Extent::Needed } else { setup::Extent::Vm })?;
                 let mut totals = test::run(filter.as_deref())?;
                 if filter.is_none() {
+                    totals += timed("fuzz", || fuzz::run(fuzz::CI))?;
                     totals += vm::run(&vm::Kernel::NAMED, vm::VmExtent::Load, None)?;
                 }
+                println!("\n{totals}");
+                return Ok(totals.exit_code());
+            }
+            Self::Fuzz { extent } => {
+                setup::run(setup::Extent::Needed)?;
+                let totals = fuzz::run(extent)?;
                 println!("\n{totals}");
                 return Ok(totals.exit_code());
             }
@@ -132,6 +145,7 @@ fn ci() -> Result<ExitCode> {
     timed("setup", || setup::run(setup::Extent::Vm))?;
     timed("lint", lint::run)?;
     let mut totals = timed("test", || test::run(None))?;
+    totals += timed("fuzz", || fuzz::run(fuzz::CI))?;
     totals += timed("vm", || vm::run(&vm::Kernel::NAMED, vm::VmExtent::Load, None))?;
     println!("\n{totals}");
     // A test that CI skips would run nowhere.
@@ -144,6 +158,6 @@ fn ci() -> Result<ExitCode> {
 fn timed<T>(step: &str, action: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let result = action();
-    println!("ci: {step} took {:.1} s", start.elapsed().as_secs_f64());
+    println!("{step} took {:.1} s", start.elapsed().as_secs_f64());
     result
 }

@@ -158,8 +158,8 @@ impl<'s, S: Slots> Reference<'s, S> {
         let decided = match (packet.content, packet.protocol()) {
             (Content::EchoRequest, _) => self.echo(&packet, &arrival, frame.len()),
             (_, Some(protocol)) => match self.world.listener(packet.destination, protocol) {
-                Some(listener) => self.to_server(&packet, listener, &arrival, frame.len(), seen),
-                None => self.to_client(&packet, protocol, &arrival),
+                Some(listener) => self.request(&packet, listener, &arrival, frame.len(), seen),
+                None => self.reply(&packet, protocol, &arrival),
             },
             _ => Err(Refusal::Unmatched),
         };

@@ -87,12 +87,11 @@ impl Packet {
             // RFC 768: the sender has computed none.
             return;
         }
-        let mut covered = vec![self.transport..self.transport + header];
+        let covered =
+            [self.transport..self.transport + header, self.source_range(), self.destination_range()];
         // ICMP has no pseudo-header. Source and destination exchanged, ICMPv6 has the same one.
-        if self.content != Content::EchoRequest {
-            covered.extend([self.source_range(), self.destination_range()]);
-        }
-        carry(&self.frame, out, at, &covered);
+        let ranges = if self.content == Content::EchoRequest { 1 } else { 3 };
+        carry(&self.frame, out, at, &covered[..ranges]);
         if self.content != Content::Tcp && out[at..at + 2] == [0, 0] {
             out[at..at + 2].fill(0xff);
         }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl<S: Slots> Reference<'_, S> {
-    pub(super) fn to_client(
+    pub(super) fn reply(
         &mut self,
         packet: &Packet,
         protocol: Protocol,

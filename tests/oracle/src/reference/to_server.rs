@@ -12,7 +12,7 @@ use crate::{
 
 impl<S: Slots> Reference<'_, S> {
     /// `bytes` is the length of the frame that arrived, `seen` the frame that the product sent.
-    pub(super) fn to_server(
+    pub(super) fn request(
         &mut self,
         packet: &Packet,
         listener: usize,

@@ -48,8 +48,8 @@ const fn table_id(number: usize) -> u32 {
 
 /// The state of the data plane for a configuration.
 pub fn state(world: &World) -> MapState {
-    let mut state = MapState::default();
-    state.settings = ControlSettings { seed: SEED, generation: 1 };
+    let settings = ControlSettings { seed: SEED, generation: 1 };
+    let mut state = MapState { settings, ..MapState::default() };
     state.index.hz = world.hz;
     state.index.tunnel = tunnel(world);
     state.interfaces = world.interfaces.iter().map(|interface| interface.index).collect();

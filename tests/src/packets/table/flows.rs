@@ -58,6 +58,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     }
     cases.extend(datagrams());
     cases.extend(several_services());
+    cases.push(ended_fifth());
     cases.push(beside_dsr());
     cases
 }
@@ -300,17 +301,30 @@ fn beside_dsr() -> Scenario {
         .frame(data(HTTP4), to(HTTP4, WEB4, FlowKind::Old))
 }
 
+/// A client endpoint has flows by two listeners.
+fn two(name: &str) -> Scenario {
+    Scenario::new(name)
+        .frame(syn(HTTP4), to(HTTP4, WEB4, FlowKind::New))
+        .frame(syn(SECOND4), to(SECOND4, OTHER4, FlowKind::New))
+}
+
+/// A client endpoint has flows by four listeners.
+fn four(name: &str) -> Scenario {
+    two(name)
+        .frame(syn(FOURTH4), to(FOURTH4, FOURTH, FlowKind::New))
+        .frame(syn(STRAIGHT4), to(STRAIGHT4, STRAIGHT, FlowKind::New))
+}
+
+/// An ended entry of its own listener does not let a client endpoint have a fifth live flow.
+fn ended_fifth() -> Scenario {
+    four("a finished flow of a client endpoint with four live ones does not begin anew")
+        .frame(answer(OTHER4, flag::RST), back(SECOND4, OTHER4))
+        .frame(syn(FIFTH4), to(FIFTH4, FIFTH, FlowKind::New))
+        .frame(syn(SECOND4), Expect::Drop(Reason::ClientPortBusy))
+        .frame(data(FIFTH4), to(FIFTH4, FIFTH, FlowKind::Old))
+}
+
 fn several_services() -> Vec<Scenario> {
-    let two = |name: &str| {
-        Scenario::new(name)
-            .frame(syn(HTTP4), to(HTTP4, WEB4, FlowKind::New))
-            .frame(syn(SECOND4), to(SECOND4, OTHER4, FlowKind::New))
-    };
-    let four = |name: &str| {
-        two(name)
-            .frame(syn(FOURTH4), to(FOURTH4, FOURTH, FlowKind::New))
-            .frame(syn(STRAIGHT4), to(STRAIGHT4, STRAIGHT, FlowKind::New))
-    };
     vec![
         two("replies of two services to one client endpoint come from the VIP of each")
             .frame(answer(WEB4, flag::ACK), back(HTTP4, WEB4))
@@ -325,11 +339,6 @@ fn several_services() -> Vec<Scenario> {
             .frame(answer(OTHER4, flag::ACK), back(SECOND4, OTHER4))
             .frame(answer(FOURTH, flag::ACK), back(FOURTH4, FOURTH))
             .frame(answer(STRAIGHT, flag::ACK), back(STRAIGHT4, STRAIGHT)),
-        four("a finished flow of a client endpoint with four live ones does not begin anew")
-            .frame(answer(OTHER4, flag::RST), back(SECOND4, OTHER4))
-            .frame(syn(FIFTH4), to(FIFTH4, FIFTH, FlowKind::New))
-            .frame(syn(SECOND4), Expect::Drop(Reason::ClientPortBusy))
-            .frame(data(FIFTH4), to(FIFTH4, FIFTH, FlowKind::Old)),
         four("a fifth service of one client endpoint is dropped and evicts no live flow")
             .frame(syn(FIFTH4), Expect::Drop(Reason::ClientPortBusy))
             .frame(answer(FIFTH, flag::ACK), NOT_OURS)
