@@ -13,6 +13,7 @@ pub mod generator;
 pub mod outcome;
 pub mod packet;
 pub mod reference;
+pub mod soundness;
 pub mod world;
 
 mod answers;

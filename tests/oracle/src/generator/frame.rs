@@ -1,6 +1,6 @@
 //! Builds frames. Their checksums are right, as `etherparse` computes them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6Header, TcpHeader, UdpHeader};
 
@@ -104,6 +104,40 @@ impl Draft {
         Built { bytes, network, transport }
     }
 
+    /// The same with a payload that makes the checksum 0 once the ends are translated to these. In UDP, 0 would say that
+    /// there is no checksum.
+    pub(super) fn zeroed(mut self, source: SocketAddr, destination: SocketAddr) -> Self {
+        let mut translated = self.clone();
+        (translated.source, translated.destination) = (source.ip(), destination.ip());
+        let at = match &mut translated.content {
+            Content::Tcp(header, payload) => {
+                (header.source_port, header.destination_port) = (source.port(), destination.port());
+                clear(payload);
+                16
+            }
+            Content::Udp(ports, payload, has_checksum) => {
+                (*ports, *has_checksum) = ([source.port(), destination.port()], true);
+                clear(payload);
+                6
+            }
+            Content::Icmp(..) | Content::Other(..) => return self,
+        };
+        let (_, bytes) = translated.content();
+        match &mut self.content {
+            Content::Udp(_, payload, has_checksum) => {
+                *has_checksum = true;
+                clear(payload);
+                payload[..2].copy_from_slice(&bytes[at..at + 2]);
+            }
+            Content::Tcp(_, payload) => {
+                clear(payload);
+                payload[..2].copy_from_slice(&bytes[at..at + 2]);
+            }
+            Content::Icmp(..) | Content::Other(..) => {}
+        }
+        self
+    }
+
     /// Protocol number and bytes behind the IP header.
     fn content(&self) -> (u8, Vec<u8>) {
         match &self.content {
@@ -159,4 +193,10 @@ impl Draft {
             Content::Other(number, bytes) => (*number, bytes.clone()),
         }
     }
+}
+
+/// Sets the first word of a payload to 0.
+fn clear(payload: &mut Vec<u8>) {
+    payload.resize(payload.len().max(2), 0x61);
+    payload[..2].fill(0);
 }

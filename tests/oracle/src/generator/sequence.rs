@@ -155,7 +155,12 @@ impl SequenceDraft<'_> {
         self.asked.push((client, number));
         let listener = self.world.listeners[number];
         let content = self.transport(choices, listener.protocol, [client.port(), listener.at.port()], true);
-        between(client.ip(), listener.at.ip(), sender, content)
+        let draft = between(client.ip(), listener.at.ip(), sender, content);
+        let server = listener.table.and_then(|table| self.world.tables[table].members.first());
+        match server.map(|server| self.world.servers[*server].at) {
+            Some(at) if at.is_ipv4() == client.is_ipv4() && choices.rarely(16) => draft.zeroed(client, at),
+            _ => draft,
+        }
     }
 
     fn answer(&mut self, choices: &mut impl Choices, client: SocketAddr) -> Draft {
@@ -178,7 +183,8 @@ impl SequenceDraft<'_> {
         }
         let sender = server.hop.map_or(CLIENT_MACS[1], |hop| hop.peer);
         let content = self.transport(choices, listener.protocol, [server.at.port(), client.port()], false);
-        between(server.at.ip(), client.ip(), sender, content)
+        let draft = between(server.at.ip(), client.ip(), sender, content);
+        if choices.rarely(16) { draft.zeroed(listener.at, client) } else { draft }
     }
 
     fn ping(&self, choices: &mut impl Choices, client: SocketAddr) -> Draft {
@@ -186,7 +192,8 @@ impl SequenceDraft<'_> {
         // Echo requests, errors, neighbour discovery.
         let kind = choices.pick(&[8, 128, 8, 128, 8, 128, 0, 3, 1, 133, 137]);
         let payload = vec![0; choices.below(24) as usize + 4];
-        let mut content = vec![0x12, 0x34, 0, 1];
+        // With the second number, the checksum of an IPv4 reply is 0.
+        let mut content = choices.pick(&[[0x12, 0x34, 0, 1], [0xff, 0xfe, 0, 1]]).to_vec();
         content.extend(payload);
         between(client.ip(), vip, CLIENT_MACS[0], Content::Icmp([kind, u8::from(choices.rarely(8))], content))
     }

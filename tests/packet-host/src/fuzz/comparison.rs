@@ -14,6 +14,7 @@ use slb_control::dataplane::state::{MapState, Operation, PutBackend};
 use slb_oracle::{
     Action, Arrival, Expected, Reason, Reference, Step, Verdict, World,
     reference::{Counted, Traffic},
+    soundness::is_sound,
     world::ServerState,
 };
 
@@ -187,6 +188,10 @@ impl SequenceRun<'_, '_, '_, '_> {
         let is_right = seen == should && frame.as_ref().is_none_or(|frame| *frame == out);
         if !is_right {
             return Err(differing(&seen, &out, &expected));
+        }
+        let is_sent = matches!(verdict, Verdict::Transmit | Verdict::Redirect(_));
+        if is_sent && is_sound(&arrival.bytes) && !is_sound(&out) {
+            return Err(format!("wrong checksum: {}", differing(&seen, &out, &expected)));
         }
         tally.count(*action, *reason);
         *self.totals.entry(numbers.of(*action, *reason)).or_default() += 1;

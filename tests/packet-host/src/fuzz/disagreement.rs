@@ -74,3 +74,22 @@ pub(super) fn differing(seen: &impl fmt::Debug, frame: &[u8], expected: &Expecte
         reason.name(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(steps: &[Step]) -> Option<Disagreement> {
+        let at = |wanted| steps.iter().position(|step| *step == Step::Wait(wanted));
+        let (first, second) = (at(7)?, at(70)?);
+        (first < second).then(|| Disagreement { step: second, what: "two waits".to_owned() })
+    }
+
+    #[test]
+    fn shrunk_sequence_has_only_steps_that_matter() {
+        let steps: Vec<_> = (0..100).map(Step::Wait).collect();
+        let (steps, shown) = found(&steps).unwrap().shrunk(steps, found);
+        assert_eq!(steps, [Step::Wait(7), Step::Wait(70)]);
+        assert_eq!(shown.to_string(), "step 1: two waits");
+    }
+}
