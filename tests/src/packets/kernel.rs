@@ -1,6 +1,6 @@
 //! The program in the kernel with its own maps, in its own network namespace.
 
-use std::{fs, path::Path, process::Command, thread};
+use std::{fs, ops::Range, path::Path, process::Command, thread};
 
 use anyhow::{Context as _, Error, Result, ensure};
 use aya::{
@@ -237,6 +237,13 @@ impl Kernel {
     /// Traffic of a server.
     pub fn backend_counters(&self, id: u32) -> Result<Counters> {
         Ok(self.maps.counters(0, id + 1)?.backend(BackendId::new(id)))
+    }
+
+    /// Traffic of the services with these ids, then of the servers.
+    pub fn counters(&self, services: Range<u32>, servers: Range<u32>) -> Result<Vec<Counters>> {
+        let counters = self.maps.counters(services.end, servers.end)?;
+        let services = services.map(|id| counters.service(ServiceId::new(id)));
+        Ok(services.chain(servers.map(|id| counters.backend(BackendId::new(id)))).collect())
     }
 
     fn counted(&self) -> Result<Totals> {

@@ -1,6 +1,6 @@
 //! Runs sequences of one configuration through the packet path and the oracle.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use slb_common::{
     abi::{
@@ -39,6 +39,9 @@ pub trait Second {
 
     /// Packets by action and reason since [`Self::begin`].
     fn totals(&self) -> Totals;
+
+    /// Traffic of the services, then of the servers, of [`Comparison::ids`] since [`Self::begin`].
+    fn traffic(&self) -> Vec<Counters>;
 }
 
 /// One configuration, in the packet path on the host and in the oracle.
@@ -77,6 +80,12 @@ impl<'w> Comparison<'w> {
         let entries = state::interfaces(self.world).0.into_iter().map(|(_, properties)| properties);
         let macs = self.world.interfaces.iter().map(|interface| interface.macs.iter().copied().collect());
         entries.zip(macs).collect()
+    }
+
+    /// Ids of the services (listeners, then VIPs), and of the servers.
+    pub fn ids(&self) -> [Range<u32>; 2] {
+        let services = self.world.listeners.len() + self.world.vips.len();
+        [0..services as u32, server_id(0)..server_id(self.world.servers.len())]
     }
 
     /// Runs a sequence, and counts its packets.
@@ -205,7 +214,7 @@ impl SequenceRun<'_, '_, '_, '_> {
     }
 
     fn counters(&self) -> Result<(), String> {
-        let Comparison { host, world, .. } = &*self.comparison;
+        let host = &self.comparison.host;
         let same = |who: &str, is: &Totals| {
             if *is == self.totals {
                 Ok(())
@@ -217,16 +226,23 @@ impl SequenceRun<'_, '_, '_, '_> {
         if let Some(second) = &*self.second {
             same("kernel", &second.totals())?;
         }
-        let listeners =
-            (0..world.listeners.len()).map(|n| (Counted::Listener(n), host.service_counters(n as u32)));
-        let vips = (0..world.vips.len())
-            .map(|n| (Counted::Vip(n), host.service_counters((world.listeners.len() + n) as u32)));
-        let servers =
-            (0..world.servers.len()).map(|n| (Counted::Server(n), host.backend_counters(server_id(n))));
-        for (counted, is) in listeners.chain(vips).chain(servers) {
+        let [services, servers] = self.comparison.ids();
+        let on_host = services.map(|id| host.service_counters(id));
+        let on_host: Vec<_> = on_host.chain(servers.map(|id| host.backend_counters(id))).collect();
+        self.traffic("host", &on_host)?;
+        self.second.as_ref().map_or(Ok(()), |second| self.traffic("kernel", &second.traffic()))
+    }
+
+    fn traffic(&self, who: &str, traffic: &[Counters]) -> Result<(), String> {
+        let world = self.comparison.world;
+        let counted = (0..world.listeners.len())
+            .map(Counted::Listener)
+            .chain((0..world.vips.len()).map(Counted::Vip))
+            .chain((0..world.servers.len()).map(Counted::Server));
+        for (counted, is) in counted.zip(traffic) {
             let should = counters(self.oracle.traffic().get(&counted).copied().unwrap_or_default());
-            if is != should {
-                return Err(format!("{counted:?} counted {is:?} in place of {should:?}"));
+            if *is != should {
+                return Err(format!("{who}: {counted:?} counted {is:?} in place of {should:?}"));
             }
         }
         Ok(())
