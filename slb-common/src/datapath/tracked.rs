@@ -9,6 +9,7 @@ pub use packed_disposition::PackedDisposition;
 use super::{
     client_path,
     flows::{EntrySnapshot, Flows, Query},
+    ipip,
     maps::Maps,
     parse::Packet,
     refusal::Refusal,
@@ -38,6 +39,13 @@ impl<'t> Selection<'t> {
     #[inline(always)]
     pub(super) fn new<T: Maps>(backend: &'t Backend, is_new: bool, maps: &'t T) -> Result<Self, Refusal> {
         Ok(Self { backend, hop: next_hop(backend, maps)?, is_new, is_finished: false })
+    }
+
+    /// Whether the packet exceeds the MTU towards the server.
+    #[inline(always)]
+    fn is_too_big(&self, packet: &Packet, mode: u8) -> bool {
+        let overhead = if mode == mode::IPIP { ipip::overhead(self.backend) } else { 0 };
+        packet.len + overhead > self.hop.mtu as usize
     }
 }
 
@@ -153,6 +161,10 @@ impl<'t, T: Maps> Request<'t, '_, T> {
             return Err(Refusal::DECLINE);
         }
         let selection = Selection::new(backend, false, maps)?;
+        // The slow path answers it by an ICMP error, and must find the flow as it was.
+        if FAST && selection.is_too_big(packet, service.mode) {
+            return Err(Refusal::DECLINE);
+        }
         let was = found.sequence_word.state() & if !FAST && is_expired { !state::ENDS } else { !0 };
         let segment = Segment::of(packet);
         let remaining =

@@ -9,7 +9,8 @@ use slb_common::abi::{
 };
 
 use crate::packets::{
-    frames::{Frame, flag, tcp, udp},
+    frames::{Frame, Segment, flag, segment, tcp, udp},
+    icmp::IcmpCause,
     scenario::{CLIENT, Expect, FlowKind, Scenario},
     world::*,
 };
@@ -59,6 +60,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     cases.extend(datagrams());
     cases.extend(several_services());
     cases.push(ended_fifth());
+    cases.push(too_big_segment());
     cases.push(beside_dsr());
     cases
 }
@@ -322,6 +324,23 @@ fn ended_fifth() -> Scenario {
         .frame(syn(FIFTH4), to(FIFTH4, FIFTH, FlowKind::New))
         .frame(syn(SECOND4), Expect::Drop(Reason::ClientPortBusy))
         .frame(data(FIFTH4), to(FIFTH4, FIFTH, FlowKind::Old))
+}
+
+/// The fast path declines it; the slow path must find the flow as it was.
+fn too_big_segment() -> Scenario {
+    let of = |from, to, flags, sequence, acknowledgement, payload| {
+        segment(from, to, Segment { flags, sequence, acknowledgement, payload }).build()
+    };
+    let asks = |flags, sequence, payload| of(CLIENT4, HTTP4.at, flags, sequence, 5001, payload);
+    let accepts = || of(WEB4.at, CLIENT4, flag::SYN | flag::ACK, 5000, 1001, &[]);
+    let to_server = |flow| Expect::ToServer(HTTP4, WEB4, flow);
+    Scenario::new("a segment that is too big changes its flow once")
+        .frame(asks(flag::SYN, 1000, &[]), to_server(FlowKind::New))
+        .frame(accepts(), back(HTTP4, WEB4))
+        // Makes the flow assured. The next segment would advance its numbers.
+        .frame(asks(flag::ACK, 1001 + 16_383, &[0; 1500]), Expect::IcmpError(IcmpCause::TooBig(1500)))
+        .frame(asks(flag::RST, 1001, &[]), to_server(FlowKind::Old))
+        .frame(accepts(), NOT_OURS)
 }
 
 fn several_services() -> Vec<Scenario> {
