@@ -96,6 +96,13 @@ impl Interface {
         (self.address.load() >> MTU) as u16
     }
 
+    /// Whether packets of `len` bytes may leave by it.
+    #[inline(always)]
+    pub fn takes(&self, len: usize) -> bool {
+        let mtu = self.mtu();
+        mtu == 0 || len <= usize::from(mtu)
+    }
+
     /// Whether this entry has the hardware address `mac`, which is in the lower 48 bits.
     #[inline(always)]
     pub fn has_mac(&self, mac: u64) -> bool {
@@ -208,6 +215,8 @@ mod tests {
         assert_eq!(entry.properties(), Some(PROPERTIES));
         assert_eq!((entry.ifindex(), entry.group(), entry.flags()), (0x3_0007, 9, 3));
         assert_eq!(entry.mtu(), MAX_MTU);
+        assert!(entry.takes(MAX_MTU.into()) && !entry.takes(usize::from(MAX_MTU) + 1));
+        assert!(Interface::new(&InterfaceProperties { mtu: 0, ..PROPERTIES }).takes(usize::MAX));
         assert_eq!(entry.mac().to_ne_bytes(), [2, 0, 0, 0, 0xaa, 0xff, 0, 0]);
         assert_eq!(Interface::new(&PROPERTIES).properties(), Some(PROPERTIES));
         entry.clear();

@@ -146,11 +146,11 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         embedded: &Packet,
         reply: &Reply<'_>,
     ) -> Result<Egress, Refusal> {
-        let Reply { service, backend, client, .. } = reply;
+        let Reply { service, backend, client, out, .. } = reply;
         if packet.hop_limit <= 1 {
             return Err(Refusal::drop(Reason::HopLimit));
         }
-        let out = self.maps.interface_at(client.interface()).ok_or(Reason::NoInterface)?;
+        let out = out.ok_or(Reason::NoInterface)?;
         if client.mac() == 0 {
             return Err(Refusal::drop(Reason::NoClientHop));
         }

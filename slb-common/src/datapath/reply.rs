@@ -15,7 +15,7 @@ use crate::{
     abi::{
         backend::Backend,
         flow::{Client, ClientPath, SequenceNumbers, UNASSURED, idle_units, state},
-        interface,
+        interface::{self, Interface},
         service::{Service, ServiceIndex, mode},
         stats::Reason,
     },
@@ -27,6 +27,8 @@ pub(super) struct Reply<'t> {
     pub(super) service: &'t Service,
     pub(super) backend: u32,
     pub(super) client: ClientPath,
+    /// The interface of that path; `None` if it runs no program.
+    pub(super) out: Option<&'t Interface>,
     /// Whether the connection is finished: the packet goes to the client as a RST.
     pub(super) is_finished: bool,
 }
@@ -89,7 +91,8 @@ pub(super) fn related<'t, T: FlowCalls>(
         return Err(Refusal::drop(Reason::WrongInterface));
     }
     let (backend, client) = (found.flow.backend.id(), found.flow.client);
-    Ok(Some(Reply { service, backend, client, is_finished: false }))
+    let out = maps.interface_at(client.interface());
+    Ok(Some(Reply { service, backend, client, out, is_finished: false }))
 }
 
 /// The server of a flow, if it has sent the packet.
@@ -126,6 +129,12 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
     }
     if !is_path_from(backend, ifindex, maps) {
         return Err(Refusal::drop(Reason::WrongInterface));
+    }
+    let client = found.flow.client;
+    let out = maps.interface_at(client.interface());
+    // The slow path answers it by an ICMP error, and must find the flow as it was.
+    if FAST && (packet.hop_limit <= 1 || out.is_some_and(|out| !out.takes(packet.len))) {
+        return Err(Refusal::DECLINE);
     }
     let was = found.sequence_word.state();
     let is_expired = flows.is_expired(found.sequence_word);
@@ -176,8 +185,7 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
             update_connection_count(service.policy, was, update.bits, backend, maps);
         }
     }
-    let client = found.flow.client;
-    Ok(Some(Reply { service, backend: found.flow.backend.id(), client, is_finished }))
+    Ok(Some(Reply { service, backend: found.flow.backend.id(), client, out, is_finished }))
 }
 
 /// Whether a server's packets may arrive on this interface: that of its next hop, or one with the role `server` alone.

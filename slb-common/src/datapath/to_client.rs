@@ -55,23 +55,22 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         let Some(reply) = reply::to_client::<FAST, T>(packet, ifindex, index, maps)? else {
             return self.no_flow(packet);
         };
-        let Reply { service, backend, client, is_finished } = reply;
+        let Reply { service, backend, client, out, is_finished } = reply;
         if packet.hop_limit <= 1 {
             return Err(Refusal::IcmpError(IcmpError {
                 reason: Reason::HopLimit,
                 message: IcmpMessage::hop_limit(packet.source.is_v4()),
             }));
         }
-        let out = maps.interface_at(client.interface()).ok_or(Refusal::drop(Reason::NoInterface))?;
+        let out = out.ok_or(Refusal::drop(Reason::NoInterface))?;
         let macs = MacPair::of(client.mac(), out.mac());
         if client.mac() == 0 {
             return Err(Refusal::drop(Reason::NoClientHop));
         }
-        let mtu = out.mtu();
-        if mtu != 0 && packet.len > mtu.into() {
+        if !out.takes(packet.len) {
             return Err(Refusal::IcmpError(IcmpError {
                 reason: Reason::TooBig,
-                message: IcmpMessage::too_big(packet.source.is_v4(), mtu.into()),
+                message: IcmpMessage::too_big(packet.source.is_v4(), out.mtu().into()),
             }));
         }
         let verdict = self.egress_verdict(out.ifindex(), packet)?;

@@ -42,6 +42,8 @@ pub struct Interface {
     pub client: bool,
     /// Whether replies of servers may arrive.
     pub server: bool,
+    /// Largest IP packet that may leave, in bytes.
+    pub mtu: u16,
 }
 
 /// What happens to packets for a VIP that no listener takes.

@@ -88,11 +88,15 @@ pub fn world(choices: &mut impl Choices) -> World {
     world
 }
 
+/// MTUs of links: mostly that of Ethernet.
+const MTUS: [u32; 6] = [1500, 1500, 1500, 1500, 600, 1320];
+
 fn interfaces(choices: &mut impl Choices) -> Vec<Interface> {
     let (near, far) = (choices.below(8), choices.below(4));
+    let mut mtu = || choices.pick(&MTUS) as u16;
     vec![
-        Interface { index: NEAR, macs: NEAR_MACS.to_vec(), client: near != 6, server: near != 7 },
-        Interface { index: FAR, macs: FAR_MACS.to_vec(), client: far < 3, server: far > 0 },
+        Interface { index: NEAR, macs: NEAR_MACS.to_vec(), client: near != 6, server: near != 7, mtu: mtu() },
+        Interface { index: FAR, macs: FAR_MACS.to_vec(), client: far < 3, server: far > 0, mtu: mtu() },
     ]
 }
 
@@ -111,7 +115,7 @@ fn server(choices: &mut impl Choices, number: usize) -> Server {
             2 => FOREIGN,
             _ => NEAR,
         },
-        mtu: choices.pick(&[1500, 1500, 1500, 1500, 600, 1320]),
+        mtu: choices.pick(&MTUS),
         // Servers that share a router share its address.
         peer: peer(0x51 + choices.below(3) as u8),
         own: NEAR_MACS[1],

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::{Counted, Generated, Reference, Refusal, Sent, Slots};
 use crate::{
+    answers::Cause,
     flow::NO_MAC,
     outcome::{Action, Reason},
     packet::{Content, Packet, flag},
@@ -27,7 +28,7 @@ impl<S: Slots> Reference<'_, S> {
         let flow = &self.flows[&(client, protocol, listener)];
         let (path, number) = (flow.path, flow.server);
         if packet.hop_limit <= 1 {
-            return Err(Refusal::Drop(Reason::HopLimit));
+            return Err(Refusal::IcmpError(Cause::HopLimit, Reason::HopLimit));
         }
         let Some(out) = self.world.interface(path.interface) else {
             return Err(Refusal::Drop(Reason::NoInterface));
@@ -35,7 +36,10 @@ impl<S: Slots> Reference<'_, S> {
         if path.mac == NO_MAC {
             return Err(Refusal::Drop(Reason::NoClientHop));
         }
-        let own = out.macs[0];
+        let (own, mtu) = (out.macs[0], out.mtu);
+        if packet.len > mtu.into() {
+            return Err(Refusal::IcmpError(Cause::TooBig(mtu.into()), Reason::TooBig));
+        }
         self.check_egress(packet, arrival, path.interface)?;
         let (reset, reason);
         let packet = if is_finished {

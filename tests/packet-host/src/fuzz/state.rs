@@ -187,7 +187,8 @@ pub(super) fn interfaces(world: &World) -> (Vec<(u32, InterfaceProperties)>, BTr
         let role = |is_set, role| if is_set { role } else { 0 };
         let flags = role(interface.client, interface::CLIENT) | role(interface.server, interface::SERVER);
         let (ifindex, mac) = (interface.index, interface.macs[0]);
-        let properties = InterfaceProperties { ifindex, group: ifindex, mac, flags, extra_macs };
+        let properties =
+            InterfaceProperties { ifindex, group: ifindex, mac, flags, mtu: interface.mtu, extra_macs };
         entries.push((slot(ifindex), properties));
     }
     (entries, own_macs)
