@@ -106,8 +106,8 @@ impl FrameCalls for Context {
     }
 
     #[inline(always)]
-    fn parse_embedded(&mut self, packet: &Packet) -> Option<&'static Metadata> {
-        slb_parse_embedded(self.0, packet);
+    fn parse_embedded(&mut self, packet: &Packet, minimum: u32) -> Option<&'static Metadata> {
+        slb_parse_embedded(self.0, packet, minimum.into());
         EMBEDDED.get(0)
     }
 
@@ -125,6 +125,11 @@ impl FrameCalls for Context {
     #[inline(always)]
     fn remove_priority_tags(&mut self) -> bool {
         slb_remove_priority_tags(self.0) != 0
+    }
+
+    #[inline(always)]
+    fn may_answer(&mut self, network: usize, message: IcmpMessage) -> bool {
+        slb_may_answer(self.0, network as u64, message.0.into()) != 0
     }
 
     #[inline(always)]
@@ -153,11 +158,11 @@ extern "C" fn slb_parse(ctx: *mut xdp_md) -> u64 {
 /// [`Metadata::read_embedded`], a BPF subprogram, as [`slb_parse`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_parse_embedded(ctx: *mut xdp_md, packet: *const Packet) -> u64 {
+extern "C" fn slb_parse_embedded(ctx: *mut xdp_md, packet: *const Packet, minimum: u64) -> u64 {
     // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
     if let (Some(packet), Some(metadata)) = (unsafe { packet.as_ref() }, EMBEDDED.get_ptr_mut(0)) {
         // SAFETY: as in `slb_parse`.
-        unsafe { (*metadata).read_embedded(&Context(ctx).frame(), packet) };
+        unsafe { (*metadata).read_embedded(&Context(ctx).frame(), packet, minimum as u32) };
     }
     0
 }
@@ -187,6 +192,13 @@ extern "C" fn slb_translate_icmp(
 #[inline(never)]
 extern "C" fn slb_remove_priority_tags(ctx: *mut xdp_md) -> u64 {
     ethernet::remove_priority_tags(&mut Context(ctx)).is_some().into()
+}
+
+/// [`icmp_error::may_answer`], a BPF subprogram.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_may_answer(ctx: *mut xdp_md, network: u64, message: u64) -> u64 {
+    icmp_error::may_answer(&Context(ctx).frame(), network as usize, IcmpMessage(message as u32)).into()
 }
 
 /// [`icmp_error::answer`], a BPF subprogram.

@@ -18,6 +18,8 @@ pub enum TailCalled {
     Refused,
 }
 
+const _: () = assert!(TailCalled::NAMES.len() == TailCalled::Refused as usize + 1);
+
 impl TailCalled {
     /// Names of the programs, by slot.
     pub const NAMES: [&str; 6] =

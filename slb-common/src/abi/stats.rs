@@ -149,11 +149,13 @@ pub enum GeneratedPacket {
     Resets,
     /// ICMP errors and RSTs for unmatched packets: a port scan uses up no other limit.
     Unmatched,
+    /// ICMP errors about servers' packets.
+    ErrorsToServers,
 }
 
 impl GeneratedPacket {
     /// Number of kinds.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 }
 
 const _: () = assert!(Reason::ALL.len() <= REASONS);

@@ -4,7 +4,7 @@
 
 use super::parse::{EMPTY_PACKET, Packet};
 use crate::{
-    abi::stats::Reason,
+    abi::{family::Family, mode::Mode, service::Tunnel, stats::Reason},
     net::{
         address::Address,
         ethernet::priority_tags_len,
@@ -22,17 +22,33 @@ const MIN_MTU6: u32 = 1280;
 /// Size of a datagram that every host accepts (RFC 791, 3.1). A smaller path MTU is refused.
 const MIN_MTU4: u32 = 576;
 
+/// Smallest path MTU that is believed of an ICMP error to `destination`, in bytes. Behind the smallest one of a tunnel an
+/// IPv6 packet of the smallest MTU still fits.
+#[inline(always)]
+pub(super) fn minimum_mtu(destination: &Address, tunnel: &Tunnel) -> u32 {
+    let (smallest, family) =
+        if destination.is_v4() { (MIN_MTU4, Family::V4) } else { (MIN_MTU6, Family::V6) };
+    let is_tunnel = destination.same(&tunnel.v4) | destination.same(&tunnel.v6);
+    if is_tunnel { MIN_MTU6 + Mode::Ipip.overhead(family) as u32 } else { smallest }
+}
+
 /// Reads the packet that an ICMP error embeds, with its ends exchanged: the sender of the embedded packet, which is to
 /// receive the error, is the destination of `embedded`. `outer` is the ICMP error, as [`parse`](super::parse::parse) has
-/// left it. Offsets are those in the frame without priority tags; `len` counts the embedded bytes.
+/// left it. `minimum` is the smallest path MTU that is believed. Offsets are those in the frame without priority tags;
+/// `len` counts the embedded bytes; `network` is 0 if the addresses have not been read.
 ///
 /// # Errors
 ///
 /// [`Reason::OtherProtocol`] for an ICMP message that is no error about a TCP segment or a UDP datagram,
-/// [`Reason::Fragment`] for an error about a later fragment, [`Reason::ForgedIcmp`] for an MTU below 576 (IPv6: 1,280)
-/// bytes, or why the message is refused.
+/// [`Reason::Fragment`] for an error about a later fragment, [`Reason::ForgedIcmp`] for a smaller path MTU than
+/// `minimum`, or why the message is refused.
 #[inline(always)]
-pub fn parse_embedded(frame: &Frame<'_>, outer: &Packet, embedded: &mut Packet) -> Result<(), Reason> {
+pub fn parse_embedded(
+    frame: &Frame<'_>,
+    outer: &Packet,
+    minimum: u32,
+    embedded: &mut Packet,
+) -> Result<(), Reason> {
     *embedded = EMPTY_PACKET;
     let frame = &frame.behind(priority_tags_len(frame).ok_or(Reason::Truncated)?);
     let is_v4 = outer.protocol == protocol::ICMP;
@@ -48,23 +64,22 @@ pub fn parse_embedded(frame: &Frame<'_>, outer: &Packet, embedded: &mut Packet) 
         }
         // RFC 1191, 4.
         let is_too_big = (kind, icmp[1]) == (3, 4);
-        if is_too_big { u32::from(u16::from_be_bytes([icmp[6], icmp[7]])) } else { MIN_MTU4 }
+        if is_too_big { u32::from(u16::from_be_bytes([icmp[6], icmp[7]])) } else { u32::MAX }
     } else {
         // Unreachable, too big, time exceeded, parameter problem (RFC 4443, 3).
         if !matches!(kind, 1..=4) {
             return Err(Reason::OtherProtocol);
         }
-        if kind == 2 { u32::from_be_bytes([icmp[4], icmp[5], icmp[6], icmp[7]]) } else { MIN_MTU6 }
+        if kind == 2 { u32::from_be_bytes([icmp[4], icmp[5], icmp[6], icmp[7]]) } else { u32::MAX }
     };
-    if mtu < if is_v4 { MIN_MTU4 } else { MIN_MTU6 } {
-        return Err(Reason::ForgedIcmp);
-    }
+    let is_forged = mtu < minimum;
     let (at, end) = (outer.transport + ICMP_HEADER, outer.network + outer.len);
     let header_len = if is_v4 {
         let ip = frame.header::<Ipv4Hdr>(at).ok_or(Reason::Truncated)?;
         embedded.source = Address::v4(ip.dst_addr);
         embedded.destination = Address::v4(ip.src_addr);
         embedded.protocol = ip.proto;
+        embedded.network = at;
         if ip.vihl >> 4 != 4 || ip.vihl & 0xf < 5 {
             return Err(Reason::BadHeader);
         }
@@ -77,6 +92,7 @@ pub fn parse_embedded(frame: &Frame<'_>, outer: &Packet, embedded: &mut Packet) 
         embedded.source = Address::v6(ip.dst_addr);
         embedded.destination = Address::v6(ip.src_addr);
         embedded.protocol = ip.next_hdr;
+        embedded.network = at;
         if ip.vcf[0] >> 4 != 6 {
             return Err(Reason::BadHeader);
         }
@@ -87,9 +103,8 @@ pub fn parse_embedded(frame: &Frame<'_>, outer: &Packet, embedded: &mut Packet) 
         size_of::<Ipv6Hdr>()
     };
     if !matches!(embedded.protocol, protocol::TCP | protocol::UDP) {
-        return Err(Reason::OtherProtocol);
+        return Err(if is_forged { Reason::ForgedIcmp } else { Reason::OtherProtocol });
     }
-    embedded.network = at;
     embedded.transport = at + header_len;
     if end < embedded.transport + TRANSPORT {
         return Err(Reason::Truncated);
@@ -99,7 +114,7 @@ pub fn parse_embedded(frame: &Frame<'_>, outer: &Packet, embedded: &mut Packet) 
     let ports = frame.header::<Ports>(embedded.transport).ok_or(Reason::Truncated)?;
     embedded.source_port = u16::from_ne_bytes(ports.destination);
     embedded.destination_port = u16::from_ne_bytes(ports.source);
-    Ok(())
+    if is_forged { Err(Reason::ForgedIcmp) } else { Ok(()) }
 }
 
 const _: () = assert!(size_of::<IcmpHdr>() == ICMP_HEADER);

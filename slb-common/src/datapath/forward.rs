@@ -41,7 +41,9 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let (packet, selected) = (&metadata.borrow().packet, metadata.borrow().selection);
     let service = path.index.find(&packet.destination, packet.destination_port, packet.protocol);
     let service = service.ok_or(Refusal::UNMATCHED)?;
-    let backend = maps.backend(selected.backend()).ok_or(Reason::NoServer)?;
+    let server = selected.server();
+    let backend =
+        maps.backend(server.id()).filter(|backend| backend.handle == server).ok_or(Reason::NoServer)?;
     let selection = Selection {
         is_finished: selected.is_finished(),
         ..Selection::new(backend, selected.is_new(), maps)?
@@ -66,7 +68,8 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         let mut frame = head.frame();
         let bytes = frame.len();
         let overhead = if mode == mode::IPIP { ipip::overhead(backend) } else { 0 };
-        if packet.len + overhead > hop.mtu as usize {
+        // The RST that a segment of a finished connection becomes is small.
+        if packet.len + overhead > hop.mtu as usize && !is_finished {
             let mtu = hop.mtu.saturating_sub(overhead as u32);
             return Err(Refusal::IcmpError(IcmpError {
                 reason: Reason::TooBig,

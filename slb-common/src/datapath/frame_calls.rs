@@ -29,8 +29,9 @@ pub trait FrameCalls: FrameBuffer {
     fn refuse(&mut self, refusal: PackedRefusal);
     /// Leaves a selected server in [`Self::metadata`] for a later program.
     fn select(&mut self, selection: PackedSelection);
-    /// [`Metadata::read_embedded`], a BPF subprogram. `packet` is what [`Self::parse`] has returned.
-    fn parse_embedded(&mut self, packet: &Packet) -> Option<Self::Metadata>;
+    /// [`Metadata::read_embedded`], a BPF subprogram. `packet` is what [`Self::parse`] has returned, `minimum` the
+    /// smallest path MTU that is believed.
+    fn parse_embedded(&mut self, packet: &Packet, minimum: u32) -> Option<Self::Metadata>;
     /// [`icmp_nat::translate`], a BPF subprogram. After `false` the frame must be dropped.
     fn translate_icmp(
         &mut self,
@@ -41,6 +42,8 @@ pub trait FrameCalls: FrameBuffer {
     ) -> bool;
     /// [`ethernet::remove_priority_tags`], a BPF subprogram. After `false` the frame must be dropped.
     fn remove_priority_tags(&mut self) -> bool;
+    /// [`icmp_error::may_answer`], a BPF subprogram.
+    fn may_answer(&mut self, network: usize, message: IcmpMessage) -> bool;
     /// [`icmp_error::answer`], a BPF subprogram. After `false` the frame must be dropped.
     fn rewrite_to_icmp_error(&mut self, network: usize, message: IcmpMessage) -> bool;
     /// [`reset::rewrite_to_rst`], a BPF subprogram. After `false` the frame must be dropped.

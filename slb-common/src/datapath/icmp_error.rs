@@ -1,5 +1,6 @@
-//! Answers a client's packet by an ICMP error from the VIP (RFC 792, RFC 1191; RFC 4443, 3.1 to 3.4): it cannot be
-//! forwarded, or the VIP has no such port or protocol.
+//! Answers a packet by an ICMP error (RFC 792, RFC 1191; RFC 4443, 3.1 to 3.4): it cannot be forwarded, or the VIP has no
+//! such port or protocol. The source is the packet's destination: the VIP for a client, the client for a server, which
+//! so receives it whatever its routes and filters are.
 //!
 //! The message quotes as much of the packet as makes it 576 bytes long (IPv6: 1,280 bytes). Of a shorter packet, for
 //! which no link is too small, it quotes the IP header and eight bytes: enough for the client to find its connection.
@@ -11,7 +12,7 @@ use crate::{
     abi::{Address, stats::Reason},
     net::{
         checksum::Delta,
-        ethernet::remove_priority_tags,
+        ethernet::{priority_tags_len, remove_priority_tags},
         frame::{Frame, FrameBuffer},
         headers::{Ipv4Hdr, Ipv6Hdr, ether_type, protocol},
     },
@@ -90,36 +91,63 @@ const LONG6: usize = 1280 - HEADER6 - MESSAGE;
 const SHORT4: usize = HEADER4 + 8;
 const SHORT6: usize = HEADER6 + 8;
 
-/// Rewrites a packet to an ICMP error. `at` is the offset of its IP header in the frame without priority tags. Returns
-/// `None` if its source may not receive one, or if there is no room: the frame must be dropped then.
+/// Whether an ICMP error may answer a packet whose IP header is at `at` in the frame without priority tags: its source is
+/// one host, it has neither IP options nor extension headers, its sender can use the message, and the frame holds
+/// enough of it.
+#[inline(always)]
+pub fn may_answer(frame: &Frame<'_>, at: usize, message: IcmpMessage) -> bool {
+    let Some(tags) = priority_tags_len(frame) else { return false };
+    may_answer_untagged(&frame.behind(tags), at, message).unwrap_or(false)
+}
+
+#[inline(always)]
+fn may_answer_untagged(frame: &Frame<'_>, at: usize, message: IcmpMessage) -> Option<bool> {
+    let len = packet_len(frame, at)?;
+    let first = frame.header::<[u8; 1]>(at)?[0];
+    if first == PLAIN4 {
+        let ip = frame.header::<Ipv4Hdr>(at)?;
+        let may_be_fragmented = message.kind() == IcmpMessage::TOO_BIG4 && ip.frags[0] & DONT_FRAGMENT == 0;
+        return Some(len >= SHORT4 && Address::v4(ip.src_addr).is_unicast_host() && !may_be_fragmented);
+    }
+    if first >> 4 != 6 {
+        return Some(false);
+    }
+    let ip = frame.header::<Ipv6Hdr>(at)?;
+    // Behind extension headers the quoted bytes need not be a transport header.
+    let is_plain = if message.kind() == IcmpMessage::PARAMETER6 {
+        !matches!(
+            ip.next_hdr,
+            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::FRAGMENT
+        )
+    } else {
+        matches!(ip.next_hdr, protocol::TCP | protocol::UDP)
+    };
+    Some(len >= SHORT6 && is_plain && Address::v6(ip.src_addr).is_unicast_host())
+}
+
+/// Length of the packet as its header states it, but not more than the frame holds.
+#[inline(always)]
+fn packet_len(frame: &Frame<'_>, at: usize) -> Option<usize> {
+    let stated = if frame.header::<[u8; 1]>(at)?[0] >> 4 == 4 {
+        usize::from(u16::from_be_bytes(frame.header::<Ipv4Hdr>(at)?.tot_len))
+    } else {
+        HEADER6 + usize::from(u16::from_be_bytes(frame.header::<Ipv6Hdr>(at)?.payload_len))
+    };
+    Some(stated.min(frame.len().checked_sub(at)?))
+}
+
+/// Rewrites a packet to an ICMP error, if [`may_answer`] has allowed it. `at` is the offset of its IP header in the frame
+/// without priority tags. Returns `None` if there is no room: the frame must be dropped then.
 #[inline(always)]
 pub fn answer<G: FrameBuffer>(head: &mut G, at: usize, message: IcmpMessage) -> Option<()> {
     remove_priority_tags(head)?;
     let frame = head.frame();
-    let first = frame.header::<[u8; 1]>(at)?[0];
-    let holds = frame.len().checked_sub(at)?;
-    match first >> 4 {
-        4 if first == PLAIN4 => {
-            let len = usize::from(u16::from_be_bytes(frame.header::<Ipv4Hdr>(at)?.tot_len)).min(holds);
-            if len >= LONG4 {
-                answer4::<_, LONG4>(head, at, message)
-            } else if len >= SHORT4 {
-                answer4::<_, SHORT4>(head, at, message)
-            } else {
-                None
-            }
-        }
-        6 => {
-            let payload = u16::from_be_bytes(frame.header::<Ipv6Hdr>(at)?.payload_len);
-            let len = (HEADER6 + usize::from(payload)).min(holds);
-            if len >= LONG6 {
-                answer6::<_, LONG6>(head, at, message)
-            } else if len >= SHORT6 {
-                answer6::<_, SHORT6>(head, at, message)
-            } else {
-                None
-            }
-        }
+    let len = packet_len(&frame, at)?;
+    match frame.header::<[u8; 1]>(at)?[0] >> 4 {
+        4 if len >= LONG4 => answer4::<_, LONG4>(head, at, message),
+        4 => answer4::<_, SHORT4>(head, at, message),
+        6 if len >= LONG6 => answer6::<_, LONG6>(head, at, message),
+        6 => answer6::<_, SHORT6>(head, at, message),
         _ => None,
     }
 }
@@ -130,18 +158,13 @@ fn answer4<G: FrameBuffer, const QUOTED: usize>(head: &mut G, at: usize, message
     const ORIGINAL: usize = HEADER4 + MESSAGE;
     let frame = head.frame();
     let macs = macs(&frame)?;
-    let ip = frame.header::<Ipv4Hdr>(at)?;
-    let may_be_fragmented = message.kind() == IcmpMessage::TOO_BIG4 && ip.frags[0] & DONT_FRAGMENT == 0;
-    if !Address::v4(ip.src_addr).is_unicast_host() || may_be_fragmented {
-        return None;
-    }
     if !(head.truncate(at + QUOTED) && head.grow(ORIGINAL)) {
         return None;
     }
     let frame = &mut head.frame();
     ethernet(frame, at, ORIGINAL, &macs.reversed(), ether_type::IPV4)?;
     let quoted = frame.header::<Ipv4Hdr>(at + ORIGINAL)?;
-    let (client, vip) = (quoted.src_addr, quoted.dst_addr);
+    let (sender, receiver) = (quoted.src_addr, quoted.dst_addr);
     let ip = frame.header_mut::<Ipv4Hdr>(at)?;
     ip.vihl = PLAIN4;
     ip.tos = 0;
@@ -151,8 +174,8 @@ fn answer4<G: FrameBuffer, const QUOTED: usize>(head: &mut G, at: usize, message
     ip.ttl = HOP_LIMIT;
     ip.proto = protocol::ICMP;
     ip.check = [0; 2];
-    ip.src_addr = vip;
-    ip.dst_addr = client;
+    ip.src_addr = receiver;
+    ip.dst_addr = sender;
     let check = Delta::default().bytes(frame.header::<[u8; HEADER4]>(at)?).checksum();
     frame.header_mut::<Ipv4Hdr>(at)?.check = check;
     write(frame, at + HEADER4, message)?;
@@ -171,33 +194,20 @@ fn answer6<G: FrameBuffer, const QUOTED: usize>(head: &mut G, at: usize, message
     const ADDRESSES: usize = HEADER6 - 32;
     let frame = head.frame();
     let macs = macs(&frame)?;
-    let ip = frame.header::<Ipv6Hdr>(at)?;
-    // Behind extension headers the quoted bytes need not be a transport header.
-    let is_plain = if message.kind() == IcmpMessage::PARAMETER6 {
-        !matches!(
-            ip.next_hdr,
-            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::FRAGMENT
-        )
-    } else {
-        matches!(ip.next_hdr, protocol::TCP | protocol::UDP)
-    };
-    if !is_plain || !Address::v6(ip.src_addr).is_unicast_host() {
-        return None;
-    }
     if !(head.truncate(at + QUOTED) && head.grow(ORIGINAL)) {
         return None;
     }
     let frame = &mut head.frame();
     ethernet(frame, at, ORIGINAL, &macs.reversed(), ether_type::IPV6)?;
     let quoted = frame.header::<Ipv6Hdr>(at + ORIGINAL)?;
-    let (client, vip) = (quoted.src_addr, quoted.dst_addr);
+    let (sender, receiver) = (quoted.src_addr, quoted.dst_addr);
     let ip = frame.header_mut::<Ipv6Hdr>(at)?;
     ip.vcf = [0x60, 0, 0, 0];
     ip.payload_len = len.to_be_bytes();
     ip.next_hdr = protocol::ICMPV6;
     ip.hop_limit = HOP_LIMIT;
-    ip.src_addr = vip;
-    ip.dst_addr = client;
+    ip.src_addr = receiver;
+    ip.dst_addr = sender;
     write(frame, at + HEADER6, message)?;
     // With the pseudo-header: addresses, length, protocol (RFC 8200, 8.1).
     let check = Delta::default()

@@ -5,7 +5,10 @@ use super::{
     parse::{EMPTY_PACKET, Packet, parse},
     refusal::PackedRefusal,
 };
-use crate::{abi::stats::Reason, net::frame::Frame};
+use crate::{
+    abi::{Handle, MAX_BACKENDS, stats::Reason},
+    net::frame::Frame,
+};
 
 /// What has been found out about a frame.
 #[repr(C)]
@@ -36,8 +39,8 @@ impl Metadata {
 
     /// [`parse_embedded`].
     #[inline(always)]
-    pub fn read_embedded(&mut self, frame: &Frame<'_>, outer: &Packet) {
-        let read = parse_embedded(frame, outer, &mut self.packet);
+    pub fn read_embedded(&mut self, frame: &Frame<'_>, outer: &Packet, minimum: u32) {
+        let read = parse_embedded(frame, outer, minimum, &mut self.packet);
         self.refusal = refusal(read);
     }
 
@@ -62,25 +65,27 @@ const fn refusal(read: Result<(), Reason>) -> PackedRefusal {
     }
 }
 
-/// A selected server, and how the packet goes to it, as a number in a map: id of the server and two flags.
+/// A selected server, and how the packet goes to it, as a number in a map: the server's handle and two flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackedSelection(pub u64);
 
+const _: () = assert!((MAX_BACKENDS as u64) < PackedSelection::FINISHED);
+
 impl PackedSelection {
-    const NEW: u64 = 1 << 32;
-    const FINISHED: u64 = 1 << 33;
+    const NEW: u64 = 1 << 31;
+    const FINISHED: u64 = 1 << 30;
 
     /// `is_new` and `is_finished` are those of a [`Selection`](super::tracked::Selection).
     #[inline(always)]
-    pub(super) const fn new(backend: u32, is_new: bool, is_finished: bool) -> Self {
+    pub(super) const fn new(server: Handle, is_new: bool, is_finished: bool) -> Self {
         let flags = is_new as u64 * Self::NEW + is_finished as u64 * Self::FINISHED;
-        Self(backend as u64 | flags)
+        Self(server.0 | flags)
     }
 
-    /// Id of the server.
+    /// The server. Its entry may have been replaced since it was selected.
     #[inline(always)]
-    pub(super) const fn backend(self) -> u32 {
-        self.0 as u32
+    pub(super) const fn server(self) -> Handle {
+        Handle(self.0 & !(Self::NEW | Self::FINISHED))
     }
 
     /// Whether the packet begins a flow.

@@ -63,11 +63,14 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let reason = refusal.reason();
         let limited = match reason {
             UNMATCHED => GeneratedPacket::Unmatched,
+            // A server's packet: floods of clients do not suppress its path-MTU discovery, and the reverse.
+            _ if self.index.vip(&packet.destination).is_none() => GeneratedPacket::ErrorsToServers,
             TOO_BIG => GeneratedPacket::TooBig,
             _ => GeneratedPacket::HopLimit,
         };
-        // Checked first: a flood beyond the rate limit costs no further work.
-        if self.maps.may_send(limited, self.index.hz)
+        // Packets that may not be answered use up no limit. It is checked before the message is built.
+        if head.may_answer(packet.network, refusal.message())
+            && self.maps.may_send(limited, self.index.hz)
             && head.rewrite_to_icmp_error(packet.network, refusal.message())
         {
             Ok(Egress::answer(reason))

@@ -9,9 +9,11 @@
 //!
 //! - An ICMP error makes no entry in the flow table and changes none.
 //! - No ICMP error and no RST answers it (RFC 1122, 3.2.2).
-//! - An ICMP error to a VIP embeds a packet of that VIP; any other is forged.
+//! - An ICMP error to a VIP embeds a packet of that VIP; any other is forged. So is one with a path MTU that no link may
+//!   have.
 
 use super::{
+    embedded::minimum_mtu,
     flows::{Conflicts, Flows, NOT_FOUND},
     frame_calls::FrameCalls,
     icmp_nat::Translation,
@@ -30,7 +32,7 @@ use crate::{
         MacPair,
         flow::Client,
         interface::{CLIENT, SERVER},
-        service::{IndexEntry, mode},
+        service::{IndexEntry, Tunnel, mode},
         stats::Reason,
     },
     hash::flow_label,
@@ -42,19 +44,21 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
     #[inline(always)]
     pub(super) fn related<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Egress, Refusal> {
         const UNRELATED: Refusal = Refusal::Unmatched(Reason::OtherProtocol as u32);
-        let metadata = head.parse_embedded(packet).ok_or(Reason::NotReady)?;
-        let (embedded, is_vip) = (&metadata.borrow().packet, self.index.vip(&packet.destination).is_some());
-        if is_vip && metadata.borrow().is_refused_for(Reason::ForgedIcmp) {
+        let minimum = minimum_mtu(&packet.destination, &self.index.tunnel);
+        let metadata = head.parse_embedded(packet, minimum).ok_or(Reason::NotReady)?;
+        let (metadata, is_vip) = (metadata.borrow(), self.index.vip(&packet.destination).is_some());
+        let (embedded, is_forged) = (&metadata.packet, metadata.is_refused_for(Reason::ForgedIcmp));
+        let (vip, port) = (&embedded.destination, embedded.destination_port);
+        let Tunnel { v4, v6 } = &self.index.tunnel;
+        let is_tunnel = packet.destination.same(v4) | packet.destination.same(v6);
+        let is_of_another = is_vip && embedded.network != 0 && !packet.destination.same(vip);
+        if is_of_another || (is_forged && (is_vip | is_tunnel)) {
             return Err(Refusal::drop(Reason::ForgedIcmp));
         }
-        if !metadata.borrow().is_sound() {
+        if !metadata.is_sound() && !is_forged {
             return Err(UNRELATED);
         }
-        let (vip, port) = (&embedded.destination, embedded.destination_port);
         if is_vip {
-            if !packet.destination.same(vip) {
-                return Err(Refusal::drop(Reason::ForgedIcmp));
-            }
             if self.roles & CLIENT == 0 {
                 return Err(Refusal::drop(Reason::WrongInterface));
             }
@@ -71,6 +75,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             return Err(UNRELATED);
         }
         match reply::related(embedded, self.ifindex, self.index, self.maps)? {
+            Some(_) if is_forged => Err(Refusal::drop(Reason::ForgedIcmp)),
             Some(reply) => self.error_to_client(head, packet, embedded, &reply),
             None => Err(UNRELATED),
         }
@@ -87,11 +92,17 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         if let Some(backend) = entry.and_then(|entry| flows.live_backend(entry.flow.backend)) {
             return Selection::new(backend, false, maps).map(Some);
         }
+        // The flow may still have its entry in the table that this one replaces.
+        if maps.is_resizing() {
+            return Err(Refusal::drop(Reason::NotReady));
+        }
         if service.mode == mode::NAT {
             return Ok(None);
         }
         let by_hash = maps.server_by_hash(embedded, service, Conflicts::default().0);
-        let backend = maps.backend(by_hash.backend()?).ok_or(Reason::NoServer)?;
+        // A RST that is due to the flow's segments is not due to an ICMP error.
+        let backend = by_hash.backend().map_err(|_| Reason::NoServer)?;
+        let backend = maps.backend(backend).ok_or(Reason::NoServer)?;
         Selection::new(backend, false, maps).map(Some)
     }
 

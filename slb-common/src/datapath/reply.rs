@@ -81,7 +81,12 @@ pub(super) fn related<'t, T: FlowCalls>(
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.destination, packet.destination_port, packet.protocol));
     let distance = maps.find_answered_flow(&query, Backend::endpoint_of(hash));
-    let Some(found) = flows.read(&query, distance) else { return Ok(None) };
+    let found = match flows.read(&query, distance) {
+        Some(found) => found,
+        // The flow may still have its entry in the table that this one replaces.
+        None if maps.is_resizing() => return Err(Refusal::drop(Reason::NotReady)),
+        None => return Ok(None),
+    };
     let Some(backend) = sender_of(packet, &found, &flows) else { return Ok(None) };
     let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
     if service.handle.tag() != found.flow.service || service.mode != mode::NAT {

@@ -67,7 +67,8 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         if client.mac() == 0 {
             return Err(Refusal::drop(Reason::NoClientHop));
         }
-        if !out.takes(packet.len) {
+        // The RST that a segment of a finished connection becomes is small.
+        if !out.takes(packet.len) && !is_finished {
             return Err(Refusal::IcmpError(IcmpError {
                 reason: Reason::TooBig,
                 message: IcmpMessage::too_big(packet.source.is_v4(), out.mtu().into()),

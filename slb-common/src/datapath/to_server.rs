@@ -84,7 +84,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             return self.forward(head, packet, sender, service, mode, &selection);
         }
         let Selection { backend, is_new, is_finished, .. } = selection;
-        head.select(PackedSelection::new(backend.handle.id(), is_new, is_finished));
+        head.select(PackedSelection::new(backend.handle, is_new, is_finished));
         Err(Refusal::Next(TailCalled::Forward))
     }
 }

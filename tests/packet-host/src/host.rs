@@ -233,9 +233,9 @@ impl FrameCalls for Buffer {
         self.metadata.selection = selection;
     }
 
-    fn parse_embedded(&mut self, packet: &Packet) -> Option<Metadata> {
+    fn parse_embedded(&mut self, packet: &Packet, minimum: u32) -> Option<Metadata> {
         let mut embedded = Metadata::EMPTY;
-        embedded.read_embedded(&self.frame(), packet);
+        embedded.read_embedded(&self.frame(), packet, minimum);
         Some(embedded)
     }
 
@@ -251,6 +251,10 @@ impl FrameCalls for Buffer {
 
     fn remove_priority_tags(&mut self) -> bool {
         ethernet::remove_priority_tags(self).is_some()
+    }
+
+    fn may_answer(&mut self, network: usize, message: IcmpMessage) -> bool {
+        icmp_error::may_answer(&self.frame(), network, message)
     }
 
     fn rewrite_to_icmp_error(&mut self, network: usize, message: IcmpMessage) -> bool {

@@ -99,19 +99,28 @@ fn per_second() -> Scenario {
     let case =
         icmp_error(Scenario::new("ICMP errors: rate limit").host_only().clock(5 * HZ)).frame(last(), DROPPED);
     let case = case.clock(6 * HZ - 1).frame(last(), DROPPED);
-    // The rate limit is charged first: packets that may not be answered count too.
-    let silent = syn(CLIENT4, HTTP4).hop_limit(1).options(1).build();
-    let case = case.clock(6 * HZ).frame(silent, DROPPED);
-    let case = (1..RateLimiter::PER_SECOND)
+    // Packets that may not be answered use up no limit.
+    let silent = || syn(CLIENT4, HTTP4).hop_limit(1).options(1).build();
+    let case = (0..RateLimiter::PER_SECOND).fold(case.clock(6 * HZ), |case, _| case.frame(silent(), DROPPED));
+    let case = (0..RateLimiter::PER_SECOND)
         .fold(case, |case, _| case.frame(last(), LAST_HOP))
         .frame(last(), DROPPED);
-    // Path-MTU discovery and echo have rate limits of their own.
+    // Path-MTU discovery, servers' packets and echo have rate limits of their own.
+    let unfragmented = || udp(CLIENT4, DNS4.at, &vec![0x5a; MTU as usize + 1 - 28]).build();
+    let may_be_fragmented = || unfragmented().network(6, &[0, 0]).sound();
+    let case = (0..RateLimiter::PER_SECOND)
+        .fold(case, |case, _| case.frame(may_be_fragmented(), Expect::Drop(Reason::TooBig)));
+    // The datagrams above have begun the flow.
+    let case = case.frame(udp(CLIENT4, DNS4.at, b"?").build(), Expect::ToServer(DNS4, NAME4, FlowKind::Old));
+    let expired = || udp(NAME4.at, CLIENT4, b"!").hop_limit(1).build();
+    let case = (0..RateLimiter::PER_SECOND).fold(case, |case, _| case.frame(expired(), LAST_HOP));
+    let case = case.frame(expired(), DROPPED);
     let large = || udp(CLIENT4, DNS4.at, &vec![0x5a; MTU as usize + 1 - 28]).build();
-    let told_mtu = Expect::IcmpError(IcmpCause::TooBig(MTU as u16));
-    let case = (0..RateLimiter::PER_SECOND).fold(case, |case, _| case.frame(large(), told_mtu));
+    let with_mtu = Expect::IcmpError(IcmpCause::TooBig(MTU as u16));
+    let case = (0..RateLimiter::PER_SECOND).fold(case, |case, _| case.frame(large(), with_mtu));
     let case = case.frame(large(), Expect::Drop(Reason::TooBig));
     let ping = || echo(CLIENT4.ip(), VIP4, b"x").build();
     let case = (0..RateLimiter::PER_SECOND).fold(case, |case, _| case.frame(ping(), Expect::Answer(ECHO4)));
     let case = case.frame(ping(), Expect::Drop(Reason::Echo));
-    case.clock(7 * HZ).frame(ping(), Expect::Answer(ECHO4)).frame(large(), told_mtu)
+    case.clock(7 * HZ).frame(ping(), Expect::Answer(ECHO4)).frame(large(), with_mtu)
 }

@@ -3,8 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use slb_common::abi::{service::mode, stats::Reason};
+use slb_common::abi::{backend::Backend, service::mode, stats::Reason};
 
+use super::replies::other_port;
 use crate::packets::{
     frames::{Builder, Frame, flag, number, other, tcp, udp},
     scenario::{CLIENT, Expect, FlowKind, Scenario},
@@ -12,8 +13,11 @@ use crate::packets::{
 };
 
 const VLAN: u16 = 0x8100;
+/// IP protocol number of IPv4 in IP (RFC 2003).
+const IPIP: u8 = 4;
 /// Handled as any ICMP message to a VIP that is no echo request.
 const UNMATCHED: Expect = Expect::Drop(Reason::Unmatched);
+const NOT_READY: Expect = Expect::Drop(Reason::NotReady);
 const FORGED: Expect = Expect::Drop(Reason::ForgedIcmp);
 /// Bytes of the embedded transport header that RFC 792 requires.
 const SHORT: usize = 8;
@@ -94,7 +98,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         cases.extend(translated(name, ends));
     }
     cases.extend([TCP4, TCP6].map(forged));
-    cases.extend([refused(), unmatched(), tags()]);
+    cases.extend([refused(), unmatched(), tags(), about_tunnels(), resizing()]);
     cases.extend(untracked());
     cases
 }
@@ -140,6 +144,45 @@ fn forged(ends: Ends) -> Scenario {
         .frame(of(listener.at, least - 1), FORGED)
         .frame(of(listener.at, 0), FORGED)
         .frame(of(listener.at, least), Expect::ErrorToServer(listener, server, expected))
+        .frame(about_another_protocol(&ends, server.at.ip()), FORGED)
+        .frame(ends.too_big(server.at.ip(), client, server.at, SHORT, least - 1).build(), FORGED)
+        // It may belong to a flow of the host.
+        .frame(
+            ends.too_big(server.at.ip(), client, other_port(server.at), SHORT, least - 1).build(),
+            Expect::Pass(Reason::OtherProtocol),
+        )
+}
+
+/// An error to the VIP about an ICMP message from `from`.
+fn about_another_protocol(ends: &Ends, from: IpAddr) -> Frame {
+    let protocol = if from.is_ipv4() { number::ICMP } else { number::ICMPV6 };
+    let head = if from.is_ipv4() { [3, 4, 0, 0] } else { [2, 0, 0, 0] };
+    let packet = other(from, ends.client.ip(), protocol, &[0; 8]);
+    error(ends.router(), ends.listener.at.ip(), head, 1400, &embedded(packet, SHORT)).build()
+}
+
+/// Errors about tunnel packets go to the kernel, which learns path MTUs from them.
+fn about_tunnels() -> Scenario {
+    let of = |tunnel: IpAddr, server: IpAddr, mtu| {
+        let head = if tunnel.is_ipv4() { [3, 4, 0, 0] } else { [2, 0, 0, 0] };
+        let packet = other(tunnel, server, IPIP, &[0x45; 20]);
+        error(server, tunnel, head, mtu, &embedded(packet, ALL)).build()
+    };
+    Scenario::new("path MTUs of tunnels, behind which an IPv6 packet of the smallest MTU must fit")
+        .frame(of(TUNNEL4, WEB4.at.ip(), 1300), Expect::Pass(Reason::OtherProtocol))
+        .frame(of(TUNNEL4, WEB4.at.ip(), 1299), FORGED)
+        .frame(of(TUNNEL6, WEB6.at.ip(), 1320), Expect::Pass(Reason::OtherProtocol))
+        .frame(of(TUNNEL6, WEB6.at.ip(), 1319), FORGED)
+}
+
+/// While a flow may have its entry in the table that is replaced, no other end gets its errors.
+fn resizing() -> Scenario {
+    let Ends { client, listener, server } = UDP4;
+    let stranger = other_port(client);
+    Scenario::new("ICMP errors during a resize of the flow table")
+        .resizing(true)
+        .frame(UDP4.too_big(UDP4.router(), listener.at, stranger, SHORT, 1400).build(), NOT_READY)
+        .frame(UDP4.too_big(server.at.ip(), stranger, server.at, SHORT, 1400).build(), NOT_READY)
 }
 
 /// Errors of flows that are dropped nevertheless.
@@ -201,6 +244,13 @@ fn untracked() -> Vec<Scenario> {
                 Scenario::new(format!("{name}: an error to {} goes to the server", listener.at))
                     .in_world(world)
                     .frame(error.build(), Expect::ToServer(listener, server, FlowKind::Old)),
+            );
+            let world = PacketWorld::standard().with(listener, |service| service.mode = mode);
+            let error = ends.too_big(ends.router(), listener.at, client, SHORT, 1400);
+            cases.push(
+                Scenario::new(format!("{name}: an error to {} draws no RST from a drain", listener.at))
+                    .in_world(world.flags(server, Backend::TERMINATING))
+                    .frame(error.build(), Expect::Drop(Reason::NoServer)),
             );
         }
     }

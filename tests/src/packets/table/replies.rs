@@ -178,7 +178,7 @@ fn client_moves() -> Vec<Scenario> {
     ]
 }
 
-fn other_port(mut at: SocketAddr) -> SocketAddr {
+pub(super) fn other_port(mut at: SocketAddr) -> SocketAddr {
     at.set_port(at.port() + 1);
     at
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use slb_common::abi::{backend::Backend, rate_limit::RateLimiter, service::mode, stats::Reason};
 
 use crate::packets::{
-    frames::{Builder, flag, number, tcp},
+    frames::{Builder, NEXT, Segment, flag, number, segment, tcp},
     scenario::{CLIENT, Expect, FlowKind, Scenario},
     world::*,
 };
@@ -47,6 +47,12 @@ impl ResetFlow {
 
     fn answer(self, flags: u8) -> Builder {
         tcp(self.server.at, self.client, flags).macs(SERVER_MAC, SERVER_SIDE_MAC)
+    }
+
+    fn large(self, from: SocketAddr, to: SocketAddr) -> Builder {
+        let payload = &[0x5a; MTU as usize];
+        let fields = Segment { flags: flag::ACK, sequence: NEXT, acknowledgement: NEXT, payload };
+        segment(from, to, fields)
     }
 
     fn to(self, flow: FlowKind) -> Expect {
@@ -100,6 +106,12 @@ impl ResetFlow {
                 .frame(self.send(flag::FIN).build(), Expect::End)
                 .frame(self.send(0).build(), Expect::End)
                 .frame(self.answer(flag::SYN).build(), NOT_OURS),
+            case("terminating: a client's segment above the MTU resets the server")
+                .frame(self.large(self.client, self.listener.at).build(), self.end_server()),
+            case("terminating: a server's segment above the MTU resets the client").frame(
+                self.large(self.server.at, self.client).macs(SERVER_MAC, SERVER_SIDE_MAC).build(),
+                self.end_client(),
+            ),
             case("terminating: a segment without ACK becomes a RST without ACK")
                 .frame(self.send(flag::PSH).build(), self.end_server()),
             case("terminating: a RST is forwarded")
