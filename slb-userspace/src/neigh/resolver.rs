@@ -18,7 +18,7 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     Resolution, Resolutions,
@@ -130,7 +130,7 @@ impl Follower for ResolverWorker {
     async fn follow(&mut self, mut connections: Connections) -> Result<()> {
         let mut outdated = Staleness::Everything;
         let mut pass_at = Instant::now();
-        let mut tunnel_errors = self.tunnel_errors()?;
+        let mut tunnel_errors = self.tunnel_errors();
         loop {
             tokio::select! {
                 biased;
@@ -163,10 +163,7 @@ impl Follower for ResolverWorker {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    tunnel_errors = self.tunnel_errors()?;
-                }
-                () = tunnel_errors.arrive() => {
-                    (outdated, pass_at) = self.postpone(outdated, pass_at, Staleness::Everything);
+                    tunnel_errors = self.tunnel_errors();
                 }
                 Some(destination) = self.doubted.recv() => {
                     timeout(PASS_TIMEOUT, self.view.doubt(&connections.kernel, destination))
@@ -177,6 +174,10 @@ impl Follower for ResolverWorker {
                     let notification = notification.context("the netlink socket was closed")?;
                     let newly = self.view.on_notification(&notification);
                     (outdated, pass_at) = self.postpone(outdated, pass_at, newly);
+                }
+                // Last: a flood of such errors must not delay the others.
+                () = tunnel_errors.arrive() => {
+                    (outdated, pass_at) = self.postpone(outdated, pass_at, Staleness::Everything);
                 }
             }
         }
@@ -195,9 +196,12 @@ impl ResolverWorker {
         (outdated.max(newly), if is_first { soon } else { pass_at })
     }
 
-    fn tunnel_errors(&mut self) -> Result<TunnelErrors> {
+    fn tunnel_errors(&mut self) -> TunnelErrors {
         let sources = self.tunnel_sources.borrow_and_update();
-        TunnelErrors::open(&sources).context("cannot receive ICMP errors about tunnel packets")
+        TunnelErrors::open(&sources).unwrap_or_else(|error| {
+            warn!(%error, "path MTUs of tunnels are learned from routes alone: no socket for ICMP errors");
+            TunnelErrors::default()
+        })
     }
 
     fn publish(&self, resolutions: BTreeMap<IpAddr, Resolution>) {

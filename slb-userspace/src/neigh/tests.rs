@@ -106,9 +106,10 @@ impl Pair {
 }
 
 /// Runs shell commands, each of which must succeed.
-fn run(lines: &str) {
+fn run(lines: &str) -> String {
     let output = std::process::Command::new("sh").args(["-ec", lines]).output().unwrap();
     assert!(output.status.success(), "{lines}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn connect() -> Handle {

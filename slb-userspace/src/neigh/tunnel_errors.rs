@@ -21,6 +21,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 const BATCH: usize = 64;
 
 /// Sockets that receive ICMP errors about tunnel packets, and no packets.
+#[derive(Default)]
 pub(super) struct TunnelErrors(Vec<AsyncFd<Socket>>);
 
 impl TunnelErrors {
@@ -41,10 +42,11 @@ impl TunnelErrors {
             return pending().await;
         }
         let waiting = self.0.iter().map(|socket| Box::pin(socket.ready(Interest::ERROR)));
-        if let (Ok(mut ready), ..) = select_all(waiting).await
-            && discard(ready.get_inner())
-        {
-            ready.clear_ready();
+        match select_all(waiting).await.0 {
+            Ok(mut ready) if discard(ready.get_inner()) => ready.clear_ready(),
+            Ok(_) => {}
+            // The runtime ends.
+            Err(_) => pending().await,
         }
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! A bpf-linker with another LLVM than the compiler's can lose BTF silently, so every object is checked.
 
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _, RelocationTarget, SectionKind, SymbolKind};
+use std::collections::BTreeMap;
+
+use object::{
+    Object as _, ObjectSection as _, ObjectSymbol as _, Relocation, RelocationTarget, SectionKind, SymbolKind,
+};
 
 use crate::stack::CallGraph;
 
@@ -74,7 +78,7 @@ impl Object {
             }
         }
         found.maps.sort_unstable();
-        let graph = call_graph(&file, &found.functions);
+        let graph = call_graph(&file, &found.functions)?;
         for function in &mut found.functions {
             function.deepest_chain = graph.deepest_chain(&function.name);
         }
@@ -100,27 +104,71 @@ fn section<'data>(file: &object::File<'data>, name: &str) -> Result<&'data [u8],
 }
 
 /// Which functions call which: a relocation of each call names the callee.
-fn call_graph(file: &object::File<'_>, functions: &[Function]) -> CallGraph {
+///
+/// # Errors
+/// A call without such a relocation.
+fn call_graph(file: &object::File<'_>, functions: &[Function]) -> Result<CallGraph, String> {
     let frames = functions.iter().map(|function| (function.name.clone(), function.stack)).collect();
     let mut graph = CallGraph { frames, ..CallGraph::default() };
-    let name_of = |symbol| file.symbol_by_index(symbol).ok().and_then(|symbol| symbol.name().ok());
     for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
-        for (at, relocation) in section.relocations() {
-            let RelocationTarget::Symbol(target) = relocation.target() else { continue };
-            let caller = file.symbols().find(|symbol| {
-                symbol.kind() == SymbolKind::Text
-                    && symbol.section_index() == Some(section.index())
-                    && (symbol.address()..symbol.address() + symbol.size()).contains(&at)
-            });
-            let caller = caller.as_ref().and_then(|symbol| symbol.name().ok());
-            if let (Some(caller), Some(callee)) = (caller, name_of(target))
-                && graph.frames.contains_key(callee)
-            {
-                graph.calls.entry(caller.to_owned()).or_default().insert(callee.to_owned());
+        let targets: BTreeMap<u64, Relocation> = section.relocations().collect();
+        let is_here = |symbol: &object::Symbol<'_, '_>| {
+            symbol.kind() == SymbolKind::Text && symbol.section_index() == Some(section.index())
+        };
+        for caller in file.symbols().filter(is_here) {
+            let Ok(name) = caller.name() else { continue };
+            let code = section.data_range(caller.address(), caller.size()).ok().flatten().unwrap_or_default();
+            for Call { offset, constant } in calls(code) {
+                let at = caller.address() + offset;
+                let callee = targets.get(&at).and_then(|to| callee(file, to, constant));
+                let callee = callee.ok_or_else(|| format!("{name} calls an unknown function at {at:#x}"))?;
+                graph.calls.entry(name.to_owned()).or_default().insert(callee.to_owned());
             }
         }
     }
-    graph
+    Ok(graph)
+}
+
+/// Name of the function that a call's relocation leads to. Functions that are not exported are named by their section
+/// and the call's constant, the distance in instructions less one.
+fn callee<'file>(
+    file: &'file object::File<'_>,
+    relocation: &Relocation,
+    constant: i32,
+) -> Option<&'file str> {
+    let RelocationTarget::Symbol(symbol) = relocation.target() else { return None };
+    let symbol = file.symbol_by_index(symbol).ok()?;
+    if symbol.kind() != SymbolKind::Section {
+        return symbol.name().ok();
+    }
+    let address = u64::try_from(i64::from(constant) + 1).ok()? * INSTRUCTION as u64;
+    let is_there = |candidate: &object::Symbol<'_, '_>| {
+        candidate.kind() == SymbolKind::Text
+            && candidate.section_index() == symbol.section_index()
+            && candidate.address() == address
+    };
+    file.symbols().find(is_there)?.name().ok()
+}
+
+/// A call of a subprogram: its offset in bytes, and its constant.
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    offset: u64,
+    constant: i32,
+}
+
+/// The calls of subprograms in `code`.
+fn calls(code: &[u8]) -> impl Iterator<Item = Call> {
+    const CALL: u8 = 0x85;
+    /// `BPF_PSEUDO_CALL`, in the source register: no helper is called.
+    const SUBPROGRAM: u8 = 1;
+    let instructions = code.as_chunks::<INSTRUCTION>().0.iter().zip(0_u64..);
+    instructions.filter(|(code, _)| code[0] == CALL && code[1] >> 4 == SUBPROGRAM).map(|(code, number)| {
+        Call {
+            offset: number * INSTRUCTION as u64,
+            constant: i32::from_le_bytes([code[4], code[5], code[6], code[7]]),
+        }
+    })
 }
 
 /// Deepest offset below the frame pointer (r10) in `code`: in loads and stores, and in pointers made by `r = r10; r +=
@@ -194,6 +242,15 @@ mod tests {
         let wide = instruction(0x18, 1, 0, 0, 0);
         let half = instruction(0x79, 1, 10, -200, 0);
         assert_eq!(stack_depth(&[wide, half].concat()), 0);
+    }
+
+    #[test]
+    fn calls_of_subprograms_are_found_and_those_of_helpers_are_not() {
+        let helper = instruction(0x85, 0, 0, 0, 1);
+        let subprogram = |constant| instruction(0x85, 0, 1, 0, constant);
+        let code = [helper, subprogram(-1), helper, subprogram(40)].concat();
+        let expected = [Call { offset: 8, constant: -1 }, Call { offset: 24, constant: 40 }];
+        assert_eq!(calls(&code).collect::<Vec<_>>(), expected);
     }
 
     #[test]

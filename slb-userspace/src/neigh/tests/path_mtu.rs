@@ -8,7 +8,9 @@ use nix::sys::socket::{
 };
 use tokio::time::{interval, sleep};
 
-use super::*;
+use slb_common::net::headers::protocol;
+
+use super::{super::tunnel_errors::TunnelErrors, *};
 
 /// Four times the interval of reading routes, which takes 2 % of the time: a busy machine may be slower.
 const SOON: Duration = Duration::from_secs(8);
@@ -70,9 +72,14 @@ const UDP: [u8; 8] = [0x0f, 0xa0, 0, 9, 5, 200, 0, 0];
 
 /// Sends this host "fragmentation needed" (RFC 792, RFC 1191) about a datagram.
 fn say_too_big() {
+    say_too_big_about(17);
+}
+
+/// As [`say_too_big`], about a packet of another protocol.
+fn say_too_big_about(protocol: u8) {
     let [high, low] = MTU.to_be_bytes();
     let mut message = vec![3, 4, 0, 0, 0, 0, high, low];
-    message.extend([0x45, 0, 5, 220, 0, 0, 0x40, 0, 63, 17, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7]);
+    message.extend([0x45, 0, 5, 220, 0, 0, 0x40, 0, 63, protocol, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7]);
     message.extend(UDP);
     let sum: u32 = message.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
     let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
@@ -82,9 +89,14 @@ fn say_too_big() {
 
 /// Sends this host "packet too big" (RFC 4443) about a datagram. The kernel fills in the checksum.
 fn say_too_big_v6() {
+    say_too_big_v6_about(17);
+}
+
+/// As [`say_too_big_v6`], about a packet of another protocol.
+fn say_too_big_v6_about(protocol: u8) {
     let mut message = vec![2, 0, 0, 0, 0, 0];
     message.extend(MTU.to_be_bytes());
-    message.extend([0x60, 0, 0, 0, 5, 200, 17, 63]);
+    message.extend([0x60, 0, 0, 0, 5, 200, protocol, 63]);
     let (own, distant): (Ipv6Addr, Ipv6Addr) = ("2001:db8::1".parse().unwrap(), DISTANT[1].parse().unwrap());
     message.extend(own.octets());
     message.extend(distant.octets());
@@ -96,4 +108,27 @@ fn say_too_big_v6() {
 fn send(family: Family, protocol: SockProtocol, to: &impl SockaddrLike, message: &[u8]) {
     let raw = socket(family, SockType::Raw, SockFlag::empty(), protocol).unwrap();
     sendto(raw.as_raw_fd(), message, to, MsgFlags::empty()).unwrap();
+}
+
+/// The kernel learns from errors about tunnel packets while the sockets exist, which the errors wake.
+#[test]
+fn icmp_errors_about_tunnel_packets_are_learned_from() {
+    in_namespace(|| async {
+        let _pair = Pair::create().await;
+        run(
+            "ip link set lo up; ip route add 198.51.100.0/24 via 192.0.2.2; ip route add 2001:db8:9::/64 via 2001:db8::2",
+        );
+        let errors = TunnelErrors::open(&["192.0.2.1", "2001:db8::1"].map(ip).into()).unwrap();
+        for inner in [protocol::IPV4, protocol::IPV6] {
+            for (distant, say) in
+                [(DISTANT[0], say_too_big_about as fn(u8)), (DISTANT[1], say_too_big_v6_about as fn(u8))]
+            {
+                say(inner);
+                timeout(SOON, errors.arrive()).await.expect("an error");
+                let route = run(&format!("ip route get {distant}"));
+                assert!(route.contains(&format!("mtu {MTU}")), "{route}");
+                run("ip route flush cache; ip -6 route flush cache");
+            }
+        }
+    });
 }
