@@ -59,13 +59,14 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             return Err(UNRELATED);
         }
         if is_vip {
+            // Without a listener, the error may be about a packet that the host has sent from the VIP.
+            let Some(service) = self.index.find(vip, port, embedded.protocol) else { return Err(UNRELATED) };
             if self.roles & CLIENT == 0 {
                 return Err(Refusal::drop(Reason::WrongInterface));
             }
             if self.index.is_martian(&packet.source) {
                 return Err(Refusal::drop(Reason::MartianSource));
             }
-            let Some(service) = self.index.find(vip, port, embedded.protocol) else { return Err(UNRELATED) };
             return match self.server_of(embedded, service)? {
                 Some(selection) => self.error_to_server(head, packet, embedded, service, &selection),
                 None => Err(UNRELATED),

@@ -1,6 +1,8 @@
 //! ICMP errors about packets of flows: they go to the end that has sent the embedded packet. Expected frames are built
 //! anew with the other end's address and port.
 
+mod refused;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use slb_common::abi::{backend::Backend, service::mode, stats::Reason};
@@ -98,8 +100,9 @@ pub(super) fn cases() -> Vec<Scenario> {
         cases.extend(translated(name, ends));
     }
     cases.extend([TCP4, TCP6].map(forged));
-    cases.extend([refused(), unmatched(), tags(), about_tunnels(), resizing()]);
+    cases.extend([dropped(), unmatched(), tags(), about_tunnels(), resizing()]);
     cases.extend(untracked());
+    cases.extend(refused::cases());
     cases
 }
 
@@ -186,7 +189,7 @@ fn resizing() -> Scenario {
 }
 
 /// Errors of flows that are dropped nevertheless.
-fn refused() -> Scenario {
+fn dropped() -> Scenario {
     let Ends { client, listener, .. } = TCP4;
     let to_vip = |router: IpAddr| TCP4.too_big(router, listener.at, client, SHORT, 1400);
     let martian = listener.at.ip();
