@@ -166,6 +166,9 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         if client.mac() == 0 {
             return Err(Refusal::drop(Reason::NoClientHop));
         }
+        if !out.takes(packet.len) {
+            return Err(Refusal::drop(Reason::TooBig));
+        }
         let macs = MacPair::of(client.mac(), out.mac());
         let verdict: Verdict = self.egress_verdict(out.ifindex(), packet)?;
         Self::untag(head)?;

@@ -5,14 +5,14 @@ use slb_common::abi::{
     stats::Reason,
 };
 
-use super::{Ends, SHORT, UDP4, embedded, error};
+use super::{ALL, CLIENT, Ends, SHORT, TCP4, TCP6, UDP4, embedded, error};
 use crate::packets::{
     scenario::{Expect, Scenario},
     world::*,
 };
 
 pub(super) fn cases() -> Vec<Scenario> {
-    vec![passed()]
+    vec![passed(), larger_than_the_clients_link(TCP4), larger_than_the_clients_link(TCP6)]
 }
 
 /// A VIP that the host uses itself, too: errors about what the host has sent from it are the host's.
@@ -35,4 +35,22 @@ fn passed() -> Scenario {
         .interfaces(interfaces_in_roles(SERVERS_ONLY, CLIENTS | SERVERS_ONLY))
         .frame(of(router, own_port), hosts)
         .frame(of(router, listener.at), Expect::Drop(Reason::WrongInterface))
+}
+
+/// No error answers an error that does not fit into the client's link.
+fn larger_than_the_clients_link(ends: Ends) -> Scenario {
+    let Ends { client, listener, server } = ends;
+    let head = if client.is_ipv4() { [3, 4, 0, 0] } else { [2, 0, 0, 0] };
+    let headers = if client.is_ipv4() { 28 } else { 48 };
+    let of_len = |from, to, source, len: usize| {
+        let mut message = embedded(ends.packet(from, to), ALL);
+        message.resize(len - headers, 0);
+        error(source, from.ip(), head, 1400, &message)
+    };
+    let mtu = MTU as usize;
+    let fits = of_len(client, server.at, ends.router(), mtu).build();
+    let sent = super::sent(of_len(client, listener.at, listener.at.ip(), mtu), CLIENT);
+    ends.begun(&format!("ICMP errors to {} of the size of its link's MTU", client.ip()))
+        .frame(fits, Expect::ErrorToClient(listener, server, sent))
+        .frame(of_len(client, server.at, ends.router(), mtu + 1).build(), Expect::Drop(Reason::TooBig))
 }
