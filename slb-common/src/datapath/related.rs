@@ -101,9 +101,12 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             return Ok(None);
         }
         let by_hash = maps.server_by_hash(embedded, service, Conflicts::default().0);
-        // A RST that is due to the flow's segments is not due to an ICMP error.
-        let backend = by_hash.backend().map_err(|_| Reason::NoServer)?;
-        let backend = maps.backend(backend).ok_or(Reason::NoServer)?;
+        let id = match by_hash.backend() {
+            // No RST answers an ICMP error, nor counts against the rate limit.
+            Err(Refusal::Rst(reason)) => return Err(Refusal::drop(reason)),
+            other => other?,
+        };
+        let backend = maps.backend(id).ok_or(Reason::NoServer)?;
         Selection::new(backend, false, maps).map(Some)
     }
 

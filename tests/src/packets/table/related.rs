@@ -5,7 +5,7 @@ mod refused;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use slb_common::abi::{backend::Backend, service::mode, stats::Reason};
+use slb_common::abi::{service::mode, stats::Reason};
 
 use super::replies::other_port;
 use crate::packets::{
@@ -247,13 +247,6 @@ fn untracked() -> Vec<Scenario> {
                 Scenario::new(format!("{name}: an error to {} goes to the server", listener.at))
                     .in_world(world)
                     .frame(error.build(), Expect::ToServer(listener, server, FlowKind::Old)),
-            );
-            let world = PacketWorld::standard().with(listener, |service| service.mode = mode);
-            let error = ends.too_big(ends.router(), listener.at, client, SHORT, 1400);
-            cases.push(
-                Scenario::new(format!("{name}: an error to {} draws no RST from a drain", listener.at))
-                    .in_world(world.flags(server, Backend::TERMINATING))
-                    .frame(error.build(), Expect::Drop(Reason::NoServer)),
             );
         }
     }

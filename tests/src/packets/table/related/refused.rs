@@ -1,18 +1,22 @@
 //! ICMP errors to a VIP or a client that are not forwarded.
 
 use slb_common::abi::{
+    backend::Backend,
     interface::{CLIENT as CLIENTS, SERVER as SERVERS_ONLY},
+    rate_limit::RateLimiter,
+    service::mode,
     stats::Reason,
 };
 
 use super::{ALL, CLIENT, Ends, SHORT, TCP4, TCP6, UDP4, embedded, error};
 use crate::packets::{
-    scenario::{Expect, Scenario},
+    frames::{flag, tcp},
+    scenario::{Expect, FlowKind, Scenario},
     world::*,
 };
 
 pub(super) fn cases() -> Vec<Scenario> {
-    vec![passed(), larger_than_the_clients_link(TCP4), larger_than_the_clients_link(TCP6)]
+    vec![passed(), larger_than_the_clients_link(TCP4), larger_than_the_clients_link(TCP6), terminating()]
 }
 
 /// A VIP that the host uses itself, too: errors about what the host has sent from it are the host's.
@@ -53,4 +57,21 @@ fn larger_than_the_clients_link(ends: Ends) -> Scenario {
     ends.begun(&format!("ICMP errors to {} of the size of its link's MTU", client.ip()))
         .frame(fits, Expect::ErrorToClient(listener, server, sent))
         .frame(of_len(client, server.at, ends.router(), mtu + 1).build(), Expect::Drop(Reason::TooBig))
+}
+
+/// Errors of a connection that is reset leave the RSTs to segments.
+fn terminating() -> Scenario {
+    let Ends { client, listener, server } = TCP4;
+    let world = PacketWorld::standard()
+        .with(listener, |service| service.mode = mode::DSR)
+        .flags(server, Backend::TERMINATING);
+    let error = || TCP4.too_big(TCP4.router(), listener.at, client, SHORT, 1400).build();
+    let case = Scenario::new("dsr: ICMP errors of a terminating server use up no RSTs");
+    let case = case.in_world(world).host_only();
+    let case =
+        (0..RateLimiter::PER_SECOND).fold(case, |case, _| case.frame(error(), Expect::Drop(Reason::Reset)));
+    let segment = || tcp(client, listener.at, flag::ACK).build();
+    case.frame(segment(), Expect::End)
+        .change(PacketWorld::standard())
+        .frame(tcp(client, listener.at, flag::SYN).build(), Expect::ToServer(listener, server, FlowKind::New))
 }
