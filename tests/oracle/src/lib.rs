@@ -19,12 +19,13 @@ pub mod world;
 mod answers;
 mod bytes;
 mod checksum;
+mod embedded;
 mod flow;
 mod rewrite;
 
 pub use self::{
     generator::{Arrival, Step},
-    outcome::{Action, Expected, Reason, Verdict},
+    outcome::{Action, Expected, Group, Reason, Verdict},
     reference::{Reference, Slots},
     world::World,
 };

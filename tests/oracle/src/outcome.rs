@@ -24,6 +24,8 @@ pub struct Expected {
     pub reason: Reason,
     /// The frame that leaves, or is passed; `None` if it is dropped.
     pub frame: Option<Vec<u8>>,
+    /// Which one it is among packets with the same action and reason.
+    pub group: Option<Group>,
 }
 
 macro_rules! named {
@@ -83,5 +85,21 @@ named! {
         WrongInterface = "wrong_interface",
         NoClientHop = "no_client_hop",
         OtherHost = "other_host",
+        ForgedIcmp = "forged_icmp",
+    }
+}
+
+named! {
+    /// A kind of packet that its action and reason do not tell from others.
+    Group {
+        ErrorToServerNat = "icmp_error_to_server_nat",
+        ErrorToServerDsrByFlow = "icmp_error_to_server_dsr_by_flow",
+        ErrorToServerDsrByHash = "icmp_error_to_server_dsr_by_hash",
+        ErrorToServerIpipByFlow = "icmp_error_to_server_ipip_by_flow",
+        ErrorToServerIpipByHash = "icmp_error_to_server_ipip_by_hash",
+        ErrorToPreviousServer = "icmp_error_to_previous_server",
+        ErrorToClient = "icmp_error_to_client",
+        ReplyWithoutHops = "reply_without_hops",
+        ReplyTooBig = "reply_too_big",
     }
 }

@@ -1,6 +1,7 @@
 //! The reference: judges one packet after the other.
 
 mod limits;
+mod related;
 mod select;
 mod to_client;
 mod to_server;
@@ -15,8 +16,8 @@ use self::limits::{Generated, Limits};
 use crate::{
     answers::{Cause, is_one_host},
     flow::{Clock, Flow},
-    outcome::{Action, Expected, Reason, Verdict},
-    packet::{Content, Packet, parse},
+    outcome::{Action, Expected, Group, Reason, Verdict},
+    packet::{Content, Packet, number, parse},
     world::{Interface, Protocol, ServerState, Vip, World},
 };
 
@@ -81,6 +82,7 @@ struct Sent {
     action: Action,
     reason: Reason,
     frame: Vec<u8>,
+    group: Option<Group>,
 }
 
 /// Why a packet is not sent on.
@@ -129,15 +131,16 @@ impl<'s, S: Slots> Reference<'s, S> {
     /// must be the same for all packets of a flow.
     pub fn judge(&mut self, frame: &[u8], ifindex: u32, seen: &[u8]) -> Expected {
         match self.sent(frame, ifindex, seen) {
-            Ok(Sent { out, action, reason, frame }) => {
+            Ok(Sent { out, action, reason, frame, group }) => {
                 let verdict = if out == ifindex { Verdict::Transmit } else { Verdict::Redirect(out) };
-                Expected { verdict, action, reason, frame: Some(frame) }
+                Expected { verdict, action, reason, frame: Some(frame), group }
             }
             Err(Refusal::Pass(reason)) => {
-                Expected { verdict: Verdict::Pass, action: Action::Pass, reason, frame: Some(frame.to_vec()) }
+                let frame = Some(frame.to_vec());
+                Expected { verdict: Verdict::Pass, action: Action::Pass, reason, frame, group: None }
             }
             Err(Refusal::Drop(reason)) => {
-                Expected { verdict: Verdict::Drop, action: Action::Drop, reason, frame: None }
+                Expected { verdict: Verdict::Drop, action: Action::Drop, reason, frame: None, group: None }
             }
             Err(refusal) => unreachable!("{refusal:?} was answered"),
         }
@@ -161,6 +164,9 @@ impl<'s, S: Slots> Reference<'s, S> {
                 Some(listener) => self.request(&packet, listener, &arrival, frame.len(), seen),
                 None => self.reply(&packet, protocol, &arrival),
             },
+            _ if matches!(packet.number, number::ICMP | number::ICMPV6) => {
+                self.related(&packet, &arrival, frame.len(), seen)
+            }
             _ => Err(Refusal::Unmatched),
         };
         match decided {
@@ -193,7 +199,15 @@ impl<'s, S: Slots> Reference<'s, S> {
             refusal => return Err(refusal),
         };
         let frame = frame.ok_or(Refusal::Drop(reason))?;
-        Ok(Sent { out, action: Action::Answer, reason, frame })
+        let is_reply = packet
+            .protocol()
+            .is_some_and(|protocol| self.world.listener(packet.destination, protocol).is_none());
+        let group = match reason {
+            Reason::HopLimit if is_reply => Some(Group::ReplyWithoutHops),
+            Reason::TooBig if is_reply => Some(Group::ReplyTooBig),
+            _ => None,
+        };
+        Ok(Sent { out, action: Action::Answer, reason, frame, group })
     }
 
     fn echo(&mut self, packet: &Packet, arrival: &Interface, bytes: usize) -> Result<Sent, Refusal> {
@@ -211,6 +225,7 @@ impl<'s, S: Slots> Reference<'s, S> {
             action: Action::Answer,
             reason: Reason::Echo,
             frame: packet.echo_reply(),
+            group: None,
         })
     }
 

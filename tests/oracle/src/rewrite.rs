@@ -25,16 +25,24 @@ pub(crate) enum End {
 }
 
 impl Packet {
+    /// Where an IP header of the packet's family at the offset `network` has the address of one end.
+    pub(crate) fn address_range(&self, network: usize, end: End) -> Range<usize> {
+        let (first, len) = if self.is_v4() { (network + 12, 4) } else { (network + 8, 16) };
+        match end {
+            End::Source => first..first + len,
+            End::Destination => first + len..first + 2 * len,
+        }
+    }
+
     fn source_range(&self) -> Range<usize> {
-        if self.is_v4() { self.network + 12..self.network + 16 } else { self.network + 8..self.network + 24 }
+        self.address_range(self.network, End::Source)
     }
 
     fn destination_range(&self) -> Range<usize> {
-        let source = self.source_range();
-        source.end..source.end + source.len()
+        self.address_range(self.network, End::Destination)
     }
 
-    fn hop_limit_at(&self) -> usize {
+    pub(crate) fn hop_limit_at(&self) -> usize {
         self.network + if self.is_v4() { 8 } else { 7 }
     }
 
@@ -72,12 +80,17 @@ impl Packet {
         out
     }
 
+    /// Updates the checksum of the IPv4 header at the offset `network`. An IPv6 header has none.
+    pub(crate) fn refresh_header(&self, out: &mut [u8], network: usize) {
+        if self.is_v4() {
+            let header = network..network + usize::from(self.frame[network] & 15) * 4;
+            carry(&self.frame, out, network + 10, &[header]);
+        }
+    }
+
     /// Updates all checksums of `out`, which differs from this packet in header fields.
     fn refresh(&self, out: &mut [u8]) {
-        if self.is_v4() {
-            let header = self.network..self.network + usize::from(self.frame[self.network] & 15) * 4;
-            carry(&self.frame, out, self.network + 10, &[header]);
-        }
+        self.refresh_header(out, self.network);
         let (at, header) = match self.content {
             Content::Tcp => (self.transport + 16, 20),
             Content::Udp => (self.transport + 6, 8),
@@ -101,10 +114,7 @@ impl Packet {
     pub(crate) fn encapsulated(&self, world: &World, server: IpAddr, hop: &Hop, label: u32) -> Vec<u8> {
         let mut inner = self.frame.clone();
         inner[self.hop_limit_at()] -= 1;
-        if self.is_v4() {
-            let header = self.network..self.network + usize::from(self.frame[self.network] & 15) * 4;
-            carry(&self.frame, &mut inner, self.network + 10, &[header]);
-        }
+        self.refresh_header(&mut inner, self.network);
         let ip = &inner[self.network..];
         let (class, protocol, len) = if self.is_v4() {
             (ip[1], number::IPV4, u16::from_be_bytes([ip[2], ip[3]]))
@@ -144,7 +154,7 @@ impl Packet {
     }
 }
 
-fn write_address(bytes: &mut [u8], at: Range<usize>, ip: IpAddr) {
+pub(crate) fn write_address(bytes: &mut [u8], at: Range<usize>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => bytes[at].copy_from_slice(&ip.octets()),
         IpAddr::V6(ip) => bytes[at].copy_from_slice(&ip.octets()),

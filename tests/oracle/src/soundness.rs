@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{Ipv4HeaderSlice, NetSlice, SlicedPacket, TransportSlice};
 
 use crate::{
     checksum::sum,
     packet::number::{IPV4, IPV6},
 };
 
-/// Whether a receiver would accept the frame, and the packet inside a tunnel packet.
+/// Whether a receiver would accept the frame, and the packet inside a tunnel packet or an ICMP error.
 pub fn is_sound(frame: &[u8]) -> bool {
     SlicedPacket::from_ethernet(frame).is_ok_and(|packet| is_sound_packet(&packet))
 }
@@ -51,12 +51,29 @@ fn is_sound_packet(packet: &SlicedPacket<'_>) -> bool {
             let right = udp.to_header().calc_checksum_ipv6_raw(from.octets(), to.octets(), udp.payload());
             right.ok().map(|right| (udp.checksum(), right))
         }
-        (Some(TransportSlice::Icmpv4(icmp)), ..) => return sum(icmp.slice()) == 0xffff,
+        (Some(TransportSlice::Icmpv4(icmp)), ..) => {
+            let is_error = matches!(icmp.type_u8(), 3 | 11 | 12);
+            return sum(icmp.slice()) == 0xffff && (!is_error || embeds_sound(icmp.slice()));
+        }
         (Some(TransportSlice::Icmpv6(icmp)), IpAddr::V6(from), IpAddr::V6(to)) => {
-            return icmp.is_checksum_valid(from.octets(), to.octets());
+            let is_error = matches!(icmp.type_u8(), 1..=4);
+            return icmp.is_checksum_valid(from.octets(), to.octets())
+                && (!is_error || embeds_sound(icmp.slice()));
         }
         _ => return true,
     };
     // 0 and 0xffff are the two zeros of one's complement.
     right.is_some_and(|(is, right)| is == right || (is == 0xffff && right == 0))
+}
+
+/// Whether the packet that an ICMP error embeds is as its sender has sent it. Of a part only the IP header shows it.
+fn embeds_sound(message: &[u8]) -> bool {
+    let embedded = &message[8..];
+    match SlicedPacket::from_ip(embedded) {
+        Ok(packet) => is_sound_packet(&packet),
+        Err(_) => match Ipv4HeaderSlice::from_slice(embedded) {
+            Ok(header) => sum(header.slice()) == 0xffff,
+            Err(_) => true,
+        },
+    }
 }

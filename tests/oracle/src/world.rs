@@ -79,6 +79,17 @@ pub enum Mode {
     Ipip,
 }
 
+impl Mode {
+    /// Bytes of the outer header of packets to a server.
+    pub(crate) fn overhead(self, server: SocketAddr) -> usize {
+        match (self, server.is_ipv4()) {
+            (Self::Ipip, true) => 20,
+            (Self::Ipip, false) => 40,
+            _ => 0,
+        }
+    }
+}
+
 /// Transport protocol of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {

@@ -1,7 +1,7 @@
 //! Sequences are determined by their choices.
 
 use slb_oracle::{
-    Step,
+    Arrival, Step,
     choices::{Choices, FromBytes, Seeded},
     generator::{Extent, sequence, world},
     soundness::is_sound,
@@ -67,6 +67,35 @@ fn changed_checksum_is_not_sound() {
             bytes[at + 1] ^= 1;
             assert!(!is_sound(&bytes), "byte {} of {:02x?}", at + 1, arrival.bytes);
         }
+        changed += 1;
+    }
+    assert!(changed > 10, "{changed} frames");
+}
+
+/// The receiver of an ICMP error finds its connection by the embedded packet.
+#[test]
+fn changed_checksum_of_an_embedded_header_is_not_sound() {
+    let frames = (0..50).flat_map(|seed| steps(&mut Seeded::new(seed), Extent::Host));
+    let mut changed = 0;
+    for step in frames {
+        let Step::Frame(Arrival { mut bytes, .. }) = step else { continue };
+        // "Unreachable" over IPv4 without tags and options, about a packet without options.
+        if !is_sound(&bytes)
+            || bytes[12..15] != [8, 0, 0x45]
+            || (bytes[23], bytes[34]) != (1, 3)
+            || u16::from_be_bytes([bytes[16], bytes[17]]) < 48
+            || bytes[42] != 0x45
+        {
+            continue;
+        }
+        // Both checksums change by as much, so that the sum of the message stays.
+        bytes[53] ^= 1;
+        let is_less = bytes[53] & 1 == 0;
+        let check = u16::from_be_bytes([bytes[36], bytes[37]]);
+        let check = if is_less { check.checked_add(1) } else { check.checked_sub(1) };
+        let Some(check) = check else { continue };
+        bytes[36..38].copy_from_slice(&check.to_be_bytes());
+        assert!(!is_sound(&bytes), "{bytes:02x?}");
         changed += 1;
     }
     assert!(changed > 10, "{changed} frames");

@@ -9,7 +9,7 @@ fn packet_path_does_with_random_sequences_what_the_oracle_says() {
     match on_the_host(plan, 2) {
         Ok(tally) => {
             println!("{tally}");
-            assert_eq!(tally.missed(Extent::Host), []);
+            assert_eq!(tally.missed(Extent::Host), [""; 0]);
         }
         Err(failures) => panic!("{}", failures[0]),
     }

@@ -51,11 +51,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     };
     print!("{tally}");
     println!("no mismatch; seed {seed}, {:.1} s", begun.elapsed().as_secs_f64());
-    let missed: Vec<_> = tally
-        .missed(if place == Place::Host { Extent::Host } else { Extent::Kernel })
-        .iter()
-        .map(|(action, reason)| format!("{} {}", action.name(), reason.name()))
-        .collect();
+    let missed = tally.missed(if place == Place::Host { Extent::Host } else { Extent::Kernel });
     if packets >= PACKETS_OF_ALL_OUTCOMES && !missed.is_empty() {
         bail!("no packet reached: {}", missed.join(", "));
     }

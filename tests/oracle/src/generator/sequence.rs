@@ -1,5 +1,7 @@
 //! Random sequences of packets: connections of few client endpoints, in pieces and in any order.
 
+mod related;
+
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::TcpHeader;
@@ -121,8 +123,9 @@ impl SequenceDraft<'_> {
 
     fn draft(&mut self, choices: &mut impl Choices) -> Draft {
         let client = choices.pick(&self.clients);
-        match choices.below(24) {
+        match choices.below(28) {
             0 | 1 => self.ping(choices, client),
+            24..=27 => self.related(choices, client),
             2 => self.odd(choices),
             3 => Self::unknown(choices, client),
             4..=12 => self.answer(choices, client),
@@ -201,12 +204,7 @@ impl SequenceDraft<'_> {
     /// Between any two endpoints of the world, martian ones among them.
     fn odd(&mut self, choices: &mut impl Choices) -> Draft {
         let is_v4 = choices.below(2) == 0;
-        let martians = if is_v4 {
-            ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"]
-        } else {
-            ["::1", "::", "ff02::1", "::ffff:10.0.0.1"]
-        };
-        let mut ends: Vec<IpAddr> = martians.iter().map(|ip| ip.parse().expect("an address")).collect();
+        let mut ends = martians(is_v4).to_vec();
         ends.extend(VIPS.iter().chain(&CLIENTS).filter(|ip| ip.is_ipv4() == is_v4));
         let mapped: IpAddr = "::ffff:198.51.100.10".parse().expect("an address");
         let (from, mut to) = (choices.pick(&ends), choices.pick(&ends));
@@ -301,6 +299,16 @@ fn payload(choices: &mut impl Choices) -> usize {
         14 => 520 + choices.below(80) as usize,
         _ => 1200 + choices.below(400) as usize,
     }
+}
+
+/// Addresses of no single host.
+fn martians(is_v4: bool) -> [IpAddr; 4] {
+    let martians = if is_v4 {
+        ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"]
+    } else {
+        ["::1", "::", "ff02::1", "::ffff:10.0.0.1"]
+    };
+    martians.map(|ip| ip.parse().expect("an address"))
 }
 
 fn vip(choices: &mut impl Choices, is_v4: bool) -> IpAddr {

@@ -202,7 +202,7 @@ impl<S: Slots> Reference<'_, S> {
     }
 
     /// The server that the hash selects, and the previous backend of its slot.
-    fn by_hash(
+    pub(super) fn by_hash(
         &self,
         packet: &Packet,
         key: FlowKey,

@@ -9,7 +9,7 @@ use crate::{
     outcome::{Action, Reason},
     packet::{Content, Packet, flag},
     rewrite::End,
-    world::{Interface, Protocol, ServerState},
+    world::{Interface, Protocol, Server, ServerState},
 };
 
 impl<S: Slots> Reference<'_, S> {
@@ -58,11 +58,16 @@ impl<S: Slots> Reference<'_, S> {
             traffic.packets_out += 1;
             traffic.bytes_out += frame.len() as u64;
         }
-        Ok(Sent { out: path.interface, action: Action::Forward, reason, frame })
+        Ok(Sent { out: path.interface, action: Action::Forward, reason, frame, group: None })
     }
 
     /// The listener through which the client endpoint has a flow with this server endpoint.
-    fn answered_listener(&self, client: SocketAddr, protocol: Protocol, server: SocketAddr) -> Option<usize> {
+    pub(super) fn answered_listener(
+        &self,
+        client: SocketAddr,
+        protocol: Protocol,
+        server: SocketAddr,
+    ) -> Option<usize> {
         (0..self.world.listeners.len()).find(|listener| {
             self.flows.get(&(client, protocol, *listener)).is_some_and(|flow| {
                 let there = &self.world.servers[flow.server];
@@ -81,12 +86,7 @@ impl<S: Slots> Reference<'_, S> {
         let (clock, segment) = (self.clock(key.2), packet.segment);
         let flow = self.flows.get_mut(&key).expect("the flow was found");
         let server = self.world.servers[flow.server];
-        if let Some(hop) = server.hop
-            && hop.interface != arrival.index
-            && (arrival.client || !arrival.server)
-        {
-            return Err(Refusal::Drop(Reason::WrongInterface));
-        }
+        server.check_way(arrival)?;
         if segment.has(flag::SYN) && flow.refuses_syn_ack(clock.now) {
             flow.marks.reused = true;
             return Err(Refusal::Unmatched);
@@ -107,6 +107,18 @@ impl<S: Slots> Reference<'_, S> {
             Ok(false)
         } else {
             Err(Refusal::Reset(Reason::Reset))
+        }
+    }
+}
+
+impl Server {
+    /// What servers send arrives by the way to them, or where there are no clients.
+    pub(super) fn check_way(&self, arrival: &Interface) -> Result<(), Refusal> {
+        match self.hop {
+            Some(hop) if hop.interface != arrival.index && (arrival.client || !arrival.server) => {
+                Err(Refusal::Drop(Reason::WrongInterface))
+            }
+            _ => Ok(()),
         }
     }
 }

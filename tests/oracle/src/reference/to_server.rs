@@ -30,11 +30,7 @@ impl<S: Slots> Reference<'_, S> {
         let Selected { server: number, is_new, is_finished } = self.select(packet, listener, path)?;
         let server = self.world.servers[number];
         let hop = server.hop.ok_or(Refusal::Drop(Reason::NoNextHop))?;
-        let overhead = match (mode, server.at.is_ipv4()) {
-            (Mode::Ipip, true) => 20,
-            (Mode::Ipip, false) => 40,
-            _ => 0,
-        };
+        let overhead = mode.overhead(server.at);
         if packet.len + overhead > hop.mtu as usize {
             let mtu = hop.mtu - overhead as u32;
             return Err(Refusal::IcmpError(Cause::TooBig(mtu), Reason::TooBig));
@@ -67,7 +63,7 @@ impl<S: Slots> Reference<'_, S> {
             traffic.bytes_in += bytes as u64;
             traffic.new_flows += u64::from(is_new);
         }
-        Ok(Sent { out: hop.interface, action: Action::Forward, reason, frame })
+        Ok(Sent { out: hop.interface, action: Action::Forward, reason, frame, group: None })
     }
 
     /// The RST that the packet becomes if its connection is finished.
@@ -82,7 +78,7 @@ impl<S: Slots> Reference<'_, S> {
 }
 
 /// The flow label of a frame whose IPv6 header begins at the offset `network`; 0 in any other frame.
-fn label(frame: &[u8], network: usize) -> u32 {
+pub(super) fn label(frame: &[u8], network: usize) -> u32 {
     match frame.get(network..network + 4) {
         Some([first, a, b, c]) if first >> 4 == 6 => u32::from_be_bytes([0, a & 0x0f, *b, *c]),
         _ => 0,

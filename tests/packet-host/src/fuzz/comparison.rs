@@ -192,7 +192,7 @@ impl SequenceRun<'_, '_, '_, '_> {
         let (action, reason) = host.last_counted();
         let seen = Seen { verdict, action: numbers.action(action), reason: numbers.reason(reason) };
         let expected = self.oracle.judge(&arrival.bytes, arrival.interface, &out);
-        let Expected { verdict, action, reason, frame } = &expected;
+        let Expected { verdict, action, reason, frame, group } = &expected;
         let should = Seen { verdict: *verdict, action: action.name(), reason: reason.name() };
         let is_right = seen == should && frame.as_ref().is_none_or(|frame| *frame == out);
         if !is_right {
@@ -202,7 +202,7 @@ impl SequenceRun<'_, '_, '_, '_> {
         if is_sent && is_sound(&arrival.bytes) && !is_sound(&out) {
             return Err(format!("wrong checksum: {}", differing(&seen, &out, &expected)));
         }
-        tally.count(*action, *reason);
+        tally.count(*action, *reason, *group);
         *self.totals.entry(numbers.of(*action, *reason)).or_default() += 1;
         if let Some(second) = &mut *self.second {
             let (number, frame) = second.process(&arrival.bytes);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use slb_oracle::{Action, Reason, generator::Extent};
+use slb_oracle::{Action, Group, Reason, generator::Extent};
 
 /// Outcomes that a run of the default size must reach: a run that reaches nothing cannot fail.
 const EXPECTED: &[(Action, &[Reason])] = &[
@@ -50,6 +50,7 @@ const EXPECTED: &[(Action, &[Reason])] = &[
             Reason::NotReady,
             Reason::Unmatched,
             Reason::WrongInterface,
+            Reason::ForgedIcmp,
         ],
     ),
 ];
@@ -62,13 +63,17 @@ pub struct Tally {
     /// Sequences that were compared.
     pub sequences: u64,
     outcomes: BTreeMap<(Action, Reason), u64>,
+    groups: BTreeMap<Group, u64>,
 }
 
 impl Tally {
     /// Counts a packet.
-    pub(super) fn count(&mut self, action: Action, reason: Reason) {
+    pub(super) fn count(&mut self, action: Action, reason: Reason, group: Option<Group>) {
         self.packets += 1;
         *self.outcomes.entry((action, reason)).or_default() += 1;
+        if let Some(group) = group {
+            *self.groups.entry(group).or_default() += 1;
+        }
     }
 
     /// Adds another tally.
@@ -78,6 +83,9 @@ impl Tally {
         for (outcome, packets) in &other.outcomes {
             *self.outcomes.entry(*outcome).or_default() += packets;
         }
+        for (group, packets) in &other.groups {
+            *self.groups.entry(*group).or_default() += packets;
+        }
     }
 
     /// Packets by outcome.
@@ -85,14 +93,18 @@ impl Tally {
         &self.outcomes
     }
 
-    /// Outcomes that a run of this extent must reach and has not.
-    pub fn missed(&self, extent: Extent) -> Vec<(Action, Reason)> {
+    /// Names of outcomes and groups that a run of this extent must reach and has not.
+    pub fn missed(&self, extent: Extent) -> Vec<String> {
+        let groups = Group::ALL.iter().filter(|group| !self.groups.contains_key(group));
+        let groups = groups.map(|group| group.name().to_owned());
         let expected =
             EXPECTED.iter().flat_map(|(action, reasons)| reasons.iter().map(|reason| (*action, *reason)));
         expected
             .filter(|outcome| !self.outcomes.contains_key(outcome))
             // A frame that ends before its Ethernet type.
             .filter(|outcome| extent == Extent::Host || *outcome != (Action::Pass, Reason::Truncated))
+            .map(|(action, reason)| format!("{} {}", action.name(), reason.name()))
+            .chain(groups)
             .collect()
     }
 }
@@ -102,6 +114,9 @@ impl fmt::Display for Tally {
         writeln!(f, "{} packets in {} sequences", self.packets, self.sequences)?;
         for ((action, reason), packets) in &self.outcomes {
             writeln!(f, "{packets:>10}  {} {}", action.name(), reason.name())?;
+        }
+        for (group, packets) in &self.groups {
+            writeln!(f, "{packets:>10}  {}", group.name())?;
         }
         Ok(())
     }

@@ -1,0 +1,159 @@
+//! ICMP errors about packets of flows: they go to the end that has sent the embedded packet.
+
+use std::net::SocketAddr;
+
+use super::{Counted, FlowKey, Reference, Refusal, Sent, Slots, to_server::label};
+use crate::{
+    embedded::{Embedded, Unread},
+    flow::NO_MAC,
+    outcome::{Action, Group, Reason},
+    packet::{Content, Packet, Segment},
+    rewrite::End,
+    world::{Interface, Mode, Protocol, ServerState},
+};
+
+impl<S: Slots> Reference<'_, S> {
+    /// An ICMP message other than an echo request. It changes no flow.
+    pub(super) fn related(
+        &mut self,
+        packet: &Packet,
+        arrival: &Interface,
+        bytes: usize,
+        seen: &[u8],
+    ) -> Result<Sent, Refusal> {
+        let is_for_vip = self.world.vip(packet.destination.ip()).is_some();
+        let embedded = match packet.embedded() {
+            Ok(embedded) => embedded,
+            Err(Unread::TinyMtu) if is_for_vip => return Err(Refusal::Drop(Reason::ForgedIcmp)),
+            Err(_) => return Err(Refusal::Unmatched),
+        };
+        let is_for_sender = embedded.sender.ip() == packet.destination.ip();
+        match (is_for_vip, is_for_sender) {
+            (true, false) => Err(Refusal::Drop(Reason::ForgedIcmp)),
+            (true, true) => self.error_to_server(packet, &embedded, arrival, bytes, seen),
+            (false, true) => self.error_to_client(packet, &embedded, arrival),
+            (false, false) => Err(Refusal::Unmatched),
+        }
+    }
+
+    fn error_to_server(
+        &mut self,
+        packet: &Packet,
+        embedded: &Embedded,
+        arrival: &Interface,
+        bytes: usize,
+        seen: &[u8],
+    ) -> Result<Sent, Refusal> {
+        let (client, protocol) = (embedded.receiver, embedded.protocol);
+        let number = self.world.listener(embedded.sender, protocol).ok_or(Refusal::Unmatched)?;
+        self.check_arrival(packet, arrival)?;
+        let mode = self.world.listeners[number].mode;
+        let (server_number, how) = self.sender_of(packet, (client, protocol, number))?;
+        let server = self.world.servers[server_number];
+        let hop = server.hop.ok_or(Refusal::Drop(Reason::NoNextHop))?;
+        if packet.hop_limit <= 1 && mode != Mode::Dsr {
+            return Err(Refusal::Drop(Reason::HopLimit));
+        }
+        if packet.len + mode.overhead(server.at) > hop.mtu as usize {
+            return Err(Refusal::Drop(Reason::TooBig));
+        }
+        let (_, sender) = packet.macs();
+        if mode == Mode::Dsr && sender == hop.peer {
+            return Err(Refusal::Drop(Reason::Loop));
+        }
+        self.check_egress(packet, arrival, hop.interface)?;
+        let frame = match mode {
+            Mode::Nat => packet.translated_error(embedded, End::Destination, server.at, hop.peer, hop.own),
+            Mode::Dsr => packet.readdressed(hop.peer, hop.own),
+            Mode::Ipip => {
+                // That of the flow's packets: routers choose the same path by it.
+                let seen = label(seen, packet.network);
+                let known = *self.labels.entry((number, client)).or_insert(seen);
+                packet.encapsulated(&self.world, server.at.ip(), &hop, known)
+            }
+        };
+        for counted in [Counted::Listener(number), Counted::Server(server_number)] {
+            let traffic = self.traffic.entry(counted).or_default();
+            traffic.packets_in += 1;
+            traffic.bytes_in += bytes as u64;
+        }
+        let group = match (mode, how) {
+            (Mode::Nat, _) => Group::ErrorToServerNat,
+            (Mode::Dsr, NamedBy::Flow) => Group::ErrorToServerDsrByFlow,
+            (Mode::Dsr, NamedBy::Hash) => Group::ErrorToServerDsrByHash,
+            (Mode::Ipip, NamedBy::Flow) => Group::ErrorToServerIpipByFlow,
+            (Mode::Ipip, NamedBy::Hash) => Group::ErrorToServerIpipByHash,
+            (_, NamedBy::MigratingSlot) => Group::ErrorToPreviousServer,
+        };
+        let reason = Reason::ToServer;
+        Ok(Sent { out: hop.interface, action: Action::Forward, reason, frame, group: Some(group) })
+    }
+
+    /// The server that has sent a packet to the flow's client: that of the flow, else in the modes without replies that
+    /// of the hash, as for a segment of an established connection.
+    fn sender_of(&self, packet: &Packet, key: FlowKey) -> Result<(usize, NamedBy), Refusal> {
+        let listener = self.world.listeners[key.2];
+        let flow = self.flows.get(&key).map(|flow| flow.server);
+        if let Some(server) = flow.filter(|server| self.world.servers[*server].state != ServerState::Gone) {
+            return Ok((server, NamedBy::Flow));
+        }
+        if listener.mode == Mode::Nat {
+            return Err(Refusal::Unmatched);
+        }
+        let content = if key.1 == Protocol::Tcp { Content::Tcp } else { Content::Udp };
+        let of_client = Packet { source: key.0, content, segment: Segment::default(), ..packet.clone() };
+        match self.by_hash(&of_client, key, &listener) {
+            Ok((server, previous)) if previous == Some(server) => Ok((server, NamedBy::MigratingSlot)),
+            Ok((server, _)) => Ok((server, NamedBy::Hash)),
+            // RFC 1122, 3.2.2: nothing answers an ICMP error.
+            Err(Refusal::Reset(reason)) => Err(Refusal::Drop(reason)),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    fn error_to_client(
+        &mut self,
+        packet: &Packet,
+        embedded: &Embedded,
+        arrival: &Interface,
+    ) -> Result<Sent, Refusal> {
+        if !arrival.server {
+            return Err(Refusal::Unmatched);
+        }
+        let (client, at, protocol): (SocketAddr, SocketAddr, _) =
+            (embedded.sender, embedded.receiver, embedded.protocol);
+        let listener = self.answered_listener(client, protocol, at).ok_or(Refusal::Unmatched)?;
+        let flow = &self.flows[&(client, protocol, listener)];
+        let (path, number) = (flow.path, flow.server);
+        self.world.servers[number].check_way(arrival)?;
+        if packet.hop_limit <= 1 {
+            return Err(Refusal::Drop(Reason::HopLimit));
+        }
+        let out = self.world.interface(path.interface).ok_or(Refusal::Drop(Reason::NoInterface))?;
+        if path.mac == NO_MAC {
+            return Err(Refusal::Drop(Reason::NoClientHop));
+        }
+        if packet.len > out.mtu.into() {
+            return Err(Refusal::Drop(Reason::TooBig));
+        }
+        self.check_egress(packet, arrival, path.interface)?;
+        let vip = self.world.listeners[listener].at;
+        let frame = packet.translated_error(embedded, End::Source, vip, path.mac, out.macs[0]);
+        for counted in [Counted::Listener(listener), Counted::Server(number)] {
+            let traffic = self.traffic.entry(counted).or_default();
+            traffic.packets_out += 1;
+            traffic.bytes_out += frame.len() as u64;
+        }
+        let (action, reason) = (Action::Forward, Reason::ToClient);
+        Ok(Sent { out: path.interface, action, reason, frame, group: Some(Group::ErrorToClient) })
+    }
+}
+
+/// What has named the server of an ICMP error.
+#[derive(Debug, Clone, Copy)]
+enum NamedBy {
+    Flow,
+    Hash,
+    /// The hash, whose slot has a previous backend.
+    MigratingSlot,
+}
