@@ -74,6 +74,9 @@ pub fn parse_embedded(
     };
     let is_forged = mtu < minimum;
     let (at, end) = (outer.transport + ICMP_HEADER, outer.network + outer.len);
+    if end < at + if is_v4 { size_of::<Ipv4Hdr>() } else { size_of::<Ipv6Hdr>() } {
+        return Err(Reason::Truncated);
+    }
     let header_len = if is_v4 {
         let ip = frame.header::<Ipv4Hdr>(at).ok_or(Reason::Truncated)?;
         embedded.source = Address::v4(ip.dst_addr);
@@ -102,6 +105,9 @@ pub fn parse_embedded(
         }
         size_of::<Ipv6Hdr>()
     };
+    if end < at + header_len {
+        return Err(Reason::Truncated);
+    }
     if !matches!(embedded.protocol, protocol::TCP | protocol::UDP) {
         return Err(if is_forged { Reason::ForgedIcmp } else { Reason::OtherProtocol });
     }

@@ -32,18 +32,30 @@ pub(crate) struct Embedded {
 }
 
 /// Why nothing is read of an ICMP message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Unread {
     /// It is no error, or not about a TCP segment or a UDP datagram whose ports it holds.
     NotRelated,
-    /// It states a path MTU that no path has: RFC 791, 3.1; RFC 8200, 5.
-    TinyMtu,
+    /// It states a smaller path MTU than there may be. With the packet, if that is a TCP segment or a UDP datagram.
+    TinyMtu(Option<Embedded>),
 }
 
 impl Packet {
-    /// What an ICMP message says about another packet.
-    pub(crate) fn embedded(&self) -> Result<Embedded, Unread> {
-        let end = self.network + self.len;
+    /// Who has sent the packet that an ICMP error is about; `None` if its addresses are not there.
+    pub(crate) fn embedded_sender(&self) -> Option<IpAddr> {
+        self.stated_mtu()?;
+        let bytes = &self.frame[self.transport + 8..self.network + self.len];
+        if self.is_v4() {
+            let source: [u8; 4] = bytes.get(..20)?[12..16].try_into().ok()?;
+            Some(source.into())
+        } else {
+            let source: [u8; 16] = bytes.get(..40)?[8..24].try_into().ok()?;
+            Some(source.into())
+        }
+    }
+
+    /// The path MTU that an ICMP error states, if it states one; `None` for other messages.
+    fn stated_mtu(&self) -> Option<Option<u32>> {
         let (kind, code) = (self.frame[self.transport], self.frame[self.transport + 1]);
         let field = |at: usize| word(&self.frame, self.transport + at).map_or(0, u32::from);
         // RFC 1191, 4: the MTU has 16 bits. RFC 4443, 3.2: it has 32 bits.
@@ -52,18 +64,26 @@ impl Packet {
             (false, number::ICMPV6) => {
                 ((1..=4).contains(&kind), (kind == 2).then(|| field(4) << 16 | field(6)))
             }
-            _ => return Err(Unread::NotRelated),
+            _ => (false, None),
         };
-        if !is_error {
-            return Err(Unread::NotRelated);
-        }
-        if mtu.is_some_and(|mtu| mtu < if self.is_v4() { 576 } else { 1280 }) {
-            return Err(Unread::TinyMtu);
-        }
-        self.embedded_in(self.transport + 8..end).ok_or(Unread::NotRelated)
+        is_error.then_some(mtu)
     }
 
-    fn embedded_in(&self, at: Range<usize>) -> Option<Embedded> {
+    /// What an ICMP message says about another packet; `least` is the smallest path MTU that there may be.
+    pub(crate) fn embedded(&self, least: u32) -> Result<Embedded, Unread> {
+        let end = self.network + self.len;
+        let mtu = self.stated_mtu().ok_or(Unread::NotRelated)?;
+        let embedded = self.embedded_in(self.transport + 8..end);
+        let is_tiny = mtu.is_some_and(|mtu| mtu < least);
+        match embedded.ok_or(Unread::NotRelated)? {
+            embedded if is_tiny => Err(Unread::TinyMtu(embedded)),
+            embedded => embedded.ok_or(Unread::NotRelated),
+        }
+    }
+
+    /// The packet that an error embeds: `None` if its header is not there or broken, `Some(None)` if it is of another
+    /// protocol.
+    fn embedded_in(&self, at: Range<usize>) -> Option<Option<Embedded>> {
         let (network, end) = (at.start, at.end);
         let bytes = &self.frame[at];
         let (ends, protocol, header): ([IpAddr; 2], _, _) = if self.is_v4() {
@@ -85,17 +105,17 @@ impl Packet {
         let protocol = match protocol {
             number::TCP => Protocol::Tcp,
             number::UDP => Protocol::Udp,
-            _ => return None,
+            _ => return Some(None),
         };
         let transport = bytes.get(header..).filter(|transport| transport.len() >= LEAST)?;
-        Some(Embedded {
+        Some(Some(Embedded {
             protocol,
             sender: SocketAddr::new(ends[0], word(transport, 0)?),
             receiver: SocketAddr::new(ends[1], word(transport, 2)?),
             network,
             transport: network + header,
             end,
-        })
+        }))
     }
 
     /// The ICMP error with another address at one end, and the same end of the embedded packet with its address and

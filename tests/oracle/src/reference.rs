@@ -185,10 +185,11 @@ impl<'s, S: Slots> Reference<'s, S> {
             Refusal::IcmpError(cause, reason) => {
                 let kind = match reason {
                     Reason::Unmatched => Generated::Unmatched,
+                    _ if self.world.vip(packet.destination.ip()).is_none() => Generated::ErrorsToServers,
                     Reason::TooBig => Generated::TooBig,
                     _ => Generated::HopLimit,
                 };
-                (reason, self.may_send(kind).then(|| packet.icmp_error(cause)).flatten())
+                (reason, packet.icmp_error(cause).filter(|_| self.may_send(kind)))
             }
             Refusal::Reset(reason) => {
                 let kind = if reason == Reason::Unmatched { Generated::Unmatched } else { Generated::Resets };

@@ -10,6 +10,7 @@ pub(super) enum Generated {
     Echo,
     Resets,
     Unmatched,
+    ErrorsToServers,
 }
 
 /// When the second of a kind began, and how many have been sent in it.

@@ -1,6 +1,6 @@
 //! ICMP errors about packets of flows: they go to the end that has sent the embedded packet.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use super::{Counted, FlowKey, Reference, Refusal, Sent, Slots, to_server::label};
 use crate::{
@@ -21,18 +21,36 @@ impl<S: Slots> Reference<'_, S> {
         bytes: usize,
         seen: &[u8],
     ) -> Result<Sent, Refusal> {
-        let is_for_vip = self.world.vip(packet.destination.ip()).is_some();
-        let embedded = match packet.embedded() {
+        const FORGED: Refusal = Refusal::Drop(Reason::ForgedIcmp);
+        let to = packet.destination.ip();
+        let (is_for_vip, (v4, v6)) = (self.world.vip(to).is_some(), self.world.tunnel);
+        let is_for_tunnel = [IpAddr::V4(v4), IpAddr::V6(v6)].contains(&to);
+        if is_for_vip && packet.embedded_sender().is_some_and(|sender| sender != to) {
+            return Err(FORGED);
+        }
+        // A tunnel must leave room for an IPv6 packet of 1,280 bytes.
+        let least = match (is_for_tunnel, to.is_ipv4()) {
+            (true, true) => 1300,
+            (true, false) => 1320,
+            (false, true) => 576,
+            (false, false) => 1280,
+        };
+        let embedded = match packet.embedded(least) {
             Ok(embedded) => embedded,
-            Err(Unread::TinyMtu) if is_for_vip => return Err(Refusal::Drop(Reason::ForgedIcmp)),
+            Err(Unread::TinyMtu(_)) if is_for_vip || is_for_tunnel => return Err(FORGED),
+            Err(Unread::TinyMtu(Some(embedded))) if embedded.sender.ip() == to => {
+                self.translating_flow(&embedded, arrival)?;
+                return Err(FORGED);
+            }
             Err(_) => return Err(Refusal::Unmatched),
         };
-        let is_for_sender = embedded.sender.ip() == packet.destination.ip();
-        match (is_for_vip, is_for_sender) {
-            (true, false) => Err(Refusal::Drop(Reason::ForgedIcmp)),
-            (true, true) => self.error_to_server(packet, &embedded, arrival, bytes, seen),
-            (false, true) => self.error_to_client(packet, &embedded, arrival),
-            (false, false) => Err(Refusal::Unmatched),
+        if embedded.sender.ip() != to {
+            return Err(Refusal::Unmatched);
+        }
+        if is_for_vip {
+            self.error_to_server(packet, &embedded, arrival, bytes, seen)
+        } else {
+            self.error_to_client(packet, &embedded, arrival)
         }
     }
 
@@ -111,21 +129,27 @@ impl<S: Slots> Reference<'_, S> {
         }
     }
 
+    /// The flow of mode `nat` that has sent a packet to its server.
+    fn translating_flow(&self, embedded: &Embedded, arrival: &Interface) -> Result<FlowKey, Refusal> {
+        if !arrival.server {
+            return Err(Refusal::Unmatched);
+        }
+        let Embedded { sender: client, receiver: server, protocol, .. } = *embedded;
+        let listener = self.answered_listener(client, protocol, server).ok_or(Refusal::Unmatched)?;
+        let key = (client, protocol, listener);
+        self.world.servers[self.flows[&key].server].check_way(arrival)?;
+        Ok(key)
+    }
+
     fn error_to_client(
         &mut self,
         packet: &Packet,
         embedded: &Embedded,
         arrival: &Interface,
     ) -> Result<Sent, Refusal> {
-        if !arrival.server {
-            return Err(Refusal::Unmatched);
-        }
-        let (client, at, protocol): (SocketAddr, SocketAddr, _) =
-            (embedded.sender, embedded.receiver, embedded.protocol);
-        let listener = self.answered_listener(client, protocol, at).ok_or(Refusal::Unmatched)?;
-        let flow = &self.flows[&(client, protocol, listener)];
+        let key = self.translating_flow(embedded, arrival)?;
+        let (flow, listener) = (&self.flows[&key], key.2);
         let (path, number) = (flow.path, flow.server);
-        self.world.servers[number].check_way(arrival)?;
         if packet.hop_limit <= 1 {
             return Err(Refusal::Drop(Reason::HopLimit));
         }

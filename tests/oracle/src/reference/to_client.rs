@@ -37,7 +37,8 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::Drop(Reason::NoClientHop));
         }
         let (own, mtu) = (out.macs[0], out.mtu);
-        if packet.len > mtu.into() {
+        // A RST is small.
+        if packet.len > mtu.into() && !is_finished {
             return Err(Refusal::IcmpError(Cause::TooBig(mtu.into()), Reason::TooBig));
         }
         self.check_egress(packet, arrival, path.interface)?;

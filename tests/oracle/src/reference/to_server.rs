@@ -31,7 +31,8 @@ impl<S: Slots> Reference<'_, S> {
         let server = self.world.servers[number];
         let hop = server.hop.ok_or(Refusal::Drop(Reason::NoNextHop))?;
         let overhead = mode.overhead(server.at);
-        if packet.len + overhead > hop.mtu as usize {
+        // A RST is small.
+        if packet.len + overhead > hop.mtu as usize && !is_finished {
             let mtu = hop.mtu - overhead as u32;
             return Err(Refusal::IcmpError(Cause::TooBig(mtu), Reason::TooBig));
         }

@@ -15,7 +15,8 @@ use crate::{
 };
 
 /// Path MTUs around the least one of each family, and others.
-const MTUS: [u32; 12] = [1400, 1500, 1280, 1279, 576, 575, 0, 68, 0xffff, 0x1_0000, 0x1_0240, u32::MAX];
+const MTUS: [u32; 16] =
+    [1400, 1500, 1280, 1279, 576, 575, 1300, 1299, 1320, 1319, 0, 68, 0xffff, 0x1_0000, 0x1_0240, u32::MAX];
 
 /// The packet that an error is about, and who receives the error.
 struct About {
@@ -38,7 +39,11 @@ impl SequenceDraft<'_> {
         let embedded = self.embedded(choices, &about);
         let source = self.reporter(choices, &about);
         let content = Content::Icmp([head[0], head[1]], [&head[2..], &embedded].concat());
-        between(source, about.receiver, about.mac, content)
+        // Errors about tunnel packets.
+        let (v4, v6) = self.world.tunnel;
+        let tunnel: IpAddr = if is_v4 { v4.into() } else { v6.into() };
+        let receiver = if choices.rarely(24) { tunnel } else { about.receiver };
+        between(source, receiver, about.mac, content)
     }
 
     fn about(&self, choices: &mut impl Choices, client: SocketAddr) -> Option<About> {
