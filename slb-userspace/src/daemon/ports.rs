@@ -29,7 +29,7 @@ use crate::{
         maps::Maps,
         pins::Pins,
         resize,
-        upgrade::{self, Upgrade},
+        upgrade::Upgrade,
         xdp::{Attachment, Program},
     },
     devices::{self, Hook, InterfaceRecord},
@@ -189,7 +189,7 @@ pub(super) fn attach(
     if let Some(upgrade) = &mut upgrade {
         upgrade.commit()?;
     }
-    resize::migrate(pins, &mut program, hz, &upgrade::old_entries())?;
+    resize::migrate(pins, &mut program, hz)?;
     if let Some(upgrade) = upgrade {
         upgrade.finish(&mut program)?;
     }

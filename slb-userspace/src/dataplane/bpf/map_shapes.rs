@@ -20,6 +20,7 @@ use crate::advice::{Attempt, with_advice};
 use super::syscall;
 
 /// Properties of a pinned map. A pinned map with other ones is not used.
+#[derive(Debug, PartialEq)]
 pub(super) struct MapShape {
     pub(super) name: &'static str,
     kind: MapType,
@@ -41,11 +42,11 @@ pub(super) const fn shape(
     MapShape { name, kind, key, value, entries: Some(entries), inner: 0 }
 }
 
-const fn sized(name: &'static str, kind: MapType, value: usize) -> MapShape {
+pub(super) const fn sized(name: &'static str, kind: MapType, value: usize) -> MapShape {
     MapShape { name, kind, key: 4, value, entries: None, inner: 0 }
 }
 
-const fn of_maps(name: &'static str, inner: usize, entries: u32) -> MapShape {
+pub(super) const fn of_maps(name: &'static str, inner: usize, entries: u32) -> MapShape {
     MapShape { name, kind: MapType::ArrayOfMaps, key: 4, value: 4, entries: Some(entries), inner }
 }
 

@@ -17,8 +17,6 @@ pub(super) unsafe trait OfWords {}
 unsafe impl OfWords for [SharedWord; WORDS] {}
 // SAFETY: `repr(C)` of words.
 unsafe impl OfWords for Interface {}
-// SAFETY: one word.
-unsafe impl OfWords for SharedWord {}
 
 /// A mapped array. `T` defaults to a slot of the flow table.
 pub(super) struct MappedArray<T = [SharedWord; WORDS]> {
@@ -33,21 +31,11 @@ unsafe impl<T: OfWords> Sync for MappedArray<T> {}
 impl<T: OfWords> MappedArray<T> {
     /// Maps the array behind a pin.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        Self::map(path, |value_size| value_size == size_of::<T>())
-    }
-
-    /// Maps the array behind a pin, each value of which consists of several `T`.
-    pub(super) fn open_parts(path: &Path) -> Result<Self> {
-        Self::map(path, |value_size| value_size.is_multiple_of(size_of::<T>()))
-    }
-
-    fn map(path: &Path, is_expected: impl Fn(usize) -> bool) -> Result<Self> {
         let data =
             MapData::from_pin(path).with_context(|| format!("cannot open the map {}", path.display()))?;
         let info = data.info()?;
-        let value_size = info.value_size() as usize;
-        ensure!(is_expected(value_size), "{} has other values", path.display());
-        let len = info.max_entries() as usize * (value_size / size_of::<T>());
+        ensure!(info.value_size() as usize == size_of::<T>(), "{} has other values", path.display());
+        let len = info.max_entries() as usize;
         let bytes = NonZeroUsize::new(len * size_of::<T>()).context("an empty array")?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping, which nothing else refers to.

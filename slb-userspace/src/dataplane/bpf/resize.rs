@@ -14,11 +14,7 @@
 //! So packets are dropped in steps 4 and 5 only. Some belong to flows that began in the last two passes. Others come
 //! from a port of a `nat` server and go to clients that did not connect to a VIP.
 //!
-//! An upgrade that changes the entries of the flow table exchanges it in the same way: [`OldTable`] translates them.
-//!
 //! If the daemon ends in between, the pin of the old map stays, and the next daemon continues with step 2.
-
-mod old_table;
 
 use std::{
     fs,
@@ -33,9 +29,6 @@ use slb_common::{
     abi::flow::FlowWords,
     datapath::flow_gc::{CopyResult, FlowTable},
 };
-
-pub use self::old_table::OldEntry;
-use self::old_table::OldTable;
 
 use super::{
     bpffs, flows,
@@ -83,17 +76,16 @@ pub fn begin(pins: &Pins, sizes: MapSizes) -> Result<()> {
     Ok(())
 }
 
-/// Steps 3 to 5, if there is an old flow table. `hz` is jiffies per second. `old_entries` are the entries of older ABI
-/// versions.
+/// Steps 3 to 5, if there is an old flow table. `hz` is jiffies per second.
 ///
 /// # Errors
 /// A table cannot be mapped into memory, or a pin cannot be removed.
-pub fn migrate(pins: &Pins, program: &mut Program, hz: u32, old_entries: &[OldEntry]) -> Result<()> {
+pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
     let old = old(pins)?;
     if old.is_empty() {
         return set_resizing(pins, false);
     }
-    let tables = FlowTables::open(&old, pins, hz, old_entries)?;
+    let tables = FlowTables::open(&old, pins, hz)?;
     let first = Instant::now();
     let CopyResult { entries, mut dropped } = tables.copy(None)?;
     let second = Instant::now();
@@ -145,15 +137,15 @@ fn replace(
 
 /// The old and new flow tables, mapped into memory.
 struct FlowTables {
-    old: Vec<OldTable>,
+    old: Vec<MappedArray>,
     new: MappedArray,
     seed: u64,
     hz: u32,
 }
 
 impl FlowTables {
-    fn open(old: &[PathBuf], pins: &Pins, hz: u32, old_entries: &[OldEntry]) -> Result<Self> {
-        let old = old.iter().map(|pin| OldTable::open(pin, old_entries)).collect::<Result<_>>()?;
+    fn open(old: &[PathBuf], pins: &Pins, hz: u32) -> Result<Self> {
+        let old = old.iter().map(|pin| MappedArray::open(pin)).collect::<Result<_>>()?;
         Ok(Self { old, new: MappedArray::open(&pins.map(FLOWS))?, seed: seeds::flow_seed(pins)?, hz })
     }
 
@@ -163,7 +155,7 @@ impl FlowTables {
         let within = since.map(|since| since.elapsed().as_secs() as u32 + 1);
         let mut sum = CopyResult::default();
         for old in &self.old {
-            let migrated = old.copy_to(&new, flows::clock(self.hz)?, within);
+            let migrated = new.copy_from(old.slots(), flows::clock(self.hz)?, within);
             sum.entries += migrated.entries;
             sum.dropped += migrated.dropped;
         }
@@ -183,7 +175,7 @@ pub(super) fn wait_for_programs() -> Result<()> {
 }
 
 /// Name of the flow table with this id, once another one replaces it.
-pub(super) fn old_name(id: u32) -> String {
+fn old_name(id: u32) -> String {
     format!("{OLD}{id}")
 }
 

@@ -1,8 +1,7 @@
 //! Upgrade at a start: this program takes over the pins of an older ABI version, while that version's program forwards.
 //!
 //! 1. [`Upgrade::begin`]: pins of the maps for this version are staged in the directory of the old one. Maps with the
-//!    same layout are shared: the same map gets a second pin. Maps that only daemons write are copied. A flow table
-//!    with another layout is the old one of a resize.
+//!    same layout are shared: the same map gets a second pin. Maps that only daemons write are copied.
 //! 2. The program is loaded over the staged pins, and the configuration is checked.
 //! 3. [`Upgrade::commit`]: the staged pins and the links move to the directory of this version. The pin of the control
 //!    map decides which version the pins are of.
@@ -18,17 +17,11 @@ mod old_abi;
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{MapData, MapInfo};
+use aya::maps::MapData;
 use slb_common::abi::ABI_VERSION;
 
 use self::old_abi::{Conversion, OldAbi};
-use super::{
-    bpffs,
-    map_shapes::FLOWS,
-    pins::Pins,
-    resize::{self, OldEntry},
-    xdp::Program,
-};
+use super::{bpffs, pins::Pins, resize, xdp::Program};
 
 /// The versions that this program takes over.
 static OLD_ABIS: [OldAbi; 1] = [abi10::ABI];
@@ -38,11 +31,6 @@ const CONTROL: &str = "CONTROL";
 /// Versions of the ABI whose pins this program takes over.
 pub fn readable_versions() -> Vec<u32> {
     OLD_ABIS.iter().map(|abi| abi.version).collect()
-}
-
-/// The flow-table entries of these versions that have another layout.
-pub fn old_entries() -> Vec<OldEntry> {
-    OLD_ABIS.iter().filter_map(|abi| abi.flow_entry).collect()
 }
 
 /// An upgrade that is not finished. Dropping it restores the old version's pins, unless a link has the new program.
@@ -165,12 +153,8 @@ impl Upgrade {
                 copy(&self.old.map(name), &staged.map(name))?;
             }
         }
-        for shape in self.abi.shared() {
+        for shape in self.abi.shared {
             share(&self.old.map(shape.name), &staged.map(shape.name))?;
-        }
-        if self.abi.flow_entry.is_some() {
-            let flows = self.old.map(FLOWS);
-            share(&flows, &staged.map(&resize::old_name(MapInfo::from_pin(&flows)?.id())))?;
         }
         // A resize that has not ended goes on in this version.
         for (name, pin) in self.old.maps()?.into_iter().filter(|(name, _)| resize::is_old(name)) {

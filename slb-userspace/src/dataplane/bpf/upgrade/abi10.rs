@@ -4,14 +4,13 @@ use std::{os::fd::AsFd as _, path::Path};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, MapType, PerCpuArray, PerCpuValues};
-use slb_common::abi::{
-    ABI_VERSION,
-    control::Control,
-    stats::{Action, Totals},
-};
+use slb_common::abi::{ABI_VERSION, control::Control, stats::Totals};
 
 use super::{
-    super::{map_shapes::shape, syscall},
+    super::{
+        map_shapes::{of_maps, shape, sized},
+        syscall,
+    },
     old_abi::{ChangedMap, Conversion, OldAbi},
 };
 
@@ -19,7 +18,7 @@ pub(super) const ABI: OldAbi = OldAbi {
     version: 10,
     changed: &[
         ChangedMap {
-            shape: shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
+            shape: shape("CONTROL", MapType::Array, 4, 24, 1),
             conversion: Conversion::Copy(copy_control),
         },
         ChangedMap {
@@ -27,13 +26,30 @@ pub(super) const ABI: OldAbi = OldAbi {
             conversion: Conversion::Add(add_totals),
         },
     ],
-    flow_entry: None,
+    shared: &[
+        of_maps("SERVICE_INDEX", 1_196_080, 1),
+        shape("SERVICES", MapType::Array, 4, 256, 4096),
+        of_maps("LOOKUP_TABLES", 262_168, 12_288),
+        sized("BACKENDS", MapType::Array, 64),
+        sized("NEXT_HOPS", MapType::Array, 24),
+        shape("RESIZING", MapType::Array, 4, 8, 1),
+        sized("FLOWS", MapType::Array, 64),
+        shape("ROUND_ROBIN", MapType::Array, 4, 8, 4096),
+        sized("CONNECTIONS", MapType::Array, 8),
+        shape("INTERFACES", MapType::DevMapHash, 4, 8, 256),
+        shape("INTERFACE_TABLE", MapType::Array, 4, 32, 65_536),
+        shape("OWN_MACS", MapType::Hash, 8, 8, 8192),
+        shape("SERVICE_COUNTERS", MapType::PerCpuArray, 4, 40, 4096),
+        sized("BACKEND_COUNTERS", MapType::PerCpuArray, 40),
+    ],
 };
 
+/// Actions.
+const ACTIONS: usize = 4;
 /// Reasons per action. Later versions append reasons.
 const REASONS: usize = 32;
 /// Words of the packets by action and reason, which come first.
-const PACKETS: usize = Action::ALL.len() * REASONS;
+const PACKETS: usize = ACTIONS * REASONS;
 /// Totals of one CPU: packets, three counters of evictions, five rate limiters.
 type OldTotals = [u64; PACKETS + 3 + 5];
 
@@ -76,7 +92,7 @@ fn open(path: &Path) -> Result<MapData> {
 
 #[cfg(test)]
 mod tests {
-    use slb_common::abi::stats::Reason;
+    use slb_common::abi::stats::{Action, Reason};
 
     use super::*;
 

@@ -1,24 +1,19 @@
-//! Description of an older ABI version, by what differs from this one.
+//! Description of an older ABI version: the shapes of its maps, and which of them differ from this version's.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-use super::super::{
-    map_shapes::{FLOWS, MAP_SHAPES, MapShape},
-    pins::Pins,
-    resize::OldEntry,
-};
+use super::super::{map_shapes::MapShape, pins::Pins};
 
 /// An older ABI version whose maps this program takes over.
 pub(super) struct OldAbi {
     pub(super) version: u32,
-    /// Its maps with another layout or meaning. All others are the same in both versions: the programs of both share
-    /// them, so nothing that packets change meanwhile can be missed.
+    /// Its maps with another layout or meaning.
     pub(super) changed: &'static [ChangedMap],
-    /// The entries of its flow table, if they have another layout. The new version then gets a table of its own, which
-    /// is filled as in a resize.
-    pub(super) flow_entry: Option<OldEntry>,
+    /// Its maps that are the same in this version: the programs of both share them, so nothing that packets change
+    /// meanwhile can be missed. Their sizes are literal: a later change of a type does not redefine this version.
+    pub(super) shared: &'static [MapShape],
 }
 
 /// A map with another layout or meaning in an older version.
@@ -39,20 +34,13 @@ pub(super) enum Conversion {
 }
 
 impl OldAbi {
-    /// The maps that both versions share.
-    pub(super) fn shared(&self) -> impl Iterator<Item = &'static MapShape> {
-        let is_changed = |name| self.changed.iter().any(|changed| changed.shape.name == name);
-        let is_shared = move |name| !is_changed(name) && (name != FLOWS || self.flow_entry.is_none());
-        MAP_SHAPES.iter().filter(move |shape| is_shared(shape.name))
-    }
-
-    /// Checks that all maps are pinned and have the shapes of this version.
+    /// Checks that all maps are pinned and have the shapes of the older version.
     ///
     /// # Errors
     /// A map is missing, or has another shape.
     pub(super) fn verify(&self, pins: &Pins) -> Result<()> {
         let changed = self.changed.iter().map(|changed| &changed.shape);
-        for shape in changed.chain(self.shared()) {
+        for shape in changed.chain(self.shared) {
             shape
                 .verify(&pins.map(shape.name))
                 .with_context(|| format!("cannot take over the maps of ABI version {}", self.version))?;

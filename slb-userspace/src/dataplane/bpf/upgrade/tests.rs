@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use aya::maps::{Array, Map, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, Map, MapInfo, PerCpuArray, PerCpuValues};
 use slb_common::abi::{
     control::Control,
     stats::{Action, Reason, Totals},
@@ -12,6 +12,7 @@ use slb_config::model::XdpMode;
 use super::{
     super::{
         loader::{self, MapSizes},
+        map_shapes::MAP_SHAPES,
         syscall,
     },
     *,
@@ -202,4 +203,20 @@ fn expect_totals(pins: &Pins) {
     let forwarded = |totals: &Totals| totals.packets[Action::Forward as usize][Reason::ToServer as usize];
     let forwarded: u64 = totals.get(&0, 0).unwrap().iter().map(forwarded).sum();
     assert_eq!(forwarded, COUNTED * processors() as u64);
+}
+
+/// A change of a type in a later version must not redefine an older one.
+#[test]
+fn maps_shared_with_older_versions_have_the_shapes_of_this_version() {
+    for abi in &OLD_ABIS {
+        for shape in abi.shared {
+            assert!(MAP_SHAPES.contains(shape), "ABI {}: {shape:?}", abi.version);
+        }
+        let changed = abi.changed.iter().map(|changed| changed.shape.name);
+        let mut names: Vec<_> = abi.shared.iter().map(|shape| shape.name).chain(changed).collect();
+        let mut today = MAP_SHAPES.map(|shape| shape.name);
+        names.sort_unstable();
+        today.sort_unstable();
+        assert_eq!(names, today, "ABI {}", abi.version);
+    }
 }
