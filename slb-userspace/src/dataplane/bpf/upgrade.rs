@@ -16,7 +16,7 @@ mod old_abi;
 
 use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::maps::MapData;
 use slb_common::abi::ABI_VERSION;
 
@@ -27,6 +27,8 @@ use super::{bpffs, pins::Pins, resize, xdp::Program};
 static OLD_ABIS: [OldAbi; 1] = [abi10::ABI];
 /// The map whose pin marks the version that is in use.
 const CONTROL: &str = "CONTROL";
+/// Prefix of the pins of counters that are being added to those of this version.
+const ADDED: &str = "ADDED_";
 
 /// Versions of the ABI whose pins this program takes over.
 pub fn readable_versions() -> Vec<u32> {
@@ -50,6 +52,16 @@ enum Phase {
     Committed { programs: Vec<u32> },
     /// Nothing is to be restored.
     Final,
+}
+
+/// Where the new program has replaced the old one.
+enum Replacement {
+    /// No interface has a link.
+    NoLink,
+    /// In none of the links.
+    Nowhere,
+    /// At least in one link.
+    Somewhere,
 }
 
 impl Upgrade {
@@ -76,6 +88,11 @@ impl Upgrade {
                 return Err(error);
             }
             // A first start of the old version was killed: no program uses its maps.
+            tracing::warn!(
+                version = abi.version,
+                error = format!("{error:#}"),
+                "removing incomplete maps of an older ABI version, which no link uses"
+            );
             upgrade.phase = Phase::Final;
             upgrade.old.remove_version()?;
             new.create_version()?;
@@ -116,10 +133,25 @@ impl Upgrade {
     /// Step 4.
     ///
     /// # Errors
-    /// Counters cannot be read or written, or a pin of the old version cannot be removed.
-    pub fn finish(mut self, program: &mut Program) -> Result<()> {
+    /// No link has taken the new program: the pins are those of the old version again. Or counters cannot be read or
+    /// written, or a pin of the old version cannot be removed.
+    pub fn finish(self, program: &mut Program) -> Result<()> {
         let is_everywhere = program.replace_in(&bpffs::entries(&self.new.links())?);
         resize::wait_for_programs()?;
+        self.conclude(is_everywhere)
+    }
+
+    /// The end of step 4. `is_everywhere`: no link keeps the old program.
+    fn conclude(mut self, is_everywhere: bool) -> Result<()> {
+        if let Phase::Committed { programs } = &self.phase
+            && let Replacement::Nowhere = self.replacement(programs)?
+        {
+            bail!(
+                "no link takes the new program, and the maps of ABI version {} stay in use: the log names the links",
+                self.abi.version
+            );
+        }
+        self.phase = Phase::Final;
         if !is_everywhere {
             tracing::warn!(
                 version = self.abi.version,
@@ -127,14 +159,13 @@ impl Upgrade {
             );
             return Ok(());
         }
-        self.phase = Phase::Final;
         for changed in self.abi.changed {
             let (name, Conversion::Add(add)) = (changed.shape.name, &changed.conversion) else { continue };
-            let old = self.old.map(name);
+            let (old, added) = (self.old.map(name), self.old.map(&format!("{ADDED}{name}")));
             if old.exists() {
-                add(&old, &self.new.map(name))?;
-                // Not twice, if this process ends now.
-                fs::remove_file(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+                // First, so that the next start does not add them again if this process ends meanwhile.
+                rename(&old, &added)?;
+                add(&added, &self.new.map(name))?;
             }
         }
         self.old.remove_version()?;
@@ -171,10 +202,22 @@ impl Upgrade {
         self.new.remove_version()
     }
 
+    /// In which links the new program is. The links had `programs` before.
+    fn replacement(&self, programs: &[u32]) -> Result<Replacement> {
+        let bound = self.new.bound()?;
+        let mut bound = bound.iter().filter(|(_, bound)| bound.interface.is_some()).peekable();
+        Ok(if bound.peek().is_none() {
+            Replacement::NoLink
+        } else if bound.any(|(_, bound)| !programs.contains(&bound.program)) {
+            Replacement::Somewhere
+        } else {
+            Replacement::Nowhere
+        })
+    }
+
     /// Gives the links back to the old version, unless one of them has another program than before.
     fn roll_back(&self, programs: &[u32]) -> Result<()> {
-        let moved = self.new.bound()?;
-        if moved.iter().any(|(_, bound)| bound.interface.is_some() && !programs.contains(&bound.program)) {
+        if let Replacement::Somewhere = self.replacement(programs)? {
             return Ok(());
         }
         move_links(&self.new, &self.old)?;

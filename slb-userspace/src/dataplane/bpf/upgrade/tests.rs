@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use aya::maps::{Array, Map, MapInfo, PerCpuArray, PerCpuValues};
+use aya::{
+    EbpfLoader,
+    maps::{Array, Map, MapInfo, MapType, PerCpuArray, PerCpuValues},
+};
 use slb_common::abi::{
     control::Control,
     stats::{Action, Reason, Totals},
@@ -12,13 +15,16 @@ use slb_config::model::XdpMode;
 use super::{
     super::{
         loader::{self, MapSizes},
-        map_shapes::MAP_SHAPES,
+        map_shapes::{MAP_SHAPES, shape},
         syscall,
     },
+    old_abi::ChangedMap,
     *,
 };
 
 const SIZES: MapSizes = MapSizes { flows: 1024, backends: 64 };
+/// An object whose XDP program has another name.
+static DECAP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-decap.o"));
 /// Index of the loopback interface in each network namespace.
 const LOOPBACK: u32 = 1;
 const OLD: Control = Control { abi_version: 10, generation: 7, seed: 8, flow_seed: 9 };
@@ -116,6 +122,90 @@ fn finished_upgrade_has_the_flows_seeds_and_counters_of_the_old_version() {
         assert_eq!(control.get(&0, 0).unwrap(), Control { abi_version: ABI_VERSION, ..OLD });
         expect_totals(pins);
         assert!(Upgrade::begin(pins).unwrap().is_none());
+    });
+}
+
+/// As when the driver of the only interface refuses the new program.
+#[test]
+fn program_that_no_link_takes_is_an_error_and_restores_the_old_pins() {
+    with_old_pins(|pins| {
+        let (before, program) = (listing(pins), program_of(&pins.of_version(10)));
+        let mut upgrade = Upgrade::begin(pins).unwrap().unwrap();
+        let new = loader::load(&upgrade.pins(), SIZES).unwrap();
+        upgrade.commit().unwrap();
+        let error = format!("{:#}", upgrade.conclude(false).unwrap_err());
+        assert!(error.contains("ABI version 10"), "{error}");
+        drop(new);
+        assert_eq!(listing(pins), before);
+        assert_eq!(program_of(&pins.of_version(10)), program);
+    });
+}
+
+#[test]
+fn link_that_holds_another_program_keeps_the_old_pins() {
+    with_old_pins(|pins| {
+        let old = pins.of_version(10);
+        fs::remove_file(old.link(LOOPBACK)).unwrap();
+        let mut other = Program::load(&mut EbpfLoader::new(), DECAP, "slb_decap").unwrap();
+        other.attach(&old.link(LOOPBACK), LOOPBACK, XdpMode::Generic).unwrap();
+        let (before, program) = (listing(pins), program_of(&old));
+        let mut upgrade = Upgrade::begin(pins).unwrap().unwrap();
+        let mut new = loader::load(&upgrade.pins(), SIZES).unwrap();
+        upgrade.commit().unwrap();
+        upgrade.finish(&mut new).unwrap_err();
+        drop(new);
+        assert_eq!(listing(pins), before);
+        assert_eq!(program_of(&old), program);
+    });
+}
+
+/// Another link has the new program, so there is no way back.
+#[test]
+fn link_that_keeps_the_old_program_leaves_both_pins_until_the_next_start() {
+    with_old_pins(|pins| {
+        let old = pins.of_version(10);
+        let mut upgrade = Upgrade::begin(pins).unwrap().unwrap();
+        let mut new = loader::load(&upgrade.pins(), SIZES).unwrap();
+        upgrade.commit().unwrap();
+        assert!(new.replace_in(&[pins.link(LOOPBACK)]));
+        upgrade.conclude(false).unwrap();
+        assert!(pins.exist().unwrap() && pins.link(LOOPBACK).exists());
+        assert!(old.map("FLOWS").exists() && old.map("TOTALS").exists());
+        let upgrade = Upgrade::begin(pins).unwrap().unwrap();
+        upgrade.finish(&mut new).unwrap();
+        assert!(!old.version().exists());
+        expect_totals(pins);
+    });
+}
+
+/// A daemon that is killed between the addition and the removal of the old pin.
+#[test]
+fn counters_are_added_once_by_an_upgrade_that_is_killed_after_the_addition() {
+    fn add_and_end(old: &Path, new: &Path) -> Result<()> {
+        let mut additions = abi10::ABI.changed.iter().filter_map(|changed| match changed.conversion {
+            Conversion::Add(add) => Some(add),
+            Conversion::Copy(_) => None,
+        });
+        additions.try_for_each(|add| add(old, new))?;
+        anyhow::bail!("killed")
+    }
+    static KILLED: OldAbi = OldAbi {
+        changed: &[ChangedMap {
+            shape: shape("TOTALS", MapType::PerCpuArray, 4, 8 * 136, 1),
+            conversion: Conversion::Add(add_and_end),
+        }],
+        ..abi10::ABI
+    };
+    with_old_pins(|pins| {
+        let mut upgrade = Upgrade::begin(pins).unwrap().unwrap();
+        let mut new = loader::load(&upgrade.pins(), SIZES).unwrap();
+        upgrade.commit().unwrap();
+        upgrade.abi = &KILLED;
+        upgrade.finish(&mut new).unwrap_err();
+        expect_totals(pins);
+        Upgrade::begin(pins).unwrap().unwrap().finish(&mut new).unwrap();
+        assert!(!pins.of_version(10).version().exists());
+        expect_totals(pins);
     });
 }
 
