@@ -300,13 +300,9 @@ pub fn servers(status: &Status) -> impl Iterator<Item = &ApiServer> {
 fn slbd_of(release: Release) -> Result<PathBuf> {
     match release {
         Release::Current => program("slbd", "SLBD"),
-        Release::Previous => program(&format!("slbd-v{PREVIOUS_ABI}"), "SLBD_PREVIOUS"),
+        Release::Previous => program(&format!("slbd-v{PREVIOUS_ABI}"), "SLBD_PREVIOUS")
+            .context("the previous release is missing: `cargo xtask test upgrade::` builds it"),
     }
-}
-
-/// Whether the earlier release of `slbd` has been built.
-pub fn has_previous() -> bool {
-    slbd_of(Release::Previous).is_ok()
 }
 
 /// Finds a program beside this one or in a directory above, up to the build's, unless the environment variable names

@@ -8,11 +8,12 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use nix::unistd::geteuid;
 use slb_common::abi::ABI_VERSION;
 use slb_tests::{
     World,
     config::{Group, Listener, Target},
-    daemon::{PREVIOUS_ABI, Release, has_previous, servers},
+    daemon::{PREVIOUS_ABI, Release, servers},
     scenario,
     server::Service,
     traffic::Traffic,
@@ -30,6 +31,8 @@ const LONG_LIVED: usize = 16;
 const EXCHANGES: u64 = 100;
 /// `max_servers` of the maps; one of the configurations has more.
 const MAX_SERVERS: u32 = 1024;
+/// Upgrades until one is killed after its commit.
+const ATTEMPTS: u32 = 5;
 /// How long a step of a start may take.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Upper bound of packets of one flow that are lost while the flow table is exchanged.
@@ -40,7 +43,7 @@ const LOST_OF_A_FLOW: u64 = 16;
 #[test]
 fn upgrade_moves_no_flow_and_loses_no_packet() {
     scenario!(&WEIGHTS, |world| {
-        let Some(mut before) = Before::prepare(world)? else { return Ok(()) };
+        let mut before = Before::prepare(world)?;
         before.traffic.progress(EXCHANGES)?;
         let pins = listing(&world.plan.pin_dir)?;
         upgrade_is_refused(world)?;
@@ -58,53 +61,93 @@ fn upgrade_moves_no_flow_and_loses_no_packet() {
     });
 }
 
-/// Daemons killed at each step of an upgrade leave forwarding as it is. Until the new version's pins are in use, the
-/// old version starts again; from then on the new one goes on.
+/// Daemons killed in each phase of an upgrade leave forwarding as it is. Until the new version's pins are in use, the old
+/// version starts again; from then on the new one goes on.
 #[test]
 fn sigkill_during_upgrade_loses_nothing() {
-    scenario!(&WEIGHTS, |world| {
-        let Some(mut before) = Before::prepare(world)? else { return Ok(()) };
-        for milestone in ["upgrading the maps", "XDP program loaded"] {
-            world.set_release(Release::Current)?;
-            let lines = world.log().matches(milestone).count();
-            world.start_without_waiting()?;
-            world.wait_for_log(milestone, lines)?;
-            world.kill()?;
+    let mut hit = false;
+    for _ in 0..ATTEMPTS {
+        scenario!(&WEIGHTS, |world| {
+            let mut before = Before::prepare(world)?;
+            for phase in [Phase::Staged, Phase::Loading] {
+                kill_in(world, phase)?;
+                before.traffic.progress(EXCHANGES)?;
+                before.flows.expect_undisturbed()?;
+                world.set_release(Release::Previous)?;
+                world.start()?;
+                before.traffic.progress(EXCHANGES)?;
+                before.programs = world.programs()?;
+                world.terminate()?;
+            }
+            hit = kill_in(world, Phase::Committed)?;
             before.traffic.progress(EXCHANGES)?;
             before.flows.expect_undisturbed()?;
-            if is_committed(world) {
-                println!("killed after `{milestone}`: too late for the old version");
-                continue;
-            }
-            world.set_release(Release::Previous)?;
             world.start()?;
-            before.traffic.progress(EXCHANGES)?;
-            before.programs = world.programs()?;
-            world.terminate()?;
+            before.expect_upgraded(world)?;
+            before.finish(world)
+        });
+        // Without root, the scenario counts as skipped.
+        if hit || !geteuid().is_root() {
+            return;
         }
-        world.set_release(Release::Current)?;
-        world.start_without_waiting()?;
-        let end = Instant::now() + LIMIT;
-        // The next steps take milliseconds only, so the loop does not sleep.
-        while !is_committed(world) {
-            ensure!(Instant::now() < end, "no upgrade within {LIMIT:?}");
-        }
-        world.kill()?;
-        let is_complete = !directory(world, PREVIOUS_ABI).exists();
-        println!("killed after the commit; the upgrade was complete: {is_complete}");
-        before.traffic.progress(EXCHANGES)?;
-        before.flows.expect_undisturbed()?;
-        world.start()?;
-        before.expect_upgraded(world)?;
-        before.finish(world)
-    });
+    }
+    panic!("no kill between commit and finish in {ATTEMPTS} upgrades");
+}
+
+/// A phase of an upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The pins of the new version are staged.
+    Staged,
+    /// The programs are loaded over the staged pins. The loader makes `TOTALS` before the kernel verifies them.
+    Loading,
+    /// The pins are those of the new version, and those of the old one still exist.
+    Committed,
+}
+
+impl Phase {
+    /// Whether the pins are those of this phase or a later one.
+    fn has_begun(self, world: &World) -> bool {
+        let pin = match self {
+            Self::Staged => format!("v{PREVIOUS_ABI}/maps/V{ABI_VERSION}_CONTROL"),
+            Self::Loading => format!("v{PREVIOUS_ABI}/maps/V{ABI_VERSION}_TOTALS"),
+            Self::Committed => format!("v{ABI_VERSION}/maps/CONTROL"),
+        };
+        world.plan.pin_dir.join(pin).exists()
+    }
+}
+
+/// Starts the new version and kills it in a phase. Returns whether it was in this phase at its end. The phases before
+/// the commit take as long as the verifier, so the kill must hit them. The steps after the commit take milliseconds: the
+/// upgrade may be complete.
+fn kill_in(world: &mut World, phase: Phase) -> Result<bool> {
+    const STAGED: &str = "upgrading the maps";
+    let lines = world.log().matches(STAGED).count();
+    world.set_release(Release::Current)?;
+    world.start_without_waiting()?;
+    // Only then the staged pins are of this start, not of one that was killed before.
+    world.wait_for_log(STAGED, lines)?;
+    let end = Instant::now() + LIMIT;
+    // Without a sleep, which would last longer than a phase.
+    while !phase.has_begun(world) {
+        ensure!(Instant::now() < end, "no phase {phase:?} within {LIMIT:?}");
+    }
+    world.kill()?;
+    let (old, is_committed) = (directory(world, PREVIOUS_ABI), Phase::Committed.has_begun(world));
+    let hit = match phase {
+        Phase::Staged | Phase::Loading => !is_committed && phase.has_begun(world),
+        Phase::Committed => old.exists(),
+    };
+    println!("killed in phase {phase:?}: {hit}");
+    ensure!(hit || phase == Phase::Committed, "the kill in phase {phase:?} came too late");
+    Ok(hit)
 }
 
 /// The flow table grows in the same start.
 #[test]
 fn upgrade_with_a_larger_flow_table_moves_no_flow() {
     scenario!(&WEIGHTS, |world| {
-        let Some(before) = Before::prepare(world)? else { return Ok(()) };
+        let before = Before::prepare(world)?;
         world.plan.flow_table_entries *= 4;
         world.set_release(Release::Current)?;
         world.start()?;
@@ -135,20 +178,18 @@ struct Before {
 }
 
 impl Before {
-    /// Starts the previous release and traffic, migrates slots, sets an override, and ends the daemon. `None` if that
-    /// release has not been built.
-    fn prepare(world: &mut World) -> Result<Option<Self>> {
-        if !has_previous() {
-            println!("skipped: no slbd of ABI {PREVIOUS_ABI}: `cargo xtask test` builds it");
-            return Ok(None);
-        }
+    /// Starts the previous release and traffic, migrates slots, sets an override, and ends the daemon.
+    ///
+    /// # Errors
+    /// The previous release has not been built. Or one of these steps fails.
+    fn prepare(world: &mut World) -> Result<Self> {
+        world.set_release(Release::Previous)?;
         prepare(world)?;
         for backend in &world.net.backends {
             backend.decapsulate(&world.plan.tunnel_addresses)?;
         }
         world.plan.max_servers = Some(MAX_SERVERS);
         beside::plan(&mut world.plan);
-        world.set_release(Release::Previous)?;
         world.start()?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let mut flows = Flows::default();
@@ -170,7 +211,7 @@ impl Before {
         let (dropped, forwarded) = (counted(world, "drop")?, counted(world, "forward")?);
         let new_flows = new_flows(world)?;
         world.terminate()?;
-        Ok(Some(Self { traffic, flows, programs, dropped, forwarded, new_flows }))
+        Ok(Self { traffic, flows, programs, dropped, forwarded, new_flows })
     }
 
     /// Fails unless every interface runs the same program as before, and traffic goes on.
@@ -274,11 +315,6 @@ fn counted(world: &World, verdict: &str) -> Result<u64> {
 
 fn new_flows(world: &World) -> Result<u64> {
     Ok(servers(&world.status()?).map(|server| server.counters.total_flows).sum())
-}
-
-/// Whether the pins in use are those of this version.
-fn is_committed(world: &World) -> bool {
-    directory(world, ABI_VERSION).join("maps/CONTROL").exists()
 }
 
 fn directory(world: &World, version: u32) -> PathBuf {
