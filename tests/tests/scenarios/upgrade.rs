@@ -1,5 +1,7 @@
 //! An upgrade from the previous ABI version under traffic in all modes, its failures, and a refused downgrade.
 
+mod affinity;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -12,13 +14,14 @@ use nix::unistd::geteuid;
 use slb_common::abi::ABI_VERSION;
 use slb_tests::{
     World,
-    config::{Group, Listener, Target},
+    config::{Group, Listener, Plan, Target},
     daemon::{PREVIOUS_ABI, Release, servers},
     scenario,
     server::Service,
     traffic::Traffic,
 };
 
+use self::affinity::Affinity;
 use super::modes::{
     beside::{self, prepare},
     flows::Flows,
@@ -155,6 +158,7 @@ fn upgrade_with_a_larger_flow_table_moves_no_flow() {
         ensure!(entries == u64::from(world.plan.flow_table_entries), "a flow table of {entries} entries");
         before.traffic.progress(EXCHANGES)?;
         before.flows.expect_undisturbed()?;
+        before.affinity.expect_kept(world)?;
         before.traffic.expect_unbroken(None)?;
         // Only packets of flows that begin while the flow table is exchanged.
         let lost = before.lost(world)?;
@@ -169,6 +173,7 @@ fn upgrade_with_a_larger_flow_table_moves_no_flow() {
 struct Before {
     traffic: Traffic,
     flows: Flows,
+    affinity: Affinity,
     /// Ids of the programs by interface.
     programs: BTreeMap<String, u64>,
     dropped: u64,
@@ -189,15 +194,17 @@ impl Before {
             backend.decapsulate(&world.plan.tunnel_addresses)?;
         }
         world.plan.max_servers = Some(MAX_SERVERS);
-        beside::plan(&mut world.plan);
+        affinity::plan_group(&mut world.plan);
+        plan_listeners(&mut world.plan);
         world.start()?;
+        let affinity = Affinity::begin(world)?;
         let traffic = Traffic::start(world, LONG_LIVED)?;
         let mut flows = Flows::default();
         flows.open(world)?;
         flows.open_nat(world)?;
         for server in 0..2 {
             world.plan.servers[server].weight = 0;
-            beside::plan(&mut world.plan);
+            plan_listeners(&mut world.plan);
             world.reload()?;
             if server == 0 {
                 flows.open(world)?;
@@ -207,11 +214,12 @@ impl Before {
         world.slb(&["server", "drain", "http", &drained(world)])?;
         traffic.progress(EXCHANGES)?;
         flows.expect_undisturbed()?;
+        affinity.expect_kept(world)?;
         let programs = world.programs()?;
         let (dropped, forwarded) = (counted(world, "drop")?, counted(world, "forward")?);
         let new_flows = new_flows(world)?;
         world.terminate()?;
-        Ok(Self { traffic, flows, programs, dropped, forwarded, new_flows })
+        Ok(Self { traffic, flows, affinity, programs, dropped, forwarded, new_flows })
     }
 
     /// Fails unless every interface runs the same program as before, and traffic goes on.
@@ -232,6 +240,7 @@ impl Before {
         world.wait_for_line(&["maps upgraded", &format!("from={PREVIOUS_ABI}")])?;
         self.traffic.progress(EXCHANGES)?;
         self.flows.expect_undisturbed()?;
+        self.affinity.expect_kept(world)?;
         self.traffic.expect_unbroken(None)?;
         let list = world.slb(&["server", "list"])?;
         ensure!(list.contains(&format!("{}: draining set by", drained(world))), "{list}");
@@ -262,6 +271,12 @@ impl Before {
         ensure!(batch.retries == 0, "{} datagrams were lost", batch.retries);
         batch.expect_no_failure()
     }
+}
+
+/// Adds the listeners of all modes, and that with session persistence.
+fn plan_listeners(plan: &mut Plan) {
+    beside::plan(plan);
+    affinity::plan_listener(plan);
 }
 
 /// Starts the new version with more servers than the maps can hold.
