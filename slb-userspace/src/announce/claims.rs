@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -12,6 +13,10 @@ use crate::{dataplane::bpf::answers::VipAt, neigh::Mac};
 
 /// Probes without an answer after which a claim has ended.
 const MISSED_PROBES: u32 = 3;
+/// Most hosts that are kept for a VIP: a host may change its hardware address with every packet.
+const MAX_HOSTS: usize = 4;
+/// Time between two log lines for a VIP.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The claim of an ARP packet, without link header: its sender's addresses. `None` for a probe.
 pub(super) fn of_arp(packet: &[u8]) -> Option<(IpAddr, Mac)> {
@@ -32,38 +37,55 @@ pub(super) fn of_advertisement(packet: &[u8], mac: Mac) -> Option<(IpAddr, Mac)>
         .then_some((Ipv6Addr::from(target).into(), mac))
 }
 
-/// Hosts that claimed a VIP of this one, last.
+/// Hosts that claim a VIP of this one, at most [`MAX_HOSTS`] for each.
 #[derive(Debug, Default)]
-pub(super) struct Claims(BTreeMap<VipAt, (Mac, Instant)>);
+pub(super) struct Claims(BTreeMap<VipAt, Claimed>);
+
+#[derive(Debug, Default)]
+struct Claimed {
+    /// When each host was last seen.
+    hosts: BTreeMap<Mac, Instant>,
+    logged: Option<Instant>,
+}
 
 impl Claims {
-    /// Notes a claim; whether it is a new one.
+    /// Notes a claim; whether it is to be logged.
     pub(super) fn note(&mut self, at: VipAt, mac: Mac, now: Instant) -> bool {
-        self.0.insert(at, (mac, now)).is_none_or(|(before, _)| before != mac)
+        let Claimed { hosts, logged } = self.0.entry(at).or_default();
+        let is_new = hosts.insert(mac, now).is_none();
+        if hosts.len() > MAX_HOSTS {
+            let others = hosts.iter().filter(|(other, _)| **other != mac);
+            if let Some(oldest) = others.min_by_key(|(_, seen)| **seen).map(|(other, _)| *other) {
+                hosts.remove(&oldest);
+            }
+        }
+        let is_logged = logged.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL);
+        if !is_new || is_logged {
+            return false;
+        }
+        *logged = Some(now);
+        true
     }
 
-    /// Removes claims that have ended, and those of VIPs that are not announced; returns the former.
-    pub(super) fn expire(
-        &mut self,
-        is_announced: impl Fn(&VipAt) -> bool,
-        now: Instant,
-    ) -> Vec<(VipAt, Mac)> {
+    /// Removes claims that have ended, and those of VIPs that are not announced. Returns VIPs that no other host claims
+    /// any more.
+    pub(super) fn expire(&mut self, is_announced: impl Fn(&VipAt) -> bool, now: Instant) -> Vec<VipAt> {
         self.0.retain(|at, _| is_announced(at));
         let limit = PROBE_INTERVAL * MISSED_PROBES;
-        let ended = self.0.extract_if(.., |_, (_, seen)| now.saturating_duration_since(*seen) > limit);
-        ended.map(|(at, (mac, _))| (at, mac)).collect()
+        for claimed in self.0.values_mut() {
+            claimed.hosts.retain(|_, seen| now.saturating_duration_since(*seen) <= limit);
+        }
+        self.0.extract_if(.., |_, claimed| claimed.hosts.is_empty()).map(|(at, _)| at).collect()
     }
 
-    /// The host that claims a VIP.
-    pub(super) fn of(&self, at: &VipAt) -> Option<Mac> {
-        self.0.get(at).map(|(mac, _)| *mac)
+    /// The hosts that claim a VIP.
+    pub(super) fn of(&self, at: &VipAt) -> impl Iterator<Item = Mac> {
+        self.0.get(at).into_iter().flat_map(|claimed| claimed.hosts.keys().copied())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::{super::frames, *};
 
     const MAC: Mac = [2, 0, 0, 0, 0, 9];
@@ -75,10 +97,11 @@ mod tests {
         for frame in frames::announcement(four, MAC) {
             assert_eq!(of_arp(&frame[14..]), Some((four, MAC)));
         }
-        assert_eq!(of_arp(&frames::probe(four, MAC)[14..]), None);
+        assert_eq!(of_arp(&frames::probe(four, MAC, None).unwrap()[14..]), None);
         let advertisement = &frames::announcement(six, MAC)[0][14..];
         assert_eq!(of_advertisement(advertisement, MAC), Some((six, MAC)));
-        assert_eq!(of_advertisement(&frames::probe(six, MAC)[14..], MAC), None);
+        let probe = frames::probe(six, MAC, Some("fe80::1".parse().unwrap())).unwrap();
+        assert_eq!(of_advertisement(&probe[14..], MAC), None);
         for length in 0..18 {
             assert_eq!(of_arp(&frames::announcement(four, MAC)[0][14..14 + length]), None);
         }
@@ -88,19 +111,33 @@ mod tests {
     }
 
     #[test]
-    fn claim_is_new_once_and_ends_without_answers() {
+    fn claim_is_logged_once_and_ends_without_answers() {
         let (at, begun) = ((1, "192.0.2.10".parse().unwrap()), Instant::now());
+        let of = |claims: &Claims| claims.of(&at).collect::<Vec<_>>();
         let mut claims = Claims::default();
         assert!(claims.note(at, MAC, begun));
         assert!(!claims.note(at, MAC, begun + PROBE_INTERVAL));
-        assert!(claims.note(at, [2; 6], begun + PROBE_INTERVAL));
+        assert!(claims.note(at, [2; 6], begun + PROBE_INTERVAL), "another host");
+        assert_eq!(of(&claims), [MAC, [2; 6]]);
         let after = |probes: u32| begun + PROBE_INTERVAL * (1 + probes) + Duration::from_secs(1);
-        assert_eq!(claims.expire(|_| true, after(2)), []);
-        assert_eq!(claims.of(&at), Some([2; 6]));
-        assert_eq!(claims.expire(|_| true, after(3)), [(at, [2; 6])]);
-        assert_eq!(claims.of(&at), None);
+        assert!(!claims.note(at, [2; 6], after(0)));
+        assert_eq!(claims.expire(|_| true, after(3)), []);
+        assert_eq!(of(&claims), [[2; 6]], "the other one has ended");
+        assert_eq!(claims.expire(|_| true, after(4)), [at]);
+        assert_eq!(of(&claims), [[0; 6]; 0]);
         claims.note(at, MAC, begun);
         assert_eq!(claims.expire(|_| false, begun), []);
-        assert_eq!(claims.of(&at), None, "no VIP that is announced");
+        assert_eq!(of(&claims), [[0; 6]; 0], "no VIP that is announced");
+    }
+
+    #[test]
+    fn host_with_a_new_address_in_every_packet_is_logged_once_a_minute() {
+        let (at, begun) = ((1, "192.0.2.10".parse().unwrap()), Instant::now());
+        let mut claims = Claims::default();
+        let packet = |number: u16| begun + Duration::from_millis(10) * number.into();
+        let mac = |number: u16| [2, 0, 0, 0, (number >> 8) as u8, number as u8];
+        let logged = (0..12_000_u16).filter(|number| claims.note(at, mac(*number), packet(*number))).count();
+        assert_eq!(logged, 2, "in two minutes");
+        assert_eq!(claims.of(&at).collect::<Vec<_>>(), [11_996, 11_997, 11_998, 11_999].map(mac));
     }
 }

@@ -1,5 +1,5 @@
 //! Gratuitous ARP (RFC 5227, 3), unsolicited neighbour advertisements (RFC 4861, 7.2.6), and probes for other hosts with
-//! the same address (RFC 5227, 2.1.1; RFC 4862, 5.4.2).
+//! the same address (RFC 5227, 2.1.1; RFC 4861, 7.2.2).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,7 +19,8 @@ const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 /// Receivers replace what they knew.
 const OVERRIDE: u8 = 0x20;
-/// Option of the target's hardware address, of one unit of eight bytes.
+/// Options of the source's and of the target's hardware address, of one unit of eight bytes.
+const SOURCE_OPTION: [u8; 2] = [1, 1];
 const TARGET_OPTION: [u8; 2] = [2, 1];
 /// Hop limit of packets that no router has forwarded.
 const ON_LINK: u8 = 255;
@@ -38,15 +39,17 @@ pub(super) fn announcement(vip: IpAddr, mac: Mac) -> Vec<Vec<u8>> {
     }
 }
 
-/// A frame that another host with this VIP answers. It changes no host's neighbour entries.
-pub(super) fn probe(vip: IpAddr, mac: Mac) -> Vec<u8> {
+/// A frame that another host with this VIP answers, to this host alone: it changes no entry for the VIP. `link_local` is
+/// the interface's own link-local address. `None` for an IPv6 VIP without one: a solicitation from `::` is answered to all
+/// nodes (RFC 4861, 7.2.4), and with the override flag would move all clients to the other host.
+pub(super) fn probe(vip: IpAddr, mac: Mac, link_local: Option<Ipv6Addr>) -> Option<Vec<u8>> {
     match vip {
-        IpAddr::V4(vip) => arp(ARP_REQUEST, (mac, Ipv4Addr::UNSPECIFIED), (UNKNOWN, vip)),
+        IpAddr::V4(vip) => Some(arp(ARP_REQUEST, (mac, Ipv4Addr::UNSPECIFIED), (UNKNOWN, vip))),
         IpAddr::V6(vip) => {
             let [.., a, b, c] = vip.octets();
             let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
-            let body = [&[0; 4], &vip.octets()[..]].concat();
-            discovery(mac, Ipv6Addr::UNSPECIFIED, group, SOLICITATION, &body)
+            let body = [&[0; 4], &vip.octets()[..], &SOURCE_OPTION, &mac].concat();
+            link_local.map(|source| discovery(mac, source, group, SOLICITATION, &body))
         }
     }
 }
@@ -114,7 +117,7 @@ mod tests {
             (ArpOperation::REPLY, mac.clone(), vip.clone(), mac.clone(), vip.clone())
         );
         let probed = (ArpOperation::REQUEST, mac, vec![0; 4], vec![0; 6], vip);
-        assert_eq!(read_arp(&probe(ip("192.0.2.10"), MAC)), probed);
+        assert_eq!(read_arp(&probe(ip("192.0.2.10"), MAC, None).unwrap()), probed);
     }
 
     /// Hardware destination, addresses, type and payload of a valid frame of neighbour discovery.
@@ -138,11 +141,17 @@ mod tests {
         let Icmpv6Type::NeighborAdvertisement(flags) = kind else { panic!("{kind:?}") };
         assert_eq!([flags.router, flags.solicited, flags.r#override], [false, false, true]);
         assert_eq!(payload, [&vip.octets()[..], &[2, 1], &MAC].concat());
+    }
 
-        let (to, ends, kind, payload) = read_discovery(&probe(vip.into(), MAC));
+    #[test]
+    fn ipv6_probe_is_answered_to_this_host_alone() {
+        let vip: Ipv6Addr = "2001:db8::10".parse().unwrap();
+        let own: Ipv6Addr = "fe80::1".parse().unwrap();
+        let (to, ends, kind, payload) = read_discovery(&probe(vip.into(), MAC, Some(own)).unwrap());
         assert_eq!(to, [0x33, 0x33, 0xff, 0, 0, 0x10]);
-        assert_eq!(ends, [Ipv6Addr::UNSPECIFIED, "ff02::1:ff00:10".parse().unwrap()]);
+        assert_eq!(ends, [own, "ff02::1:ff00:10".parse().unwrap()]);
         assert!(matches!(kind, Icmpv6Type::NeighborSolicitation), "{kind:?}");
-        assert_eq!(payload, vip.octets());
+        assert_eq!(payload, [&vip.octets()[..], &[1, 1], &MAC].concat());
+        assert_eq!(probe(vip.into(), MAC, None), None, "an answer to `::` would go to all nodes");
     }
 }

@@ -127,8 +127,8 @@ impl Worker {
             self.answer(&host, &plan).await;
         }
         let plan = &self.plan;
-        for ((_, vip), mac) in self.claims.expire(|at| plan.contains_key(at), Instant::now()) {
-            tracing::info!(%vip, mac = text(mac), "the other host does not answer for the VIP any more");
+        for (_, vip) in self.claims.expire(|at| plan.contains_key(at), Instant::now()) {
+            tracing::info!(%vip, "no other host answers for the VIP any more");
         }
         let wanted = self.wanted.borrow().clone();
         if let Some(wanted) = wanted {
@@ -204,12 +204,15 @@ impl Worker {
 
     /// Sends what is due.
     fn send(&mut self) {
+        let host = Arc::clone(&self.interfaces.borrow());
         for (at, step) in self.schedule.take(Instant::now()) {
             let Some(place) = self.plan.get(&at) else { continue };
             let (interface, vip) = at;
             let all = match step {
                 Step::Announce(_) => frames::announcement(vip, place.mac),
-                Step::Probe => vec![frames::probe(vip, place.mac)],
+                Step::Probe => {
+                    frames::probe(vip, place.mac, host.link_local(interface)).into_iter().collect()
+                }
             };
             let sent = all.iter().try_for_each(|frame| self.sockets.send(interface, frame));
             if let Err(error) = sent {
@@ -219,7 +222,7 @@ impl Worker {
         }
     }
 
-    /// Warns once of another host that has a VIP.
+    /// Warns of another host that has a VIP, at most once a minute.
     async fn on_claim(&mut self, claim: io::Result<Claim>) {
         let Claim { interface, address, mac } = match claim {
             Ok(claim) => claim,
@@ -232,6 +235,7 @@ impl Worker {
         let Some(place) = self.plan.get(&at) else { return };
         let is_own = self.interfaces.borrow().links.iter().any(|link| link.mac == Some(mac));
         if is_own || !self.claims.note(at, mac, Instant::now()) {
+            // Later claims are published with the next refresh.
             return;
         }
         tracing::warn!(
@@ -257,7 +261,7 @@ impl Worker {
             if let Some(why) = self.troubles.get(name) {
                 announcement.troubles.push(format!("is not answered for on {name}: {why}"));
             }
-            if let Some(mac) = self.claims.of(&(*index, *vip)) {
+            for mac in self.claims.of(&(*index, *vip)) {
                 announcement.troubles.push(format!("another host on {name}, {}, answers for it", text(mac)));
             }
         }

@@ -1,6 +1,6 @@
 //! The interfaces of this host with their addresses, followed as [`super::vips`] does.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::{IpAddr, Ipv6Addr}, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
@@ -40,6 +40,18 @@ impl HostInterfaces {
     /// Indexes of the interfaces with an address whose on-link subnet contains `address`.
     pub fn on_link_with(&self, address: IpAddr) -> impl Iterator<Item = u32> {
         self.addresses.iter().filter(move |own| own.contains(address)).map(|own| own.interface)
+    }
+
+    /// The link-local address of an interface (RFC 4291, 2.5.6), once it is usable.
+    pub fn link_local(&self, interface: u32) -> Option<Ipv6Addr> {
+        self.addresses.iter().find_map(|own| match own.address {
+            IpAddr::V6(address)
+                if own.interface == interface && own.is_usable && address.is_unicast_link_local() =>
+            {
+                Some(address)
+            }
+            _ => None,
+        })
     }
 
     /// Of these interfaces and addresses, each with an interface's index and a prefix length.

@@ -1,6 +1,6 @@
 //! A second load balancer in front of the same servers.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use slb_api::types::Status;
@@ -19,6 +19,7 @@ pub struct Node {
     pub net: SecondNode,
     plan: Plan,
     programs: Programs,
+    log: PathBuf,
     daemon: Option<Daemon>,
 }
 
@@ -29,6 +30,11 @@ impl Node {
     /// It does not answer.
     pub fn status(&self) -> Result<Status> {
         self.programs.status(&self.plan.socket)
+    }
+
+    /// The log of this node's daemon.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
@@ -45,10 +51,11 @@ impl World {
         plan.socket = apart(&plan.socket);
         plan.state_dir = apart(&plan.state_dir);
         plan.tunnel_addresses = Family::ALL.map(second_address).into();
-        let programs = Programs::new(&net.slb, self.directory.path().join("slbd-second.log"))?;
+        let log = self.directory.path().join("slbd-second.log");
+        let programs = Programs::new(&net.slb, log.clone())?;
         let config = self.write_config("second.toml", &plan.toml())?;
         let daemon = Some(programs.run(&config)?);
-        let mut node = Node { net, plan, programs, daemon };
+        let mut node = Node { net, plan, programs, log, daemon };
         let daemon = node.daemon.as_mut().context("no daemon runs")?;
         daemon.ready(&node.programs, &node.plan.socket)?;
         Ok(node)

@@ -303,3 +303,34 @@ fn clients_follow_the_announcement_of_a_node_that_takes_over() {
         Ok(())
     });
 }
+
+/// The daemon of the first node is killed, and its filter goes on answering. The second node probes.
+#[test]
+fn probe_for_another_node_changes_no_entry_of_a_client() {
+    scenario!(&WEIGHTS, |world| {
+        prepare(world, DirectMode::Ipip(Family::V4))?;
+        start(world)?;
+        world.net.bridge_client()?;
+        expect_reached(world, "behind a bridge")?;
+        let (before, first) = (entries(world)?, text(world.net.slb.mac("client0")?));
+        world.kill()?;
+
+        let node = world.second_node()?;
+        world.net.bridge_second(&node.net)?;
+        let second = text(node.net.slb.mac("client0")?);
+        expect_entries(world, before, &second)?;
+        for family in Family::ALL {
+            let vip = family.vip().to_string();
+            wait_for(&format!("{family}: an answer to the probe"), PROBED, || {
+                let log = node.log();
+                let mut lines = log.lines().filter(|line| line.contains("another host answers for the VIP"));
+                Ok(lines.any(|line| line.contains(&vip) && line.contains(&first)).then_some(()))
+            })?;
+        }
+        for family in Family::ALL {
+            let entry = world.net.vip_neighbour(family)?;
+            ensure!(entry.as_deref() == Some(&*second), "{family}: {entry:?} in place of {second}");
+        }
+        Ok(())
+    });
+}
