@@ -11,8 +11,14 @@ use crate::{
 
 /// Length of an ARP frame without padding.
 pub const ARP_LENGTH: usize = 42;
-/// Length of the part of a neighbour solicitation that is read: without options.
+/// Length of a neighbour solicitation without options.
 pub const SOLICITATION_LENGTH: usize = 78;
+/// Most units of eight bytes of a solicitation's options. One with more is not answered.
+pub const MAX_OPTION_UNITS: usize = 8;
+/// Bytes of a unit of options (RFC 4861, 4.6).
+pub const OPTION_UNIT: usize = 8;
+/// Length of the longest solicitation.
+pub const DISCOVERY_LENGTH: usize = SOLICITATION_LENGTH + MAX_OPTION_UNITS * OPTION_UNIT;
 /// Length of a neighbour advertisement with the option of the target's hardware address.
 pub const ADVERTISEMENT_LENGTH: usize = 86;
 
@@ -23,6 +29,7 @@ type Mac = [u8; 6];
 const ARP_TYPES: [u8; 6] = [0, 1, 8, 0, 6, 4];
 const REQUEST: u8 = 1;
 const REPLY: u8 = 2;
+const ETHERNET_SOURCE: usize = 6;
 /// The first byte behind the Ethernet header.
 const NETWORK: usize = 14;
 /// Bytes of an ARP frame.
@@ -43,8 +50,12 @@ const ICMP_LENGTH: u8 = 32;
 /// Flags of an advertisement: it answers a solicitation, and it replaces what the receiver knew.
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
+/// Option of the source's hardware address.
+const SOURCE_OPTION: u8 = 1;
 /// Option of the target's hardware address, of one unit of eight bytes.
 const TARGET_OPTION: [u8; 2] = [2, 1];
+/// Start of a solicited-node multicast address (RFC 4291, 2.7.1).
+const SOLICITED_NODE: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
 /// Bytes of a frame of neighbour discovery.
 const PAYLOAD_LENGTH: usize = 18;
 const NEXT_HEADER: usize = 20;
@@ -66,10 +77,10 @@ const ALL_NODES_MAC: Mac = [0x33, 0x33, 0, 0, 0, 1];
 #[derive(Debug, Clone, Copy)]
 pub struct ArpFrame(pub [u8; ARP_LENGTH]);
 
-/// A frame of neighbour discovery.
+/// A frame of neighbour discovery. Bytes after its last option are zero.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub struct DiscoveryFrame(pub [u8; ADVERTISEMENT_LENGTH]);
+pub struct DiscoveryFrame(pub [u8; DISCOVERY_LENGTH]);
 
 // The functions below keep no arrays of bytes: on the stack of BPF they would have to be aligned.
 
@@ -99,14 +110,17 @@ fn put<const N: usize>(frame: &mut [u8], at: usize, bytes: &[u8; N]) {
 }
 
 impl ArpFrame {
-    /// The address that the frame asks for; `None` if it is no request, or another host's announcement.
+    /// The address that the frame asks for; `None` if it is no request, another host's announcement, or a request in
+    /// the name of another hardware address than the frame's.
     #[inline(always)]
     pub fn requested(&self) -> Option<Address> {
         let frame = &self.0;
         let mut differs = frame[OPERATION] | (frame[OPERATION + 1] ^ REQUEST);
         let mut i = 0;
         while i < ARP_TYPES.len() {
+            // Both hold six bytes.
             differs |= frame[NETWORK + i] ^ ARP_TYPES[i];
+            differs |= frame[ETHERNET_SOURCE + i] ^ frame[SENDER_MAC + i];
             i += 1;
         }
         let (sender, target) = (Address::v4(word(frame, SENDER)), Address::v4(word(frame, TARGET)));
@@ -133,7 +147,19 @@ impl ArpFrame {
 }
 
 impl DiscoveryFrame {
-    /// The address that the frame asks for; `None` if it is no valid solicitation.
+    /// Units of options, from the length in the IPv6 header. `None` if that is no length of a solicitation, or there are
+    /// more than [`MAX_OPTION_UNITS`].
+    #[inline(always)]
+    pub fn option_units(&self) -> Option<usize> {
+        let frame = &self.0;
+        let length = u16::from_be_bytes([frame[PAYLOAD_LENGTH], frame[PAYLOAD_LENGTH + 1]]);
+        let options = usize::from(length.wrapping_sub(SHORTEST));
+        let units = options / OPTION_UNIT;
+        if options % OPTION_UNIT == 0 && units <= MAX_OPTION_UNITS { Some(units) } else { None }
+    }
+
+    /// The address that the frame asks for; `None` if it is no valid solicitation (RFC 4861, 7.1.1). The options have
+    /// been read.
     #[inline(always)]
     pub fn solicited(&self) -> Option<Address> {
         let frame = &self.0;
@@ -141,14 +167,12 @@ impl DiscoveryFrame {
             | (frame[HOP_LIMIT] ^ ON_LINK)
             | (frame[ICMP] ^ SOLICITATION)
             | frame[ICMP_CODE];
-        let length = u16::from_be_bytes([frame[PAYLOAD_LENGTH], frame[PAYLOAD_LENGTH + 1]]);
         // Neither the sender nor the target is a group.
         let is_valid = differs == 0
-            && length >= SHORTEST
-            && frame[6] & 1 == 0
+            && frame[ETHERNET_SOURCE] & 1 == 0
             && frame[SOURCE] != 0xff
             && frame[ICMP_TARGET] != 0xff;
-        if !is_valid {
+        if !is_valid || !self.has_valid_options() || !self.has_valid_checksum() {
             return None;
         }
         // Word by word: the compiler would store two at once where they are not aligned.
@@ -157,18 +181,68 @@ impl DiscoveryFrame {
         Some(Address([word(0), word(1), word(2), word(3)]))
     }
 
-    /// Makes a solicitation the advertisement that its target is at `mac`.
+    /// Whether all options have a length and end with the packet. A sender without an address names no hardware address,
+    /// and asks a solicited-node group.
     #[inline(always)]
-    pub fn advertise(&mut self, mac: &Mac) {
-        let frame = &mut self.0;
+    fn has_valid_options(&self) -> bool {
+        let frame = &self.0;
+        let Some(units) = self.option_units() else { return false };
+        let (mut next, mut unit, mut names_source) = (0, 0, false);
+        while unit < MAX_OPTION_UNITS {
+            // After an option of length 0 this is never so again.
+            if unit == next && unit < units {
+                names_source |= frame[OPTION + OPTION_UNIT * unit] == SOURCE_OPTION;
+                next += usize::from(frame[OPTION + OPTION_UNIT * unit + 1]);
+            }
+            unit += 1;
+        }
+        let mut differs = 0;
+        let mut i = 0;
+        while i < SOLICITED_NODE.len() {
+            differs |= frame[DESTINATION + i] ^ SOLICITED_NODE[i];
+            i += 1;
+        }
+        next == units && (!self.is_from_unspecified() || (differs == 0 && !names_source))
+    }
+
+    #[inline(always)]
+    fn has_valid_checksum(&self) -> bool {
+        let length = u16::from_ne_bytes([self.0[PAYLOAD_LENGTH], self.0[PAYLOAD_LENGTH + 1]]);
+        self.sum(length, DISCOVERY_LENGTH).checksum() == [0, 0]
+    }
+
+    /// Whether the source is `::`.
+    #[inline(always)]
+    fn is_from_unspecified(&self) -> bool {
         let mut source = 0;
         let mut i = 0;
         while i < 16 {
-            source |= frame[SOURCE + i];
+            source |= self.0[SOURCE + i];
             i += 1;
         }
+        source == 0
+    }
+
+    /// Sum of the pseudo-header and of ICMPv6 up to `end`. `length` is that of ICMPv6, in network byte order.
+    #[inline(always)]
+    fn sum(&self, length: u16, end: usize) -> Delta {
+        let mut sum = Delta::default().plus(length).plus(u16::from(protocol::ICMPV6).to_be());
+        // Addresses and ICMPv6 are behind each other.
+        let mut at = SOURCE;
+        while at < end {
+            sum = sum.plus(u16::from_ne_bytes([self.0[at], self.0[at + 1]])).settled();
+            at += 2;
+        }
+        sum
+    }
+
+    /// Makes a solicitation the advertisement that its target is at `mac`.
+    #[inline(always)]
+    pub fn advertise(&mut self, mac: &Mac) {
+        let is_from_unspecified = self.is_from_unspecified();
+        let frame = &mut self.0;
         // A host without an address yet receives it as all others do (RFC 4861, 7.2.4).
-        let solicited = if source == 0 {
+        let solicited = if is_from_unspecified {
             put(frame, 0, &ALL_NODES_MAC);
             put(frame, DESTINATION, &ALL_NODES);
             0
@@ -183,16 +257,8 @@ impl DiscoveryFrame {
         put(frame, ICMP, &[ADVERTISEMENT, 0, 0, 0, solicited | OVERRIDE, 0, 0, 0]);
         put(frame, OPTION, &TARGET_OPTION);
         put(frame, OPTION + 2, mac);
-        // Addresses and ICMPv6 are behind each other.
-        let mut sum =
-            Delta::default().plus(u16::from(ICMP_LENGTH).to_be()).plus(u16::from(protocol::ICMPV6).to_be());
-        let mut at = SOURCE;
-        while at < ADVERTISEMENT_LENGTH {
-            sum = sum.plus(u16::from_ne_bytes([frame[at], frame[at + 1]]));
-            at += 2;
-        }
-        let checksum = sum.checksum();
-        put(frame, ICMP_CHECKSUM, &checksum);
+        let checksum = self.sum(u16::from(ICMP_LENGTH).to_be(), ADVERTISEMENT_LENGTH).checksum();
+        put(&mut self.0, ICMP_CHECKSUM, &checksum);
     }
 }
 

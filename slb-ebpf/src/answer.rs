@@ -10,7 +10,8 @@ use aya_ebpf::{
     bindings::__sk_buff,
     btf_maps::{HashMap, PerCpuArray},
     helpers::generated::{
-        bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_ktime_get_ns, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_skb_vlan_pop,
     },
     macros::{btf_map, classifier},
     programs::TcContext,
@@ -19,9 +20,13 @@ use slb_common::{
     abi::{
         Address,
         announce::{AnnouncedVip, Announcement, MAX_ANNOUNCED},
+        rate_limit::RateLimiter,
         shared_word::SharedWord,
     },
-    answer::{ADVERTISEMENT_LENGTH, ARP_LENGTH, ArpFrame, DiscoveryFrame, SOLICITATION_LENGTH},
+    answer::{
+        ADVERTISEMENT_LENGTH, ARP_LENGTH, ArpFrame, DiscoveryFrame, MAX_OPTION_UNITS, OPTION_UNIT,
+        SOLICITATION_LENGTH,
+    },
     net::headers::ether_type,
 };
 
@@ -31,6 +36,10 @@ static ANNOUNCED: HashMap<AnnouncedVip, Announcement, MAX_ANNOUNCED> = HashMap::
 /// The frame that is read and written. The stack of BPF would have to be accessed by aligned words.
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// Answers a second: a host cannot make this one send without bound.
+#[btf_map]
+static LIMIT: PerCpuArray<RateLimiter, 1> = PerCpuArray::new();
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -46,6 +55,9 @@ const DROP: i32 = 2;
 /// `PACKET_OTHERHOST`: a frame for another host.
 const OTHER_HOST: u32 = 3;
 const VLAN_ID: u32 = 0xfff;
+/// Bits by which nanoseconds are shifted for the rate limit, and the units of that in a second.
+const TICK: u32 = 20;
+const TICKS_PER_SECOND: u32 = (1_000_000_000_u64 >> TICK) as u32;
 /// `BPF_F_RECOMPUTE_CSUM`.
 const RECOMPUTE: u64 = 1;
 
@@ -86,10 +98,13 @@ fn arp(received: Received) -> i32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return NEXT };
     // SAFETY: this processor's own buffer; the program does not interrupt itself at the ingress of interfaces.
     let frame = unsafe { &mut (*scratch).arp };
-    if !load(received.skb, &mut frame.0, ARP_LENGTH) {
+    if !load(received.skb, 0, &mut frame.0, ARP_LENGTH) {
         return NEXT;
     }
-    let Some(mac) = frame.requested().and_then(|vip| announced(vip, received.interface)) else { return NEXT };
+    let Some(announcement) = frame.requested().and_then(|vip| announced(vip, received.interface)) else {
+        return NEXT;
+    };
+    let Some(mac) = count(announcement) else { return DROP };
     frame.answer(mac);
     send(received, &frame.0)
 }
@@ -99,35 +114,66 @@ fn discovery(received: Received) -> i32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return NEXT };
     // SAFETY: as above.
     let frame = unsafe { &mut (*scratch).discovery };
-    if !load(received.skb, &mut frame.0, SOLICITATION_LENGTH) {
+    if !load(received.skb, 0, &mut frame.0, SOLICITATION_LENGTH) || !load_options(received.skb, frame) {
         return NEXT;
     }
-    let Some(mac) = frame.solicited().and_then(|vip| announced(vip, received.interface)) else { return NEXT };
+    let Some(announcement) = frame.solicited().and_then(|vip| announced(vip, received.interface)) else {
+        return NEXT;
+    };
+    let Some(mac) = count(announcement) else { return DROP };
     frame.advertise(mac);
     // SAFETY: the context is the kernel's own; no pointer into the packet is kept.
     if unsafe { bpf_skb_change_tail(received.skb, ADVERTISEMENT_LENGTH as u32, 0) } != 0 {
         return DROP;
     }
-    send(received, &frame.0)
+    send(received, &frame.0[..ADVERTISEMENT_LENGTH])
 }
 
-/// The hardware address of a VIP that is announced at an interface. Counts its answer.
+/// Reads the options of a solicitation; false if the frame ends before them, or there are too many.
 #[inline(always)]
-fn announced<'map>(vip: Address, interface: u32) -> Option<&'map [u8; 6]> {
-    let entry = ANNOUNCED.get_ptr_mut(AnnouncedVip::new(vip, interface))?;
-    // SAFETY: entries stay where they are while the program runs; the counter is aligned, and written by atomic
-    // additions alone.
+fn load_options(skb: *mut __sk_buff, frame: &mut DiscoveryFrame) -> bool {
+    let Some(units) = frame.option_units() else { return false };
+    let (options, _) = frame.0[SOLICITATION_LENGTH..].as_chunks_mut::<OPTION_UNIT>();
+    let mut unit = 0;
+    while unit < MAX_OPTION_UNITS {
+        let at = SOLICITATION_LENGTH + unit * OPTION_UNIT;
+        if unit >= units {
+            options[unit] = [0; OPTION_UNIT];
+        } else if !load(skb, at, &mut options[unit], OPTION_UNIT) {
+            return false;
+        }
+        unit += 1;
+    }
+    true
+}
+
+/// The entry of a VIP that is announced at an interface.
+#[inline(always)]
+fn announced(vip: Address, interface: u32) -> Option<*mut Announcement> {
+    ANNOUNCED.get_ptr_mut(AnnouncedVip::new(vip, interface))
+}
+
+/// Counts an answer. Returns its hardware address; `None` if this processor has sent too many.
+#[inline(always)]
+fn count<'map>(announcement: *mut Announcement) -> Option<&'map [u8; 6]> {
+    let limit = LIMIT.get_ptr_mut(0)?;
+    // SAFETY: the limit is this processor's own. Entries stay where they are while the program runs; the counter is
+    // aligned, and written by atomic additions alone.
     unsafe {
-        (*(&raw mut (*entry).answers).cast::<SharedWord>()).add(1);
-        Some(&(*entry).mac)
+        let now = (bpf_ktime_get_ns() >> TICK) as u32;
+        if !(*limit).allow(now, TICKS_PER_SECOND) {
+            return None;
+        }
+        (*(&raw mut (*announcement).answers).cast::<SharedWord>()).add(1);
+        Some(&(*announcement).mac)
     }
 }
 
-/// Reads the first bytes of a frame; false if it is shorter.
+/// Reads `length` bytes of a frame at an offset; false if it is shorter.
 #[inline(always)]
-fn load(skb: *mut __sk_buff, frame: &mut [u8], length: usize) -> bool {
+fn load(skb: *mut __sk_buff, at: usize, frame: &mut [u8], length: usize) -> bool {
     // SAFETY: the helper writes `length` bytes, which `frame` has.
-    unsafe { bpf_skb_load_bytes(skb.cast(), 0, frame.as_mut_ptr().cast(), length as u32) == 0 }
+    unsafe { bpf_skb_load_bytes(skb.cast(), at as u32, frame.as_mut_ptr().cast(), length as u32) == 0 }
 }
 
 /// Sends the frame out of the interface that it came in by.

@@ -14,7 +14,8 @@ impl RateLimiter {
     /// Packets per second, CPU and kind: as many as Linux's default for ICMP errors (`icmp_msgs_per_sec`).
     pub const PER_SECOND: u32 = 1000;
 
-    /// Whether one more packet may be sent; counts it if so. `now` is jiffies, `hz` jiffies per second.
+    /// Whether one more packet may be sent; counts it if so. `now` is jiffies, `hz` jiffies per second,
+    /// or both are in another unit.
     #[inline(always)]
     pub const fn allow(&mut self, now: u32, hz: u32) -> bool {
         if now.wrapping_sub(self.since) >= hz {

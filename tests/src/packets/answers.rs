@@ -7,14 +7,16 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
     process::Command,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
 use etherparse::PacketBuilder;
 use nix::{libc, net::if_::if_nametoindex};
+use slb_common::abi::rate_limit::RateLimiter;
 use slb_userspace::dataplane::bpf::answers::{Answers, FilterId};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::{forge::address, net::run, wait::wait_for};
 
@@ -64,9 +66,27 @@ pub fn ask() -> Result<()> {
     for vip in vips {
         ensure!(answers.sent((far, vip)) > 0, "no answer for {vip} is counted");
     }
+    expect_rate_limit(&socket, &farther, || answers.sent((far, vips[0])))?;
     answers.set(&BTreeMap::new())?;
     ensure!(answers.sent((far, vips[0])) == 0, "an answer for a removed VIP is counted");
     ensure!(filter.remove("far") && !filter.remove("far"), "the filter is removed once");
+    ensure!(!filter.remove("farther"), "an interface without a place for filters");
+    ensure!(!filter.remove("missing"), "no interface");
+    Ok(())
+}
+
+/// Sends far more requests than may be answered.
+fn expect_rate_limit(socket: &Socket, to: &SockAddr, sent: impl Fn() -> u64) -> Result<()> {
+    let processors = thread::available_parallelism()?.get() as u64;
+    let per_second = u64::from(RateLimiter::PER_SECOND) * processors;
+    let (before, begun) = (sent(), Instant::now());
+    for _ in 0..per_second * 6 {
+        socket.send_to(&request(), to)?;
+    }
+    let answered = sent() - before;
+    // Windows may begin and end within this time.
+    let most = per_second * (begun.elapsed().as_secs() + 2);
+    ensure!(answered > 0 && answered <= most, "{answered} answers, at most {most} were allowed");
     Ok(())
 }
 
