@@ -6,6 +6,8 @@
 
 mod claims;
 mod frames;
+mod groups;
+mod logs;
 mod plan;
 mod schedule;
 mod sockets;
@@ -16,19 +18,29 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::Result;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 pub use plan::Wanted;
 
 use self::{sockets::Sockets, worker::Worker};
 use crate::{
-    dataplane::bpf::answers::{Answers, FilterId, VipAt},
-    neigh::host_interfaces::{self, HostInterfaces},
+    dataplane::bpf::{
+        answers::{Answers, FilterId, VipAt},
+        lifetime::PinLifetime,
+    },
+    neigh::host_interfaces,
     supervised,
 };
+
+/// Longest time in which announcements end.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// Why no VIP is announced with pins in a mount namespace of their own. The filter would stay.
+const PINS_END: &str = "the pins are in a mount namespace of their own, so that forwarding may end while hosts are still \
+                        answered; run slbd where /sys/fs/bpf is the machine's";
 
 /// How a VIP is announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,10 +59,10 @@ type SharedAnswers = Arc<Mutex<Option<Answers>>>;
 
 /// Announces VIPs until dropped. The answers go on then.
 pub struct Announcer {
-    filter: FilterId,
-    wanted: watch::Sender<Option<Wanted>>,
+    /// `None` once announcements have ended.
+    wanted: Option<watch::Sender<Option<Wanted>>>,
     announced: Announced,
-    _task: JoinSet<()>,
+    task: JoinSet<()>,
 }
 
 /// What is announced, for the API.
@@ -75,14 +87,15 @@ impl Announced {
 
 impl Announcer {
     /// Starts, in the current network namespace. `pins` is the directory of the pins. Until the first
-    /// [`Self::announce`] the answers of an earlier run stay.
+    /// [`Self::announce`] the answers of an earlier run stay. With pins that end with this process nothing is announced.
     ///
     /// # Errors
     /// A socket cannot be opened.
-    pub fn spawn(pins: &Path) -> Result<Self> {
+    pub fn spawn(pins: &Path, lifetime: PinLifetime) -> Result<Self> {
         let interfaces = host_interfaces::follow()?;
         let sockets = Arc::new(Sockets::open()?);
         let filter = FilterId::of(pins);
+        let refusal = (lifetime == PinLifetime::MountNamespace).then_some(PINS_END);
         let (wanted, to_announce) = watch::channel(None);
         let (publisher, published) = watch::channel(VipAnnouncements::default());
         let answers = SharedAnswers::default();
@@ -94,18 +107,20 @@ impl Announcer {
                 publisher.clone(),
                 Arc::clone(&answers),
                 filter,
+                refusal,
                 Arc::clone(&sockets),
             );
             worker.run()
         };
         let mut task = JoinSet::new();
         task.spawn(async move { supervised::run("announcements", run).await });
-        Ok(Self { filter, wanted, announced, _task: task })
+        Ok(Self { wanted: Some(wanted), announced, task })
     }
 
     /// Announces these VIPs, and no others.
     pub fn announce(&self, wanted: Wanted) {
-        self.wanted.send_if_modified(|before| {
+        let Some(sender) = &self.wanted else { return };
+        sender.send_if_modified(|before| {
             let wanted = Some(wanted);
             let changed = *before != wanted;
             *before = wanted;
@@ -113,13 +128,14 @@ impl Announcer {
         });
     }
 
-    /// Ends all answers at once.
-    pub fn end(&self) {
-        let vips = self.announced.vips();
-        let interfaces: BTreeSet<&String> =
-            vips.values().flat_map(|announcement| announcement.interfaces.values()).collect();
-        for interface in interfaces {
-            self.filter.remove(interface);
+    /// Ends all answers and announcements, and returns when they have ended.
+    pub async fn end(&mut self) {
+        let Some(sender) = self.wanted.take() else { return };
+        // The task takes the last value before it sees that the sender is gone.
+        sender.send_replace(Some(Wanted::default()));
+        drop(sender);
+        if timeout(END_TIMEOUT, self.task.join_next()).await.is_err() {
+            tracing::warn!("VIPs may still be announced: `tc filter show dev NAME ingress` shows slb_answer");
         }
     }
 
@@ -129,19 +145,39 @@ impl Announcer {
     }
 }
 
+/// What [`end`] has done.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// Names of the interfaces whose answers have ended.
+    pub interfaces: Vec<String>,
+    /// What could not be removed.
+    pub failures: Vec<anyhow::Error>,
+}
+
 /// Ends the answers of the SLB with these pins at all interfaces of this network namespace, for a caller without a
-/// runtime. Returns the names of the interfaces.
+/// runtime.
 ///
 /// # Errors
 /// The kernel does not answer.
-pub fn end(pins: &Path) -> Result<Vec<String>> {
+pub fn end(pins: &Path) -> Result<Ended> {
     let filter = FilterId::of(pins);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let HostInterfaces { links, .. } = host_interfaces::read().await?;
-        let ended: Vec<_> = links.into_iter().filter(|link| filter.remove(&link.name)).collect();
-        let indexes = ended.iter().map(|link| link.index).collect();
-        host_interfaces::set_solicited_groups(&indexes, &BTreeSet::new()).await?;
-        Ok(ended.into_iter().map(|link| link.name).collect())
+        let (mut ended, mut recorded) = (Ended::default(), BTreeSet::new());
+        for link in host_interfaces::read().await?.links {
+            match groups::recorded(filter, link.index).await {
+                Ok(vips) => recorded.extend(vips),
+                Err(error) => ended.failures.push(error.context("solicited-node groups stay joined")),
+            }
+            match filter.remove(&link.name) {
+                Ok(true) => ended.interfaces.push(link.name),
+                Ok(false) => {}
+                Err(error) => ended.failures.push(error),
+            }
+        }
+        if let Err(error) = groups::set(filter, &recorded, &BTreeSet::new()).await {
+            ended.failures.push(error.context("solicited-node groups stay joined"));
+        }
+        Ok(ended)
     })
 }

@@ -65,7 +65,7 @@ pub async fn run(file: PathBuf, config: Config, mounts: &MachineMounts) -> Resul
     let config = Arc::new(config);
     let record = InterfaceRecord::open(&config.daemon.state_dir, pins.root());
     let started = tokio::select! {
-        started = start(file, config.clone(), &pins, record.clone()) => started.map(Some),
+        started = start(file, config.clone(), &pins, lifetime, record.clone()) => started.map(Some),
         signal = signals.stopped() => {
             tracing::info!(signal, "stopped before the start was complete; what an earlier run left stays active");
             Ok(None)

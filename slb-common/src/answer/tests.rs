@@ -140,9 +140,9 @@ fn with_checksum(mut frame: Vec<u8>) -> Vec<u8> {
     let pseudo = Delta::default()
         .plus(u16::from_ne_bytes([frame[18], frame[19]]))
         .plus(u16::from(protocol::ICMPV6).to_be());
-    let sum = frame[22..].chunks_exact(2).fold(pseudo, |sum, word| {
-        sum.plus(u16::from_ne_bytes([word[0], word[1]]))
-    });
+    let sum = frame[22..]
+        .chunks_exact(2)
+        .fold(pseudo, |sum, word| sum.plus(u16::from_ne_bytes([word[0], word[1]])));
     frame[56..58].copy_from_slice(&sum.checksum());
     frame
 }

@@ -17,27 +17,22 @@ use tokio::{
 use super::{
     SharedAnswers, VipAnnouncement, VipAnnouncements,
     claims::Claims,
-    frames,
+    frames, groups,
+    logs::{log_changes, log_unannounced, text},
     plan::{Plan, Wanted, plan},
     schedule::{Schedule, Step},
     sockets::{Claim, Sockets},
 };
 use crate::{
     dataplane::bpf::answers::{Answers, FilterId, VipAt},
-    neigh::{
-        Mac,
-        host_interfaces::{self, HostInterfaces},
-    },
+    neigh::host_interfaces::HostInterfaces,
 };
 
 /// Interval at which filters that were removed by hand are restored, failures retried, and old claims dropped.
 const REFRESH: Duration = Duration::from_secs(20);
 /// Pause after a packet socket has failed.
 const SOCKET_PAUSE: Duration = Duration::from_secs(1);
-/// Most VIPs that a log line names.
-const MAX_NAMED: usize = 5;
-const NO_SUBNET: &str =
-    "is not announced: no interface of role client or both is up and has an address of its subnet";
+const NO_SUBNET: &str = "no interface of role client or both is up and has an address of its subnet";
 
 /// The task's state.
 pub(super) struct Worker {
@@ -46,8 +41,14 @@ pub(super) struct Worker {
     published: watch::Sender<VipAnnouncements>,
     answers: SharedAnswers,
     filter: FilterId,
+    /// Why nothing may be announced.
+    refusal: Option<&'static str>,
     sockets: Arc<Sockets>,
     plan: Plan,
+    /// VIPs whose solicited-node groups this SLB has joined and not left, also in an earlier run.
+    joined: BTreeSet<VipAt>,
+    /// Interfaces whose filter could not be removed.
+    stuck: BTreeSet<u32>,
     /// Whether filters and groups of an earlier run were removed.
     is_clean: bool,
     schedule: Schedule,
@@ -63,6 +64,7 @@ impl Worker {
         published: watch::Sender<VipAnnouncements>,
         answers: SharedAnswers,
         filter: FilterId,
+        refusal: Option<&'static str>,
         sockets: Arc<Sockets>,
     ) -> Self {
         Self {
@@ -71,8 +73,11 @@ impl Worker {
             published,
             answers,
             filter,
+            refusal,
             sockets,
             plan: Plan::new(),
+            joined: BTreeSet::new(),
+            stuck: BTreeSet::new(),
             is_clean: false,
             schedule: Schedule::new(Instant::now()),
             claims: Claims::default(),
@@ -109,7 +114,7 @@ impl Worker {
             // Not read yet. Answers of an earlier run stay.
             return;
         }
-        let planned = plan(&wanted, &host);
+        let planned = if self.refusal.is_some() { Plan::new() } else { plan(&wanted, &host) };
         if planned != self.plan || !self.is_clean {
             let before = mem::replace(&mut self.plan, planned);
             self.answer(&host, &before).await;
@@ -122,7 +127,9 @@ impl Worker {
     /// Restores what was removed by hand, and drops old claims.
     async fn refresh(&mut self) {
         let host = Arc::clone(&self.interfaces.borrow());
-        if self.is_clean && !self.plan.is_empty() {
+        let has_leftovers =
+            !self.stuck.is_empty() || self.joined.iter().any(|at| !self.plan.contains_key(at));
+        if self.is_clean && (has_leftovers || !self.plan.is_empty()) {
             let plan = self.plan.clone();
             self.answer(&host, &plan).await;
         }
@@ -141,10 +148,18 @@ impl Worker {
         let is_first = !mem::replace(&mut self.is_clean, true);
         let indexes = |plan: &Plan| plan.keys().map(|(index, _)| *index).collect::<BTreeSet<u32>>();
         let (current, past) = (indexes(&self.plan), indexes(before));
-        let mut touched = current.clone();
+        if is_first {
+            self.read_joined(host).await;
+        }
+        let stuck = mem::take(&mut self.stuck);
         for link in host.links.iter().filter(|link| !current.contains(&link.index)) {
-            if (is_first || past.contains(&link.index)) && self.filter.remove(&link.name) {
-                touched.insert(link.index);
+            let index = link.index;
+            if !(is_first || past.contains(&index) || stuck.contains(&index)) {
+                continue;
+            }
+            if let Err(error) = self.filter.remove(&link.name) {
+                self.stuck.insert(index);
+                tracing::warn!(error = format!("{error:#}"), "VIPs may still be announced; retrying");
             }
         }
         let troubles = self.set_answers().unwrap_or_else(|error| self.troubles_everywhere(&error));
@@ -154,14 +169,33 @@ impl Worker {
             }
         }
         self.troubles = troubles;
-        if touched.is_empty() {
-            return;
+        self.set_groups().await;
+    }
+
+    /// Reads what an earlier run has joined, before its filter goes.
+    async fn read_joined(&mut self, host: &HostInterfaces) {
+        for link in &host.links {
+            match groups::recorded(self.filter, link.index).await {
+                Ok(vips) => self.joined.extend(vips),
+                Err(error) => tracing::warn!(
+                    interface = link.name,
+                    error = format!("{error:#}"),
+                    "solicited-node groups that an earlier run has joined stay joined"
+                ),
+            }
         }
-        let keys: BTreeSet<VipAt> = self.plan.keys().copied().collect();
-        if let Err(error) = host_interfaces::set_solicited_groups(&touched, &keys).await {
+    }
+
+    /// Joins the solicited-node groups of the plan, and leaves those of VIPs that are not announced any more.
+    async fn set_groups(&mut self) {
+        let wanted: BTreeSet<VipAt> = self.plan.keys().filter(|(_, vip)| vip.is_ipv6()).copied().collect();
+        let recorded = &self.joined | &wanted;
+        let set = groups::set(self.filter, &recorded, &wanted).await;
+        self.joined = if set.is_ok() { wanted } else { recorded };
+        if let Err(error) = set {
             tracing::warn!(
                 error = format!("{error:#}"),
-                "neighbour solicitations for VIPs may not be received"
+                "solicited-node groups of VIPs could not be joined or left; retrying"
             );
         }
     }
@@ -266,63 +300,17 @@ impl Worker {
             }
         }
         for announcement in all.values_mut().filter(|announcement| announcement.interfaces.is_empty()) {
-            announcement.troubles.push(NO_SUBNET.to_owned());
+            announcement.troubles.push(format!("is not announced: {}", self.refusal.unwrap_or(NO_SUBNET)));
         }
         self.published.send_if_modified(|published| {
             let changed = **published != all;
             if changed {
-                log_unannounced(published, &all);
+                log_unannounced(published, &all, self.refusal.unwrap_or(NO_SUBNET));
                 *published = Arc::new(all);
             }
             changed
         });
     }
-}
-
-/// Logs VIPs that no interface can announce, once.
-fn log_unannounced(before: &BTreeMap<IpAddr, VipAnnouncement>, now: &BTreeMap<IpAddr, VipAnnouncement>) {
-    let is_missing = |announcement: &VipAnnouncement| announcement.interfaces.is_empty();
-    let new = now.iter().filter(|(vip, announcement)| {
-        is_missing(announcement) && before.get(vip).is_none_or(|before| !is_missing(before))
-    });
-    let vips: Vec<_> = new.map(|(vip, _)| *vip).collect();
-    if !vips.is_empty() {
-        tracing::warn!(
-            vips = named(&vips),
-            "VIPs are not announced: no interface of role client or both has an address of their subnet"
-        );
-    }
-}
-
-/// Logs what is announced now and was not, and the reverse, by interface.
-fn log_changes(before: &Plan, now: &Plan) {
-    let by_interface = |plan: &Plan, without: &Plan| {
-        let mut new: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
-        for ((index, vip), place) in plan {
-            if !without.contains_key(&(*index, *vip)) {
-                new.entry(place.interface.clone()).or_default().push(*vip);
-            }
-        }
-        new
-    };
-    for (interface, vips) in by_interface(now, before) {
-        tracing::info!(interface, vips = named(&vips), "VIPs announced");
-    }
-    for (interface, vips) in by_interface(before, now) {
-        tracing::info!(interface, vips = named(&vips), "VIPs no longer announced");
-    }
-}
-
-fn named(vips: &[IpAddr]) -> String {
-    let mut words: Vec<_> = vips.iter().take(MAX_NAMED).map(IpAddr::to_string).collect();
-    if let Some(more) = vips.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
-        words.push(format!("{more} more"));
-    }
-    words.join(", ")
-}
-
-fn text(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// An error without the verifier's report, which follows in lines of its own.

@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    announce,
-    dataplane::bpf::{maps::Maps, pins::Pins},
+    announce::{self, Ended},
+    dataplane::bpf::{answers::PRIORITY, maps::Maps, pins::Pins},
     devices::InterfaceRecord,
     neigh, state_file,
 };
@@ -38,10 +38,15 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
     }
     if !pins.root().exists() {
         println!("{}: nothing to detach", pins.root().display());
-        end_announcements(pins.root());
         // The pins may have vanished with their file system, perhaps while slbd runs.
-        if let Some(config) = config.filter(|config| !state_file::is_claimed(&config.daemon.state_dir)) {
-            restore_features(&config.daemon.state_dir, pins.root());
+        let state_dir = config.map(|config| config.daemon.state_dir);
+        if let Some(claimed) = state_dir.as_ref().filter(|directory| state_file::is_claimed(directory)) {
+            println!("slbd is running with the state in {}: its announcements stay", claimed.display());
+            return Ok(());
+        }
+        end_announcements(pins.root());
+        if let Some(directory) = state_dir {
+            restore_features(&directory, pins.root());
         }
         return Ok(());
     }
@@ -49,8 +54,17 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
         bail!("slbd is running with the pins in {}: stop it first", pins.root().display());
     };
     pins.expect_own()?;
-    if !force {
-        pins.expect_here(&neigh::links_now()?).context(
+    let here = pins.expect_here(&neigh::links_now()?);
+    if force {
+        if here.is_err() {
+            println!(
+                "the pins belong to another network namespace: filters that answer for VIPs stay there. In it, \
+                 `tc filter show dev NAME ingress` shows slb_answer, `tc filter del dev NAME ingress pref {PRIORITY}` \
+                 removes it"
+            );
+        }
+    } else {
+        here.context(
             "nothing was removed: run `slbd detach` in that namespace, or with --force to end its forwarding from here",
         )?;
         refuse_local(&vips(&pins, config.as_ref()))?;
@@ -69,12 +83,15 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
 
 /// Ends the answers for VIPs: hosts must not send packets to where nothing forwards them.
 fn end_announcements(pins: &Path) {
-    match announce::end(pins) {
-        Ok(interfaces) if interfaces.is_empty() => {}
-        Ok(interfaces) => println!("VIPs are no longer announced on {}", interfaces.join(", ")),
-        Err(error) => println!(
+    let ended =
+        announce::end(pins).unwrap_or_else(|error| Ended { failures: vec![error], ..Ended::default() });
+    if !ended.interfaces.is_empty() {
+        println!("VIPs are no longer announced on {}", ended.interfaces.join(", "));
+    }
+    for error in ended.failures {
+        println!(
             "VIPs may still be announced, `tc filter show dev NAME ingress` shows slb_answer: {error:#}"
-        ),
+        );
     }
 }
 

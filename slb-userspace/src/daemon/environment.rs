@@ -102,8 +102,8 @@ pub(super) trait Environment {
     /// Announces these VIPs to the hosts of their subnets, and no others.
     fn announce(&self, wanted: Wanted);
 
-    /// Announces no VIP any more, at once: forwarding ends with this process.
-    fn end_announcements(&self);
+    /// Announces no VIP any more: forwarding ends with this process.
+    async fn end_announcements(&mut self);
 
     /// Queues a job for the GC thread.
     fn start_gc(&self, job: Job);

@@ -139,7 +139,7 @@ impl<E: Environment> EventLoop<E> {
             tokio::select! {
                 signal = signals.wait() => match signal {
                     Signal::Stop(name) => {
-                        self.stop(name, lifetime);
+                        self.stop(name, lifetime).await;
                         return Ok(());
                     }
                     Signal::Reload => self.reload_for_signal(),

@@ -173,8 +173,8 @@ impl Environment for Kernel {
         self.announcer.announce(wanted);
     }
 
-    fn end_announcements(&self) {
-        self.announcer.end();
+    async fn end_announcements(&mut self) {
+        self.announcer.end().await;
     }
 
     fn start_gc(&self, job: Job) {

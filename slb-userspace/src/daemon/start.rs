@@ -18,7 +18,9 @@ use super::{
 };
 use crate::{
     announce::Announcer,
-    dataplane::bpf::{flow_table::PinnedFlowTable, maps::Maps, pins::Pins, seeds, upgrade::Upgrade},
+    dataplane::bpf::{
+        flow_table::PinnedFlowTable, lifetime::PinLifetime, maps::Maps, pins::Pins, seeds, upgrade::Upgrade,
+    },
     devices::InterfaceRecord,
     health::Failures,
     neigh::{self, vips::VipWatcher},
@@ -36,7 +38,7 @@ pub(super) struct Started {
 }
 
 /// Starts, and applies `config`, which was read from `file`. The API answers from then on, or already while the start
-/// waits for servers. `record` is the record of an earlier run.
+/// waits for servers. `lifetime` is that of the pins, `record` is the record of an earlier run.
 ///
 /// # Errors
 /// The program cannot be attached, or the configuration does not fit the maps.
@@ -44,6 +46,7 @@ pub(super) async fn start(
     file: PathBuf,
     config: Arc<Config>,
     pins: &Pins,
+    lifetime: PinLifetime,
     record: InterfaceRecord,
 ) -> Result<Started> {
     let sockets = Sockets::bind(&config.daemon).await?;
@@ -64,7 +67,7 @@ pub(super) async fn start(
     let gc_thread = GcThread::spawn(PinnedFlowTable::open(pins)?, Provoker::new()?)?;
     let subscriptions = Subscriptions { links_changed, vip_watcher, vip_states };
     let failures = Failures::open(store.directory());
-    let announcer = Announcer::spawn(pins.root())?;
+    let announcer = Announcer::spawn(pins.root(), lifetime)?;
     let kernel = Kernel::new(ports, subscriptions, probes(&config), failures, gc_thread, announcer)?;
     let loader = Loader::new(file, config.daemon.seed());
     let mut event_loop = EventLoop::new(kernel, reconciler, config, store, loader, vips)?;

@@ -1,6 +1,11 @@
 //! The interfaces of this host with their addresses, followed as [`super::vips`] does.
 
-use std::{collections::BTreeSet, net::{IpAddr, Ipv6Addr}, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
@@ -132,19 +137,36 @@ pub async fn read() -> Result<HostInterfaces> {
     Ok(HostInterfaces { links, addresses: kernel.addresses().await? })
 }
 
-/// Makes each of `interfaces` receive neighbour solicitations for those IPv6 addresses of `wanted` that are paired with
-/// it, and end to receive those for others that this function has added. It lasts beyond this process.
+/// A BPF filter at the ingress of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IngressFilter {
+    /// Its priority.
+    pub priority: u16,
+    /// Its handle.
+    pub handle: u32,
+    /// Id of its program.
+    pub program: u32,
+}
+
+/// BPF filters at the ingress of an interface.
+///
+/// # Errors
+/// The query fails.
+pub async fn ingress_filters(interface: u32) -> Result<Vec<IngressFilter>> {
+    Kernel::connect()?.ingress_filters(interface).await
+}
+
+/// Makes interfaces receive neighbour solicitations for the IPv6 addresses of `wanted`, and no more for those of `gone`
+/// that this function has added. It lasts beyond this process.
 ///
 /// # Errors
 /// The kernel refuses it.
 pub async fn set_solicited_groups(
-    interfaces: &BTreeSet<u32>,
+    gone: &BTreeSet<(u32, IpAddr)>,
     wanted: &BTreeSet<(u32, IpAddr)>,
 ) -> Result<()> {
     let mut kernel = Kernel::connect()?;
-    kernel.remove_solicited_groups(interfaces, wanted).await?;
-    for key in wanted.iter().filter(|(_, address)| address.is_ipv6()) {
-        kernel.add_solicited_group(*key).await?;
-    }
-    Ok(())
+    let wanted = wanted.iter().filter(|(_, address)| address.is_ipv6()).copied().collect();
+    kernel.remove_solicited_groups(gone).await?;
+    kernel.add_solicited_groups(&wanted).await
 }

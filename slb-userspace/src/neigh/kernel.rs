@@ -1,5 +1,6 @@
 //! Queries the kernel's links, routes, addresses and neighbours over rtnetlink (RFC 3549).
 
+mod ingress_filters;
 mod solicited_groups;
 
 use std::{

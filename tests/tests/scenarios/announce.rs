@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use slb_tests::{
     World,
     client::PATIENCE,
+    daemon::program,
     forge::ArpSocket,
     net::{Family, run},
     scenario,
@@ -157,8 +158,7 @@ fn announced_vips_stay_reachable_without_the_daemon_and_over_its_restart() {
         world.detach()?;
         expect_silence(world, "after slbd detach")?;
         ensure!(!filters(world)?.contains("slb_answer"), "{}", filters(world)?);
-        let proxies = run(world.net.slb.command("ip").args(["-6", "neigh", "show", "proxy"]), "")?;
-        ensure!(proxies.is_empty(), "{proxies}");
+        ensure!(proxies(world)?.is_empty(), "{}", proxies(world)?);
         Ok(())
     });
 }
@@ -248,12 +248,18 @@ fn host_that_wants_an_announced_address_notices_it() {
     scenario!(&WEIGHTS, |world| {
         start(world)?;
         let vip = Family::V6.vip();
-        world.net.client.sysctl("net/ipv6/conf/eth0/accept_dad", "1")?;
-        world.net.client.ip(&format!("addr add {vip}/64 dev eth0"))?;
-        wait_for("a duplicate address", PATIENCE, || {
-            let arguments = ["-6", "addr", "show", "dev", "eth0", "dadfailed"];
-            let shown = run(world.net.client.command("ip").args(arguments), "")?;
-            Ok(shown.contains(&vip.to_string()).then_some(()))
+        let (before, client) = (answers(world, Family::V6)?, &world.net.client);
+        client.sysctl("net/ipv6/conf/eth0/accept_dad", "1")?;
+        // An announcement at the same time has the same effect, and no probe is sent then.
+        wait_for("an answered probe", PROBED, || {
+            client.ip(&format!("addr add {vip}/64 dev eth0"))?;
+            wait_for("a duplicate address", PATIENCE, || {
+                let arguments = ["-6", "addr", "show", "dev", "eth0", "dadfailed"];
+                let shown = run(client.command("ip").args(arguments), "")?;
+                Ok(shown.contains(&vip.to_string()).then_some(()))
+            })?;
+            client.ip(&format!("addr del {vip}/64 dev eth0"))?;
+            Ok((answers(world, Family::V6)? > before).then_some(()))
         })
     });
 }
@@ -332,5 +338,60 @@ fn probe_for_another_node_changes_no_entry_of_a_client() {
             ensure!(entry.as_deref() == Some(&*second), "{family}: {entry:?} in place of {second}");
         }
         Ok(())
+    });
+}
+
+/// Proxy entries of the host for IPv6.
+fn proxies(world: &World) -> Result<String> {
+    run(world.net.slb.command("ip").args(["-6", "neigh", "show", "proxy"]), "")
+}
+
+/// The operator's entries have the protocol number of SLB, or another one, also for a VIP.
+#[test]
+fn proxy_entries_of_the_operator_stay() {
+    scenario!(&WEIGHTS, |world| {
+        let vip = Family::V6.vip();
+        let (other, own) = ("2001:db8:77::1", format!("{vip} dev client0"));
+        world.net.slb.ip(&format!("neigh add proxy {other} dev client0 protocol 91"))?;
+        world.net.slb.ip(&format!("neigh add proxy {own} protocol 4"))?;
+        let before = proxies(world)?;
+        ensure!(before.contains(other) && before.contains(&vip.to_string()), "{before}");
+        start(world)?;
+        ensure!(proxies(world)? == before, "{} in place of {before}", proxies(world)?);
+        world.terminate()?;
+        world.detach()?;
+        ensure!(proxies(world)? == before, "{} in place of {before}", proxies(world)?);
+        Ok(())
+    });
+}
+
+#[test]
+fn vips_are_not_announced_where_forwarding_ends_with_the_daemon() {
+    scenario!(&WEIGHTS, |world| {
+        world.net.put_vips_on_link()?;
+        world.plan.announce = Some("arp");
+        world.hide("/sys/fs/bpf");
+        world.start()?;
+        world.wait_for_line(&["WARN", "VIPs are not announced", "mount namespace"])?;
+        let shown = world.slb(&["status"])?;
+        ensure!(shown.contains("is not announced: the pins are in a mount namespace"), "{shown}");
+        ensure!(!filters(world)?.contains("slb_answer"), "{}", filters(world)?);
+        expect_silence(world, "with pins that end with the daemon")
+    });
+}
+
+/// The pins of a running daemon are out of sight.
+#[test]
+fn detach_without_pins_keeps_announcements_of_a_running_daemon() {
+    scenario!(&WEIGHTS, |world| {
+        start(world)?;
+        let config = world.write_other(&world.plan.toml())?;
+        let slbd = program("slbd", "SLBD")?;
+        let detach =
+            format!("mount -t tmpfs none /sys/fs/bpf && exec {} detach --config {config}", slbd.display());
+        let said = run(world.net.slb.command("unshare").args(["--mount", "sh", "-c", &detach]), "")?;
+        ensure!(said.contains("nothing to detach") && said.contains("its announcements stay"), "{said}");
+        ensure!(filters(world)?.contains("slb_answer"), "{}", filters(world)?);
+        expect_reached(world, "after slbd detach")
     });
 }

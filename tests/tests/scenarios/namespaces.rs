@@ -69,6 +69,8 @@ fn pins_of_another_network_namespace_are_refused() {
         world.terminate()?;
         let output = ended(&there, "slbd", &["detach", "--force", "--config", &other])?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(said.contains("filters that answer for VIPs stay there"), "{said}");
         ensure!(!world.plan.pin_dir.exists(), "{} still exists", world.plan.pin_dir.display());
         Ok(())
     });

@@ -367,7 +367,7 @@ impl<E: Environment> EventLoop<E> {
     }
 
     /// Logs that the daemon stops, and whether forwarding continues.
-    pub(super) fn stop(&self, signal: &str, pins: PinLifetime) {
+    pub(super) async fn stop(&mut self, signal: &str, pins: PinLifetime) {
         if self.pending_confirmation.is_some() {
             tracing::warn!("the active configuration has not been confirmed: the next start uses the file");
         }
@@ -377,11 +377,11 @@ impl<E: Environment> EventLoop<E> {
                 "a change that waits for its servers has not become active: the next start uses the file"
             );
         }
-        let pins_trouble = self.env.interfaces().pins_trouble();
-        if pins_trouble.is_some() || pins == PinLifetime::MountNamespace {
-            self.env.end_announcements();
+        // With pins in a mount namespace nothing is announced.
+        if self.env.interfaces().pins_trouble().is_some() {
+            self.env.end_announcements().await;
         }
-        match (pins_trouble, pins) {
+        match (self.env.interfaces().pins_trouble(), pins) {
             (Some(why), _) => tracing::error!(signal, why, "stopping; FORWARDING ENDS"),
             (None, PinLifetime::Machine) => {
                 tracing::info!(signal, "stopping; forwarding goes on: `slbd detach` ends it");

@@ -172,7 +172,7 @@ impl Environment for FakeEnvironment {
         self.interfaces.0.borrow_mut().announced = wanted;
     }
 
-    fn end_announcements(&self) {
+    async fn end_announcements(&mut self) {
         self.announce(Wanted::default());
     }
 

@@ -1,28 +1,28 @@
 //! The program that answers ARP and neighbour solicitations for VIPs. It is a filter at the ingress of interfaces (tc),
 //! which holds its map. Both stay when this process ends, without a pin, until the filter is removed.
 
+mod filter_id;
+
 use std::{
-    collections::{BTreeMap, hash_map::DefaultHasher},
-    hash::{Hash as _, Hasher as _},
+    collections::{BTreeMap, BTreeSet},
     mem::ManuallyDrop,
     net::IpAddr,
-    path::Path,
 };
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData},
+    maps::{HashMap, Map, MapData},
     programs::{
-        SchedClassifier, TcAttachType,
-        links::Link as _,
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
+        SchedClassifier, TcAttachType, loaded_programs,
+        tc::{NlOptions, TcAttachOptions, TcError, qdisc_add_clsact},
     },
 };
 use nix::errno::Errno;
 use slb_common::abi::announce::{AnnouncedVip, Announcement};
-use slb_control::dataplane::state::to_address;
+use slb_control::dataplane::state::{to_address, to_ip};
 
+pub use self::filter_id::FilterId;
 use crate::neigh::Mac;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-answer.o"));
@@ -33,29 +33,6 @@ pub const PRIORITY: u16 = 7;
 
 /// A VIP at the interface with this index.
 pub type VipAt = (u32, IpAddr);
-
-/// Identifies the filter of one SLB on an interface: by the directory of its pins, as the lock of a running daemon does.
-#[derive(Debug, Clone, Copy)]
-pub struct FilterId(TcHandle);
-
-impl FilterId {
-    /// That of the SLB with these pins.
-    pub fn of(pin_dir: &Path) -> Self {
-        let mut hasher = DefaultHasher::new();
-        pin_dir.hash(&mut hasher);
-        // 0 lets the kernel choose.
-        Self(TcHandle::from(hasher.finish() as u32 | 1))
-    }
-
-    /// Removes the filter from an interface; whether there was one.
-    pub fn remove(self, interface: &str) -> bool {
-        self.link(interface).and_then(|link| Ok(link.detach()?)).is_ok()
-    }
-
-    fn link(self, interface: &str) -> Result<SchedClassifierLink> {
-        Ok(SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, self.0, None)?)
-    }
-}
 
 /// The loaded program.
 pub struct Answers {
@@ -104,7 +81,7 @@ impl Answers {
     /// The kernel has no BPF filters, or refuses it.
     pub fn attach(&mut self, interface: &str) -> Result<()> {
         let link = self.filter.link(interface)?;
-        let options = NlOptions { priority: PRIORITY, handle: self.filter.0, classid: None };
+        let options = NlOptions { priority: PRIORITY, handle: self.filter.handle().into(), classid: None };
         let program = program(&mut self.ebpf)?;
         let attached = match program.attach_to_link(link) {
             Ok(attached) => attached,
@@ -126,6 +103,31 @@ impl Answers {
     pub fn sent(&self, at: VipAt) -> u64 {
         self.announced.get(&key(at), 0).map_or(0, |announcement| announcement.answers)
     }
+}
+
+/// VIPs that a loaded program answers for. None if it is another program, or no longer loaded.
+///
+/// # Errors
+/// Its map cannot be read: the process lacks `CAP_SYS_ADMIN`, or another version has loaded it.
+pub fn answered_by(id: u32) -> Result<BTreeSet<VipAt>> {
+    for loaded in loaded_programs() {
+        let loaded = loaded.context("cannot list BPF programs")?;
+        if loaded.id() != id {
+            continue;
+        }
+        if loaded.name() != PROGRAM.as_bytes() {
+            break;
+        }
+        for map in loaded.map_ids().context("cannot read the maps of a program")?.unwrap_or_default() {
+            let map = MapData::from_id(map).context("cannot open the map of a program")?;
+            if map.info()?.name() == MAP.as_bytes() {
+                let announced: HashMap<_, AnnouncedVip, Announcement> = HashMap::try_from(Map::HashMap(map))?;
+                let keys = announced.keys().map(|key| key.map(|key| (key.interface, to_ip(&key.address))));
+                return keys.collect::<Result<_, _>>().context("cannot read the map of a program");
+            }
+        }
+    }
+    Ok(BTreeSet::new())
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {

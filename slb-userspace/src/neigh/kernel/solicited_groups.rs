@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
-use rtnetlink::packet_route::{
-    neighbour::{NeighbourAttribute, NeighbourFlags},
-    route::RouteProtocol,
+use nix::errno::Errno;
+use rtnetlink::{
+    Error,
+    packet_route::{
+        neighbour::{NeighbourAttribute, NeighbourFlags},
+        route::RouteProtocol,
+    },
 };
 
 use super::{Kernel, NeighbourKey, key_of};
@@ -14,41 +18,40 @@ use super::{Kernel, NeighbourKey, key_of};
 const PROTOCOL: u8 = 0x5b;
 
 impl Kernel {
-    /// Makes an interface a member of the multicast group in which hosts solicit an IPv6 address (RFC 4291, 2.7.1), also
-    /// after this process: by a proxy entry, marked as SLB's. Without the sysctl `proxy_ndp` it has no other effect.
-    pub(in crate::neigh) async fn add_solicited_group(
-        &self,
-        (interface, address): NeighbourKey,
+    /// Makes interfaces members of the multicast groups in which hosts solicit these IPv6 addresses (RFC 4291, 2.7.1),
+    /// also after this process: by proxy entries, marked as SLB's. Without the sysctl `proxy_ndp` they have no other
+    /// effect. An entry that exists has the same effect, and stays as it is.
+    pub(in crate::neigh) async fn add_solicited_groups(
+        &mut self,
+        wanted: &BTreeSet<NeighbourKey>,
     ) -> Result<()> {
-        let mut request =
-            self.handle.neighbours().add(interface, address).flags(NeighbourFlags::Proxy).replace();
-        request.message_mut().attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
-        request
-            .execute()
-            .await
-            .with_context(|| format!("cannot receive neighbour solicitations for {address}"))
+        let existing = self.proxied().await?;
+        for (interface, address) in wanted.iter().filter(|key| !existing.contains(key)) {
+            let mut request = self.handle.neighbours().add(*interface, *address).flags(NeighbourFlags::Proxy);
+            let attributes = &mut request.message_mut().attributes;
+            attributes.push(NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
+            request
+                .execute()
+                .await
+                .with_context(|| format!("cannot receive neighbour solicitations for {address}"))?;
+        }
+        Ok(())
     }
 
-    /// Removes what [`Self::add_solicited_group`] has added at these interfaces, but for the addresses in `keep`.
+    /// Removes what [`Self::add_solicited_groups`] has added for these addresses.
     pub(in crate::neigh) async fn remove_solicited_groups(
         &mut self,
-        interfaces: &BTreeSet<u32>,
-        keep: &BTreeSet<NeighbourKey>,
+        gone: &BTreeSet<NeighbourKey>,
     ) -> Result<()> {
         for message in self.proxy_messages().await? {
-            let is_ours = |attribute: &NeighbourAttribute| {
+            let is_ours = message.attributes.iter().any(|attribute| {
                 matches!(attribute, NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL)))
-            };
-            let Some(key) = key_of(&message).filter(|_| message.attributes.iter().any(is_ours)) else {
-                continue;
-            };
-            if interfaces.contains(&key.0) && !keep.contains(&key) {
-                self.handle
-                    .neighbours()
-                    .del(message)
-                    .execute()
-                    .await
-                    .with_context(|| format!("cannot remove the proxy entry of {}", key.1))?;
+            });
+            let Some(key) = key_of(&message).filter(|key| is_ours && gone.contains(key)) else { continue };
+            match self.handle.neighbours().del(message).execute().await {
+                Err(Error::NetlinkError(error))
+                    if error.to_io().raw_os_error() == Some(Errno::ENOENT as i32) => {}
+                removed => removed.with_context(|| format!("cannot remove the proxy entry of {}", key.1))?,
             }
         }
         Ok(())
