@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr},
+    process::Command,
     time::Duration,
 };
 
@@ -393,5 +394,24 @@ fn detach_without_pins_keeps_announcements_of_a_running_daemon() {
         ensure!(said.contains("nothing to detach") && said.contains("its announcements stay"), "{said}");
         ensure!(filters(world)?.contains("slb_answer"), "{}", filters(world)?);
         expect_reached(world, "after slbd detach")
+    });
+}
+
+/// Forwarding ends with the daemon: hosts must not send packets to where nothing forwards them.
+#[test]
+fn announcements_end_with_a_daemon_whose_pins_are_missing() {
+    scenario!(&WEIGHTS, |world| {
+        let mount = world.mount_bpf()?;
+        world.plan.pin_dir = mount.path().join("slb");
+        start(world)?;
+        run(Command::new("umount").arg("-l").arg(mount.path()), "")?;
+        wait_for("missing pins", PROBED, || {
+            Ok(world.slb(&["status"])?.contains("pins are missing").then_some(()))
+        })?;
+        expect_reached(world, "while the daemon runs")?;
+        world.terminate()?;
+        ensure!(!filters(world)?.contains("slb_answer"), "{}", filters(world)?);
+        ensure!(proxies(world)?.is_empty(), "{}", proxies(world)?);
+        Ok(())
     });
 }
