@@ -37,7 +37,6 @@ fn cases_on_the_host() {
     report(&failures);
 }
 
-/// The tracepoint programs load, and read the kernel's structures at the right offsets.
 #[test]
 fn vips_are_answered_for_in_the_kernel() {
     if kernel::is_available("vips_are_answered_for_in_the_kernel") {
@@ -45,6 +44,7 @@ fn vips_are_answered_for_in_the_kernel() {
     }
 }
 
+/// The tracepoint programs load, and read the kernel's structures at the right offsets.
 #[test]
 fn losses_are_counted_in_the_kernel() {
     if !kernel::is_available("losses_are_counted_in_the_kernel") {
