@@ -220,7 +220,9 @@ impl Worker {
         self.plan.values().map(|place| (place.interface.clone(), first_line(error))).collect()
     }
 
-    /// Announces what is new, has another hardware address, or is behind a link that has come up.
+    /// Schedules gratuitous ARP and unsolicited neighbour advertisements for the VIPs of [`Self::plan`] that `before` does
+    /// not have, whose interface has another MAC than in `before`, or whose link was down there. Cancels those of other
+    /// VIPs and of links that are down.
     fn start_announcements(&mut self, before: &Plan) {
         let now = Instant::now();
         for at in before.keys().filter(|at| !self.plan.contains_key(at)) {
