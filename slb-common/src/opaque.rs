@@ -16,6 +16,17 @@ pub fn opaque(value: u64) -> u64 {
     value
 }
 
+/// Keeps the code before it apart from the same code before another `N`. The compiler would merge both, with a variable
+/// in place of what differs.
+#[inline(always)]
+pub fn apart<const N: u32>() {
+    // SAFETY: sets a register that it declares.
+    #[cfg(target_arch = "bpf")]
+    unsafe {
+        core::arch::asm!("r0 = {}", const N, out("r0") _, options(nomem, nostack));
+    }
+}
+
 /// Returns `value` as an index below `N`, a power of two, by a mask that stays in the code.
 ///
 /// The compiler drops the mask of a value that it knows to be small. The verifier may not know it: Linux 6.1 loses the

@@ -35,7 +35,7 @@ use slb_common::{
         ethernet,
         frame::{Frame, FrameBuffer},
     },
-    opaque::opaque,
+    opaque::{apart, opaque},
 };
 use subprograms::BpfMaps;
 
@@ -260,14 +260,29 @@ xdp_program!(
     slb_refused = |head, ifindex, maps| Ok(datapath::refused(head, ifindex, maps))
 );
 
-/// Leaves the frame to another program.
+/// Leaves the frame to another program. Each slot is a constant: the kernel then makes a direct jump of the tail call, in
+/// place of an indirect one.
 #[inline(always)]
 fn tail_call(ctx: &XdpContext, program: TailCalled) -> u32 {
-    // SAFETY: no value of the callers needs to be dropped.
-    unsafe { PROGRAMS.tail_call(ctx, program as u32) };
+    match program {
+        TailCalled::Slow => jump::<{ TailCalled::Slow as u32 }>(ctx),
+        TailCalled::ToServer => jump::<{ TailCalled::ToServer as u32 }>(ctx),
+        TailCalled::Forward => jump::<{ TailCalled::Forward as u32 }>(ctx),
+        TailCalled::ToClient => jump::<{ TailCalled::ToClient as u32 }>(ctx),
+        TailCalled::Icmp => jump::<{ TailCalled::Icmp as u32 }>(ctx),
+        TailCalled::Refused => jump::<{ TailCalled::Refused as u32 }>(ctx),
+    }
     // The tail call failed. The host must stay reachable, so the frame is passed.
     BpfMaps(ctx.ctx).count(Action::Pass, Reason::NotReady as u32);
     xdp_action::XDP_PASS
+}
+
+/// Tail-calls the program in a slot. Returns if that fails.
+#[inline(always)]
+fn jump<const SLOT: u32>(ctx: &XdpContext) {
+    // SAFETY: no value of the callers needs to be dropped.
+    unsafe { PROGRAMS.tail_call(ctx, SLOT) };
+    apart::<SLOT>();
 }
 
 #[inline(always)]
