@@ -13,6 +13,7 @@ pub mod control;
 pub mod decap;
 pub mod family;
 pub mod flow;
+pub mod fragment;
 pub mod health;
 pub mod ids;
 pub mod interface;

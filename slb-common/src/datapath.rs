@@ -13,6 +13,7 @@
 //! | [`to_server`] | packets to a listener: selects the server |
 //! | [`forward`] | packets with a selected server: rewrites them |
 //! | [`to_client`] | packets that may answer a flow (mode `nat`) |
+//! | [`fragment`] | later fragments: where the first one went |
 //! | [`icmp`] | echo requests, ICMP errors about packets of flows |
 //! | [`refused`] | refused packets: RST, ICMP error, drop or pass |
 //!
@@ -37,7 +38,6 @@ pub mod ipip;
 pub mod maps;
 pub mod metadata;
 pub mod parse;
-
 pub mod path_calls;
 pub mod refusal;
 pub mod reset;
@@ -51,6 +51,7 @@ mod client_path;
 mod echo;
 mod fast;
 mod forward;
+mod fragments;
 mod icmp;
 mod macs;
 mod nat;
@@ -67,6 +68,7 @@ mod to_server;
 use crate::abi::programs::TailCalled;
 pub use fast::fast;
 pub use forward::forward;
+pub use fragments::fragment;
 use frame_calls::FrameCalls;
 pub use icmp::icmp;
 pub use path::Verdict;
@@ -87,6 +89,7 @@ pub fn process<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T
             Err(TailCalled::ToServer) => to_server(head, ifindex, maps),
             Err(TailCalled::Forward) => forward(head, ifindex, maps),
             Err(TailCalled::ToClient) => to_client(head, ifindex, maps),
+            Err(TailCalled::Fragment) => fragment(head, ifindex, maps),
             Err(TailCalled::Icmp) => icmp(head, ifindex, maps),
             Err(TailCalled::Refused) => Ok(refused(head, ifindex, maps)),
         }

@@ -106,6 +106,14 @@ impl FrameCalls for Context {
     }
 
     #[inline(always)]
+    fn follow(&mut self, ports: u32, selection: PackedSelection) {
+        if let Some(metadata) = METADATA.get_ptr_mut(0) {
+            // SAFETY: as above.
+            unsafe { (*metadata).follow(ports, selection) }
+        }
+    }
+
+    #[inline(always)]
     fn parse_embedded(&mut self, packet: &Packet, minimum: u32) -> Option<&'static Metadata> {
         slb_parse_embedded(self.0, packet, minimum.into());
         EMBEDDED.get(0)
@@ -252,6 +260,10 @@ xdp_program!(
     slb_to_client = datapath::to_client
 );
 xdp_program!(
+    /// [`datapath::fragment`].
+    slb_fragment = datapath::fragment
+);
+xdp_program!(
     /// [`datapath::icmp`].
     slb_icmp = datapath::icmp
 );
@@ -269,6 +281,7 @@ fn tail_call(ctx: &XdpContext, program: TailCalled) -> u32 {
         TailCalled::ToServer => jump::<{ TailCalled::ToServer as u32 }>(ctx),
         TailCalled::Forward => jump::<{ TailCalled::Forward as u32 }>(ctx),
         TailCalled::ToClient => jump::<{ TailCalled::ToClient as u32 }>(ctx),
+        TailCalled::Fragment => jump::<{ TailCalled::Fragment as u32 }>(ctx),
         TailCalled::Icmp => jump::<{ TailCalled::Icmp as u32 }>(ctx),
         TailCalled::Refused => jump::<{ TailCalled::Refused as u32 }>(ctx),
     }

@@ -1,7 +1,7 @@
 //! The maps. Their names are part of the pins' paths. The loader sets the sizes that the configuration decides.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, PerCpuArray, ProgramArray},
+    btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray},
     macros::btf_map,
 };
 use slb_common::abi::{
@@ -9,6 +9,7 @@ use slb_common::abi::{
     backend::{Backend, NextHop},
     control::Control,
     flow::WORDS,
+    fragment::{FragmentKey, FragmentRecord, MAX_FRAGMENTED},
     interface::{Interface, MAX_OWN_MACS, SLOTS},
     lookup_table::LookupTable,
     programs::TailCalled,
@@ -62,6 +63,9 @@ pub(crate) static INTERFACE_TABLE: Array<Interface, { SLOTS as usize }, MMAPABLE
 /// Further hardware addresses of interfaces, by [`own_mac_key`](slb_common::abi::interface::own_mac_key).
 #[btf_map]
 pub(crate) static OWN_MACS: HashMap<u64, u64, { MAX_OWN_MACS as usize }> = HashMap::new();
+/// Where first fragments went. Each load of the object has its own map.
+#[btf_map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRecord, MAX_FRAGMENTED> = LruHashMap::new();
 /// Metadata of the current frame, per processor.
 #[btf_map]
 pub(crate) static METADATA: PerCpuArray<Metadata, 1> = PerCpuArray::new();

@@ -8,6 +8,7 @@ use slb_common::{
     abi::{
         backend::{Backend, NextHop},
         flow::{Client, ClientPath, FlowEntry},
+        fragment::{FragmentKey, FragmentRecord},
         interface::{self, Interface},
         lookup_table::LookupTable,
         service::{IndexEntry, Service, ServiceIndex},
@@ -31,9 +32,9 @@ use slb_common::{
 
 use crate::{
     maps::{
-        BACKEND_COUNTERS, BACKENDS, CONNECTIONS, CONTROL, FLOW_MASK, FLOWS, INTERFACE_TABLE, INTERFACES,
-        LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, RESIZING, ROUND_ROBIN, SERVICE_COUNTERS, SERVICE_INDEX, SERVICES,
-        TOTALS,
+        BACKEND_COUNTERS, BACKENDS, CONNECTIONS, CONTROL, FLOW_MASK, FLOWS, FRAGMENTS, INTERFACE_TABLE,
+        INTERFACES, LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, RESIZING, ROUND_ROBIN, SERVICE_COUNTERS,
+        SERVICE_INDEX, SERVICES, TOTALS,
     },
     route,
 };
@@ -126,6 +127,25 @@ impl Maps for BpfMaps {
     #[inline(always)]
     fn redirect(&self, ifindex: u32) -> bool {
         INTERFACES.redirect(ifindex, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentRecord> {
+        // SAFETY: another processor may replace the record meanwhile. Its server is compared with the entry of that id,
+        // and a mixture of two records of one packet leads to one of its ends.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn put_fragment(&self, key: &FragmentKey, record: &FragmentRecord) {
+        // A full map replaces another record. Without a record later fragments are dropped.
+        let _ = FRAGMENTS.insert(key, record, 0);
+    }
+
+    #[inline(always)]
+    fn remove_fragment(&self, key: &FragmentKey) {
+        // Most first fragments have no record.
+        let _ = FRAGMENTS.remove(key);
     }
 
     #[inline(always)]

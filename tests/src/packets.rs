@@ -9,6 +9,8 @@
 pub mod answers;
 pub mod check;
 pub mod decap;
+mod expected;
+pub mod fragments;
 pub mod frames;
 pub mod fuzz;
 pub mod host;

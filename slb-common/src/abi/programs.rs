@@ -12,6 +12,8 @@ pub enum TailCalled {
     Forward,
     /// Packets that may answer a flow.
     ToClient,
+    /// Later fragments.
+    Fragment,
     /// ICMP messages.
     Icmp,
     /// Refused packets whose senders may receive an answer.
@@ -22,6 +24,13 @@ const _: () = assert!(TailCalled::NAMES.len() == TailCalled::Refused as usize + 
 
 impl TailCalled {
     /// Names of the programs, by slot.
-    pub const NAMES: [&str; 6] =
-        ["slb_slow", "slb_to_server", "slb_forward", "slb_to_client", "slb_icmp", "slb_refused"];
+    pub const NAMES: [&str; 7] = [
+        "slb_slow",
+        "slb_to_server",
+        "slb_forward",
+        "slb_to_client",
+        "slb_fragment",
+        "slb_icmp",
+        "slb_refused",
+    ];
 }

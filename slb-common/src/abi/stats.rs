@@ -54,7 +54,8 @@ named_enum! {
     BadHeader = "bad_header",
     /// A length field that contradicts the frame or the headers.
     BadLength = "bad_length",
-    /// A fragment.
+    /// A later fragment whose first one was not forwarded or is too long ago; a malformed fragment, or one of another
+    /// protocol than TCP and UDP.
     Fragment = "fragment",
     /// More IPv6 extension headers than the parser reads, or one that hides the transport header.
     ExtensionHeaders = "extension_headers",

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     abi::{
+        flow::ClientPath,
         programs::TailCalled,
         service::{IndexEntry, mode},
         stats::{GeneratedPacket, Reason},
@@ -84,7 +85,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         let mut reason = Reason::ToServer;
         if !FAST {
             if is_finished {
-                self.rewrite_to_rst(head, packet.network, false, GeneratedPacket::Resets)?;
+                self.rewrite_to_rst(head, packet, false, GeneratedPacket::Resets)?;
                 reason = Reason::Reset;
             } else {
                 Self::untag(head)?;
@@ -104,6 +105,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             }
             _ => return Err(Refusal::drop(Reason::NotReady)),
         }
+        self.record_fragment(packet, backend.handle, service.service, ClientPath(0));
         self.count(service, backend.handle.id(), bytes, is_new);
         Ok(Egress::forward(verdict, reason))
     }

@@ -29,6 +29,9 @@ pub trait FrameCalls: FrameBuffer {
     fn refuse(&mut self, refusal: PackedRefusal);
     /// Leaves a selected server in [`Self::metadata`] for a later program.
     fn select(&mut self, selection: PackedSelection);
+    /// As [`Self::select`] for a later fragment, with the ports of the first one: source in the lower half, destination
+    /// in the upper half, each in network byte order.
+    fn follow(&mut self, ports: u32, selection: PackedSelection);
     /// [`Metadata::read_embedded`], a BPF subprogram. `packet` is what [`Self::parse`] has returned, `minimum` the
     /// smallest path MTU that is believed.
     fn parse_embedded(&mut self, packet: &Packet, minimum: u32) -> Option<Self::Metadata>;

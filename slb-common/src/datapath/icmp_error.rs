@@ -35,6 +35,7 @@ pub struct IcmpMessage(pub u32);
 
 impl IcmpMessage {
     const TOO_BIG4: u32 = 3 << 8 | 4;
+    const TOO_BIG6: u32 = 2 << 8;
     const PARAMETER6: u32 = 4 << 8 | 1;
 
     #[inline(always)]
@@ -56,7 +57,7 @@ impl IcmpMessage {
     /// The packet is larger than `mtu` bytes.
     #[inline(always)]
     pub(super) const fn too_big(is_v4: bool, mtu: u32) -> Self {
-        Self::new(if is_v4 { Self::TOO_BIG4 } else { 2 << 8 }, mtu)
+        Self::new(if is_v4 { Self::TOO_BIG4 } else { Self::TOO_BIG6 }, mtu)
     }
 
     /// The VIP has no listener on the port.
@@ -120,7 +121,9 @@ fn may_answer_untagged(frame: &Frame<'_>, at: usize, message: IcmpMessage) -> Op
             protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::FRAGMENT
         )
     } else {
+        // The sender of a fragment learns the path MTU from its destination alone.
         matches!(ip.next_hdr, protocol::TCP | protocol::UDP)
+            || (message.kind() == IcmpMessage::TOO_BIG6 && ip.next_hdr == protocol::FRAGMENT)
     };
     Some(len >= SHORT6 && is_plain && Address::v6(ip.src_addr).is_unicast_host())
 }

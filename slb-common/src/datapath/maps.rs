@@ -5,6 +5,7 @@ use super::parse::Packet;
 use crate::abi::{
     backend::{Backend, NextHop},
     flow::{ClientPath, FlowEntry},
+    fragment::{FragmentKey, FragmentRecord},
     interface::{self, Interface},
     lookup_table::LookupTable,
     service::{Service, ServiceIndex},
@@ -69,6 +70,13 @@ pub trait Maps: Sized {
     /// Prepares to send the frame out of another interface: the program must end with
     /// [`Redirect`](super::Verdict::Redirect). Returns `false` if packets may not leave there.
     fn redirect(&self, ifindex: u32) -> bool;
+
+    /// The record of the first fragment of a packet.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentRecord>;
+    /// Records the first fragment of a packet.
+    fn put_fragment(&self, key: &FragmentKey, record: &FragmentRecord);
+    /// Removes the record of a packet, if there is one.
+    fn remove_fragment(&self, key: &FragmentKey);
 
     /// Counts one packet under an action and the number of a reason.
     fn count(&self, action: Action, reason: u32);

@@ -44,6 +44,14 @@ impl Metadata {
         self.refusal = refusal(read);
     }
 
+    /// Takes the ports of a first fragment, as [`FrameCalls::follow`](super::frame_calls::FrameCalls::follow) does.
+    #[inline(always)]
+    pub const fn follow(&mut self, ports: u32, selection: PackedSelection) {
+        self.packet.source_port = ports as u16;
+        self.packet.destination_port = (ports >> 16) as u16;
+        self.selection = selection;
+    }
+
     /// Whether the parser has refused nothing.
     #[inline(always)]
     pub(super) fn is_sound(&self) -> bool {

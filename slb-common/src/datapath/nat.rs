@@ -1,8 +1,9 @@
 //! Mode `nat`: rewrites the destination of packets to a server, and the source of its replies.
 //!
-//! TTL or hop limit is decremented in both directions, as a router does.
+//! TTL or hop limit is decremented in both directions, as a router does. A later fragment has no ports and no checksum
+//! behind its IP header; the first one's checksum covers the whole datagram.
 
-use super::parse::Packet;
+use super::parse::{Fragmentation, Packet};
 use crate::{
     abi::Address,
     net::{
@@ -25,6 +26,9 @@ pub(super) fn to_server(frame: &mut Frame<'_>, packet: &Packet, address: &Addres
         ip.dst_addr = address.v6_bytes();
         ip.hop_limit -= 1;
     }
+    if packet.fragmentation == Fragmentation::LATER {
+        return Some(());
+    }
     frame.header_mut::<Ports>(packet.transport)?.destination = port.to_ne_bytes();
     refresh_transport(
         frame,
@@ -45,6 +49,9 @@ pub(super) fn to_client(frame: &mut Frame<'_>, packet: &Packet, address: &Addres
         let ip = frame.header_mut::<Ipv6Hdr>(packet.network)?;
         ip.src_addr = address.v6_bytes();
         ip.hop_limit -= 1;
+    }
+    if packet.fragmentation == Fragmentation::LATER {
+        return Some(());
     }
     frame.header_mut::<Ports>(packet.transport)?.source = port.to_ne_bytes();
     refresh_transport(

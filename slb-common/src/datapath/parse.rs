@@ -1,5 +1,9 @@
 //! The parser: reads the headers of a frame. Checks every length against every other, and changes nothing.
 
+mod fragment;
+
+pub use fragment::Fragmentation;
+
 use crate::{
     abi::stats::Reason,
     net::{
@@ -46,8 +50,10 @@ pub struct Packet {
     pub acknowledges: u32,
     /// TCP payload in bytes.
     pub payload: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// Whether the packet is a fragment.
+    pub fragmentation: Fragmentation,
+    /// Identification of a fragment, in network byte order; says nothing in a whole packet.
+    pub fragment_id: u32,
 }
 
 impl Packet {
@@ -157,7 +163,8 @@ pub const EMPTY_PACKET: Packet = Packet {
     sequence: 0,
     acknowledges: 0,
     payload: 0,
-    reserved: 0,
+    fragmentation: Fragmentation::WHOLE,
+    fragment_id: 0,
 };
 
 /// Reads the headers of a frame. Offsets in `packet` are at most [`Frame::MAX_OFFSET`].
@@ -332,21 +339,10 @@ fn ipv4(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
     // More-fragments flag or an offset.
     let fragment = u16::from_be_bytes(ip.frags) & 0x3fff;
     if fragment != 0 {
-        return Err(fragment_reason(frame, network + header_len, fragment & 0x1fff == 0, packet));
+        packet.fragment_id = u16::from_ne_bytes(ip.id).into();
+        return fragment::parse(frame, network + header_len, total - header_len, fragment & 0x1fff, packet);
     }
     transport(frame, network + header_len, total - header_len, packet)
-}
-
-/// Refuses a fragment. Reads the ports of a first fragment, at the offset `at`.
-#[inline(always)]
-fn fragment_reason(frame: &Frame<'_>, at: usize, is_first: bool, packet: &mut Packet) -> Reason {
-    if is_first
-        && matches!(packet.protocol, protocol::TCP | protocol::UDP)
-        && let Some(ports) = frame.header::<Ports>(at)
-    {
-        packet.set_ports(ports);
-    }
-    Reason::Fragment
 }
 
 /// RFC 8200, 3 and 4.
@@ -388,12 +384,15 @@ fn ipv6(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
     if matches!(next, protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS) {
         return Err(Reason::ExtensionHeaders);
     }
-    let at = network + size_of::<Ipv6Hdr>() + extensions;
+    // Offset in units of eight bytes, and the more-fragments flag. A lone fragment with neither is whole (RFC 6946).
+    let mut fragment = 0;
     if next == protocol::FRAGMENT {
+        let at = network + size_of::<Ipv6Hdr>() + extensions;
         let header = frame.header::<FragmentHeader>(at).ok_or(Reason::Truncated)?;
-        packet.protocol = header.next_header;
-        let is_first = u16::from_be_bytes(header.offset) & 0xfff8 == 0;
-        return Err(fragment_reason(frame, at + size_of::<FragmentHeader>(), is_first, packet));
+        next = header.next_header;
+        packet.fragment_id = u32::from_ne_bytes(header.identification);
+        fragment = u16::from_be_bytes(header.offset) & !0b110;
+        extensions += size_of::<FragmentHeader>();
     }
     // Mapped addresses occur in no valid packet (RFC 4942, 2.2). From here on they would look like IPv4. An earlier
     // check costs the verifier four times the work.
@@ -404,9 +403,14 @@ fn ipv6(frame: &Frame<'_>, network: usize, packet: &mut Packet) -> Result<(), Re
     if payload < extensions {
         return Err(Reason::BadLength);
     }
+    let at = network + size_of::<Ipv6Hdr>() + extensions;
     packet.transport = at;
     packet.protocol = next;
-    transport(frame, at, payload - extensions, packet)
+    if fragment == 0 {
+        transport(frame, at, payload - extensions, packet)
+    } else {
+        fragment::parse(frame, at, payload - extensions, fragment >> 3, packet)
+    }
 }
 
 /// Reads the transport header at the offset `at`. `ip_payload_len` is the length of the packet behind its IP headers in

@@ -3,7 +3,7 @@
 use super::{
     frame_calls::FrameCalls,
     maps::{Direction, Maps},
-    parse::Packet,
+    parse::{Fragmentation, Packet},
     refusal::{PackedRefusal, Refusal},
 };
 use crate::abi::{
@@ -119,11 +119,15 @@ impl<T: Maps, const FAST: bool> PacketPath<'_, T, FAST> {
     pub(super) fn rewrite_to_rst<G: FrameCalls>(
         &self,
         head: &mut G,
-        network: usize,
+        packet: &Packet,
         back: bool,
         limited: GeneratedPacket,
     ) -> Result<(), Refusal> {
-        if self.maps.may_send(limited, self.index.hz) && head.rewrite_to_rst(network, back) {
+        // A RST is no fragment.
+        if packet.fragmentation == Fragmentation::WHOLE
+            && self.maps.may_send(limited, self.index.hz)
+            && head.rewrite_to_rst(packet.network, back)
+        {
             Ok(())
         } else {
             Err(Refusal::drop(Reason::Reset))

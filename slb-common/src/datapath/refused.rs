@@ -4,7 +4,7 @@ use core::borrow::Borrow as _;
 
 use super::{
     frame_calls::FrameCalls,
-    parse::Packet,
+    parse::{Fragmentation, Packet},
     path::{Egress, PacketPath, Verdict, count},
     path_calls::PathCalls,
     refusal::{PackedRefusal, Refusal},
@@ -68,6 +68,10 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             TOO_BIG => GeneratedPacket::TooBig,
             _ => GeneratedPacket::HopLimit,
         };
+        // Later fragments have no ports, and are not answered (RFC 1812, 4.3.2.7).
+        if packet.fragmentation == Fragmentation::LATER {
+            return Err(Refusal::Drop(reason));
+        }
         // Packets that may not be answered use up no limit. It is checked before the message is built.
         if head.may_answer(packet.network, refusal.message())
             && self.maps.may_send(limited, self.index.hz)
@@ -94,7 +98,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             GeneratedPacket::Resets
         };
         // RFC 9293, 3.10.7.1: a RST is not answered.
-        if packet.flags.rst() || self.rewrite_to_rst(head, packet.network, true, limited).is_err() {
+        if packet.flags.rst() || self.rewrite_to_rst(head, packet, true, limited).is_err() {
             return Err(Refusal::Drop(reason));
         }
         Ok(Egress::answer(reason))

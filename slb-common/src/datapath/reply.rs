@@ -6,6 +6,7 @@
 use super::{
     flow_calls::FlowCalls,
     flows::{EntrySnapshot, FAR, Flows, Query},
+    maps::Maps,
     parse::Packet,
     refusal::Refusal,
     sequence_numbers::{Segment, after_server},
@@ -195,7 +196,7 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
 
 /// Whether a server's packets may arrive on this interface: that of its next hop, or one with the role `server` alone.
 #[inline(always)]
-fn is_path_from<T: FlowCalls>(backend: &Backend, ifindex: u32, maps: &T) -> bool {
+pub(super) fn is_path_from<T: Maps>(backend: &Backend, ifindex: u32, maps: &T) -> bool {
     let Some(hop) = maps.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0) else { return true };
     if hop.ifindex == ifindex {
         return true;

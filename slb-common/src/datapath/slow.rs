@@ -6,7 +6,7 @@ use super::{
     frame_calls::FrameCalls,
     maps::Maps,
     metadata::Metadata,
-    parse::Packet,
+    parse::{Fragmentation, Packet},
     path::{Verdict, conclude},
     refusal::Refusal,
 };
@@ -21,7 +21,13 @@ pub fn slow<G: FrameCalls, T: Maps>(head: &mut G, maps: &T) -> Result<Verdict, T
     let decided = match (maps.index(), head.parse()) {
         (None, _) => Refusal::pass(Reason::NotOurs),
         (_, None) => Refusal::pass(Reason::NotReady),
-        (Some(index), Some(metadata)) => Refusal::Next(next_program(metadata.borrow(), index)),
+        (Some(index), Some(metadata)) => {
+            let metadata = metadata.borrow();
+            if metadata.is_sound() {
+                metadata.packet.begin_fragments(maps);
+            }
+            Refusal::Next(next_program(metadata, index))
+        }
     };
     conclude(Err(decided), head, maps)
 }
@@ -33,6 +39,8 @@ fn next_program(metadata: &Metadata, index: &ServiceIndex) -> TailCalled {
         TailCalled::Icmp
     } else if !metadata.is_sound() {
         TailCalled::Refused
+    } else if packet.fragmentation == Fragmentation::LATER {
+        TailCalled::Fragment
     } else if index.find(&packet.destination, packet.destination_port, packet.protocol).is_some() {
         TailCalled::ToServer
     } else {

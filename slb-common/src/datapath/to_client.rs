@@ -55,7 +55,19 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         let Some(reply) = reply::to_client::<FAST, T>(packet, ifindex, index, maps)? else {
             return self.no_flow(packet);
         };
-        let Reply { service, backend, client, out, is_finished } = reply;
+        self.send_to_client(head, packet, &reply)
+    }
+
+    /// Rewrites a server's packet and sends it to its client.
+    #[inline(always)]
+    pub(super) fn send_to_client<G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        reply: &Reply<'_>,
+    ) -> Result<Egress, Refusal> {
+        let maps = self.maps;
+        let Reply { service, backend, client, out, is_finished } = *reply;
         if packet.hop_limit <= 1 {
             return Err(Refusal::IcmpError(IcmpError {
                 reason: Reason::HopLimit,
@@ -77,7 +89,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         let verdict = self.egress_verdict(out.ifindex(), packet)?;
         let mut reason = Reason::ToClient;
         if !FAST && is_finished {
-            self.rewrite_to_rst(head, packet.network, false, GeneratedPacket::Resets)?;
+            self.rewrite_to_rst(head, packet, false, GeneratedPacket::Resets)?;
             reason = Reason::Reset;
         } else {
             Self::untag(head)?;
@@ -86,6 +98,9 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         nat::to_client(&mut frame, packet, &service.address, service.port)
             .ok_or(Refusal::drop(Reason::Truncated))?;
         readdress(&mut frame, &macs).ok_or(Refusal::drop(Reason::Truncated))?;
+        if let Some(server) = maps.backend(backend).filter(|_| !FAST) {
+            self.record_fragment(packet, server.handle, service.handle.tag(), client);
+        }
         maps.count_service(service.handle.id(), Direction::Out, frame.len(), false);
         maps.count_backend(backend, Direction::Out, frame.len(), false);
         Ok(Egress::forward(verdict, reason))

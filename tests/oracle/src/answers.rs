@@ -34,9 +34,11 @@ impl Packet {
     /// too short to quote, comes from no single host, or may be fragmented on its way.
     pub(crate) fn icmp_error(&self, cause: Cause) -> Option<Vec<u8>> {
         let header = if self.is_v4() { 20 } else { 40 };
+        // The sender of IPv6 fragments learns the path MTU by it.
+        let is_fragment6 = !self.is_v4() && self.frame[self.network + 6] == number::FRAGMENT;
         let may_fragment = self.is_v4() && self.frame[self.network + 6] & 0x40 == 0;
         if self.len < header + 8
-            || !self.is_plain()
+            || !(self.is_plain() || (is_fragment6 && matches!(cause, Cause::TooBig(_))))
             || !is_one_host(self.source.ip())
             || (may_fragment && matches!(cause, Cause::TooBig(_)))
         {
@@ -112,7 +114,7 @@ impl Packet {
     }
 
     fn reset(&self, mut tcp: TcpHeader, network: usize, back: bool) -> Option<Self> {
-        if self.content != Content::Tcp || !self.is_plain() {
+        if self.content != Content::Tcp || !self.is_plain() || self.fragment.is_some() {
             return None;
         }
         tcp.rst = true;

@@ -99,6 +99,10 @@ named! {
         ErrorToServerIpipByHash = "icmp_error_to_server_ipip_by_hash",
         ErrorToPreviousServer = "icmp_error_to_previous_server",
         ErrorToClient = "icmp_error_to_client",
+        FragmentToServerNat = "fragment_to_server_nat",
+        FragmentToServerDsr = "fragment_to_server_dsr",
+        FragmentToServerIpip = "fragment_to_server_ipip",
+        FragmentToClient = "fragment_to_client",
         ReplyWithoutHops = "reply_without_hops",
         ReplyTooBig = "reply_too_big",
     }

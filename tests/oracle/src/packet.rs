@@ -1,5 +1,7 @@
 //! Parses a frame with `etherparse`. Checks each length against the others.
 
+mod fragment;
+
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
@@ -7,6 +9,7 @@ use etherparse::{
     err::{ipv4, tcp},
 };
 
+pub(crate) use self::fragment::Fragment;
 use crate::{bytes::word, outcome::Reason, world::Protocol};
 
 /// TCP flags.
@@ -70,6 +73,18 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// Reads a TCP header of a packet with `room` bytes behind its IP headers.
+    pub(crate) fn of(tcp: &TcpHeaderSlice<'_>, room: usize) -> Self {
+        let (len, sequence) = (tcp.slice().len(), tcp.sequence_number());
+        let counted = u32::from(tcp.syn()) + u32::from(tcp.fin());
+        Self {
+            flags: tcp.slice()[13],
+            sequence,
+            end: sequence.wrapping_add((room - len) as u32).wrapping_add(counted),
+            acknowledges: tcp.acknowledgment_number(),
+        }
+    }
+
     pub(crate) fn has(self, flags: u8) -> bool {
         self.flags & flags != 0
     }
@@ -96,9 +111,16 @@ pub(crate) struct Packet {
     pub(crate) hop_limit: u8,
     pub(crate) content: Content,
     pub(crate) segment: Segment,
+    /// Which fragment it is; `None` for a whole packet.
+    pub(crate) fragment: Option<Fragment>,
 }
 
 impl Packet {
+    /// Whether it is a later fragment, which has no ports.
+    pub(crate) fn is_later_fragment(&self) -> bool {
+        self.fragment.is_some_and(|fragment| !fragment.is_first())
+    }
+
     pub(crate) fn is_v4(&self) -> bool {
         self.destination.is_ipv4()
     }
@@ -146,6 +168,11 @@ pub(crate) struct Refused {
 }
 
 impl Refused {
+    /// A malformed fragment, or one of another protocol. `of` is the endpoint that it names.
+    pub(crate) fn fragment(destination: IpAddr, of: Option<(SocketAddr, Protocol)>) -> Self {
+        Self { fragment_of: of, ..Self::to(destination, Reason::Fragment) }
+    }
+
     const fn unread(reason: Reason) -> Self {
         Self { reason, destination: None, fragment_of: None }
     }
@@ -210,28 +237,14 @@ fn ipv4(frame: Vec<u8>, network: usize) -> Result<Packet, Refused> {
     if total < header || total > bytes.len() {
         return refused(Reason::BadLength);
     }
-    if ip.is_fragmenting_payload() {
-        let is_first = ip.fragments_offset().value() == 0;
-        let ports = is_first.then(|| bytes.get(header..header + 4)).flatten();
-        return Err(fragment(ip.protocol().0, destination, ports));
-    }
     let (number, hop_limit, source) = (ip.protocol().0, ip.ttl(), address(12));
+    let part = ip
+        .is_fragmenting_payload()
+        .then(|| Fragment { id: ip.identification().into(), units: ip.fragments_offset().value() });
     let at = Offsets { network, transport: network + header, len: total };
-    transport(frame, at, [source, destination], number, hop_limit)
-}
-
-fn fragment(protocol: u8, destination: IpAddr, ports: Option<&[u8]>) -> Refused {
-    let protocol = match protocol {
-        number::TCP => Some(Protocol::Tcp),
-        number::UDP => Some(Protocol::Udp),
-        _ => None,
-    };
-    let port = ports.and_then(|ports| word(ports, 2));
-    Refused {
-        fragment_of: port
-            .zip(protocol)
-            .map(|(port, protocol)| (SocketAddr::new(destination, port), protocol)),
-        ..Refused::to(destination, Reason::Fragment)
+    match part {
+        Some(part) => fragment::read(frame, at, [source, destination], number, hop_limit, part),
+        None => transport(frame, at, [source, destination], number, hop_limit),
     }
 }
 
@@ -273,13 +286,16 @@ fn ipv6(frame: Vec<u8>, network: usize) -> Result<Packet, Refused> {
     if is_extension(next) {
         return refused(Reason::ExtensionHeaders);
     }
+    let mut part = None;
     if next == number::FRAGMENT {
-        let Some(header) = bytes.get(40 + extensions..48 + extensions) else {
+        let Some([following, _, high, low, a, b, c, d]) = bytes.get(40 + extensions..48 + extensions) else {
             return refused(Reason::Truncated);
         };
-        let is_first = header[2] == 0 && header[3] & 0xf8 == 0;
-        let ports = is_first.then(|| bytes.get(48 + extensions..52 + extensions)).flatten();
-        return Err(fragment(header[0], destination, ports));
+        (next, extensions) = (*following, extensions + 8);
+        let (word, id) = (u16::from_be_bytes([*high, *low]), u32::from_be_bytes([*a, *b, *c, *d]));
+        let (units, more) = (word >> 3, word & 1 != 0);
+        // A whole packet with this header is handled as without it (RFC 6946).
+        part = (units > 0 || more).then_some(Fragment { id, units });
     }
     // IPv4-mapped addresses occur in no packet (RFC 4942, 2.2).
     if [source, destination].iter().any(|ip| matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some())) {
@@ -289,14 +305,18 @@ fn ipv6(frame: Vec<u8>, network: usize) -> Result<Packet, Refused> {
         return refused(Reason::BadLength);
     }
     let at = Offsets { network, transport: network + 40 + extensions, len: 40 + payload };
-    transport(frame, at, [source, destination], next, hop_limit)
+    match part {
+        Some(part) => fragment::read(frame, at, [source, destination], next, hop_limit, part),
+        None => transport(frame, at, [source, destination], next, hop_limit),
+    }
 }
 
+/// Offsets of the headers in a frame, and the length of the IP packet.
 #[derive(Clone, Copy)]
-struct Offsets {
-    network: usize,
-    transport: usize,
-    len: usize,
+pub(crate) struct Offsets {
+    pub(crate) network: usize,
+    pub(crate) transport: usize,
+    pub(crate) len: usize,
 }
 
 fn transport(
@@ -325,14 +345,7 @@ fn transport(
                 return refused(Reason::BadLength);
             }
             ports = [tcp.source_port(), tcp.destination_port()];
-            let sequence = tcp.sequence_number();
-            let counted = u32::from(tcp.syn()) + u32::from(tcp.fin());
-            segment = Segment {
-                flags: header[13],
-                sequence,
-                end: sequence.wrapping_add((room - len) as u32).wrapping_add(counted),
-                acknowledges: tcp.acknowledgment_number(),
-            };
+            segment = Segment::of(&tcp, room);
             Content::Tcp
         }
         number::UDP => {
@@ -378,6 +391,7 @@ fn transport(
         hop_limit,
         content,
         segment,
+        fragment: None,
         frame,
     })
 }

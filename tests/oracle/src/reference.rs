@@ -1,5 +1,6 @@
 //! The reference: judges one packet after the other.
 
+mod fragments;
 mod limits;
 mod related;
 mod select;
@@ -12,7 +13,10 @@ use std::{
     net::SocketAddr,
 };
 
-use self::limits::{Generated, Limits};
+use self::{
+    fragments::{FragmentKey, Record},
+    limits::{Generated, Limits},
+};
 use crate::{
     answers::{Cause, is_one_host},
     flow::{Clock, Flow},
@@ -70,6 +74,8 @@ pub struct Reference<'s, S> {
     slots: &'s S,
     now: u32,
     flows: HashMap<FlowKey, Flow>,
+    /// Where first fragments went.
+    fragments: HashMap<FragmentKey, Record>,
     limits: Limits,
     /// Flow labels seen, by listener and client endpoint.
     labels: HashMap<(usize, SocketAddr), u32>,
@@ -104,6 +110,7 @@ impl<'s, S: Slots> Reference<'s, S> {
             slots,
             now: 0,
             flows: HashMap::new(),
+            fragments: HashMap::new(),
             limits: Limits::default(),
             labels: HashMap::new(),
             traffic: BTreeMap::new(),
@@ -158,6 +165,10 @@ impl<'s, S: Slots> Reference<'s, S> {
             Ok(packet) => packet,
             Err(refused) => return Err(self.refused(&refused, &arrival)),
         };
+        if packet.is_later_fragment() {
+            return self.follow(&packet, &arrival, frame.len(), seen);
+        }
+        self.begin_fragments(&packet);
         let decided = match (packet.content, packet.protocol()) {
             (Content::EchoRequest, _) => self.echo(&packet, &arrival, frame.len()),
             (_, Some(protocol)) => match self.world.listener(packet.destination, protocol) {
@@ -194,7 +205,7 @@ impl<'s, S: Slots> Reference<'s, S> {
             Refusal::Reset(reason) => {
                 let kind = if reason == Reason::Unmatched { Generated::Unmatched } else { Generated::Resets };
                 // RFC 9293, 3.10.7.1: a RST is not answered.
-                let may = !packet.is_rst() && self.may_send(kind);
+                let may = !packet.is_rst() && packet.fragment.is_none() && self.may_send(kind);
                 (reason, may.then(|| packet.reset_back()).flatten())
             }
             refusal => return Err(refusal),

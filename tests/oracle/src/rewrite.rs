@@ -62,9 +62,13 @@ impl Packet {
             End::Destination => (self.destination_range(), self.transport + 2),
         };
         write_address(&mut out, address, to.ip());
-        put(&mut out, port, to.port());
         out[self.hop_limit_at()] -= 1;
-        self.refresh(&mut out);
+        if self.is_later_fragment() {
+            self.refresh_header(&mut out, self.network);
+        } else {
+            put(&mut out, port, to.port());
+            self.refresh(&mut out);
+        }
         out
     }
 

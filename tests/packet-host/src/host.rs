@@ -2,13 +2,14 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
 };
 
 use slb_common::{
     abi::{
         backend::{Backend, NextHop},
         flow::{ClientPath, FlowEntry, WORDS},
+        fragment::{FragmentKey, FragmentRecord},
         ids::TableId,
         interface::{self, Interface, InterfaceProperties},
         lookup_table::LookupTable,
@@ -64,6 +65,7 @@ pub struct Host {
     /// The kernel's route to every client: [`Maps::route_to_client`].
     pub route: Cell<ClientPath>,
     flows: Vec<[SharedWord; WORDS]>,
+    fragments: RefCell<HashMap<FragmentKey, FragmentRecord>>,
     /// Round-robin positions, by service id.
     round_robin: Vec<SharedWord>,
     /// Connection counts, by server id.
@@ -103,6 +105,7 @@ impl Host {
             interface_table: BTreeMap::new(),
             own_macs: BTreeSet::new(),
             route: Cell::default(),
+            fragments: RefCell::default(),
             flows: (0..slots).map(|_| Default::default()).collect(),
             round_robin: (0..IDS).map(|_| SharedWord::default()).collect(),
             connections: (0..IDS).map(|_| SharedWord::default()).collect(),
@@ -134,6 +137,7 @@ impl Host {
     /// Forgets all flows and counters, and sets the clock to 0. The configuration stays.
     pub fn forget(&mut self) {
         self.flows.iter().flatten().for_each(|word| word.store(0));
+        self.fragments.borrow_mut().clear();
         self.round_robin.iter().chain(&self.connections).for_each(|word| word.store(0));
         self.now.set(0);
         self.limits = Default::default();
@@ -231,6 +235,10 @@ impl FrameCalls for Buffer {
 
     fn select(&mut self, selection: PackedSelection) {
         self.metadata.selection = selection;
+    }
+
+    fn follow(&mut self, ports: u32, selection: PackedSelection) {
+        self.metadata.follow(ports, selection);
     }
 
     fn parse_embedded(&mut self, packet: &Packet, minimum: u32) -> Option<Metadata> {
@@ -419,6 +427,18 @@ impl Maps for Host {
 
     fn redirect(&self, ifindex: u32) -> bool {
         self.interfaces.contains(&ifindex)
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentRecord> {
+        self.fragments.borrow().get(key).copied()
+    }
+
+    fn put_fragment(&self, key: &FragmentKey, record: &FragmentRecord) {
+        self.fragments.borrow_mut().insert(*key, *record);
+    }
+
+    fn remove_fragment(&self, key: &FragmentKey) {
+        self.fragments.borrow_mut().remove(key);
     }
 
     fn count(&self, action: Action, reason: u32) {

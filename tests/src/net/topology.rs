@@ -358,6 +358,18 @@ impl Backend {
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sets the MTU of the backend's link to `slb` at both ends. What the backend sends stays within `sent`.
+    ///
+    /// # Errors
+    /// A command fails.
+    pub fn set_mtu(&self, slb: &Namespace, link: u16, sent: u16) -> Result<()> {
+        slb.ip(&format!("link set {} mtu {link}", self.name))?;
+        self.namespace.ip(&format!("link set eth0 mtu {link}"))?;
+        let route =
+            |family: Family| format!("route change default via {} mtu {sent}", family.host(self.link, SLB));
+        self.namespace.ip(&Family::ALL.map(route).join("\n"))
+    }
+
     /// TCP segments and UDP datagrams that the backend has received, also those for ports without a socket.
     ///
     /// # Errors

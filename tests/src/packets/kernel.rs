@@ -4,7 +4,7 @@ use std::{fs, ops::Range, path::Path, process::Command, thread};
 
 use anyhow::{Context as _, Error, Result, ensure};
 use aya::{
-    maps::{Array, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
 use nix::{
@@ -14,6 +14,7 @@ use nix::{
 use slb_common::abi::{
     DEFAULT_BACKENDS,
     flow::FlowWords,
+    fragment::{FragmentKey, FragmentRecord},
     ids::{BackendId, ServiceId},
     stats::{self, Counters},
 };
@@ -101,6 +102,7 @@ pub struct Kernel {
     interfaces: InterfaceTable,
     flows: Array<MapData, FlowWords>,
     resizing: Array<MapData, u64>,
+    fragments: HashMap<MapData, [u8; size_of::<FragmentKey>()], [u8; size_of::<FragmentRecord>()]>,
     totals: PerCpuArray<MapData, stats::Totals>,
     /// The state that the maps hold.
     held: MapState,
@@ -119,7 +121,9 @@ impl Kernel {
     pub fn load_sized(flow_table_entries: u32) -> Result<Self> {
         let pins = own_pins()?;
         let sizes = MapSizes { flows: flow_table_entries, backends: DEFAULT_BACKENDS };
-        let program = loader::load(&pins.0, sizes)?;
+        let mut program = loader::load(&pins.0, sizes)?;
+        let fragments = MapData::from_id(program.map_id("FRAGMENTS")?)?;
+        let fragments = Map::from_map_data(fragments)?.try_into()?;
         let maps = Maps::open(&pins.0)?;
         let mut interfaces = InterfaceTable::open(&pins.0)?;
         interfaces.put(&world::interfaces())?;
@@ -127,7 +131,7 @@ impl Kernel {
         let resizing = Map::from_map_data(MapData::from_pin(pins.0.map("RESIZING"))?)?.try_into()?;
         let totals = Map::from_map_data(MapData::from_pin(pins.0.map("TOTALS"))?)?.try_into()?;
         let (held, before) = (MapState::default(), Totals::new());
-        Ok(Self { program, maps, interfaces, flows, resizing, totals, held, before, pins })
+        Ok(Self { program, maps, interfaces, flows, resizing, fragments, totals, held, before, pins })
     }
 
     /// Facts about each program, from the kernel.
@@ -142,9 +146,7 @@ impl Kernel {
     pub fn begin(&mut self, state: &MapState) -> Result<()> {
         self.become_state(state)?;
         self.set_resizing(false)?;
-        for slot in 0..self.flows.len() {
-            self.flows.set(slot, FlowWords::default(), 0)?;
-        }
+        self.forget_flows()?;
         for id in 0..IDS {
             let (id, server) = (ServiceId::new(id), BackendId::new(id));
             let service = Box::new(state.services.get(&id).copied().unwrap_or_default());
@@ -162,13 +164,20 @@ impl Kernel {
 
     /// Clears the flow table, and all totals and rate limits. The state stays.
     pub fn forget(&mut self) -> Result<()> {
-        for slot in 0..self.flows.len() {
-            self.flows.set(slot, FlowWords::default(), 0)?;
-        }
+        self.forget_flows()?;
         let cpus = nr_cpus().map_err(|(file, error)| Error::new(error).context(file))?;
         self.totals.set(0, PerCpuValues::try_from(vec![stats::Totals::default(); cpus])?, 0)?;
         self.before.clear();
         Ok(())
+    }
+
+    /// Clears the flow table and the records of first fragments.
+    fn forget_flows(&mut self) -> Result<()> {
+        for slot in 0..self.flows.len() {
+            self.flows.set(slot, FlowWords::default(), 0)?;
+        }
+        let keys: Vec<_> = self.fragments.keys().collect::<Result<_, _>>()?;
+        keys.iter().try_for_each(|key| Ok(self.fragments.remove(key)?))
     }
 
     /// Applies one operation beside the state that [`Self::become_state`] has set.

@@ -4,13 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use slb_common::{
-    abi::{
-        flow::ClientPath,
-        ids::ServiceId,
-        mac_word,
-        service::mode,
-        stats::{Action, Counters, Reason},
-    },
+    abi::{flow::ClientPath, mac_word, service::mode},
     datapath::Verdict,
 };
 use slb_control::{
@@ -19,14 +13,16 @@ use slb_control::{
 };
 use slb_userspace::dataplane::interfaces::Interfaces;
 
+pub use super::expected::{CLIENT, Expect, FlowKind};
 use super::{
-    check::{self, Rewrite},
+    check,
+    expected::{ExpectedCounters, mode_of, sent},
     frames::Frame,
-    host::{self, Host, Totals},
-    icmp::{self, IcmpCause},
+    host::{self, Host},
+    icmp::IcmpCause,
     kernel::{Kernel, action},
-    reset, tunnel,
-    world::{self, Hop, IDS, LO, PacketListener, PacketServer, PacketWorld},
+    tunnel,
+    world::{self, IDS, LO, PacketWorld},
 };
 
 /// A packet case.
@@ -61,47 +57,6 @@ pub enum Step {
     /// A GC pass over the host's flow table.
     GcPass,
 }
-
-/// Expected result of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
-    /// Forwarded to a server in the listener's mode.
-    ToServer(PacketListener, PacketServer, FlowKind),
-    /// Forwarded to the client by this hop.
-    ToClient(PacketListener, PacketServer, Hop),
-    /// An ICMP error, forwarded to the server as this frame.
-    ErrorToServer(PacketListener, PacketServer, &'static [u8]),
-    /// An ICMP error, forwarded to the client as this frame.
-    ErrorToClient(PacketListener, PacketServer, &'static [u8]),
-    /// Rewritten to a RST and forwarded to the server.
-    EndServer(PacketListener, PacketServer, FlowKind),
-    /// Rewritten to a RST and forwarded to the client.
-    EndClient(PacketListener, PacketServer, Hop),
-    /// Answered with a RST: the connection is terminated.
-    End,
-    /// Answered with a RST: unmatched.
-    Refuse,
-    /// Echo reply.
-    Answer(PacketListener),
-    /// Answered with an ICMP error.
-    IcmpError(IcmpCause),
-    /// Passed to the kernel unchanged.
-    Pass(Reason),
-    /// Dropped.
-    Drop(Reason),
-}
-
-/// Whether a packet begins a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlowKind {
-    /// The packet counts as a new flow.
-    New,
-    /// The packet does not count as a new flow.
-    Old,
-}
-
-/// The client path, unless a case says otherwise.
-pub const CLIENT: Hop = Hop { id: 0, out: LO, peer: world::CLIENT_MAC, own: world::OWN_MAC };
 
 impl Scenario {
     /// A case in the standard world.
@@ -218,14 +173,6 @@ impl Scenario {
     }
 }
 
-/// Expected counters.
-#[derive(Default)]
-struct ExpectedCounters {
-    totals: Totals,
-    services: BTreeMap<u32, Counters>,
-    backends: BTreeMap<u32, Counters>,
-}
-
 struct CaseRun<'k> {
     host: Host,
     kernel: Option<&'k mut Kernel>,
@@ -251,11 +198,6 @@ impl FlowLabels {
         ensure!(!shared, "flow label {label:#x} of another flow");
         Ok(())
     }
-}
-
-/// The mode of a listener, which determines how frames are rewritten.
-fn mode_of(state: &MapState, listener: &PacketListener) -> u8 {
-    state.services.get(&ServiceId::new(listener.id)).map_or(mode::NAT, |service| service.mode)
 }
 
 impl CaseRun<'_> {
@@ -303,11 +245,15 @@ impl CaseRun<'_> {
             "host: {decided:?} in place of {verdict:?}; counted {:?}",
             self.host.totals()
         );
-        if let Expect::ToServer(listener, server, _) | Expect::EndServer(listener, server, _) = expect
+        if let Expect::ToServer(listener, server, _)
+        | Expect::EndServer(listener, server, _)
+        | Expect::FragmentToServer(listener, server, ..) = expect
             && mode_of(&self.held, listener) == mode::IPIP
         {
             let label = tunnel::label(&out, frame.untagged().network);
-            self.labels.note(frame, label)?;
+            // A fragment has the label of its flow, whose ports only the first one has.
+            let of = if let Expect::FragmentToServer(.., fragment) = expect { fragment.whole } else { frame };
+            self.labels.note(of, label)?;
             bytes = tunnel::wrapped(&sent(frame, expect), &server.hop, server.at, label);
         }
         // A dropped frame may be left half rewritten.
@@ -352,101 +298,6 @@ impl CaseRun<'_> {
         }
         ensure!(self.host.totals() == *totals, "host: {:?} in place of {totals:?}", self.host.totals());
         self.kernel.as_ref().map_or(Ok(()), |kernel| same_counters(&self.host, kernel))
-    }
-}
-
-impl ExpectedCounters {
-    /// Changes the counters of a listener and of a server.
-    fn count(&mut self, listener: &PacketListener, server: &PacketServer, change: impl Fn(&mut Counters)) {
-        change(self.services.entry(listener.id).or_default());
-        change(self.backends.entry(server.id).or_default());
-    }
-
-    /// Counts the frame; returns the expected verdict and frame.
-    fn note(&mut self, frame: &Frame, ifindex: u32, expect: &Expect, held: &MapState) -> (Verdict, Vec<u8>) {
-        let (came, frame) = (frame, &frame.untagged());
-        let len = came.bytes.len() as u64;
-        let send = |hop: &Hop| {
-            if hop.out == ifindex { Verdict::Transmit } else { Verdict::Redirect(hop.out) }
-        };
-        let (action, reason, verdict, bytes) = match expect {
-            Expect::ToServer(listener, server, flow) | Expect::EndServer(listener, server, flow) => {
-                self.count(listener, server, |counters| {
-                    counters.packets_in += 1;
-                    counters.bytes_in += len;
-                    counters.new_flows += u64::from(*flow == FlowKind::New);
-                });
-                let hop = &server.hop;
-                let rewrite = match mode_of(held, listener) {
-                    mode::NAT => Rewrite::Destination(server.at),
-                    // For mode `ipip` the caller adds the outer header.
-                    _ => Rewrite::Nothing,
-                };
-                let bytes = check::rewritten(&sent(frame, expect), hop.peer, hop.own, rewrite);
-                let is_end = matches!(expect, Expect::EndServer(..));
-                let reason = if is_end { Reason::Reset } else { Reason::ToServer };
-                (Action::Forward, reason, send(hop), bytes)
-            }
-            Expect::ToClient(listener, server, hop) | Expect::EndClient(listener, server, hop) => {
-                let sent_len = sent(frame, expect).bytes.len() as u64;
-                self.count(listener, server, |counters| {
-                    counters.packets_out += 1;
-                    counters.bytes_out += sent_len;
-                });
-                let rewrite = Rewrite::Source(listener.at);
-                let bytes = check::rewritten(&sent(frame, expect), hop.peer, hop.own, rewrite);
-                let is_end = matches!(expect, Expect::EndClient(..));
-                let reason = if is_end { Reason::Reset } else { Reason::ToClient };
-                (Action::Forward, reason, send(hop), bytes)
-            }
-            Expect::ErrorToServer(listener, server, bytes) => {
-                self.count(listener, server, |counters| {
-                    counters.packets_in += 1;
-                    counters.bytes_in += len;
-                });
-                (Action::Forward, Reason::ToServer, send(&server.hop), bytes.to_vec())
-            }
-            Expect::ErrorToClient(listener, server, bytes) => {
-                self.count(listener, server, |counters| {
-                    counters.packets_out += 1;
-                    counters.bytes_out += bytes.len() as u64;
-                });
-                (Action::Forward, Reason::ToClient, send(&CLIENT), bytes.to_vec())
-            }
-            Expect::End => (Action::Answer, Reason::Reset, Verdict::Transmit, reset::back(frame).bytes),
-            Expect::Refuse => {
-                (Action::Answer, Reason::Unmatched, Verdict::Transmit, reset::back(frame).bytes)
-            }
-            Expect::Answer(listener) => {
-                let counters = self.services.entry(listener.id).or_default();
-                counters.packets_in += 1;
-                counters.bytes_in += len;
-                let mac = |at: usize| frame.bytes[at..at + 6].try_into().expect("six bytes");
-                let bytes = check::rewritten(frame, mac(6), mac(0), Rewrite::Reply);
-                (Action::Answer, Reason::Echo, Verdict::Transmit, bytes)
-            }
-            Expect::IcmpError(cause) => {
-                let reason = match cause {
-                    IcmpCause::HopLimit => Reason::HopLimit,
-                    IcmpCause::TooBig(_) => Reason::TooBig,
-                    IcmpCause::NoPort | IcmpCause::NoProtocol => Reason::Unmatched,
-                };
-                let bytes = icmp::icmp_error(&frame.bytes, frame.network, *cause);
-                (Action::Answer, reason, Verdict::Transmit, bytes)
-            }
-            Expect::Pass(reason) => (Action::Pass, *reason, Verdict::Pass, came.bytes.clone()),
-            Expect::Drop(reason) => (Action::Drop, *reason, Verdict::Drop, came.bytes.clone()),
-        };
-        *self.totals.entry((action as u8, reason as u32)).or_default() += 1;
-        (verdict, bytes)
-    }
-}
-
-/// The frame that is forwarded, before it is rewritten.
-fn sent(frame: &Frame, expect: &Expect) -> Frame {
-    match expect {
-        Expect::EndServer(..) | Expect::EndClient(..) => reset::forward(&frame.untagged()),
-        _ => frame.untagged(),
     }
 }
 

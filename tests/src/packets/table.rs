@@ -3,6 +3,7 @@
 mod flows;
 mod forged;
 mod forward;
+mod fragments;
 mod headers;
 mod icmp_errors;
 mod martians;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Scenario> {
         forward::cases(),
         replies::cases(),
         headers::cases(),
+        fragments::cases(),
         truncations::cases(),
         flows::cases(),
         forged::cases(),

@@ -15,6 +15,7 @@ mod failover;
 mod failure;
 mod flaps;
 mod forgers;
+mod fragments;
 mod groups;
 mod guest;
 mod health;

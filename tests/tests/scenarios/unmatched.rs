@@ -35,7 +35,10 @@ fn unmatched_packets_do_not_loop_and_host_services_work() {
         for family in Family::ALL {
             ensure!(tcp(world, family.vip(), PORT)? == ReplyOutcome::Refused, "{family}: TCP");
             ensure!(udp(world, family.vip(), 100)? == ReplyOutcome::Refused, "{family}: UDP");
-            ensure!(udp(world, family.vip(), LARGE)? == ReplyOutcome::Silence, "{family}: fragments");
+            // The first fragment has the port. Packets with IPv6 extension headers get no answer.
+            let of_fragments =
+                if family == Family::V4 { ReplyOutcome::Refused } else { ReplyOutcome::Silence };
+            ensure!(udp(world, family.vip(), LARGE)? == of_fragments, "{family}: fragments");
             ensure!(world.client().ping(family.vip(), PATIENCE)?.is_some(), "{family}: ping");
         }
 

@@ -17,6 +17,7 @@ use crate::{
         Address,
         backend::NextHop,
         flow::WORDS,
+        fragment::{FragmentKey, FragmentRecord},
         interface::Interface,
         lookup_table::LookupTable,
         service::Service,
@@ -95,6 +96,11 @@ impl Maps for SharedTable {
     fn redirect(&self, _: u32) -> bool {
         false
     }
+    fn fragment(&self, _: &FragmentKey) -> Option<FragmentRecord> {
+        None
+    }
+    fn put_fragment(&self, _: &FragmentKey, _: &FragmentRecord) {}
+    fn remove_fragment(&self, _: &FragmentKey) {}
     fn count(&self, _: Action, _: u32) {}
     fn may_send(&self, _: GeneratedPacket, _: u32) -> bool {
         unreachable!()

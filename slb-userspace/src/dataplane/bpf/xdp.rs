@@ -226,11 +226,14 @@ impl Program {
         self.ebpf.map_mut(name).with_context(|| format!("the BPF object has no map {name}"))
     }
 
-    /// Id in the kernel of a program array of the object.
-    pub(super) fn map_id(&mut self, name: &str) -> Result<u32> {
+    /// Id in the kernel of a map of the object that each load has anew: a program array or an LRU map.
+    ///
+    /// # Errors
+    /// The object has no such map.
+    pub fn map_id(&mut self, name: &str) -> Result<u32> {
         match self.map(name)? {
-            Map::ProgramArray(map) => Ok(map.info()?.id()),
-            _ => bail!("{name} is no program array"),
+            Map::ProgramArray(map) | Map::LruHashMap(map) => Ok(map.info()?.id()),
+            _ => bail!("{name} is neither a program array nor an LRU map"),
         }
     }
 

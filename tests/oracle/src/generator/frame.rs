@@ -44,6 +44,49 @@ pub(super) struct Built {
     pub(super) bytes: Vec<u8>,
     pub(super) network: usize,
     pub(super) transport: usize,
+    /// Offset of the field that names what is behind the IP headers.
+    next: usize,
+    /// Offset behind the IP packet.
+    end: usize,
+}
+
+impl Built {
+    pub(super) fn is_v4(&self) -> bool {
+        self.bytes[self.network] >> 4 == 4
+    }
+
+    /// Length behind the IP headers, in bytes.
+    pub(super) fn content(&self) -> usize {
+        self.end - self.transport
+    }
+
+    /// The fragment of `len` bytes from `at` on, a multiple of eight (RFC 791, 3.2; RFC 8200, 4.5).
+    pub(super) fn fragment(&self, id: u32, at: usize, len: usize, more: bool) -> Self {
+        let (network, mut bytes) = (self.network, self.bytes[..self.transport].to_vec());
+        let put = |bytes: &mut Vec<u8>, at: usize, word: u16| {
+            bytes[at..at + 2].copy_from_slice(&word.to_be_bytes());
+        };
+        let headers = self.transport - network;
+        if self.is_v4() {
+            put(&mut bytes, network + 2, (headers + len) as u16);
+            put(&mut bytes, network + 4, id as u16);
+            put(&mut bytes, network + 6, (at / 8) as u16 | u16::from(more) << 13);
+            put(&mut bytes, network + 10, 0);
+            let check = !sum(&bytes[network..]);
+            put(&mut bytes, network + 10, check);
+        } else {
+            put(&mut bytes, network + 4, (headers - 40 + 8 + len) as u16);
+            let number = std::mem::replace(&mut bytes[self.next], number::FRAGMENT);
+            bytes.extend([number, 0]);
+            bytes.extend((at as u16 | u16::from(more)).to_be_bytes());
+            bytes.extend(id.to_be_bytes());
+        }
+        let transport = bytes.len();
+        bytes.extend(&self.bytes[self.transport + at..self.transport + at + len]);
+        let end = bytes.len();
+        bytes.extend(&self.bytes[self.end..]);
+        Self { bytes, transport, end, ..*self }
+    }
 }
 
 impl Draft {
@@ -55,6 +98,7 @@ impl Draft {
             bytes.extend(control.to_be_bytes());
         }
         let network = bytes.len() + 2;
+        let mut next_field = network + if self.source.is_ipv4() { 9 } else { 6 };
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 bytes.extend([8, 0]);
@@ -92,6 +136,7 @@ impl Draft {
                 };
                 bytes.extend(ip.to_bytes());
                 for ((_, units), next) in self.extensions.iter().zip(&kinds[1..]) {
+                    next_field = bytes.len();
                     bytes.extend([*next, units - 1]);
                     bytes.extend(std::iter::repeat_n(0, 8 * usize::from(*units) - 2));
                 }
@@ -100,8 +145,9 @@ impl Draft {
         }
         let transport = bytes.len();
         bytes.extend(content);
+        let end = bytes.len();
         bytes.extend(std::iter::repeat_n(0x5a, self.padding));
-        Built { bytes, network, transport }
+        Built { bytes, network, transport, next: next_field, end }
     }
 
     /// The same with a payload that makes the checksum 0 once the ends are translated to these. In UDP, 0 would say that

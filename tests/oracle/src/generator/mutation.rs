@@ -16,7 +16,7 @@ pub(super) fn mutated(choices: &mut impl Choices, mut frame: Built, least: usize
 }
 
 fn mutate(choices: &mut impl Choices, frame: &mut Built, least: usize) {
-    let Built { bytes, network, transport } = frame;
+    let Built { bytes, network, transport, .. } = frame;
     let headers = bytes.len().min(*transport + 24);
     let at = |choices: &mut _| match headers {
         0..=6 => None,

@@ -1,15 +1,19 @@
 //! Random sequences of packets: connections of few client endpoints, in pieces and in any order.
 
+mod fragments;
 mod related;
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+};
 
 use etherparse::TcpHeader;
 
 use super::{
     Arrival, Extent, Step,
     configuration::{CLIENT_MACS, CLIENTS, FAR_MACS, NEAR_MACS, VIPS},
-    frame::{Content, Draft},
+    frame::{Built, Content, Draft},
     mutation::mutated,
 };
 use crate::{
@@ -37,6 +41,7 @@ pub fn sequence(choices: &mut impl Choices, world: &World, extent: Extent, len: 
         listeners: (0..listeners).map(|_| choices.below(all) as usize).collect(),
         asked: Vec::new(),
         numbers: [CLIENT, SERVER],
+        pending: VecDeque::new(),
     };
     (0..len).map(|_| draft.step(choices)).collect()
 }
@@ -57,6 +62,8 @@ struct SequenceDraft<'w> {
     asked: Vec<(SocketAddr, usize)>,
     /// Next numbers of clients and servers.
     numbers: [u32; 2],
+    /// Fragments that are still to arrive.
+    pending: VecDeque<Arrival>,
 }
 
 impl SequenceDraft<'_> {
@@ -64,7 +71,7 @@ impl SequenceDraft<'_> {
         let hz = self.world.hz;
         match choices.below(64) {
             0 | 1 if self.extent == Extent::Host => {
-                let seconds = choices.pick(&[0, 1, 1, 2, 3, 21, 61, 66, 101, 1001]);
+                let seconds = choices.pick(&[0, 1, 1, 2, 3, 21, 29, 30, 61, 66, 101, 1001]);
                 Step::Wait(seconds * hz + choices.below(hz))
             }
             2 => {
@@ -78,6 +85,12 @@ impl SequenceDraft<'_> {
                     if choices.below(2) == 0 { self.ping(choices, client) } else { self.draft(choices) };
                 Step::Flood(self.arrival(choices, draft), 1010)
             }
+            // The first one arrives now.
+            4..=9 if self.pending.is_empty() => {
+                self.fragmented(choices);
+                self.fragment(choices)
+            }
+            10.. if !self.pending.is_empty() && choices.below(3) != 0 => self.fragment(choices),
             _ => {
                 let draft = self.draft(choices);
                 Step::Frame(self.arrival(choices, draft))
@@ -85,16 +98,31 @@ impl SequenceDraft<'_> {
         }
     }
 
+    fn fragment(&mut self, choices: &mut impl Choices) -> Step {
+        match self.pending.pop_front() {
+            Some(arrival) => Step::Frame(arrival),
+            None => {
+                let draft = self.draft(choices);
+                Step::Frame(self.arrival(choices, draft))
+            }
+        }
+    }
+
     fn arrival(&self, choices: &mut impl Choices, draft: Draft) -> Arrival {
+        let (frame, interface) = self.framed(choices, draft);
+        let least = if self.extent == Extent::Host { 0 } else { 14 };
+        Arrival { bytes: mutated(choices, frame, least), interface }
+    }
+
+    /// The frame, and the interface on which it arrives.
+    fn framed(&self, choices: &mut impl Choices, draft: Draft) -> (Built, u32) {
         let interface = if self.extent == Extent::Host && choices.rarely(8) { FAR } else { NEAR };
         let macs: &[Mac] = if interface == NEAR { &NEAR_MACS } else { &FAR_MACS };
         let receiver = match choices.below(32) {
             0 => choices.pick(&[[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [2, 9, 9, 9, 9, 9], FAR_MACS[1]]),
             _ => choices.pick(macs),
         };
-        let frame = self.shaped(choices, Draft { receiver, ..draft }).build();
-        let least = if self.extent == Extent::Host { 0 } else { 14 };
-        Arrival { bytes: mutated(choices, frame, least), interface }
+        (self.shaped(choices, Draft { receiver, ..draft }).build(), interface)
     }
 
     /// Tags, options, extension headers, hop limits and sizes.

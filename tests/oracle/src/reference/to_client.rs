@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Counted, Generated, Reference, Refusal, Sent, Slots};
+use super::{Counted, Generated, Reference, Refusal, Sent, Slots, fragments::Record};
 use crate::{
     answers::Cause,
     flow::NO_MAC,
@@ -42,9 +42,10 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::IcmpError(Cause::TooBig(mtu.into()), Reason::TooBig));
         }
         self.check_egress(packet, arrival, path.interface)?;
+        self.record(packet, Record::to_client(listener, number, path, self.now), is_finished);
         let (reset, reason);
         let packet = if is_finished {
-            let may = self.may_send(Generated::Resets);
+            let may = packet.fragment.is_none() && self.may_send(Generated::Resets);
             reset = may.then(|| packet.forward_reset()).flatten().ok_or(Refusal::Drop(Reason::Reset))?;
             reason = Reason::Reset;
             &reset

@@ -1,6 +1,6 @@
 //! A client's packet for a listener: sends it to its server.
 
-use super::{Counted, Generated, Reference, Refusal, Sent, Slots, select::Selected};
+use super::{Counted, Generated, Reference, Refusal, Sent, Slots, fragments::Record, select::Selected};
 use crate::{
     answers::Cause,
     flow::Path,
@@ -41,6 +41,7 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::Drop(Reason::Loop));
         }
         self.check_egress(packet, arrival, hop.interface)?;
+        self.record(packet, Record::to_server(listener, number, packet.source, self.now), is_finished);
         let (reset, mut reason) = (self.reset_of(packet, is_finished)?, Reason::ToServer);
         let packet = match &reset {
             Some(reset) => {
@@ -72,7 +73,7 @@ impl<S: Slots> Reference<'_, S> {
         if !is_finished {
             return Ok(None);
         }
-        let may = self.may_send(Generated::Resets);
+        let may = packet.fragment.is_none() && self.may_send(Generated::Resets);
         let reset = may.then(|| packet.forward_reset()).flatten();
         reset.map(Some).ok_or(Refusal::Drop(Reason::Reset))
     }

@@ -52,7 +52,6 @@ fn ipv4() -> Vec<Scenario> {
             |f| f.network(0, &[0x4f]).network(2, &[0, 59]),
             Reason::BadLength,
         ),
-        both("IPv4: first fragment", |f| f.network(6, &[0x20, 0]), Reason::Fragment),
         both("IPv4: middle fragment", |f| f.network(6, &[0x20, 185]), Reason::Fragment),
         both("IPv4: last fragment", |f| f.network(6, &[0, 185]), Reason::Fragment),
         both("IPv4: highest offset", |f| f.network(6, &[0x1f, 0xff]), Reason::Fragment),
@@ -63,7 +62,11 @@ fn ipv4() -> Vec<Scenario> {
             .frame(ours().network(1, &[0xff]).network(4, &[0, 0]).sound(), TO4),
         Scenario::new("a fragment of a UDP datagram and of an echo request")
             .frame(
-                udp(CLIENT4, DNS4.at, b"abc").build().network(6, &[0x20, 0]),
+                udp(CLIENT4, DNS4.at, b"abc").build().network(6, &[0x20, 1]),
+                Expect::Drop(Reason::Fragment),
+            )
+            .frame(
+                echo(CLIENT4.ip(), VIP4, b"abc").build().network(6, &[0x20, 0]),
                 Expect::Drop(Reason::Fragment),
             )
             .frame(
@@ -188,18 +191,28 @@ fn ipv6_extension_headers() -> Vec<Scenario> {
             Expect::Drop(Reason::BadLength),
         ),
         Scenario::new("IPv6: fragments")
-            .frame(ours6().extension(number::FRAGMENT, 1).build(), Expect::Drop(Reason::Fragment))
-            .frame(others6().extension(number::FRAGMENT, 1).build(), Expect::Pass(Reason::Fragment))
+            .frame(later(ours6().extension(number::FRAGMENT, 1)), Expect::Drop(Reason::Fragment))
+            .frame(later(others6().extension(number::FRAGMENT, 1)), Expect::Pass(Reason::Fragment))
             .frame(
-                ours6().extension(hop, 1).extension(number::FRAGMENT, 1).build(),
+                later(ours6().extension(hop, 1).extension(number::FRAGMENT, 1)),
                 Expect::Drop(Reason::Fragment),
             )
-            .frame(six().extension(number::FRAGMENT, 1).build(), Expect::Drop(Reason::Fragment)),
+            .frame(later(six().extension(number::FRAGMENT, 1)), Expect::Drop(Reason::Fragment))
+            .frame(
+                ours6().extension(number::FRAGMENT, 1).extension(destination, 1).build(),
+                Expect::Drop(Reason::Unmatched),
+            )
+            .frame(six().extension(number::FRAGMENT, 1).build(), TO6),
         Scenario::new("IPv6: extension headers that are not parsed").frame(
             other(CLIENT6.ip(), VIP6, 51, &[6, 4, 0, 0, 0, 0, 0, 0]).build(),
             Expect::IcmpError(IcmpCause::NoProtocol),
         ),
     ]
+}
+
+/// The packet behind the fragment header, as a later fragment.
+fn later(of: Builder) -> Frame {
+    of.build().patch(|f| f.bytes[f.transport - 5] = 0x10)
 }
 
 fn ipv4_mapped() -> Vec<Scenario> {
@@ -218,7 +231,7 @@ fn ipv4_mapped() -> Vec<Scenario> {
     let refused = Scenario::new("IPv6: an IPv4-mapped VIP in packets that the parser refuses")
         .frame(mapped(false, true).network(0, &[0x42]), Expect::Pass(Reason::BadHeader))
         .frame(mapped(false, true).network(4, &[0xff, 0xff]), Expect::Pass(Reason::BadLength))
-        .frame(mapped(false, true).network(6, &[number::FRAGMENT]), Expect::Pass(Reason::Fragment))
+        .frame(mapped(false, true).network(6, &[number::FRAGMENT]), Expect::Pass(Reason::NotOurs))
         .frame(
             mapped(false, true).network(6, &[number::ROUTING]).transport(3, &[1]),
             Expect::Pass(Reason::SourceRoute),

@@ -205,7 +205,7 @@ fn refused() -> Scenario {
     Scenario::new("priority tags: broken packets")
         .frame(syn().build().network(0, &[0x44]), Expect::Drop(Reason::BadHeader))
         .frame(syn().build().patch(|f| f.bytes[f.network + 3] += 1), Expect::Drop(Reason::BadLength))
-        .frame(syn().build().network(6, &[0x20, 0]), Expect::Drop(Reason::Fragment))
+        .frame(syn().build().network(6, &[0x20, 2]), Expect::Drop(Reason::Fragment))
         .frame(
             tagged(tcp(HTTP4.at, HTTP4.at, flag::SYN), NONE[1]).build(),
             Expect::Drop(Reason::MartianSource),

@@ -106,8 +106,9 @@ fn silent() -> Scenario {
         // An ICMP message of the other family.
         .frame(other(CLIENT4.ip(), VIP4, number::ICMPV6, &[128, 0, 0, 0, 0, 0, 0, 0]).build(), DROPPED)
         .frame(other(CLIENT6.ip(), VIP6, NO_NEXT_HEADER, &[]).build(), DROPPED)
-        .frame(fragment(datagram(CLIENT4, VIP4)), Expect::Drop(Reason::Fragment))
-        .frame(datagram(CLIENT6, VIP6).extension(number::FRAGMENT, 1).build(), Expect::Drop(Reason::Fragment))
+        .frame(fragment(segment(CLIENT4, VIP4, flag::ACK)), DROPPED)
+        .frame(later(datagram(CLIENT4, VIP4)), Expect::Drop(Reason::Fragment))
+        .frame(datagram(CLIENT6, VIP6).extension(number::FRAGMENT, 1).build(), DROPPED)
 }
 
 /// Source addresses that are not a single host's get no answer.
@@ -190,12 +191,30 @@ fn dropped() -> Scenario {
         .frame(datagram(CLIENT6, WEB6.at.ip()).build(), Expect::Pass(Reason::NotOurs))
 }
 
-/// Fragments have their own reason, whether or not a listener has their port.
+/// Later fragments without a record have their own reason, and fragments of other protocols. First ones are as whole
+/// packets.
 fn dropped_fragments() -> Scenario {
     let dropped = Expect::Drop(Reason::Fragment);
-    let six = |builder: Builder| builder.extension(number::FRAGMENT, 1).build();
+    let first6 = |builder: Builder| {
+        builder.extension(number::FRAGMENT, 1).build().patch(|f| f.bytes[f.transport - 5] = 1)
+    };
+    let later6 = |builder: Builder| {
+        builder.extension(number::FRAGMENT, 1).build().patch(|f| f.bytes[f.transport - 5] = 0x10)
+    };
     let mut case = Scenario::new("unmatched: dropped, fragments").in_world(all(policy::DROP_UNMATCHED));
-    for later in [[0x20, 0], [0x20, 185], [0, 185]] {
+    for of in [segment(CLIENT4, VIP4, flag::ACK), datagram(CLIENT4, VIP4)] {
+        case = case.frame(fragment(of), DROPPED);
+    }
+    for of in [segment(CLIENT6, VIP6, flag::ACK), datagram(CLIENT6, VIP6)] {
+        case = case.frame(first6(of.clone()), DROPPED).frame(later6(of), dropped);
+    }
+    for of in [other(CLIENT4.ip(), VIP4, GRE, &[0; 64]), echo(CLIENT4.ip(), VIP4, &[7; 64])] {
+        case = case.frame(fragment(of), dropped);
+    }
+    for of in [other(CLIENT6.ip(), VIP6, GRE, &[0; 64]), echo(CLIENT6.ip(), VIP6, &[7; 64])] {
+        case = case.frame(first6(of.clone()), dropped).frame(later6(of), dropped);
+    }
+    for offset in [[0x20, 185], [0, 185]] {
         for of in [
             segment(CLIENT4, VIP4, flag::ACK),
             datagram(CLIENT4, VIP4),
@@ -203,15 +222,12 @@ fn dropped_fragments() -> Scenario {
             echo(CLIENT4.ip(), VIP4, &[7; 64]),
             tcp(CLIENT4, HTTP4.at, flag::ACK),
         ] {
-            case = case.frame(of.build().network(6, &later), dropped);
+            case = case.frame(of.build().network(6, &offset), dropped);
         }
     }
-    case.frame(six(segment(CLIENT6, VIP6, flag::ACK)), dropped)
-        .frame(six(datagram(CLIENT6, VIP6)), dropped)
-        .frame(six(other(CLIENT6.ip(), VIP6, GRE, &[0; 64])), dropped)
-        .frame(six(echo(CLIENT6.ip(), VIP6, &[7; 64])), dropped)
-        .frame(six(udp(CLIENT6, DNS6.at, b"abc")), dropped)
-        .frame(six(datagram(CLIENT6, WEB6.at.ip())), Expect::Pass(Reason::Fragment))
+    case.frame(later6(udp(CLIENT6, DNS6.at, b"abc")), dropped)
+        .frame(first6(datagram(CLIENT6, WEB6.at.ip())), Expect::Pass(Reason::NotOurs))
+        .frame(later6(datagram(CLIENT6, WEB6.at.ip())), Expect::Pass(Reason::Fragment))
 }
 
 /// A VIP that is an address of the host: unmatched packets are passed to the kernel, malformed or not.
@@ -228,25 +244,34 @@ fn the_hosts() -> [Scenario; 2] {
     }
     let broken = tcp(CLIENT4, HTTP4.at, flag::SYN).build().network(2, &[0, 39]);
     let case = case.frame(broken, pass(Reason::BadLength));
-    let six = |to| udp(CLIENT6, SocketAddr::new(VIP6, to), b"abc").extension(number::FRAGMENT, 1);
     let fragments = Scenario::new("unmatched: fragments for the host, and for a listener")
         .in_world(all(0))
-        .frame(fragment(datagram(CLIENT4, VIP4)), pass(Reason::Fragment))
-        .frame(fragment(datagram(CLIENT4, VIP4)).network(6, &[0, 185]), pass(Reason::Fragment))
+        .frame(fragment(datagram(CLIENT4, VIP4)), pass(Reason::NotOurs))
+        .frame(later(datagram(CLIENT4, VIP4)), pass(Reason::Fragment))
         .frame(fragment(echo(CLIENT4.ip(), VIP4, &[7; 64])), pass(Reason::Fragment))
-        .frame(six(PORT).build(), pass(Reason::Fragment))
-        // The kernel would answer in place of the listener.
-        .frame(fragment(tcp(CLIENT4, HTTP4.at, flag::ACK)), Expect::Drop(Reason::Fragment))
-        .frame(fragment(udp(CLIENT4, DNS4.at, b"abc").options(2)), Expect::Drop(Reason::Fragment))
-        .frame(six(53).build(), Expect::Drop(Reason::Fragment))
+        .frame(datagram(CLIENT6, VIP6).extension(number::FRAGMENT, 1).build(), pass(Reason::NotOurs))
+        // The kernel would answer malformed fragments in place of the listener.
+        .frame(tiny(tcp(CLIENT4, HTTP4.at, flag::ACK)), Expect::Drop(Reason::Fragment))
+        .frame(tiny(tcp(CLIENT4, HTTP4.at, flag::ACK).options(2)), Expect::Drop(Reason::Fragment))
+        .frame(tiny(segment(CLIENT4, VIP4, flag::ACK)), pass(Reason::Fragment))
         // Later fragments carry no ports. The kernel never gets the first one, so it cannot reassemble them.
-        .frame(fragment(tcp(CLIENT4, HTTP4.at, flag::ACK)).network(6, &[0, 185]), pass(Reason::Fragment));
+        .frame(later(tcp(CLIENT4, HTTP4.at, flag::ACK)), pass(Reason::Fragment));
     [case, fragments]
 }
 
-/// A copy of the packet marked as first fragment.
+/// The packet marked as first fragment.
 fn fragment(of: Builder) -> Frame {
-    of.build().network(6, &[0x20, 0])
+    of.build().network(6, &[0x20, 0]).sound()
+}
+
+/// The packet marked as last fragment.
+fn later(of: Builder) -> Frame {
+    of.build().network(6, &[0, 185])
+}
+
+/// As [`fragment`], with a TCP header that states more bytes than there are.
+fn tiny(of: Builder) -> Frame {
+    of.build().network(6, &[0x20, 0]).transport(12, &[0xf0])
 }
 
 /// RSTs and ICMP errors for unmatched packets share one rate limit.

@@ -1,0 +1,128 @@
+//! Fragments of TCP segments and UDP datagrams.
+//!
+//! Only the first fragment has ports. It is forwarded as a whole packet is, and leaves a record. Later fragments follow
+//! the record to the same server or client, whatever has changed meanwhile. One that arrives before the first, or
+//! without it, is an unmatched packet with the reason `fragment`.
+
+use core::borrow::Borrow as _;
+
+use super::{
+    frame_calls::FrameCalls,
+    maps::Maps,
+    metadata::PackedSelection,
+    parse::{Fragmentation, Packet},
+    path::{Egress, PacketPath, Verdict, conclude},
+    path_calls::PathCalls,
+    refusal::Refusal,
+    reply::{Reply, is_path_from},
+};
+use crate::abi::{
+    Handle,
+    flow::ClientPath,
+    fragment::{FragmentKey, FragmentRecord},
+    interface::{CLIENT, SERVER},
+    programs::TailCalled,
+    service::mode,
+    stats::Reason,
+};
+
+/// How long a record holds, in seconds: as long as Linux waits for the fragments of an IPv4 packet. Identifications of
+/// IPv4 are used again soon.
+const LIFETIME: u32 = 30;
+
+/// Decides on a later fragment that the slow path has parsed.
+#[inline(always)]
+pub fn fragment<G: FrameCalls, T: PathCalls>(
+    head: &mut G,
+    ifindex: u32,
+    maps: &T,
+) -> Result<Verdict, TailCalled> {
+    let decided = decide(head, ifindex, maps);
+    conclude(decided, head, maps)
+}
+
+#[inline(always)]
+fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
+    let path = PacketPath::open(ifindex, maps)?;
+    let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
+    let packet = &metadata.borrow().packet;
+    let record = maps.fragment(&packet.fragment_key());
+    let lifetime = LIFETIME * path.index.hz;
+    let fresh = record.filter(|record| maps.now().wrapping_sub(record.since) < lifetime);
+    let record = fresh.ok_or(Refusal::Unmatched(Reason::Fragment as u32))?;
+    let backend = maps.backend(record.server.id()).filter(|backend| backend.handle == record.server);
+    let backend = backend.ok_or(Reason::NoServer)?;
+    if record.client.0 == 0 {
+        return Err(path.follow_to_server(head, packet, record));
+    }
+    if path.roles & SERVER == 0 || !is_path_from(backend, ifindex, maps) {
+        return Err(Refusal::drop(Reason::WrongInterface));
+    }
+    let service =
+        maps.service(record.service & 0xffff).filter(|service| service.handle.tag() == record.service);
+    let service = service.ok_or(Reason::NoServer)?;
+    let (client, out) = (record.client, maps.interface_at(record.client.interface()));
+    let reply = Reply { service, backend: record.server.id(), client, out, is_finished: false };
+    path.send_to_client(head, packet, &reply)
+}
+
+impl<T: PathCalls> PacketPath<'_, T, false> {
+    /// Follows the first fragment of a client's packet.
+    #[inline(always)]
+    fn follow_to_server<G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        record: FragmentRecord,
+    ) -> Refusal {
+        if self.roles & CLIENT == 0 {
+            return Refusal::drop(Reason::WrongInterface);
+        }
+        let port = (record.ports >> 16) as u16;
+        let service = self.index.find(&packet.destination, port, packet.protocol);
+        let Some(service) = service.filter(|service| service.service == record.service) else {
+            return Refusal::drop(Reason::Fragment);
+        };
+        // No ICMP error is sent about a later fragment (RFC 1812, 4.3.2.7).
+        if packet.hop_limit <= 1 && service.mode != mode::DSR {
+            return Refusal::drop(Reason::HopLimit);
+        }
+        head.follow(record.ports, PackedSelection::new(record.server, false, false));
+        Refusal::Next(TailCalled::Forward)
+    }
+}
+
+impl<T: Maps, const FAST: bool> PacketPath<'_, T, FAST> {
+    /// Records a first fragment that is forwarded. `client` is 0 for a client's packet.
+    #[inline(always)]
+    pub(super) fn record_fragment(&self, packet: &Packet, server: Handle, service: u32, client: ClientPath) {
+        if FAST || packet.fragmentation != Fragmentation::FIRST {
+            return;
+        }
+        let ports = u32::from(packet.source_port) | u32::from(packet.destination_port) << 16;
+        let since = self.maps.now();
+        let record = FragmentRecord { server, client, service, ports, since, reserved: 0 };
+        self.maps.put_fragment(&packet.fragment_key(), &record);
+    }
+}
+
+impl Packet {
+    /// Removes the record of another packet with the same identification. If this first fragment is not forwarded, its
+    /// later ones must not follow that.
+    #[inline(always)]
+    pub(super) fn begin_fragments<T: Maps>(&self, maps: &T) {
+        if self.fragmentation == Fragmentation::FIRST {
+            maps.remove_fragment(&self.fragment_key());
+        }
+    }
+
+    #[inline(always)]
+    fn fragment_key(&self) -> FragmentKey {
+        FragmentKey {
+            source: self.source,
+            destination: self.destination,
+            id: self.fragment_id,
+            protocol: self.protocol.into(),
+        }
+    }
+}
