@@ -9,12 +9,14 @@ use crate::{
         address::Address,
         ethernet::priority_tags_len,
         frame::Frame,
-        headers::{IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, protocol},
+        headers::{FragmentHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, protocol},
     },
 };
 
 /// Length of type, code, checksum and the four bytes that depend on the type.
 const ICMP_HEADER: usize = 8;
+/// Length of the IPv6 header and the fragment header.
+const HEADERS6: usize = size_of::<Ipv6Hdr>() + size_of::<FragmentHeader>();
 /// Bytes of the transport header that an ICMP error holds at least.
 const TRANSPORT: usize = 8;
 /// Smallest MTU of a link that IPv6 allows (RFC 8200, 5).
@@ -103,7 +105,14 @@ pub fn parse_embedded(
         if embedded.source.is_v4() | embedded.destination.is_v4() {
             return Err(Reason::BadHeader);
         }
-        size_of::<Ipv6Hdr>()
+        // Other extension headers are not read.
+        if ip.next_hdr == protocol::FRAGMENT {
+            let later = if is_forged { Reason::ForgedIcmp } else { Reason::Fragment };
+            embedded.protocol = behind_fragment_header(frame, at, end, later)?;
+            HEADERS6
+        } else {
+            size_of::<Ipv6Hdr>()
+        }
     };
     if end < at + header_len {
         return Err(Reason::Truncated);
@@ -121,6 +130,17 @@ pub fn parse_embedded(
     embedded.source_port = u16::from_ne_bytes(ports.destination);
     embedded.destination_port = u16::from_ne_bytes(ports.source);
     if is_forged { Err(Reason::ForgedIcmp) } else { Ok(()) }
+}
+
+/// The protocol of an embedded first fragment whose IPv6 header is at `at`. A later one is refused for the reason `later`.
+#[inline(always)]
+fn behind_fragment_header(frame: &Frame<'_>, at: usize, end: usize, later: Reason) -> Result<u8, Reason> {
+    if end < at + HEADERS6 {
+        return Err(Reason::Truncated);
+    }
+    let header = frame.header::<FragmentHeader>(at + size_of::<Ipv6Hdr>()).ok_or(Reason::Truncated)?;
+    let is_first = u16::from_be_bytes(header.offset) >> 3 == 0;
+    if is_first { Ok(header.next_header) } else { Err(later) }
 }
 
 const _: () = assert!(size_of::<IcmpHdr>() == ICMP_HEADER);

@@ -100,7 +100,14 @@ impl Packet {
             if ends.iter().any(|ip| ip.to_ipv4_mapped().is_some()) {
                 return None;
             }
-            (ends.map(IpAddr::V6), ip.next_header().0, 40)
+            match (ip.next_header().0, bytes.get(40..48)) {
+                // The first fragment. Later ones have no ports.
+                (number::FRAGMENT, Some([next, _, 0, low, ..])) if *low < 8 => {
+                    (ends.map(IpAddr::V6), *next, 48)
+                }
+                (number::FRAGMENT, None) => return None,
+                (next, _) => (ends.map(IpAddr::V6), next, 40),
+            }
         };
         let protocol = match protocol {
             number::TCP => Protocol::Tcp,

@@ -1,6 +1,7 @@
 //! ICMP errors about packets of flows: they go to the end that has sent the embedded packet. Expected frames are built
 //! anew with the other end's address and port.
 
+mod fragments;
 mod refused;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -103,6 +104,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     cases.extend([dropped(), unmatched(), tags(), about_tunnels(), resizing()]);
     cases.extend(untracked());
     cases.extend(refused::cases());
+    cases.extend(fragments::cases());
     cases
 }
 

@@ -112,6 +112,10 @@ impl SequenceDraft<'_> {
             let fragment = choices.pick(&[0x2000_u16, 0x6000, 0x2001, 1, 0x1fff]);
             frame.bytes[frame.network + 6..frame.network + 8].copy_from_slice(&fragment.to_be_bytes());
         }
+        if from.is_ipv6() && choices.rarely(8) {
+            let at = choices.pick(&[0, 0, 0, 8, 64]).min(frame.content() / 8 * 8);
+            frame = frame.fragment(7, at, frame.content() - at, choices.below(2) == 0);
+        }
         let (network, transport) = (frame.network, frame.transport);
         let bytes = mutated(choices, frame, network);
         let end = match choices.below(8) {
