@@ -17,6 +17,7 @@ pub mod fragment;
 pub mod health;
 pub mod ids;
 pub mod interface;
+pub mod local_address;
 pub mod lookup_table;
 pub mod losses;
 pub mod mode;
@@ -27,6 +28,7 @@ pub mod protocol;
 pub mod rate_limit;
 pub mod service;
 pub mod shared_word;
+pub mod source;
 pub mod stats;
 pub mod time;
 #[cfg(feature = "user")]

@@ -9,10 +9,12 @@
 //! | program | decides on |
 //! |---|---|
 //! | [`fast`] | most packets of known flows, frames for other hosts |
+//! | [`full_nat`] | packets of known flows with a source of their own |
 //! | [`slow`] | nothing: parses, names the next program |
 //! | [`to_server`] | packets to a listener: selects the server |
+//! | [`source`] | packets whose source is translated: finds or chooses their source |
 //! | [`forward`] | packets with a selected server: rewrites them |
-//! | [`to_client`] | packets that may answer a flow (mode `nat`) |
+//! | [`to_client`] | packets that may answer a flow (modes `nat`, `full-nat`) |
 //! | [`fragment`] | later fragments: where the first one went |
 //! | [`icmp`] | echo requests, ICMP errors about packets of flows |
 //! | [`refused`] | refused packets: RST, ICMP error, drop or pass |
@@ -62,11 +64,12 @@ mod reply;
 mod select;
 mod slots;
 mod slow;
+mod source;
 mod to_client;
 mod to_server;
 
 use crate::abi::programs::TailCalled;
-pub use fast::fast;
+pub use fast::{fast, full_nat};
 pub use forward::forward;
 pub use fragments::fragment;
 use frame_calls::FrameCalls;
@@ -75,6 +78,7 @@ pub use path::Verdict;
 use path_calls::PathCalls;
 pub use refused::refused;
 pub use slow::slow;
+pub use source::source;
 pub use to_client::to_client;
 pub use to_server::to_server;
 
@@ -85,8 +89,10 @@ pub fn process<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T
     loop {
         decided = match decided {
             Ok(verdict) => return verdict,
+            Err(TailCalled::FullNat) => full_nat(head, ifindex, maps),
             Err(TailCalled::Slow) => slow(head, maps),
             Err(TailCalled::ToServer) => to_server(head, ifindex, maps),
+            Err(TailCalled::Source) => source(head, ifindex, maps),
             Err(TailCalled::Forward) => forward(head, ifindex, maps),
             Err(TailCalled::ToClient) => to_client(head, ifindex, maps),
             Err(TailCalled::Fragment) => fragment(head, ifindex, maps),

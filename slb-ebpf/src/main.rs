@@ -17,6 +17,7 @@ use maps::{EMBEDDED, METADATA, PROGRAMS};
 use slb_common::{
     abi::{
         programs::TailCalled,
+        source::Source,
         stats::{Action, Reason},
     },
     datapath::{
@@ -101,15 +102,26 @@ impl FrameCalls for Context {
     fn select(&mut self, selection: PackedSelection) {
         if let Some(metadata) = METADATA.get_ptr_mut(0) {
             // SAFETY: as above.
-            unsafe { (*metadata).selection = selection }
+            unsafe {
+                (*metadata).selection = selection;
+                (*metadata).source = Source::NONE;
+            }
         }
     }
 
     #[inline(always)]
-    fn follow(&mut self, ports: u32, selection: PackedSelection) {
+    fn translate_source(&mut self, source: Source) {
         if let Some(metadata) = METADATA.get_ptr_mut(0) {
             // SAFETY: as above.
-            unsafe { (*metadata).follow(ports, selection) }
+            unsafe { (*metadata).source = source }
+        }
+    }
+
+    #[inline(always)]
+    fn follow(&mut self, ports: u32, selection: PackedSelection, source: Source) {
+        if let Some(metadata) = METADATA.get_ptr_mut(0) {
+            // SAFETY: as above.
+            unsafe { (*metadata).follow(ports, selection, source) }
         }
     }
 
@@ -244,12 +256,20 @@ xdp_program!(
     slb = datapath::fast
 );
 xdp_program!(
+    /// [`datapath::full_nat`].
+    slb_full_nat = datapath::full_nat
+);
+xdp_program!(
     /// [`datapath::slow`].
     slb_slow = |head, _, maps| datapath::slow(head, maps)
 );
 xdp_program!(
     /// [`datapath::to_server`].
     slb_to_server = datapath::to_server
+);
+xdp_program!(
+    /// [`datapath::source`].
+    slb_source = datapath::source
 );
 xdp_program!(
     /// [`datapath::forward`].
@@ -277,8 +297,10 @@ xdp_program!(
 #[inline(always)]
 fn tail_call(ctx: &XdpContext, program: TailCalled) -> u32 {
     match program {
+        TailCalled::FullNat => jump::<{ TailCalled::FullNat as u32 }>(ctx),
         TailCalled::Slow => jump::<{ TailCalled::Slow as u32 }>(ctx),
         TailCalled::ToServer => jump::<{ TailCalled::ToServer as u32 }>(ctx),
+        TailCalled::Source => jump::<{ TailCalled::Source as u32 }>(ctx),
         TailCalled::Forward => jump::<{ TailCalled::Forward as u32 }>(ctx),
         TailCalled::ToClient => jump::<{ TailCalled::ToClient as u32 }>(ctx),
         TailCalled::Fragment => jump::<{ TailCalled::Fragment as u32 }>(ctx),

@@ -15,6 +15,7 @@ use slb_common::abi::{
     programs::TailCalled,
     service::{Service, ServiceIndex},
     shared_word::SharedWord,
+    source::{FLOWS_PER_BUCKET, SourceBucket},
     stats::{Counters, Totals},
 };
 use slb_common::datapath::metadata::Metadata;
@@ -46,6 +47,9 @@ pub(crate) static FLOWS: Array<[SharedWord; WORDS], 1024, MMAPABLE> = Array::new
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".rodata")]
 pub(crate) static FLOW_MASK: u32 = 0;
+/// Where replies find flows with a source of their own: a bucket for each [`FLOWS_PER_BUCKET`] slots of [`FLOWS`].
+#[btf_map]
+pub(crate) static SOURCES: Array<SourceBucket, { 1024 / FLOWS_PER_BUCKET as usize }, MMAPABLE> = Array::new();
 /// Not 0 while the daemon copies flows into [`FLOWS`] from a flow table of another size.
 #[btf_map]
 pub(crate) static RESIZING: Array<SharedWord, 1> = Array::new();

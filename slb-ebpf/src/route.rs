@@ -51,6 +51,33 @@ static ROUTE: PerCpuArray<FibLookup, 1> = PerCpuArray::new();
 /// [`Maps::route_to_client`](slb_common::datapath::maps::Maps::route_to_client) returns it; `None` for 0.
 #[inline(always)]
 pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet) -> Option<ClientPath> {
+    let (outcome, lookup) = look_up(ctx, packet)?;
+    INTERFACE_TABLE.get(slot(lookup.ifindex)).filter(|out| out.ifindex() == lookup.ifindex)?;
+    let [a, b, c] = lookup.destination_mac.map(u64::from);
+    let mac = match outcome {
+        SUCCESS => a | b << 16 | c << 32,
+        NO_NEIGHBOUR => 0,
+        _ => return None,
+    };
+    Some(ClientPath::new(lookup.ifindex, mac))
+}
+
+/// The interface on whose link the sender of a packet is, as
+/// [`Maps::link_of_client`](slb_common::datapath::maps::Maps::link_of_client) returns it; `None` for 0.
+#[inline(always)]
+pub(crate) fn link_of_client(ctx: *mut xdp_md, packet: &Packet) -> Option<u32> {
+    let (outcome, lookup) = look_up(ctx, packet)?;
+    // The kernel has put a gateway in place of the destination.
+    let is_v4 = packet.source.is_v4();
+    let [a, b, c, d] = words(&packet.source, is_v4);
+    let [e, f, g, h] = lookup.destination;
+    let rest = if is_v4 { 0 } else { (b ^ f) | (c ^ g) | (d ^ h) };
+    if matches!(outcome, SUCCESS | NO_NEIGHBOUR) && (a ^ e) | rest == 0 { Some(lookup.ifindex) } else { None }
+}
+
+/// Looks up the route to the sender of a packet. Returns what the kernel answers.
+#[inline(always)]
+fn look_up(ctx: *mut xdp_md, packet: &Packet) -> Option<(i64, &'static FibLookup)> {
     let value = ROUTE.get_ptr_mut(0)?;
     // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
     let lookup = unsafe { &mut *value };
@@ -68,15 +95,7 @@ pub(crate) fn to_client(ctx: *mut xdp_md, packet: &Packet) -> Option<ClientPath>
     // SAFETY: the context is the kernel's, and the structure has the size that is given.
     let outcome = unsafe { bpf_fib_lookup(ctx.cast(), value.cast(), size_of::<FibLookup>() as i32, 0) };
     // SAFETY: as above.
-    let lookup = unsafe { &*value };
-    INTERFACE_TABLE.get(slot(lookup.ifindex)).filter(|out| out.ifindex() == lookup.ifindex)?;
-    let [a, b, c] = lookup.destination_mac.map(u64::from);
-    let mac = match outcome {
-        SUCCESS => a | b << 16 | c << 32,
-        NO_NEIGHBOUR => 0,
-        _ => return None,
-    };
-    Some(ClientPath::new(lookup.ifindex, mac))
+    Some((outcome, unsafe { &*value }))
 }
 
 /// An address as in [`FibLookup::source`]: the kernel reads nothing behind the first word of an IPv4 address.

@@ -13,11 +13,12 @@ use slb_common::{
         lookup_table::LookupTable,
         service::{IndexEntry, Service, ServiceIndex},
         shared_word::SharedWord,
+        source::SourceBucket,
         stats::{Action, Counters, GeneratedPacket, REASONS},
     },
     datapath::{
         flow_calls::FlowCalls,
-        flows::{self, Query},
+        flows::{self, Claim, Query},
         insert::{self, NewFlow},
         maps::{Direction, Maps},
         parse::Packet,
@@ -34,7 +35,7 @@ use crate::{
     maps::{
         BACKEND_COUNTERS, BACKENDS, CONNECTIONS, CONTROL, FLOW_MASK, FLOWS, FRAGMENTS, INTERFACE_TABLE,
         INTERFACES, LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, RESIZING, ROUND_ROBIN, SERVICE_COUNTERS,
-        SERVICE_INDEX, SERVICES, TOTALS,
+        SERVICE_INDEX, SERVICES, SOURCES, TOTALS,
     },
     route,
 };
@@ -84,6 +85,11 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
+    fn source_bucket(&self, bucket: u32) -> Option<&SourceBucket> {
+        SOURCES.get(bucket)
+    }
+
+    #[inline(always)]
     fn is_resizing(&self) -> bool {
         RESIZING.get(0).is_some_and(|resizing| resizing.load() != 0)
     }
@@ -125,14 +131,19 @@ impl Maps for BpfMaps {
     }
 
     #[inline(always)]
+    fn link_of_client(&self, packet: &Packet) -> u32 {
+        slb_link_of_client(self.0, packet) as u32
+    }
+
+    #[inline(always)]
     fn redirect(&self, ifindex: u32) -> bool {
         INTERFACES.redirect(ifindex, 0).is_ok()
     }
 
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentRecord> {
-        // SAFETY: another processor may replace the record meanwhile. Its server is compared with the entry of that id,
-        // and a mixture of two records of one packet leads to one of its ends.
+        // SAFETY: integers. Another processor may replace the record meanwhile, by that of another packet if the map is
+        // full: its server is compared with the entry of that id, and the receiver drops a fragment that is not its own.
         unsafe { FRAGMENTS.get(key) }.copied()
     }
 
@@ -225,6 +236,11 @@ impl FlowCalls for BpfMaps {
     #[inline(always)]
     fn slot_for_flow(&self, home: u32) -> u32 {
         slb_slot_for_flow(home.into()) as u32
+    }
+
+    #[inline(always)]
+    fn claim_source(&self, slot: u32, server: u64, claim: Claim) -> bool {
+        slb_claim_source(slot.into(), server, claim.0) != 0
     }
 
     #[inline(always)]
@@ -329,6 +345,14 @@ extern "C" fn slb_route_to_client(ctx: *mut xdp_md, packet: *const Packet) -> u6
     packet.and_then(|packet| route::to_client(ctx, packet)).unwrap_or_default().0
 }
 
+/// [`route::link_of_client`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_link_of_client(ctx: *mut xdp_md, packet: *const Packet) -> u64 {
+    // SAFETY: as above.
+    unsafe { packet.as_ref() }.and_then(|packet| route::link_of_client(ctx, packet)).unwrap_or(0).into()
+}
+
 /// [`flows::find`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -431,6 +455,13 @@ extern "C" fn slb_insert_flow(
         }
         _ => 0,
     }
+}
+
+/// [`flows::claim_source`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_claim_source(slot: u64, server: u64, claim: u64) -> u64 {
+    flows::claim_source(slot as u32, server, Claim(claim), &BPF_MAPS).into()
 }
 
 /// [`flows::find_unfair_slot`].

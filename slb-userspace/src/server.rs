@@ -253,13 +253,14 @@ impl StatusSource {
             overrides: overrides.clone(),
             overrides_trouble: overrides_trouble.clone(),
         };
-        let Snapshot { details, set, outages, .. } = &*snapshot;
+        let Snapshot { details, set, outages, sources, .. } = &*snapshot;
         let context = StatusContext {
             daemon: Some(daemon),
             config: Some(config),
             details,
             set,
             outages: Some(outages),
+            sources,
             now: since_boot()?,
             interfaces: &interfaces,
             view: Some(&view),

@@ -50,6 +50,8 @@ pub struct Plan {
     pub direct: bool,
     /// Outer source addresses of tunnel packets.
     pub tunnel_addresses: Vec<IpAddr>,
+    /// Sources of mode `full-nat`.
+    pub local_addresses: Vec<IpAddr>,
     /// `unknown_datagrams` of UDP listeners; `None` for the default.
     pub unknown_datagrams: Option<&'static str>,
     /// Roles of interfaces; others have the default role.
@@ -169,6 +171,7 @@ impl Plan {
             mode: Mode::Nat,
             direct: false,
             tunnel_addresses: Vec::new(),
+            local_addresses: Vec::new(),
             unknown_datagrams: None,
             roles: BTreeMap::new(),
             xdp_mode: "native",
@@ -235,6 +238,11 @@ impl Plan {
     fn daemon_and_balancer(&self) -> String {
         let seed = self.hash_seed.map_or_else(String::new, |seed| format!("hash_seed = {seed}\n"));
         let room = self.max_servers.map_or_else(String::new, |servers| format!("max_servers = {servers}\n"));
+        // Left out where it is empty: an older release does not know it.
+        let locals = match &self.local_addresses[..] {
+            [] => String::new(),
+            locals => format!("local_addresses = [{}]\n", parts::quoted(locals)),
+        };
         let settings = parts::lines([
             ("id", self.ids.load_balancer),
             ("state", self.state),
@@ -243,7 +251,7 @@ impl Plan {
         ]);
         format!(
             "[daemon]\ninterfaces = [{}]\nxdp_mode = {:?}\npin_dir = {:?}\nsocket = {:?}\n\
-             state_dir = {:?}\n{seed}{room}flow_table_entries = {}\ntunnel_addresses = [{}]\n{}\n\
+             state_dir = {:?}\n{seed}{room}flow_table_entries = {}\ntunnel_addresses = [{}]\n{locals}{}\n\
              [[load_balancer]]\nname = {:?}\n{settings}addresses = [{}]\n",
             self.interfaces.iter().map(|name| self.interface(name)).collect::<Vec<_>>().join(", "),
             self.xdp_mode,

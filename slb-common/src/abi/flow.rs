@@ -23,7 +23,7 @@ pub use sequence_word::{SequenceWord, UNASSURED, idle_units, persistence_units, 
 
 #[cfg(doc)]
 use super::MacPair;
-use super::{Address, Handle, interface::slot, shared_word::SharedWord};
+use super::{Address, Handle, interface::slot, shared_word::SharedWord, source::Source};
 use crate::{hash::mix, net::headers::protocol};
 
 /// Slots of a neighbourhood: an entry lies in its home bucket or in one of the slots after it.
@@ -32,7 +32,9 @@ pub const NEIGHBOURHOOD: u32 = 32;
 pub const WORDS: usize = 8;
 
 const SEQUENCE_WORD: usize = 0;
+/// The hop bitmap in the lower half. In the upper half the [`Source`] of the flow in this slot.
 const HOP_BITMAP: usize = 1;
+const SOURCE: u32 = 32;
 const CLIENT: usize = 2;
 const END: usize = 4;
 /// Port and protocol in the word [`END`]. Above them lie the arrival tag and the service tag.
@@ -87,6 +89,12 @@ impl Client {
         if high == 0 { low } else { high }
     }
 
+    /// IP protocol number.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        (self.end >> 16) as u8
+    }
+
     /// Whether its protocol is TCP.
     #[inline(always)]
     pub const fn is_tcp(&self) -> bool {
@@ -107,11 +115,18 @@ impl Client {
 
     /// Address, port (network byte order) and protocol.
     pub const fn parts(&self) -> (Address, u16, u8) {
+        let (address, port) = self.endpoint();
+        (address, port, self.protocol())
+    }
+
+    /// Address and port (network byte order).
+    #[inline(always)]
+    pub const fn endpoint(&self) -> (Address, u16) {
         let [[a, b], [c, d]] = [
             [self.halves[0] as u32, (self.halves[0] >> 32) as u32],
             [self.halves[1] as u32, (self.halves[1] >> 32) as u32],
         ];
-        (Address([a, b, c, d]), self.end as u16, (self.end >> 16) as u8)
+        (Address([a, b, c, d]), self.end as u16)
     }
 }
 
@@ -128,6 +143,8 @@ pub struct Flow {
     pub arrival: u8,
     /// Sequence numbers of both sides.
     pub numbers: SequenceNumbers,
+    /// Source of its packets towards the server, if that is not the client endpoint.
+    pub source: Source,
 }
 
 /// Client path: an interface, and the hardware address of the next hop behind it. 0 is none.
@@ -206,7 +223,23 @@ impl<'t> FlowEntry<'t> {
     /// The hop bitmap of this home bucket: bit n says that the n-th slot from here holds one of its entries.
     #[inline(always)]
     pub fn hop_bitmap(self) -> u64 {
-        self.0[HOP_BITMAP].load()
+        self.0[HOP_BITMAP].load() & u64::from(u32::MAX)
+    }
+
+    /// The source of the flow in this slot.
+    #[inline(always)]
+    pub fn source(self) -> Source {
+        Source((self.0[HOP_BITMAP].load() >> SOURCE) as u32)
+    }
+
+    /// Replaces the source of the flow in this slot. Not atomic: a reader may find none, or a mixture that is not
+    /// claimed.
+    #[inline(always)]
+    pub fn set_source(self, source: Source) {
+        if self.source() != source {
+            self.0[HOP_BITMAP].clear(u64::from(u32::MAX) << SOURCE);
+            self.0[HOP_BITMAP].set(u64::from(source.0) << SOURCE);
+        }
     }
 
     /// The service tag, if the entry is of this client endpoint.
@@ -250,6 +283,7 @@ impl<'t> FlowEntry<'t> {
             backend: self.backend(),
             client: ClientPath(self.0[PATH].load()),
             numbers: SequenceNumbers::from_word(self.0[NUMBERS].load()),
+            source: self.source(),
         };
         if sequence_word.replaced(self.sequence_word()) { None } else { Some(flow) }
     }
@@ -298,6 +332,14 @@ impl<'t> FlowEntry<'t> {
         self.0[SEQUENCE_WORD].exchange(sequence_word.0, sequence_word.locked().0)
     }
 
+    /// Unlocks an entry whose content has not changed. `sequence_word` is the word that [`Self::lock`] replaced.
+    #[inline(always)]
+    pub fn unlock(self, sequence_word: SequenceWord) {
+        let SequenceWord(was) = sequence_word;
+        let next = sequence_word.next(was as u32, sequence_word.state(), was >> 56);
+        self.0[SEQUENCE_WORD].store(next.0);
+    }
+
     /// Publishes an entry that the caller has locked. `sequence_word` is the word that [`Self::lock`] replaced.
     #[inline(always)]
     pub fn publish(
@@ -315,6 +357,7 @@ impl<'t> FlowEntry<'t> {
         self.0[BACKEND].store(flow.backend.0);
         self.0[PATH].store(flow.client.0);
         self.0[NUMBERS].store(flow.numbers.word());
+        self.set_source(flow.source);
         self.0[SEQUENCE_WORD].store(sequence_word.next(now, state | state::USED, u64::from(idle)).0);
     }
 

@@ -1,6 +1,6 @@
 //! Records of first fragments, which lead the later fragments of a packet to the same end.
 
-use super::{Address, Handle, flow::ClientPath};
+use super::{Address, Handle, flow::ClientPath, source::Source};
 
 /// Most records. The kernel replaces the least recently used one.
 pub const MAX_FRAGMENTED: usize = 1 << 14;
@@ -33,8 +33,8 @@ pub struct FragmentRecord {
     pub ports: u32,
     /// When it arrived, in jiffies.
     pub since: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// The flow's source.
+    pub source: Source,
 }
 
 const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentRecord>() == 32);

@@ -14,6 +14,9 @@ named_enum! {
     /// The packet is encapsulated in an IP packet to the server, which holds the VIP. Replies go directly to the
     /// client.
     Ipip = "ipip",
+    /// As `nat`, and source address and port become a local address of SLB and a port of it. So replies return through
+    /// SLB whatever the servers' routes are.
+    FullNat = "full-nat",
 }
 
 impl Mode {
@@ -23,30 +26,37 @@ impl Mode {
             0 => Some(Self::Nat),
             1 => Some(Self::Dsr),
             2 => Some(Self::Ipip),
+            4 => Some(Self::FullNat),
             _ => None,
         }
     }
 
     /// The number in the maps.
     pub const fn number(self) -> u8 {
-        self as u8
+        match self {
+            Self::Nat => 0,
+            Self::Dsr => 1,
+            Self::Ipip => 2,
+            // Differs from `nat` in one bit, so that one comparison finds both.
+            Self::FullNat => 4,
+        }
     }
 
     /// Whether replies return through SLB. It then tracks every flow, and sees how connections begin and end.
     pub const fn sees_replies(self) -> bool {
-        matches!(self, Self::Nat)
+        matches!(self, Self::Nat | Self::FullNat)
     }
 
     /// Whether packets reach the server at its own address and port. Otherwise they keep the listener's.
     pub const fn rewrites_port(self) -> bool {
-        matches!(self, Self::Nat)
+        matches!(self, Self::Nat | Self::FullNat)
     }
 
     /// Bytes by which a packet grows towards a server of this family.
     #[inline(always)]
     pub const fn overhead(self, server: Family) -> usize {
         match (self, server) {
-            (Self::Nat | Self::Dsr, _) => 0,
+            (Self::Nat | Self::FullNat | Self::Dsr, _) => 0,
             (Self::Ipip, Family::V4) => size_of::<Ipv4Hdr>(),
             (Self::Ipip, Family::V6) => size_of::<Ipv6Hdr>(),
         }
@@ -59,9 +69,12 @@ mod tests {
 
     #[test]
     fn modes_keep_their_numbers_and_only_ipip_grows_packets() {
-        for (mode, number, growth) in
-            [(Mode::Nat, 0, [0, 0]), (Mode::Dsr, 1, [0, 0]), (Mode::Ipip, 2, [20, 40])]
-        {
+        for (mode, number, growth) in [
+            (Mode::Nat, 0, [0, 0]),
+            (Mode::Dsr, 1, [0, 0]),
+            (Mode::Ipip, 2, [20, 40]),
+            (Mode::FullNat, 4, [0, 0]),
+        ] {
             assert_eq!((mode.number(), Mode::from_number(number)), (number, Some(mode)));
             assert_eq!([Family::V4, Family::V6].map(|family| mode.overhead(family)), growth);
         }

@@ -4,10 +4,14 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum TailCalled {
+    /// Packets of flows with a source of their own that need no new entry.
+    FullNat,
     /// Parses what the fast path does not decide on, and names the program that decides.
     Slow,
     /// Packets to a listener: selects the server.
     ToServer,
+    /// Packets with a selected server, to which they may come from a source of SLB's: finds or chooses it.
+    Source,
     /// Packets with a selected server.
     Forward,
     /// Packets that may answer a flow.
@@ -24,9 +28,11 @@ const _: () = assert!(TailCalled::NAMES.len() == TailCalled::Refused as usize + 
 
 impl TailCalled {
     /// Names of the programs, by slot.
-    pub const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 9] = [
+        "slb_full_nat",
         "slb_slow",
         "slb_to_server",
+        "slb_source",
         "slb_forward",
         "slb_to_client",
         "slb_fragment",

@@ -3,6 +3,7 @@
 use super::{
     Address, Handle, MAX_SERVICES, NAME_LEN,
     ids::{ServiceId, ServiceTag, TableId},
+    local_address::LocalAddresses,
     mode::Mode,
     policy_set::PolicySet,
     protocol::IpProtocol,
@@ -115,6 +116,14 @@ pub mod mode {
     pub const DSR: u8 = Mode::Dsr.number();
     /// [`Mode::Ipip`].
     pub const IPIP: u8 = Mode::Ipip.number();
+    /// [`Mode::FullNat`].
+    pub const FULL_NAT: u8 = Mode::FullNat.number();
+
+    /// Whether replies return through SLB.
+    #[inline(always)]
+    pub const fn sees_replies(mode: u8) -> bool {
+        mode & !FULL_NAT == NAT
+    }
 }
 
 /// Policies of a service or a VIP, as bits.
@@ -276,6 +285,8 @@ pub struct ServiceIndex {
     pub hz: u32,
     /// Source addresses of mode `ipip`.
     pub tunnel: Tunnel,
+    /// Sources of mode `full-nat`.
+    pub locals: LocalAddresses,
     /// Filter of the servers whose replies return through SLB (mode `nat`), one bit per hash.
     pub servers: [u64; FILTER_WORDS],
     /// Filter of the VIPs whose unmatched packets are not passed to the kernel.

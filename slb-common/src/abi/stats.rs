@@ -104,6 +104,8 @@ named_enum! {
     /// An ICMP error to a VIP that embeds no packet of this VIP, or that states a path MTU below 576 (IPv6: 1,280)
     /// bytes.
     ForgedIcmp = "forged_icmp",
+    /// No local address has a free port towards the server (mode `full-nat`).
+    NoSourcePort = "no_source_port",
 }
 
 /// Size of the arrays by reason, a power of two.

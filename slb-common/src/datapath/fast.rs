@@ -20,15 +20,30 @@ use crate::{
     },
 };
 
-/// Decides on a frame, or names the slow path; the frame is unchanged then.
+/// Decides on a frame, or names the next program; the frame is unchanged then.
 #[inline(always)]
 pub fn fast<G: FrameCalls, T: PathCalls>(
     head: &mut G,
     ifindex: u32,
     maps: &T,
 ) -> Result<Verdict, TailCalled> {
-    match decide(head, ifindex, maps) {
-        Err(Refusal::Next(_)) => Err(TailCalled::Slow),
+    conclude(decide::<false, G, T>(head, ifindex, maps), maps)
+}
+
+/// The fast path of flows with a source of their own (mode `full-nat`). Other flows would pay for its registers.
+#[inline(always)]
+pub fn full_nat<G: FrameCalls, T: PathCalls>(
+    head: &mut G,
+    ifindex: u32,
+    maps: &T,
+) -> Result<Verdict, TailCalled> {
+    conclude(decide::<true, G, T>(head, ifindex, maps), maps)
+}
+
+#[inline(always)]
+fn conclude<T: PathCalls>(decided: Result<Egress, Refusal>, maps: &T) -> Result<Verdict, TailCalled> {
+    match decided {
+        Err(Refusal::Next(program)) => Err(program),
         // The fast path leaves no parsed packet behind, which an answer needs.
         Err(refusal) if PackedRefusal::of(&refusal).is_some() => Err(TailCalled::Slow),
         decided => Ok(count(decided, maps)),
@@ -36,7 +51,11 @@ pub fn fast<G: FrameCalls, T: PathCalls>(
 }
 
 #[inline(always)]
-fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
+fn decide<const SOURCE: bool, G: FrameCalls, T: PathCalls>(
+    head: &mut G,
+    ifindex: u32,
+    maps: &T,
+) -> Result<Egress, Refusal> {
     let Some(index) = maps.index() else { return Err(Refusal::pass(Reason::NotOurs)) };
     let interface = maps.interface(ifindex).ok_or(Refusal::pass(Reason::OtherHost))?;
     let frame = head.frame();
@@ -58,11 +77,11 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     match u16::from_ne_bytes(ethernet.ether_type) {
         ether_type::IPV4 => {
             let packet = plain_ipv4(&frame).ok_or(Refusal::DECLINE)?;
-            flow(&path, head, &packet)
+            flow::<SOURCE, G, T>(&path, head, &packet)
         }
         ether_type::IPV6 => {
             let packet = plain_ipv6(&frame).ok_or(Refusal::DECLINE)?;
-            flow(&path, head, &packet)
+            flow::<SOURCE, G, T>(&path, head, &packet)
         }
         _ => Err(Refusal::DECLINE),
     }
@@ -70,15 +89,15 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
 
 /// Decides on a TCP or UDP packet.
 #[inline(always)]
-fn flow<G: FrameCalls, T: PathCalls>(
+fn flow<const SOURCE: bool, G: FrameCalls, T: PathCalls>(
     path: &PacketPath<'_, T, true>,
     head: &mut G,
     packet: &Packet,
 ) -> Result<Egress, Refusal> {
     match path.index.find(&packet.destination, packet.destination_port, packet.protocol) {
         Some(_) if path.roles & CLIENT == 0 => Err(Refusal::drop(Reason::WrongInterface)),
-        Some(service) => path.to_server(head, packet, service),
+        Some(service) => path.to_server::<SOURCE, G>(head, packet, service),
         None if path.roles & SERVER == 0 => path.no_flow(packet),
-        None => path.to_client(head, packet),
+        None => path.to_client::<SOURCE, G>(head, packet),
     }
 }

@@ -1,7 +1,7 @@
 //! Searches of the flow table. Each is a BPF subprogram.
 
 use super::{
-    flows::{self, Query},
+    flows::{self, Claim, Query},
     maps::Maps,
 };
 
@@ -26,6 +26,10 @@ pub trait FlowCalls: Maps {
     /// [`flows::find_slot`], a BPF subprogram.
     fn slot_for_flow(&self, home: u32) -> u32 {
         flows::find_slot(home, self)
+    }
+    /// [`flows::claim_source`], a BPF subprogram.
+    fn claim_source(&self, slot: u32, server: u64, claim: Claim) -> bool {
+        flows::claim_source(slot, server, claim, self)
     }
     /// [`flows::find_unfair_slot`], a BPF subprogram.
     fn unfair_slot(&self, home: u32, prefix: u64) -> u32 {

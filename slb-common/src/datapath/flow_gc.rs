@@ -7,12 +7,14 @@
 mod ages;
 mod flush;
 mod resize;
+mod sources;
 
 use std::{hint::spin_loop, ops::Range};
 
 use ages::Ages;
 pub use flush::FlushResult;
 pub use resize::CopyResult;
+pub use sources::{ServerHash, SourceTable, SourcesResult, buckets_of};
 
 use crate::abi::{
     flow::{Client, Flow, FlowEntry, NEIGHBOURHOOD, SequenceWord, WORDS, state},

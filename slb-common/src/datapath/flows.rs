@@ -5,6 +5,9 @@
 //! [`FlowCalls`](super::flow_calls::FlowCalls) calls them. They take and return numbers only.
 
 mod eviction;
+mod sources;
+
+pub use sources::{Claim, claim_source};
 
 use super::{maps::Maps, parse::Packet};
 use crate::{
@@ -13,6 +16,7 @@ use crate::{
         backend::Backend,
         flow::{Client, ClientPath, Flow, FlowEntry, NEIGHBOURHOOD, SequenceNumbers, SequenceWord, state},
         service::{ServiceIndex, mode, policy},
+        source::Source,
     },
     net::headers::protocol,
     opaque::{forget, forget_long},
@@ -355,7 +359,7 @@ impl<'t, T: Maps> Flows<'t, T> {
     fn find_answered(&self, query: &Query, endpoint: u32) -> u32 {
         self.first(query, |distance| {
             self.is_answered(query, distance, endpoint)
-                && self.at(query.home, distance).is_some_and(|entry| self.sees_replies(entry.service()))
+                && self.at(query.home, distance).is_some_and(|entry| self.is_nat(entry))
         })
     }
 
@@ -408,7 +412,14 @@ impl<'t, T: Maps> Flows<'t, T> {
     /// Whether replies of a service pass SLB. Takes the service's tag.
     #[inline(always)]
     fn sees_replies(&self, tag: u32) -> bool {
-        self.maps.service(tag & 0xffff).is_some_and(|service| service.mode == mode::NAT)
+        self.maps.service(tag & 0xffff).is_some_and(|service| mode::sees_replies(service.mode))
+    }
+
+    /// Whether only the client endpoint tells the flow's replies from others: mode `nat`, without a source of its own.
+    #[inline(always)]
+    fn is_nat(&self, entry: FlowEntry<'_>) -> bool {
+        let service = self.maps.service(entry.service() & 0xffff);
+        entry.source() == Source::NONE && service.is_some_and(|service| service.mode == mode::NAT)
     }
 
     #[inline(always)]
@@ -418,7 +429,7 @@ impl<'t, T: Maps> Flows<'t, T> {
             if let Some((entry, sequence_word, other)) = self.peek(query, distance)
                 && other != service
                 && !self.is_ended(sequence_word)
-                && self.sees_replies(other)
+                && self.is_nat(entry)
                 && let Some(backend) = self.live_backend(entry.backend())
             {
                 conflicts = forget_long(conflicts << 16 | u64::from(backend.endpoint), self.unknown);
@@ -433,6 +444,7 @@ impl<'t, T: Maps> Flows<'t, T> {
         self.first(query, |distance| {
             if let Some((entry, sequence_word, other)) = self.peek(query, distance)
                 && other != service
+                && entry.source() == Source::NONE
                 && self.is_ended(sequence_word)
                 && self.live_backend(entry.backend()).is_some_and(|there| there.endpoint == endpoint)
             {

@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     abi::{
-        flow::ClientPath,
         programs::TailCalled,
         service::{IndexEntry, mode},
+        source::Source,
         stats::{GeneratedPacket, Reason},
     },
     hash::flow_label,
@@ -42,21 +42,27 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let (packet, selected) = (&metadata.borrow().packet, metadata.borrow().selection);
     let service = path.index.find(&packet.destination, packet.destination_port, packet.protocol);
     let service = service.ok_or(Refusal::UNMATCHED)?;
+    let (source, locals) = (metadata.borrow().source, &path.index.locals);
+    let may_have_source = service.mode == mode::FULL_NAT || (service.mode == mode::NAT && locals.used != 0);
+    if may_have_source && source == Source::NONE {
+        return Err(Refusal::Next(TailCalled::Source));
+    }
     let server = selected.server();
     let backend =
         maps.backend(server.id()).filter(|backend| backend.handle == server).ok_or(Reason::NoServer)?;
     let selection = Selection {
         is_finished: selected.is_finished(),
+        source,
         ..Selection::new(backend, selected.is_new(), maps)?
     };
     let sender = macs(&head.frame()).ok_or(Reason::Truncated)?.sender();
-    path.forward(head, packet, sender, service, service.mode, &selection)
+    path.forward::<true, G>(head, packet, sender, service, service.mode, &selection)
 }
 
 impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
-    /// Rewrites a packet and sends it to its server. `sender` is the source hardware address of the frame.
+    /// Rewrites a packet and sends it to its server. With `SOURCE` the selection may have a source. `sender` is the source hardware address of the frame.
     #[inline(always)]
-    pub(super) fn forward<G: FrameCalls>(
+    pub(super) fn forward<const SOURCE: bool, G: FrameCalls>(
         &self,
         head: &mut G,
         packet: &Packet,
@@ -65,7 +71,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         mode: u8,
         selection: &Selection<'_>,
     ) -> Result<Egress, Refusal> {
-        let Selection { backend, hop, is_new, is_finished } = *selection;
+        let Selection { backend, hop, is_new, is_finished, source } = *selection;
         let mut frame = head.frame();
         let bytes = frame.len();
         let overhead = if mode == mode::IPIP { ipip::overhead(backend) } else { 0 };
@@ -93,9 +99,15 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             frame = head.frame();
         }
         match mode {
-            mode::NAT => {
-                nat::to_server(&mut frame, packet, &backend.address, backend.port)
-                    .ok_or(Reason::Truncated)?;
+            mode::NAT | mode::FULL_NAT => {
+                let (address, port) = (&backend.address, backend.port);
+                if SOURCE && source.is_claimed() {
+                    let local = &self.index.locals.slots[usize::from(source.local())].address;
+                    nat::both_ends(&mut frame, packet, (local, source.port()), (address, port))
+                } else {
+                    nat::to_server(&mut frame, packet, address, port)
+                }
+                .ok_or(Reason::Truncated)?;
                 readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?;
             }
             mode::DSR => readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?,
@@ -105,7 +117,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             }
             _ => return Err(Refusal::drop(Reason::NotReady)),
         }
-        self.record_fragment(packet, backend.handle, service.service, ClientPath(0));
+        self.record_to_server(packet, backend.handle, service.service, source);
         self.count(service, backend.handle.id(), bytes, is_new);
         Ok(Egress::forward(verdict, reason))
     }

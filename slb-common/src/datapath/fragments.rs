@@ -7,6 +7,7 @@
 use core::borrow::Borrow as _;
 
 use super::{
+    flows::Flows,
     frame_calls::FrameCalls,
     maps::Maps,
     metadata::PackedSelection,
@@ -18,11 +19,12 @@ use super::{
 };
 use crate::abi::{
     Handle,
-    flow::ClientPath,
+    flow::{Client, ClientPath},
     fragment::{FragmentKey, FragmentRecord},
     interface::{CLIENT, SERVER},
     programs::TailCalled,
-    service::mode,
+    service::{ServiceIndex, mode},
+    source::Source,
     stats::Reason,
 };
 
@@ -62,8 +64,17 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
         maps.service(record.service & 0xffff).filter(|service| service.handle.tag() == record.service);
     let service = service.ok_or(Reason::NoServer)?;
     let (client, out) = (record.client, maps.interface_at(record.client.interface()));
-    let reply = Reply { service, backend: record.server.id(), client, out, is_finished: false };
-    path.send_to_client(head, packet, &reply)
+    let (backend, source) = (record.server.id(), record.source);
+    let end = if source.is_claimed() {
+        // The flow knows its client.
+        let hash = ServiceIndex::server_hash(&packet.source, record.ports as u16);
+        let found = Flows::open(path.index, maps).find_by_source(hash, source, packet.protocol);
+        found.ok_or(Reason::Fragment)?.1
+    } else {
+        Client::new(&packet.destination, (record.ports >> 16) as u16, packet.protocol)
+    };
+    let reply = Reply { service, backend, client, out, is_finished: false, end, source };
+    path.send_to_client::<true, G>(head, packet, &reply)
 }
 
 impl<T: PathCalls> PacketPath<'_, T, false> {
@@ -87,21 +98,35 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         if packet.hop_limit <= 1 && service.mode != mode::DSR {
             return Refusal::drop(Reason::HopLimit);
         }
-        head.follow(record.ports, PackedSelection::new(record.server, false, false));
+        let source = if record.source.is_claimed() { record.source } else { Source::KEPT };
+        head.follow(record.ports, PackedSelection::new(record.server, false, false), source);
         Refusal::Next(TailCalled::Forward)
     }
 }
 
 impl<T: Maps, const FAST: bool> PacketPath<'_, T, FAST> {
-    /// Records a first fragment that is forwarded. `client` is 0 for a client's packet.
+    /// Records a first fragment of a flow with this source, if it is one. It is forwarded to the server.
     #[inline(always)]
-    pub(super) fn record_fragment(&self, packet: &Packet, server: Handle, service: u32, client: ClientPath) {
+    pub(super) fn record_to_server(&self, packet: &Packet, server: Handle, service: u32, source: Source) {
+        let client = ClientPath(0);
+        self.record(packet, FragmentRecord { server, client, service, source, ports: 0, since: 0 });
+    }
+
+    /// Records a first fragment, if it is one. It is forwarded to the client of `reply`.
+    #[inline(always)]
+    pub(super) fn record_to_client(&self, packet: &Packet, server: Handle, reply: &Reply<'_>) {
+        let Reply { service, client, source, .. } = *reply;
+        let service = service.handle.tag();
+        self.record(packet, FragmentRecord { server, client, service, source, ports: 0, since: 0 });
+    }
+
+    #[inline(always)]
+    fn record(&self, packet: &Packet, record: FragmentRecord) {
         if FAST || packet.fragmentation != Fragmentation::FIRST {
             return;
         }
         let ports = u32::from(packet.source_port) | u32::from(packet.destination_port) << 16;
-        let since = self.maps.now();
-        let record = FragmentRecord { server, client, service, ports, since, reserved: 0 };
+        let record = FragmentRecord { ports, since: self.maps.now(), ..record };
         self.maps.put_fragment(&packet.fragment_key(), &record);
     }
 }

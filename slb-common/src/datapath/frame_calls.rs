@@ -11,6 +11,7 @@ use super::{
     parse::Packet,
     refusal::PackedRefusal,
 };
+use crate::abi::source::Source;
 #[cfg(doc)]
 use crate::net::ethernet;
 use crate::net::{address::Address, frame::FrameBuffer};
@@ -27,11 +28,13 @@ pub trait FrameCalls: FrameBuffer {
     fn metadata(&self) -> Option<Self::Metadata>;
     /// Leaves a refusal in [`Self::metadata`] for a later program.
     fn refuse(&mut self, refusal: PackedRefusal);
-    /// Leaves a selected server in [`Self::metadata`] for a later program.
+    /// Leaves a selected server in [`Self::metadata`] for a later program, and [`Source::NONE`].
     fn select(&mut self, selection: PackedSelection);
-    /// As [`Self::select`] for a later fragment, with the ports of the first one: source in the lower half, destination
-    /// in the upper half, each in network byte order.
-    fn follow(&mut self, ports: u32, selection: PackedSelection);
+    /// Leaves the source of a packet, or [`Source::KEPT`], in [`Self::metadata`] for a later program.
+    fn translate_source(&mut self, source: Source);
+    /// As [`Self::select`] and [`Self::translate_source`] for a later fragment, with the ports of the first one: source
+    /// in the lower half, destination in the upper half, each in network byte order.
+    fn follow(&mut self, ports: u32, selection: PackedSelection, source: Source);
     /// [`Metadata::read_embedded`], a BPF subprogram. `packet` is what [`Self::parse`] has returned, `minimum` the
     /// smallest path MTU that is believed.
     fn parse_embedded(&mut self, packet: &Packet, minimum: u32) -> Option<Self::Metadata>;

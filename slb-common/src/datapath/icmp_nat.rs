@@ -1,6 +1,6 @@
-//! Mode `nat`: translates an ICMP error on its way to the end that has sent the embedded packet (RFC 5508, 4.2).
+//! Modes `nat` and `full-nat`: translates an ICMP error on its way to the end that has sent the embedded packet (RFC 5508, 4.2).
 //!
-//! The outer header and the embedded packet change together, each with its checksums. A BPF subprogram.
+//! Each call translates one end; where both change, a second call follows. The outer header and the embedded packet change together, each with its checksums. A BPF subprogram.
 
 use super::parse::Packet;
 use crate::{
@@ -28,6 +28,7 @@ pub struct Translation(pub u64);
 
 impl Translation {
     const TO_SERVER: u64 = 1 << 16;
+    const SECOND: u64 = 1 << 17;
 
     /// The error goes to a server: VIP and port of the listener, which has seemed to send the embedded packet, become
     /// the server's. `port` is the server's, in network byte order.
@@ -38,6 +39,16 @@ impl Translation {
     /// The error goes to a client: address and port of the server become VIP and port of the listener.
     pub(super) const fn to_client(port: u16) -> Self {
         Self(port as u64)
+    }
+
+    /// The second translation of an ICMP error, of the other end: it leaves the TTL alone.
+    #[must_use]
+    pub(super) const fn second(self) -> Self {
+        Self(self.0 | Self::SECOND)
+    }
+
+    const fn hops(self) -> u8 {
+        (self.0 & Self::SECOND == 0) as u8
     }
 
     const fn is_to_server(self) -> bool {
@@ -68,12 +79,12 @@ pub fn translate(
     *frame.header_mut::<[u8; 2]>(port_at)? = port.to_ne_bytes();
     let change = transport_checksum(frame, embedded, changes)?;
     let change = if outer.destination.is_v4() {
-        outer4(frame, outer.network, address, is_to_server)?;
+        outer4(frame, outer.network, address, is_to_server, translation.hops())?;
         change.plus_all(embedded4(frame, embedded.network, address, is_to_server)?)
     } else {
         embedded6(frame, embedded.network, address, is_to_server)?;
         // The checksum of ICMPv6 covers the outer addresses (RFC 4443, 2.3).
-        change.plus_all(outer6(frame, outer.network, address, is_to_server)?)
+        change.plus_all(outer6(frame, outer.network, address, is_to_server, translation.hops())?)
     };
     let check = frame.header_mut::<[u8; 2]>(outer.transport + ICMP_CHECK)?;
     *check = changes.plus_all(change).apply(*check);
@@ -96,10 +107,10 @@ fn transport_checksum(frame: &mut Frame<'_>, embedded: &Packet, changes: Delta) 
 
 /// Writes source or destination of the outer header, and its TTL.
 #[inline(always)]
-fn outer4(frame: &mut Frame<'_>, at: usize, address: &Address, is_to_server: bool) -> Option<()> {
+fn outer4(frame: &mut Frame<'_>, at: usize, address: &Address, is_to_server: bool, hops: u8) -> Option<()> {
     let ip = frame.header_mut::<Ipv4Hdr>(at)?;
     let before = u16::from_ne_bytes([ip.ttl, ip.proto]);
-    ip.ttl -= 1;
+    ip.ttl -= hops;
     let change = Delta::default().word(before, u16::from_ne_bytes([ip.ttl, ip.proto]));
     let field = if is_to_server { &mut ip.dst_addr } else { &mut ip.src_addr };
     let change = change.plus_all(replace4(field, address));
@@ -126,8 +137,14 @@ fn replace4(field: &mut [u8; 4], address: &Address) -> Delta {
 
 /// Writes source or destination of the outer header, and its hop limit. Returns the change of the address.
 #[inline(always)]
-fn outer6(frame: &mut Frame<'_>, at: usize, address: &Address, is_to_server: bool) -> Option<Delta> {
-    frame.header_mut::<Ipv6Hdr>(at)?.hop_limit -= 1;
+fn outer6(
+    frame: &mut Frame<'_>,
+    at: usize,
+    address: &Address,
+    is_to_server: bool,
+    hops: u8,
+) -> Option<Delta> {
+    frame.header_mut::<Ipv6Hdr>(at)?.hop_limit -= hops;
     let field = frame.header_mut::<[u8; 16]>(at + if is_to_server { DESTINATION6 } else { SOURCE6 })?;
     let old = Address::v6(*field);
     *field = address.v6_bytes();

@@ -11,6 +11,7 @@ use crate::{
     abi::{
         flow::{Client, ClientPath, Flow, SequenceNumbers, UNASSURED, state},
         service::{IndexEntry, mode},
+        source::Source,
     },
     net::headers::protocol,
 };
@@ -60,12 +61,12 @@ pub fn insert<T: FlowCalls>(
 ) -> bool {
     let Some(index) = maps.index() else { return false };
     let Some(backend) = maps.backend(new.backend()) else { return false };
-    let sees_replies = service.mode == mode::NAT;
+    let sees_replies = mode::sees_replies(service.mode);
     let client =
         if sees_replies { client_path::choose(maps.route_to_client(packet), arrival, maps) } else { arrival };
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
-    if sees_replies && !flows.is_empty(&query) {
+    if service.mode == mode::NAT && !flows.is_empty(&query) {
         maps.mark_tuples_reused(&query, service.service, backend.endpoint);
     }
     let flow = Flow {
@@ -74,6 +75,7 @@ pub fn insert<T: FlowCalls>(
         client,
         arrival: arrival.tag(),
         numbers: numbers(packet, flows.now()),
+        source: Source::NONE,
     };
     let bits = bits(packet, sees_replies, new.is_finished());
     // In mode `nat` a real client acknowledges the server within seconds. After a mid-stream pickup the server may stay

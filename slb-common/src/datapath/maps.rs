@@ -10,6 +10,7 @@ use crate::abi::{
     lookup_table::LookupTable,
     service::{Service, ServiceIndex},
     shared_word::SharedWord,
+    source::SourceBucket,
     stats::{Action, GeneratedPacket},
 };
 
@@ -38,6 +39,8 @@ pub trait Maps: Sized {
     fn flow_mask(&self) -> u32;
     /// A slot of the flow table.
     fn flow(&self, slot: u32) -> Option<FlowEntry<'_>>;
+    /// A bucket of the source table, which has one for each four slots of the flow table.
+    fn source_bucket(&self, bucket: u32) -> Option<&SourceBucket>;
     /// Whether the daemon copies flows into this flow table. A flow without an entry may still have one in the table
     /// that it replaces.
     fn is_resizing(&self) -> bool {
@@ -67,6 +70,9 @@ pub trait Maps: Sized {
     /// The client path by the kernel's route for replies to a packet. Returns 0 without a route, or if it leaves by an
     /// interface that does not run the program. The hardware address is 0 while the neighbour is not resolved.
     fn route_to_client(&self, packet: &Packet) -> ClientPath;
+    /// The interface on whose link the packet's sender is, by the kernel's routes; 0 if a gateway is before it, or
+    /// there is no route.
+    fn link_of_client(&self, packet: &Packet) -> u32;
     /// Prepares to send the frame out of another interface: the program must end with
     /// [`Redirect`](super::Verdict::Redirect). Returns `false` if packets may not leave there.
     fn redirect(&self, ifindex: u32) -> bool;

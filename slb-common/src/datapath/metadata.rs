@@ -6,7 +6,7 @@ use super::{
     refusal::PackedRefusal,
 };
 use crate::{
-    abi::{Handle, MAX_BACKENDS, stats::Reason},
+    abi::{Handle, MAX_BACKENDS, source::Source, stats::Reason},
     net::frame::Frame,
 };
 
@@ -20,6 +20,10 @@ pub struct Metadata {
     pub refusal: PackedRefusal,
     /// The server that is selected for it.
     pub selection: PackedSelection,
+    /// The source that it gets, [`Source::KEPT`], or [`Source::NONE`] before that is decided.
+    pub source: Source,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
 impl Metadata {
@@ -28,6 +32,8 @@ impl Metadata {
         packet: EMPTY_PACKET,
         refusal: PackedRefusal::unmatched(Reason::NotReady),
         selection: PackedSelection(0),
+        source: Source::NONE,
+        reserved: 0,
     };
 
     /// [`parse`].
@@ -46,10 +52,11 @@ impl Metadata {
 
     /// Takes the ports of a first fragment, as [`FrameCalls::follow`](super::frame_calls::FrameCalls::follow) does.
     #[inline(always)]
-    pub const fn follow(&mut self, ports: u32, selection: PackedSelection) {
+    pub const fn follow(&mut self, ports: u32, selection: PackedSelection, source: Source) {
         self.packet.source_port = ports as u16;
         self.packet.destination_port = (ports >> 16) as u16;
         self.selection = selection;
+        self.source = source;
     }
 
     /// Whether the parser has refused nothing.

@@ -1,4 +1,5 @@
-//! Mode `nat`: rewrites the destination of packets to a server, and the source of its replies.
+//! Modes `nat` and `full-nat`: rewrites the destination of packets to a server, and the source of its replies; where the
+//! flow has a source of its own, both ends.
 //!
 //! TTL or hop limit is decremented in both directions, as a router does. A later fragment has no ports and no checksum
 //! behind its IP header; the first one's checksum covers the whole datagram.
@@ -59,6 +60,41 @@ pub(super) fn to_client(frame: &mut Frame<'_>, packet: &Packet, address: &Addres
         packet,
         Delta::default().address(&packet.source, address).word(packet.source_port, port),
     )
+}
+
+/// Rewrites both ends of a packet, each an address and a port (network byte order). `None` if the frame is truncated.
+#[inline(always)]
+pub(super) fn both_ends(
+    frame: &mut Frame<'_>,
+    packet: &Packet,
+    source: (&Address, u16),
+    destination: (&Address, u16),
+) -> Option<()> {
+    let addresses = Delta::default()
+        .address(&packet.source, source.0)
+        .address(&packet.destination, destination.0)
+        .settled();
+    if packet.source.is_v4() {
+        let ip = frame.header_mut::<Ipv4Hdr>(packet.network)?;
+        ip.src_addr = source.0.v4_bytes();
+        ip.dst_addr = destination.0.v4_bytes();
+        let before = u16::from_ne_bytes([ip.ttl, ip.proto]);
+        ip.ttl -= 1;
+        ip.check = addresses.word(before, u16::from_ne_bytes([ip.ttl, ip.proto])).apply(ip.check);
+    } else {
+        let ip = frame.header_mut::<Ipv6Hdr>(packet.network)?;
+        ip.src_addr = source.0.v6_bytes();
+        ip.dst_addr = destination.0.v6_bytes();
+        ip.hop_limit -= 1;
+    }
+    if packet.fragmentation == Fragmentation::LATER {
+        return Some(());
+    }
+    let ports = frame.header_mut::<Ports>(packet.transport)?;
+    ports.source = source.1.to_ne_bytes();
+    ports.destination = destination.1.to_ne_bytes();
+    let ports = addresses.word(packet.source_port, source.1).word(packet.destination_port, destination.1);
+    refresh_transport(frame, packet, ports)
 }
 
 #[inline(always)]

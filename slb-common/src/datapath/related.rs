@@ -3,7 +3,7 @@
 //!
 //! From the client's side, a router or the client sends them to the VIP, about a packet that a server has sent from it.
 //! They go to that server in the listener's mode. In mode `nat` a server, or a router before it, sends them to the
-//! client.
+//! client, in mode `full-nat` to the flow's source.
 //!
 //! Invariants:
 //!
@@ -90,14 +90,20 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let query = flows.query(Client::new(&embedded.source, embedded.source_port, embedded.protocol));
         let distance = maps.find_flow(&query, service.service);
         let entry = if distance == NOT_FOUND { None } else { found(&flows, &query, distance, service) };
-        if let Some(backend) = entry.and_then(|entry| flows.live_backend(entry.flow.backend)) {
-            return Selection::new(backend, false, maps).map(Some);
+        if let Some((entry, backend)) =
+            entry.and_then(|entry| flows.live_backend(entry.flow.backend).map(|backend| (entry, backend)))
+        {
+            let source = entry.flow.source;
+            if service.mode == mode::FULL_NAT && !source.is_claimed() {
+                return Ok(None);
+            }
+            return Ok(Some(Selection { source, ..Selection::new(backend, false, maps)? }));
         }
         // The flow may still have its entry in the table that this one replaces.
         if maps.is_resizing() {
             return Err(Refusal::drop(Reason::NotReady));
         }
-        if service.mode == mode::NAT {
+        if mode::sees_replies(service.mode) {
             return Ok(None);
         }
         let by_hash = maps.server_by_hash(embedded, service, Conflicts::default().0);
@@ -119,7 +125,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         service: &IndexEntry,
         selection: &Selection<'_>,
     ) -> Result<Egress, Refusal> {
-        let (mode, Selection { backend, hop, .. }) = (service.mode, selection);
+        let (mode, Selection { backend, hop, source, .. }) = (service.mode, selection);
         if packet.hop_limit <= 1 && mode != mode::DSR {
             return Err(Refusal::drop(Reason::HopLimit));
         }
@@ -135,9 +141,15 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let verdict = self.egress_verdict(hop.ifindex, packet)?;
         Self::untag(head)?;
         match mode {
-            mode::NAT => {
+            mode::NAT | mode::FULL_NAT => {
                 let translation = Translation::to_server(backend.port);
-                if !head.translate_icmp(packet, embedded, &backend.address, translation) {
+                let mut is_whole = head.translate_icmp(packet, embedded, &backend.address, translation);
+                if is_whole && source.is_claimed() {
+                    let local = &self.index.locals.slots[usize::from(source.local())].address;
+                    let translation = Translation::to_client(source.port()).second();
+                    is_whole = head.translate_icmp(packet, embedded, local, translation);
+                }
+                if !is_whole {
                     return Err(Refusal::drop(Reason::Truncated));
                 }
                 readdress(&mut head.frame(), &hop.macs).ok_or(Reason::Truncated)?;
@@ -161,7 +173,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         embedded: &Packet,
         reply: &Reply<'_>,
     ) -> Result<Egress, Refusal> {
-        let Reply { service, backend, client, out, .. } = reply;
+        let Reply { service, backend, client, out, end, source, .. } = reply;
         if packet.hop_limit <= 1 {
             return Err(Refusal::drop(Reason::HopLimit));
         }
@@ -175,7 +187,14 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let macs = MacPair::of(client.mac(), out.mac());
         let verdict: Verdict = self.egress_verdict(out.ifindex(), packet)?;
         Self::untag(head)?;
-        if !head.translate_icmp(packet, embedded, &service.address, Translation::to_client(service.port)) {
+        let translation = Translation::to_client(service.port);
+        let mut is_whole = head.translate_icmp(packet, embedded, &service.address, translation);
+        if is_whole && source.is_claimed() {
+            let (address, port) = end.endpoint();
+            let translation = Translation::to_server(port).second();
+            is_whole = head.translate_icmp(packet, embedded, &address, translation);
+        }
+        if !is_whole {
             return Err(Refusal::drop(Reason::Truncated));
         }
         let mut frame = head.frame();

@@ -1,11 +1,12 @@
-//! Finds the flow that a server's packet answers (mode `nat`), and updates its entry.
+//! Finds the flow that a server's packet answers (modes `nat`, `full-nat`), and updates its entry. A packet to a local
+//! address answers the flow with that source, any other one a flow of the client endpoint that it goes to.
 //!
 //! A server's packet counts only if it arrives by the path to that server. So it is trusted: a server's SYN-ACK begins
 //! a connection, and its segments advance the sequence numbers of both sides.
 
 use super::{
     flow_calls::FlowCalls,
-    flows::{EntrySnapshot, FAR, Flows, Query},
+    flows::{EntrySnapshot, FAR, Flows},
     maps::Maps,
     parse::Packet,
     refusal::Refusal,
@@ -17,7 +18,9 @@ use crate::{
         backend::Backend,
         flow::{Client, ClientPath, SequenceNumbers, UNASSURED, idle_units, state},
         interface::{self, Interface},
+        programs::TailCalled,
         service::{Service, ServiceIndex, mode},
+        source::Source,
         stats::Reason,
     },
     net::headers::protocol,
@@ -32,12 +35,16 @@ pub(super) struct Reply<'t> {
     pub(super) out: Option<&'t Interface>,
     /// Whether the connection is finished: the packet goes to the client as a RST.
     pub(super) is_finished: bool,
+    /// The client endpoint.
+    pub(super) end: Client,
+    /// The flow's source, which the packet goes to in place of the client endpoint; else [`Source::NONE`].
+    pub(super) source: Source,
 }
 
 /// Finds the flow that a server's packet answers; `None` if it answers none. `ifindex` is the interface that the packet
 /// arrived on.
 #[inline(always)]
-pub(super) fn to_client<'t, const FAST: bool, T: FlowCalls>(
+pub(super) fn to_client<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
     packet: &Packet,
     ifindex: u32,
     index: &ServiceIndex,
@@ -48,18 +55,34 @@ pub(super) fn to_client<'t, const FAST: bool, T: FlowCalls>(
         return Ok(None);
     }
     let flows = Flows::open(index, maps);
-    let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
-    let query = flows.query(client);
-    let endpoint = Backend::endpoint_of(hash);
-    let distance = if FAST {
-        flows.find_answered_near(&query, endpoint)
-    } else {
-        maps.find_answered_flow(&query, endpoint)
-    };
-    if FAST && distance == FAR {
+    if FAST && !SOURCE && index.locals.used != 0 && index.locals.may_be_local(&packet.destination) {
+        return Err(Refusal::Next(TailCalled::FullNat));
+    }
+    let source = if SOURCE { source_in(packet, index) } else { None };
+    if FAST && SOURCE && source.is_none() {
         return Err(Refusal::DECLINE);
     }
-    match reply::<FAST, T>(packet, ifindex, &flows, &query, distance, maps)? {
+    let found = if SOURCE && let Some(source) = source {
+        flows.find_by_source(hash, source, packet.protocol)
+    } else {
+        let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
+        let query = flows.query(client);
+        let endpoint = Backend::endpoint_of(hash);
+        let distance = if FAST {
+            flows.find_answered_near(&query, endpoint)
+        } else {
+            maps.find_answered_flow(&query, endpoint)
+        };
+        if FAST && distance == FAR {
+            return Err(Refusal::DECLINE);
+        }
+        flows.read(&query, distance).map(|found| (found, client))
+    };
+    let answered = match found {
+        Some((found, end)) => reply::<FAST, SOURCE, T>(packet, ifindex, &flows, &found, end, maps)?,
+        None => None,
+    };
+    match answered {
         // The flow may still have its entry in the table that this one replaces.
         None if maps.is_resizing() => Err(Refusal::drop(Reason::NotReady)),
         answered => Ok(answered),
@@ -80,9 +103,15 @@ pub(super) fn related<'t, T: FlowCalls>(
         return Ok(None);
     }
     let flows = Flows::open(index, maps);
-    let query = flows.query(Client::new(&packet.destination, packet.destination_port, packet.protocol));
-    let distance = maps.find_answered_flow(&query, Backend::endpoint_of(hash));
-    let found = match flows.read(&query, distance) {
+    let found = if let Some(source) = source_in(packet, index) {
+        flows.find_by_source(hash, source, packet.protocol)
+    } else {
+        let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
+        let query = flows.query(client);
+        let distance = maps.find_answered_flow(&query, Backend::endpoint_of(hash));
+        flows.read(&query, distance).map(|found| (found, client))
+    };
+    let (found, end) = match found {
         Some(found) => found,
         // The flow may still have its entry in the table that this one replaces.
         None if maps.is_resizing() => return Err(Refusal::drop(Reason::NotReady)),
@@ -90,7 +119,7 @@ pub(super) fn related<'t, T: FlowCalls>(
     };
     let Some(backend) = sender_of(packet, &found, &flows) else { return Ok(None) };
     let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
-    if service.handle.tag() != found.flow.service || service.mode != mode::NAT {
+    if service.handle.tag() != found.flow.service || !mode::sees_replies(service.mode) {
         return Ok(None);
     }
     if !is_path_from(backend, ifindex, maps) {
@@ -98,7 +127,15 @@ pub(super) fn related<'t, T: FlowCalls>(
     }
     let (backend, client) = (found.flow.backend.id(), found.flow.client);
     let out = maps.interface_at(client.interface());
-    Ok(Some(Reply { service, backend, client, out, is_finished: false }))
+    Ok(Some(Reply { service, backend, client, out, is_finished: false, end, source: found.flow.source }))
+}
+
+/// The source of a flow that a packet goes to; `None` if it goes to no local address.
+#[inline(always)]
+fn source_in(packet: &Packet, index: &ServiceIndex) -> Option<Source> {
+    let locals = &index.locals;
+    let local = if locals.used == 0 { None } else { locals.find(&packet.destination) };
+    local.map(|local| Source::chosen(local, packet.destination_port))
 }
 
 /// The server of a flow, if it has sent the packet.
@@ -118,19 +155,24 @@ fn sender_of<'t, T: FlowCalls>(
 }
 
 #[inline(always)]
-fn reply<'t, const FAST: bool, T: FlowCalls>(
+fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
     packet: &Packet,
     ifindex: u32,
     flows: &Flows<'t, T>,
-    query: &Query,
-    distance: u32,
+    found: &EntrySnapshot<'t>,
+    end: Client,
     maps: &'t T,
 ) -> Result<Option<Reply<'t>>, Refusal> {
-    let Some(found) = flows.read(query, distance) else { return Ok(None) };
-    let Some(backend) = sender_of(packet, &found, flows) else { return Ok(None) };
+    let Some(backend) = sender_of(packet, found, flows) else { return Ok(None) };
     let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
-    if service.handle.tag() != found.flow.service || service.mode != mode::NAT {
-        // Replies of this listener do not pass SLB. The slow path searches for a flow of a `nat` listener.
+    let source = found.flow.source;
+    let is_answered = if SOURCE && source.is_claimed() {
+        mode::sees_replies(service.mode)
+    } else {
+        service.mode == mode::NAT && source == Source::NONE
+    };
+    if service.handle.tag() != found.flow.service || !is_answered {
+        // Replies of this listener do not pass SLB, or not to this address. The slow path searches for another flow.
         return if FAST { Err(Refusal::DECLINE) } else { Ok(None) };
     }
     if !is_path_from(backend, ifindex, maps) {
@@ -147,29 +189,29 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
     // A SYN-ACK on a finished flow belongs to a connection past the VIP. A client's SYN through the VIP would have
     // begun the flow anew, or set `REOPENED`.
     if packet.flags.syn() && was & state::REOPENED == 0 && (is_expired || found.sequence_word.is_finished()) {
-        flows.mark(&found, was | state::TUPLE_REUSED);
+        flows.mark(found, was | state::TUPLE_REUSED);
         return Ok(None);
     }
     if FAST && was & (state::RESET | state::REOPENED) != 0 {
         return Err(Refusal::DECLINE);
     }
-    let is_rst_due = backend.is_terminating() || (is_expired && (FAST || flows.is_rst_due(&found, packet)));
+    let is_rst_due = backend.is_terminating() || (is_expired && (FAST || flows.is_rst_due(found, packet)));
     let mut is_finished = packet.protocol == protocol::TCP && is_rst_due;
     if is_finished {
         is_finished = !packet.flags.rst();
         if FAST || (is_finished && was & state::RESET != 0) {
             return Err(Refusal::RST_DUE);
         }
-        flows.mark(&found, was | state::RESET);
+        flows.mark(found, was | state::RESET);
         update_connection_count(service.policy, was, was | state::RESET, backend, maps);
     } else {
         let was = was & if !FAST && is_expired { !state::ENDS } else { !0 };
         let mut update = if packet.protocol == protocol::TCP {
-            after_segment(was, &found, packet)
+            after_segment(was, found, packet)
         } else {
             FlowUpdate { bits: was | state::ANSWERED, numbers: found.flow.numbers }
         };
-        if !FAST && was & state::RESET != 0 && continues_after_reset(packet, &found, flows) {
+        if !FAST && was & state::RESET != 0 && continues_after_reset(packet, found, flows) {
             update.bits &= !state::RESET;
         }
         if update.begins_new_connection(was) {
@@ -180,18 +222,18 @@ fn reply<'t, const FAST: bool, T: FlowCalls>(
             // The client repeats its SYN, which goes to another server. A server that refuses the SYN sends a RST
             // itself.
             if packet.flags.syn() && backend.flags & Backend::ACCEPTS_NEW == 0 {
-                flows.mark(&found, was & !(state::ASSURED | state::REOPENED) | state::RESET);
+                flows.mark(found, was & !(state::ASSURED | state::REOPENED) | state::RESET);
                 return Err(Refusal::RST_DUE);
             }
         }
         if update.numbers != found.flow.numbers {
             found.advance(update.numbers);
         }
-        if flows.touch(&found, update.bits, update.idle(was, &found, service)) && !FAST {
+        if flows.touch(found, update.bits, update.idle(was, found, service)) && !FAST {
             update_connection_count(service.policy, was, update.bits, backend, maps);
         }
     }
-    Ok(Some(Reply { service, backend: found.flow.backend.id(), client, out, is_finished }))
+    Ok(Some(Reply { service, backend: found.flow.backend.id(), client, out, is_finished, end, source }))
 }
 
 /// Whether a server's packets may arrive on this interface: that of its next hop, or one with the role `server` alone.

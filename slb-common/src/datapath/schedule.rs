@@ -17,6 +17,7 @@ use super::{
 use crate::{
     abi::{
         backend::Backend,
+        family::Family,
         flow::{Client, Flow, persistence_units, state},
         lookup_table::{LookupTable, NO_BACKEND, Slot},
         service::{IndexEntry, ServiceIndex, mode, policy},
@@ -177,7 +178,7 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
     fn by_hash(&self) -> Result<(u32, u32), ReasonNumber> {
         let Self { packet, service, maps, .. } = *self;
         let lookup_table = maps.lookup_table(service.lookup_table).ok_or(self.number(Reason::NotReady))?;
-        let sees_replies = service.mode == mode::NAT;
+        let sees_replies = mode::sees_replies(service.mode);
         let is_tcp = packet.protocol == protocol::TCP;
         // A mid-stream segment without an entry belongs to a connection from before the change. A datagram may; in mode
         // `nat` all UDP flows in use are tracked.
@@ -210,7 +211,7 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
             if !sees_replies {
                 return Ok(chosen);
             }
-            if backend.address.same(&packet.source) {
+            if self.is_hairpin(backend) {
                 return Err(self.number(Reason::Hairpin));
             }
             // A RST begins no flow, so it cannot conflict with one.
@@ -282,13 +283,21 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
         }
     }
 
+    /// Whether a server is the client itself, and no source of SLB's can stand in for the client's.
+    #[inline(always)]
+    fn is_hairpin(&self, backend: &Backend) -> bool {
+        let client = &self.packet.source;
+        let family = if client.is_v4() { Family::V4 } else { Family::V6 };
+        backend.address.same(client) && self.index.locals.choices(family).count == 0
+    }
+
     /// Why a server may not have a new flow; `None` if it may.
     #[inline(always)]
     fn refusal_reason(&self, backend: &Backend) -> Option<Reason> {
-        let sees_replies = self.service.mode == mode::NAT;
+        let sees_replies = mode::sees_replies(self.service.mode);
         if backend.flags & Backend::ACCEPTS_NEW == 0 {
             Some(Reason::NoServer)
-        } else if sees_replies && backend.address.same(&self.packet.source) {
+        } else if sees_replies && self.is_hairpin(backend) {
             Some(Reason::Hairpin)
         } else if sees_replies && self.conflicts.include(backend) {
             Some(Reason::PortConflict)

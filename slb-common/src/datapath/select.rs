@@ -31,7 +31,9 @@ use crate::{
         backend::Backend,
         flow::Client,
         lookup_table::LookupTable,
+        programs::TailCalled,
         service::{IndexEntry, mode, policy},
+        source::Source,
         stats::Reason,
     },
     net::{frame::Frame, headers::protocol},
@@ -44,7 +46,7 @@ pub(super) fn select_untracked<'t, const FAST: bool, T: PathCalls>(
     mode: u8,
 ) -> Result<Option<Selection<'t>>, Refusal> {
     let Request { packet, service, index, maps, .. } = *request;
-    if mode == mode::NAT || service.policy & policy::TRACK != 0 {
+    if mode::sees_replies(mode) || service.policy & policy::TRACK != 0 {
         return Ok(None);
     }
     // The slow path checks for martian sources first.
@@ -66,7 +68,7 @@ pub(super) fn select_untracked<'t, const FAST: bool, T: PathCalls>(
 /// Selects the server of a packet of a tracked flow in the fast path; `frame` holds the packet. Declines where the
 /// entry does not decide alone.
 #[inline(always)]
-pub(super) fn select_tracked_fast<'t, T: PathCalls>(
+pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
     request: &Request<'t, '_, T>,
     frame: &Frame<'_>,
 ) -> Result<Selection<'t>, Refusal> {
@@ -80,6 +82,14 @@ pub(super) fn select_tracked_fast<'t, T: PathCalls>(
         return Err(Refusal::DECLINE);
     }
     let found = found(&flows, &query, distance, service).ok_or(Refusal::DECLINE)?;
+    let source = found.flow.source;
+    if !SOURCE && source != Source::NONE {
+        return Err(Refusal::Next(TailCalled::FullNat));
+    }
+    // The slow path gives the flow a source.
+    if SOURCE && !source.is_claimed() {
+        return Err(Refusal::DECLINE);
+    }
     match request.disposition::<true>(&query, &found, &flows)? {
         Disposition::Forward(selection) => Ok(selection),
         Disposition::Reselect | Disposition::OtherConnection => Err(Refusal::DECLINE),
@@ -139,7 +149,8 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         if sees_replies && is_mid_stream && !is_new_entry {
             return Err(Refusal::RST_DUE);
         }
-        let conflicts = if sees_replies {
+        // Flows with a source of their own are told apart by it.
+        let conflicts = if self.service.mode == mode::NAT {
             Conflicts(maps.conflicting_flows(query, service.service))
         } else {
             Conflicts::default()
@@ -230,7 +241,7 @@ fn schedule<T: ScheduleCalls>(
     let begins = !is_tcp || (packet.flags.is_syn() && !packet.flags.rst());
     let policy = if begins { service.policy } else { 0 };
     if !is_tcp
-        && service.mode != mode::NAT
+        && !mode::sees_replies(service.mode)
         && policy & policy::PINNED_ELSEWHERE != 0
         && policy & policy::FOLLOW == 0
     {

@@ -1,4 +1,4 @@
-//! Packets of servers (mode `nat`): to the client of the flow that they answer.
+//! Packets of servers (modes `nat`, `full-nat`): to the client of the flow that they answer.
 
 use core::borrow::Borrow as _;
 
@@ -37,13 +37,18 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let path = PacketPath::open(ifindex, maps)?;
     let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
     let packet = &metadata.borrow().packet;
-    if path.roles & SERVER == 0 { path.no_flow(packet) } else { path.to_client(head, packet) }
+    if path.roles & SERVER == 0 { path.no_flow(packet) } else { path.to_client::<true, G>(head, packet) }
 }
 
 impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
-    /// Decides on a packet that may answer a flow.
+    /// Decides on a packet that may answer a flow. Without `SOURCE` it leaves packets to local addresses to another
+    /// program.
     #[inline(always)]
-    pub(super) fn to_client<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Egress, Refusal> {
+    pub(super) fn to_client<const SOURCE: bool, G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+    ) -> Result<Egress, Refusal> {
         let Self { ifindex, index, maps, .. } = *self;
         let numbered;
         let packet = if FAST {
@@ -52,22 +57,22 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         } else {
             packet
         };
-        let Some(reply) = reply::to_client::<FAST, T>(packet, ifindex, index, maps)? else {
+        let Some(reply) = reply::to_client::<FAST, SOURCE, T>(packet, ifindex, index, maps)? else {
             return self.no_flow(packet);
         };
-        self.send_to_client(head, packet, &reply)
+        self.send_to_client::<SOURCE, G>(head, packet, &reply)
     }
 
     /// Rewrites a server's packet and sends it to its client.
     #[inline(always)]
-    pub(super) fn send_to_client<G: FrameCalls>(
+    pub(super) fn send_to_client<const SOURCE: bool, G: FrameCalls>(
         &self,
         head: &mut G,
         packet: &Packet,
         reply: &Reply<'_>,
     ) -> Result<Egress, Refusal> {
         let maps = self.maps;
-        let Reply { service, backend, client, out, is_finished } = *reply;
+        let Reply { service, backend, client, out, is_finished, end, source } = *reply;
         if packet.hop_limit <= 1 {
             return Err(Refusal::IcmpError(IcmpError {
                 reason: Reason::HopLimit,
@@ -95,11 +100,16 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             Self::untag(head)?;
         }
         let mut frame = head.frame();
-        nat::to_client(&mut frame, packet, &service.address, service.port)
-            .ok_or(Refusal::drop(Reason::Truncated))?;
+        if SOURCE && source.is_claimed() {
+            let (address, port) = end.endpoint();
+            nat::both_ends(&mut frame, packet, (&service.address, service.port), (&address, port))
+        } else {
+            nat::to_client(&mut frame, packet, &service.address, service.port)
+        }
+        .ok_or(Refusal::drop(Reason::Truncated))?;
         readdress(&mut frame, &macs).ok_or(Refusal::drop(Reason::Truncated))?;
-        if let Some(server) = maps.backend(backend).filter(|_| !FAST) {
-            self.record_fragment(packet, server.handle, service.handle.tag(), client);
+        if !FAST && let Some(server) = maps.backend(backend) {
+            self.record_to_client(packet, server.handle, reply);
         }
         maps.count_service(service.handle.id(), Direction::Out, frame.len(), false);
         maps.count_backend(backend, Direction::Out, frame.len(), false);

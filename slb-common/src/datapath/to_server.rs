@@ -47,13 +47,13 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     if path.index.is_martian(&packet.source) {
         return Err(Refusal::drop(Reason::MartianSource));
     }
-    path.to_server(head, packet, service)
+    path.to_server::<true, G>(head, packet, service)
 }
 
 impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
-    /// Decides on a packet to a listener.
+    /// Decides on a packet to a listener. Without `SOURCE` it leaves flows with a source of their own to another program.
     #[inline(always)]
-    pub(super) fn to_server<G: FrameCalls>(
+    pub(super) fn to_server<const SOURCE: bool, G: FrameCalls>(
         &self,
         head: &mut G,
         packet: &Packet,
@@ -61,6 +61,9 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
     ) -> Result<Egress, Refusal> {
         let Self { ifindex, index, maps, .. } = *self;
         let mode = service.mode;
+        if FAST && !SOURCE && mode == mode::FULL_NAT {
+            return Err(Refusal::Next(TailCalled::FullNat));
+        }
         // In mode `dsr` SLB does not act as a router.
         if packet.hop_limit <= 1 && mode != mode::DSR {
             return Err(Refusal::IcmpError(IcmpError {
@@ -74,14 +77,14 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         let selection = match select::select_untracked::<FAST, T>(&request, mode)? {
             // The fast path has separate code for untracked flows, which is shorter.
             Some(selection) if FAST => {
-                return self.forward(head, packet, sender, service, mode, &selection);
+                return self.forward::<false, G>(head, packet, sender, service, mode, &selection);
             }
             Some(selection) => selection,
-            None if FAST => select::select_tracked_fast(&request, &frame)?,
+            None if FAST => select::select_tracked_fast::<SOURCE, T>(&request, &frame)?,
             None => select::select_tracked(&request)?,
         };
         if FAST {
-            return self.forward(head, packet, sender, service, mode, &selection);
+            return self.forward::<SOURCE, G>(head, packet, sender, service, mode, &selection);
         }
         let Selection { backend, is_new, is_finished, .. } = selection;
         head.select(PackedSelection::new(backend.handle, is_new, is_finished));

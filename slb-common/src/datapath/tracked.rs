@@ -20,6 +20,7 @@ use crate::{
         backend::{Backend, NextHop},
         flow::{Client, ClientPath, state},
         service::{IndexEntry, ServiceIndex, mode, policy},
+        source::Source,
         stats::Reason,
     },
     net::headers::protocol,
@@ -33,12 +34,14 @@ pub(super) struct Selection<'t> {
     pub(super) is_new: bool,
     /// Whether the connection is finished: the packet goes to the server as a RST.
     pub(super) is_finished: bool,
+    /// The source that the packet gets; [`Source::NONE`] if it keeps its own.
+    pub(super) source: Source,
 }
 
 impl<'t> Selection<'t> {
     #[inline(always)]
     pub(super) fn new<T: Maps>(backend: &'t Backend, is_new: bool, maps: &'t T) -> Result<Self, Refusal> {
-        Ok(Self { backend, hop: next_hop(backend, maps)?, is_new, is_finished: false })
+        Ok(Self { backend, hop: next_hop(backend, maps)?, is_new, is_finished: false, source: Source::NONE })
     }
 
     /// Whether the packet exceeds the MTU towards the server.
@@ -108,7 +111,7 @@ pub fn disposition<T: Maps>(
 
 impl<'t, T: Maps> Request<'t, '_, T> {
     pub(super) const fn sees_replies(&self) -> bool {
-        self.service.mode == mode::NAT
+        mode::sees_replies(self.service.mode)
     }
 
     pub(super) const fn is_tcp(&self) -> bool {
@@ -185,7 +188,7 @@ impl<'t, T: Maps> Request<'t, '_, T> {
         if flows.touch(found, bits, idle) && !FAST {
             update_connection_count(service.policy, was, bits, backend, maps);
         }
-        Ok(Disposition::Forward(selection))
+        Ok(Disposition::Forward(Selection { source: found.flow.source, ..selection }))
     }
 
     /// Whether a segment continues another connection of the endpoint than the one whose SYN made the entry. Asked only

@@ -386,6 +386,21 @@ pub struct ApiServer {
     pub current_flows: Option<u64>,
     /// Set while it drains: it receives no new flows.
     pub draining: Option<DrainStatus>,
+    /// Of the local addresses that its flows have as their source (mode `full-nat`), the one with the largest share of
+    /// used ports. `None` without such flows, and without a daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_ports: Option<ApiSourcePorts>,
+}
+
+/// Ports of a local address towards a server endpoint, as of the last scan of the flow table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiSourcePorts {
+    /// The local address.
+    pub local_address: IpAddr,
+    /// Ports that flows have.
+    pub used: u32,
+    /// Ports that new flows may have; 0 if the address is no longer configured.
+    pub ports: u32,
 }
 
 /// A drain.

@@ -55,6 +55,9 @@ pub struct DaemonConfig {
     pub max_servers: u32,
     /// Source addresses of tunnels (mode `ipip`): at most one per address family.
     pub tunnel_addresses: Vec<IpAddr>,
+    /// Addresses at which connections to servers begin (mode `full-nat`): unique, at most 32 per address family, no
+    /// VIPs and no servers' addresses.
+    pub local_addresses: Vec<IpAddr>,
     /// Seed of the flow hash and of the server tables. All nodes of a VIP need the same one. `None` if none is
     /// configured: the daemon then fills in its own.
     pub hash_seed: Option<u64>,
@@ -293,7 +296,7 @@ impl ListenerTarget {
     }
 }
 
-/// Which flows of a listener have flow-table entries. In mode `nat` all have.
+/// Which flows of a listener have flow-table entries. In the modes `nat` and `full-nat` all have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tracking {
     /// Flows of migrating slots.

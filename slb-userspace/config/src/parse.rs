@@ -20,6 +20,7 @@ mod health_check;
 mod ignored_weights;
 mod listener;
 mod load_balancer;
+mod local_addresses;
 mod mode;
 mod primary_secondary;
 mod scheduling;
@@ -55,7 +56,11 @@ pub fn parse(name: &str, text: &str) -> Result<LoadedConfig, ConfigError> {
 
 fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
     let daemon = daemon::build(checker, document.daemon.as_ref());
-    let (vips, addresses) = vips::collect(checker, &document.load_balancer.0);
+    let (vips, addresses) = vips::collect(
+        checker,
+        &document.load_balancer.0,
+        local_addresses::declared(document.daemon.as_ref()),
+    );
     let mut group_names = HashMap::new();
     let groups = group::GroupIndex::collect(
         checker,
@@ -85,6 +90,7 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
     let (mut used, mut used_pairs) = (HashSet::new(), HashSet::new());
     let mut load_balancers = Vec::new();
     let tunnels = daemon.as_ref().map(|daemon| daemon.tunnel_addresses.iter().collect());
+    let locals = daemon.as_ref().map(|daemon| daemon.local_addresses.iter().collect());
     for (table, addresses) in document.load_balancer.0.iter().zip(addresses) {
         let mut scope = scope::BalancerScope {
             checker,
@@ -92,6 +98,7 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
             groups: &groups,
             pairs: &pair_index,
             tunnels,
+            locals,
             used: &mut used,
             used_pairs: &mut used_pairs,
             names: &mut names,

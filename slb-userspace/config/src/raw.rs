@@ -42,6 +42,7 @@ pub(super) struct RawDaemon {
     pub(super) flow_table_entries: Option<Value>,
     pub(super) max_servers: Option<Value>,
     pub(super) tunnel_addresses: Option<Spanned<List<Value>>>,
+    pub(super) local_addresses: Option<Spanned<List<Value>>>,
     pub(super) hash_seed: Option<Value>,
     pub(super) probe_source: Option<Spanned<List<Value>>>,
     pub(super) probe_mark: Option<Value>,

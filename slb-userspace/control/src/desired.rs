@@ -21,6 +21,7 @@ use super::model::{
 use super::{
     failover::Failover,
     listener_servers::{ListenerServer, ListenerServers, ServerGroups, family, server_override},
+    local_addresses::desired_local_addresses,
     model::Side,
     one_way::CheckEvidence,
     overrides::Overrides,
@@ -50,7 +51,7 @@ pub struct ObservedInputs<'a> {
     pub failover: Option<&'a Failover>,
     /// Weights and admin states set at run time.
     pub overrides: Option<&'a Overrides>,
-    /// Whether each VIP is local. A missing VIP may be an address of this host.
+    /// The state of VIPs and local addresses on this host. A missing one may be an address of this host.
     pub vips: Option<&'a BTreeMap<IpAddr, VipState>>,
 }
 
@@ -113,7 +114,13 @@ pub fn desired(config: &Config, observations: ObservedInputs<'_>) -> Desired {
             }
         }
     }
-    Desired { seed: config.daemon.seed(), services, pools, tunnel: tunnel(config) }
+    Desired {
+        seed: config.daemon.seed(),
+        services,
+        pools,
+        tunnel: tunnel(config),
+        locals: desired_local_addresses(config, observations.vips),
+    }
 }
 
 /// The desired state at a first start: VIPs without listeners. Packets are dropped until the first servers are known to
@@ -135,6 +142,7 @@ pub fn vips_without_listeners(config: &Config, vips: &BTreeMap<IpAddr, VipState>
         services: services.filter_map(dropped).collect(),
         pools: Vec::new(),
         tunnel: tunnel(config),
+        locals: desired_local_addresses(config, observations.vips),
     }
 }
 

@@ -43,6 +43,7 @@ use crate::{
     outlier_detection::DetectorPool,
     slot::Slot,
     slot_migration::PinnedElsewhere,
+    source_usage::{SourceCounter, SourceUsage},
 };
 
 pub(crate) use migrated_tables::{MigratedTable, idle_time};
@@ -92,6 +93,10 @@ pub struct GcFindings {
     pub(crate) handshakes: Vec<DetectorPool>,
     /// Servers of mode `nat`, with how many of their new connections they answered.
     pub(crate) answers: BTreeMap<SocketAddr, AnswerCounts>,
+    /// Used ports of local addresses.
+    pub(crate) sources: SourceUsage,
+    /// Slots of local addresses that no flow has and new ones do not choose. Empty if flows were not read.
+    pub(crate) unused_locals: BTreeSet<u8>,
     /// A sample of the clients of mode `nat`.
     pub(crate) clients: BTreeSet<IpAddr>,
     /// Whether flows were rehomed. The next pass sees them with their new servers.
@@ -121,7 +126,14 @@ impl GcJob {
             |flow: FlowRecord, is_terminating: &dyn Fn(Handle) -> bool| scan.visit(&flow, is_terminating);
         let gc_pass = table.run_gc(self.state_read, self.hz, &mut visit, between_ticks)?;
         let Scan {
-            finished_flows, samples, pinned_elsewhere, connection_counts, handshakes, answers, ..
+            finished_flows,
+            samples,
+            pinned_elsewhere,
+            connection_counts,
+            handshakes,
+            answers,
+            sources,
+            ..
         } = scan;
         let has_rehomed = !finished_flows.rehomed.is_empty();
         if has_rehomed {
@@ -138,6 +150,8 @@ impl GcJob {
             connection_counts,
             handshakes: handshakes.pools(),
             answers: answers.by_server(&self.state),
+            sources: sources.usage(&self.state),
+            unused_locals: if is_complete { sources.unused(&self.state) } else { BTreeSet::new() },
             clients: samples.chosen(),
             has_rehomed,
             rst_delivered: if is_complete { finished_flows.rst_delivered() } else { BTreeSet::new() },
@@ -159,6 +173,7 @@ struct Scan<'a> {
     connection_counts: ConnectionCounts,
     handshakes: Handshakes<'a>,
     answers: AnswerCounter,
+    sources: SourceCounter,
 }
 
 impl<'a> Scan<'a> {
@@ -174,6 +189,7 @@ impl<'a> Scan<'a> {
             connection_counts: ConnectionCounts::none(state),
             handshakes: Handshakes::new(&job.ejection_pools, state),
             answers: AnswerCounter::default(),
+            sources: SourceCounter::default(),
         }
     }
 
@@ -183,6 +199,7 @@ impl<'a> Scan<'a> {
         if flow.is_affinity {
             return self.finished_flows.affinity_fate(flow, entry);
         }
+        self.sources.note(flow, entry);
         let Some(entry) = entry else { return GcAction::Keep };
         self.handshakes.note(flow, entry);
         self.answers.note(flow, entry);

@@ -3,10 +3,12 @@
 //! Existing objects keep their ids and handles, so their flows continue. Each new use of an id gets its own generation.
 //! An id that the maps still hold, or that an entry in them names, is not reused.
 
+mod local_addresses;
 mod servers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::OnceLock,
     time::Duration,
 };
@@ -66,17 +68,30 @@ pub struct Inputs<'a> {
     pub rst_delivered: &'a BTreeSet<Handle>,
     /// Tables with flows that a GC pass is to rehome. Their servers stay.
     pub rehoming: &'a BTreeSet<TableId>,
+    /// Slots of local addresses that new flows no longer choose, and that no flow has.
+    pub unused_locals: &'a BTreeSet<u8>,
 }
 
 /// The maps have too few entries for the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "more than {limit} {what} are needed, counting those that are to be replaced, which is all the maps hold: nothing was \
-     changed; make room first: apply a configuration without what goes away, then the one with what comes"
-)]
-pub struct MapsFull {
-    what: &'static str,
-    limit: u32,
+pub enum MapsFull {
+    /// A map has no free entry.
+    #[error(
+        "more than {limit} {what} are needed, counting those that are to be replaced, which is all the maps hold: nothing \
+         was changed; make room first: apply a configuration without what goes away, then the one with what comes"
+    )]
+    Entries {
+        /// The entries.
+        what: &'static str,
+        /// Their largest number.
+        limit: u32,
+    },
+    /// The table of local addresses has no free slot for an address.
+    #[error(
+        "local address {0} finds no place beside the others and those whose connections have not ended: nothing was \
+         changed; write another address in its place, or apply the configuration when they have ended"
+    )]
+    LocalAddress(IpAddr),
 }
 
 /// Assigns ids to `desired`, next to the actual state `actual`. It does not yet say which slots of the tables migrate.
@@ -119,7 +134,13 @@ pub fn assign(
     state.backends = backends.into_iter().map(|(_, id, backend)| (id, backend)).chain(kept).collect();
     state.services = services(desired, actual, &tables, inputs.now, &mut ids, &mut steps)?;
     let entries = state.services.iter().map(|(id, service)| (*id, entry(service, desired.seed))).collect();
-    state.index = IndexContent { hz: limits.hz, tunnel: desired.tunnel, entries, servers: answers };
+    state.index = IndexContent {
+        hz: limits.hz,
+        tunnel: desired.tunnel,
+        locals: local_addresses::assign(&desired.locals, &actual.index.locals, inputs.unused_locals)?,
+        entries,
+        servers: answers,
+    };
     state.next_hops = ids.hops.iter().map(|(hop, id)| (*id, *hop)).collect();
     state.settings = ControlSettings { seed: desired.seed, generation: ids.generation };
     let next = drain::next_change(state.backends.values(), inputs.now).into_iter().chain(steps).min();
@@ -237,7 +258,7 @@ fn tables(
             tables[pool] = Some(table);
         }
     }
-    let full = MapsFull { what: "server tables", limit: SPARE_TABLE.index() };
+    let full = MapsFull::Entries { what: "server tables", limit: SPARE_TABLE.index() };
     tables
         .into_iter()
         .map(|table| {
@@ -307,7 +328,7 @@ impl IdAllocator {
             Some(&id) => id,
             // Enough for the next hops of all servers before and after a change. Id 0 means none.
             None => free(&mut self.next_hop, 2 * self.max_backends + 1, NextHopId::new, &actual.next_hops)
-                .ok_or(MapsFull { what: "next hops", limit: 2 * self.max_backends })?,
+                .ok_or(MapsFull::Entries { what: "next hops", limit: 2 * self.max_backends })?,
         };
         self.hops.insert(hop, id);
         Ok(id)
@@ -316,13 +337,13 @@ impl IdAllocator {
     fn backend(&mut self, actual: &MapState) -> Result<(BackendId, Handle), MapsFull> {
         let limit = self.max_backends;
         let id = free(&mut self.next_backend, limit, BackendId::new, &actual.backends)
-            .ok_or(MapsFull { what: "servers", limit })?;
+            .ok_or(MapsFull::Entries { what: "servers", limit })?;
         Ok((id, self.handle(id.index())))
     }
 
     fn service(&mut self, actual: &MapState) -> Result<(ServiceId, Handle), MapsFull> {
         let id = free(&mut self.next_service, MAX_SERVICES, ServiceId::new, &actual.services)
-            .ok_or(MapsFull { what: "services", limit: MAX_SERVICES })?;
+            .ok_or(MapsFull::Entries { what: "services", limit: MAX_SERVICES })?;
         Ok((id, self.handle(id.index())))
     }
 

@@ -72,7 +72,7 @@ impl ListenerServer {
 /// Family that the servers of a VIP must have; `None` for any.
 pub(super) fn family(listener: &Listener, vip: IpAddr) -> Option<Family> {
     match listener.mode {
-        Mode::Nat => Some(Family::of(vip)),
+        Mode::Nat | Mode::FullNat => Some(Family::of(vip)),
         // The packet reaches the server untranslated, so the server needs only the VIP.
         Mode::Dsr | Mode::Ipip => None,
     }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     time::Duration,
 };
 
@@ -79,6 +80,17 @@ pub struct Desired {
     pub pools: Vec<DesiredPool>,
     /// Source addresses of tunnel packets.
     pub tunnel: Tunnel,
+    /// Local addresses (mode `full-nat`). Each once, and at most 32 of a family.
+    pub locals: Vec<DesiredLocalAddress>,
+}
+
+/// A local address that new flows may have as their source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredLocalAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Ports that flows may have, in host byte order.
+    pub ports: RangeInclusive<u16>,
 }
 
 /// A listener, by ids, which outlive renames.

@@ -1,4 +1,4 @@
-//! Servers of mode `nat` whose answers do not return through SLB: SLB forwards connections to them and sees no answer.
+//! Servers of the modes `nat` and `full-nat` whose answers do not return through SLB: SLB forwards connections to them and sees no answer.
 //! Pure.
 //!
 //! Probes come from SLB's own address. If a check of the server's port passes, the server's route to its clients
@@ -43,8 +43,8 @@ impl CheckEvidence {
     pub const fn detail(self) -> &'static str {
         match self {
             Self::CheckPasses => {
-                "answers do not return through SLB: make SLB's address the server's gateway (default route, or a policy route), let \
-                 its firewall answer the clients, or use mode \"dsr\" or \"ipip\""
+                "answers do not return through SLB: make SLB's address the server's gateway (default route, or a policy route; in mode \
+                 \"full-nat\" for the local addresses only), let its firewall answer the clients, or use mode \"full-nat\", \"dsr\" or \"ipip\""
             }
             Self::Unchecked => {
                 "no answer to new connections passes through SLB: the server is down, its accept queue is full, a firewall drops them, or \

@@ -51,6 +51,10 @@ pub struct Reconciler<D> {
     rehoming: Rehoming,
     /// The last table whose slot migrations a GC pass was to end.
     last_due: TableId,
+    /// Slots of local addresses that new flows did not choose when the last GC pass began, and that no flow had.
+    unused_locals: BTreeSet<u8>,
+    /// Slots of local addresses that flows could choose since the last GC pass began.
+    chosen_locals: BTreeSet<u8>,
     /// Tables that got another size since the last change that succeeded.
     resized: Vec<ResizedTable>,
 }
@@ -95,6 +99,8 @@ impl<D: DataPlane> Reconciler<D> {
             ejection_pools: BTreeMap::new(),
             rehoming: Rehoming::unknown(),
             last_due: TableId::new(0),
+            unused_locals: BTreeSet::new(),
+            chosen_locals: BTreeSet::new(),
             resized: Vec::new(),
         }
     }
@@ -178,6 +184,11 @@ impl<D: DataPlane> Reconciler<D> {
             }
         };
         self.migrate_slots(&mut actual, &mut state, now)?;
+        // Before the first operation: after a failure, flows may have what they could choose for a moment.
+        for locals in [&actual.index.locals, &state.index.locals] {
+            self.unused_locals.retain(|slot| !locals.choices.contains(slot));
+            self.chosen_locals.extend(&locals.choices);
+        }
         let operations = diff(&actual, &state);
         self.is_gc_due |= operations.iter().any(|operation| terminates(operation, &actual));
         let left = left_tables(&actual, &state);
@@ -200,7 +211,12 @@ impl<D: DataPlane> Reconciler<D> {
     }
 
     fn inputs<'a>(&'a self, now: Duration, rehoming: &'a BTreeSet<TableId>) -> Inputs<'a> {
-        Inputs { now: BootSecs::of(now), rst_delivered: &self.rst_delivered, rehoming }
+        Inputs {
+            now: BootSecs::of(now),
+            rst_delivered: &self.rst_delivered,
+            rehoming,
+            unused_locals: &self.unused_locals,
+        }
     }
 
     /// Whether a slot of any table migrates.

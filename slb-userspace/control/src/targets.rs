@@ -6,9 +6,15 @@ use super::listener_servers::{ServerGroups, running};
 use crate::inputs::Target;
 use slb_config::model::{Announce, Config};
 
-/// All VIPs, also those of stopped load balancers.
+/// The addresses whose state on this host matters: all VIPs, also those of stopped load balancers, and local addresses.
 pub fn addresses(config: &Config) -> BTreeSet<IpAddr> {
-    config.load_balancers.iter().flat_map(|balancer| balancer.addresses.iter().copied()).collect()
+    let vips = config.load_balancers.iter().flat_map(|balancer| balancer.addresses.iter().copied());
+    vips.chain(local_addresses(config)).collect()
+}
+
+/// Local addresses of mode `full-nat`.
+pub fn local_addresses(config: &Config) -> BTreeSet<IpAddr> {
+    config.daemon.local_addresses.iter().copied().collect()
 }
 
 /// VIPs that SLB is to announce; with `running` those alone that a running listener serves.

@@ -3,6 +3,7 @@
 mod digests;
 mod flush;
 mod gc_passes;
+mod local_addresses;
 mod random;
 mod terminations;
 mod vips;

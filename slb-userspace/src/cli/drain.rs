@@ -155,6 +155,7 @@ mod tests {
             slots: 0,
             counters: ApiCounters::default(),
             current_flows,
+            source_ports: None,
             draining: Some(types::DrainStatus { seconds_left, is_removed: false }),
         }
     }

@@ -27,8 +27,8 @@ use slb_api::{
     client,
     types::{
         ApiHealth, ApiInterfaceRole, ApiListener, ApiOutage, ApiOverride, ApiPendingChange, ApiRunState,
-        ApiServer, AttachMode, ConfigurationStatus, DaemonStatus, DrainStatus, FlowTableStatus,
-        InactiveInterface, InterfaceLosses, Requester, Status, VipStatus,
+        ApiServer, ApiSourcePorts, AttachMode, ConfigurationStatus, DaemonStatus, DrainStatus,
+        FlowTableStatus, InactiveInterface, InterfaceLosses, Requester, Status, VipStatus,
     },
 };
 use slb_common::abi::ABI_VERSION;
@@ -105,6 +105,7 @@ async fn from_pins(socket: &Path, pins: &Pins) -> Result<Status> {
         details: &BTreeMap::new(),
         set: &BTreeMap::new(),
         outages: None,
+        sources: &BTreeMap::new(),
         now: since_boot()?,
         interfaces: &attached,
         view: None,
@@ -172,7 +173,11 @@ fn render(status: &Status) -> String {
             text += &match listener.state {
                 ApiRunState::Running => {
                     let heading = heading(&balancer.name, listener);
-                    format!("\n{heading}\n{}{}\n", outages(listener), servers(listener))
+                    format!(
+                        "\n{heading}\n{}{}\n",
+                        outages(listener) + &source_ports(listener),
+                        servers(listener)
+                    )
                 }
                 ApiRunState::Stopped => format!("\n{}\n", heading(&balancer.name, listener)),
             };
@@ -308,6 +313,21 @@ fn heading(balancer: &str, listener: &ApiListener) -> String {
     )
 }
 
+/// The server and local address with the largest share of used ports (mode `full-nat`).
+fn source_ports(listener: &ApiListener) -> String {
+    let share = |ports: &ApiSourcePorts| 100.0 * f64::from(ports.used) / f64::from(ports.ports.max(1));
+    let used = listener.servers.iter().filter_map(|server| Some((server.address, server.source_ports?)));
+    let fullest =
+        used.filter(|(_, ports)| ports.ports != 0).max_by(|(_, a), (_, b)| share(a).total_cmp(&share(b)));
+    fullest.map_or_else(String::new, |(server, ports)| {
+        let ApiSourcePorts { local_address, used, ports: most } = ports;
+        let share = share(&ports);
+        format!(
+            "source ports: at most {used} of {most} used ({share:.1} %), of {local_address} to {server}\n"
+        )
+    })
+}
+
 /// VIPs without a server that receives new flows.
 fn outages(listener: &ApiListener) -> String {
     let lines = listener.outages.iter().map(|ApiOutage { addresses, why, seconds }| {
@@ -405,10 +425,10 @@ fn health(server: &ApiServer) -> String {
     server.detail.as_ref().map_or_else(|| health.to_owned(), |detail| format!("{health}: {detail}"))
 }
 
-/// A server's percentage of new flows. In mode `nat` it is that of flows in its address family, because no server of
+/// A server's percentage of new flows. In the modes `nat` and `full-nat` it is that of flows in its address family, because no server of
 /// the other family can receive them.
 fn share(server: &ApiServer, listener: &ApiListener) -> f64 {
-    let is_nat = listener.mode == "nat";
+    let is_nat = matches!(listener.mode.as_str(), "nat" | "full-nat");
     let others = listener.servers.iter();
     let rivals = others.filter(|other| !is_nat || other.address.is_ipv4() == server.address.is_ipv4());
     let all: u32 = rivals.map(|other| other.slots).sum();
@@ -432,6 +452,7 @@ mod tests {
             counters: ApiCounters::default(),
             current_flows: Some(0),
             draining: None,
+            source_ports: None,
         }
     }
 
@@ -443,9 +464,12 @@ mod tests {
 
     #[test]
     fn weight_shares_are_per_address_family_in_mode_nat_only() {
-        for (mode, expected) in
-            [("nat", [100.0, 50.0, 50.0]), ("dsr", [50.0, 25.0, 25.0]), ("ipip", [50.0, 25.0, 25.0])]
-        {
+        for (mode, expected) in [
+            ("nat", [100.0, 50.0, 50.0]),
+            ("full-nat", [100.0, 50.0, 50.0]),
+            ("dsr", [50.0, 25.0, 25.0]),
+            ("ipip", [50.0, 25.0, 25.0]),
+        ] {
             let listener = ApiListener {
                 id: None,
                 name: "web".to_owned(),

@@ -58,7 +58,8 @@ use slb_control::{
     model::{Desired, OverrideKey},
     outages::OutageTracker,
     reconcile::{Reconciler, Reconciliation, ResizedTable},
-    targets::announced,
+    source_usage::ScarceSources,
+    targets::{announced, local_addresses},
 };
 
 /// Time after the start for which next hops of an earlier run stay valid while the kernel has none. It suffices to ask
@@ -108,6 +109,7 @@ pub(super) struct EventLoop<E: Environment> {
     /// Flushes of the flow table that are queued or running.
     flushes: FlushQueue,
     fill: FillLevel,
+    scarce: ScarceSources,
     /// Rate limiter for changes of the data plane.
     update_rate: UpdateRate,
     /// Requests that are answered once the data plane has been changed.
@@ -280,6 +282,7 @@ impl<E: Environment> EventLoop<E> {
     fn apply(&mut self) -> Result<()> {
         let (now, begun) = (self.env.since_boot()?, Instant::now());
         self.observations.set_announced(announced(&self.config, false));
+        self.observations.set_locals(local_addresses(&self.config));
         let overrides = self.store.settings();
         let decision = self.observations.decide(&self.config, overrides, now);
         let known =
@@ -311,6 +314,8 @@ impl<E: Environment> EventLoop<E> {
         self.follow_drains(&applied.state, now);
         let outages = self.outages_document(now);
         let snapshot = snapshot(&desired, applied, self.store.records(), outages, self.running());
+        let sources = self.snapshots.borrow().sources.clone();
+        let snapshot = Snapshot { sources, ..snapshot };
         self.snapshots.send_replace(Arc::new(snapshot));
         Ok(())
     }
@@ -362,5 +367,5 @@ fn snapshot(
             set.extend(record.map(|record| (place, record)));
         }
     }
-    Snapshot { state, details, set, outages, running }
+    Snapshot { state, details, set, outages, sources: Arc::default(), running }
 }

@@ -1,5 +1,6 @@
 //! Observations of servers and next hops.
 
+mod addresses;
 mod durations;
 mod next_hops;
 mod one_way;
@@ -7,7 +8,6 @@ mod one_way;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
     time::Duration,
 };
 
@@ -67,9 +67,11 @@ pub(super) struct Observations {
     lost: BTreeMap<IpAddr, Duration>,
     /// Next hops that an earlier run left in the maps.
     restored: BTreeMap<IpAddr, NextHop>,
+    /// Local addresses of mode `full-nat`.
+    locals: BTreeSet<IpAddr>,
     /// VIPs that SLB is to announce. The announcer reports on them.
     announced: BTreeSet<IpAddr>,
-    /// State of VIPs as last read.
+    /// State of VIPs and local addresses as last read.
     read_vips: VipStates,
     /// The same, without what the announcer reports on.
     vips: VipStates,
@@ -101,6 +103,7 @@ impl Observations {
                 .filter(|(_, hop)| interfaces.contains_key(&hop.ifindex))
                 .collect(),
             interfaces,
+            locals: BTreeSet::new(),
             announced: BTreeSet::new(),
             read_vips: VipStates::default(),
             vips: VipStates::default(),
@@ -346,46 +349,6 @@ impl Observations {
             }
             _ => probed.clone(),
         }
-    }
-
-    /// The state of VIPs on this host.
-    pub(super) fn vips(&self) -> VipStates {
-        self.vips.clone()
-    }
-
-    /// Sets the VIPs that SLB is to announce: the host itself need not answer for them.
-    pub(super) fn set_announced(&mut self, announced: BTreeSet<IpAddr>) {
-        if announced != self.announced {
-            self.announced = announced;
-            self.set_vips(self.read_vips.clone());
-        }
-    }
-
-    /// Sets the state of VIPs on this host, and logs changes.
-    pub(super) fn set_vips(&mut self, read: VipStates) {
-        let mut vips = read.clone();
-        self.read_vips = read;
-        if !self.announced.is_empty() {
-            let announced = &self.announced;
-            let states = Arc::make_mut(&mut vips).iter_mut();
-            states.filter(|(vip, _)| announced.contains(vip)).for_each(|(_, state)| state.unanswered = None);
-        }
-        for (vip, standing) in vips.iter() {
-            let before = self.vips.get(vip);
-            if before.is_some_and(|before| before.is_local != standing.is_local) {
-                let to = if standing.is_local { "added to" } else { "removed from" };
-                tracing::info!(%vip, "VIP {to} this host's addresses");
-            }
-            let unanswered = before.and_then(|before| before.unanswered.as_ref());
-            match &standing.unanswered {
-                Some(why) if unanswered != Some(why) => {
-                    tracing::warn!(%vip, why, "VIP not reachable from a link, unless another host answers there");
-                }
-                None if unanswered.is_some() => tracing::info!(%vip, "VIP answered for on each link"),
-                _ => {}
-            }
-        }
-        self.vips = vips;
     }
 }
 

@@ -162,6 +162,7 @@ pub(super) fn attach(
         let error = format!("{error:#}");
         tracing::warn!(error, "[daemon] flow_table_entries: the flow table keeps its size");
     }
+    let had_sources = resize::has_sources(in_use);
     let mut program = loader::load(in_use, sizes)?;
     #[cfg(feature = "debug-log")]
     program.follow_log()?;
@@ -189,7 +190,7 @@ pub(super) fn attach(
     if let Some(upgrade) = &mut upgrade {
         upgrade.commit()?;
     }
-    resize::migrate(pins, &mut program, hz)?;
+    resize::migrate(pins, &mut program, hz, had_sources)?;
     if let Some(upgrade) = upgrade {
         upgrade.finish(&mut program)?;
     }

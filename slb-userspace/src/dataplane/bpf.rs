@@ -27,6 +27,7 @@ mod pinned_map;
 pub mod pins;
 pub mod resize;
 pub mod seeds;
+mod sources;
 mod syscall;
 pub mod upgrade;
 pub mod xdp;

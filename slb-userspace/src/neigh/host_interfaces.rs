@@ -67,6 +67,7 @@ impl HostInterfaces {
             address: address.parse().unwrap(),
             prefix: *prefix,
             is_usable: true,
+            is_secondary: false,
         };
         Self { links, addresses: addresses.iter().map(own).collect() }
     }

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use rtnetlink::{
     Error, Handle, RouteMessageBuilder, new_connection,
     packet_route::{
+        AddressFamily,
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
         link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop, XdpAttached},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
@@ -297,6 +298,9 @@ fn own_address(message: &AddressMessage) -> Option<OwnAddress> {
         address: local.or(address)?,
         prefix: header.prefix_len,
         is_usable: !header.flags.intersects(unusable),
+        // The same bit marks temporary IPv6 addresses (RFC 8981), which are preferred.
+        is_secondary: header.flags.contains(AddressHeaderFlags::Secondary)
+            && header.family == AddressFamily::Inet,
     })
 }
 

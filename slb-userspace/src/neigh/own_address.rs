@@ -12,9 +12,16 @@ pub(super) struct OwnAddress {
     pub(super) prefix: u8,
     /// Whether the address is neither tentative nor a duplicate (RFC 4862).
     pub(super) is_usable: bool,
+    /// Whether it is a further IPv4 address of a subnet, which the kernel does not choose as a source by itself.
+    pub(super) is_secondary: bool,
 }
 
 impl OwnAddress {
+    /// Whether the kernel may choose it as the source of this host's connections.
+    pub(super) fn is_source(&self) -> bool {
+        !self.is_secondary && self.prefix < bits(self.address).1
+    }
+
     /// Whether an address is in the on-link subnet of this one.
     pub(super) fn contains(&self, address: IpAddr) -> bool {
         let ((own_bits, width), (bits, other)) = (bits(self.address), bits(address));

@@ -1,5 +1,5 @@
-//! State of VIPs on this host: whether they are local, and whether the host answers ARP and neighbour discovery for
-//! them. Follows the kernel's tables as [`super::Resolver`] does.
+//! State of VIPs and local addresses on this host: whether they are local, whether the host answers ARP and neighbour
+//! discovery for them, and whether it opens connections from them. Follows the kernel's tables as [`super::Resolver`] does.
 
 mod answers;
 
@@ -81,7 +81,8 @@ pub async fn read(vips: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, VipState>>
         let mut vip_states = BTreeMap::new();
         for &vip in vips {
             let is_local = host.has_address(vip) || kernel.is_local(vip).await?;
-            vip_states.insert(vip, VipState { is_local, unanswered: host.unanswered(vip, is_local) });
+            let (unanswered, own_ports_from) = (host.unanswered(vip, is_local), host.own_ports_from(vip));
+            vip_states.insert(vip, VipState { is_local, unanswered, own_ports_from });
         }
         Ok(vip_states)
     };

@@ -11,7 +11,7 @@ use super::status::{ListenerOutages, ServerDetails, ServerOverrides};
 use crate::neigh::vips::VipStates;
 use slb_api::types::{self, ApiOverride};
 use slb_config::Config;
-use slb_control::dataplane::state::MapState;
+use slb_control::{dataplane::state::MapState, source_usage::SourceUsage};
 
 /// State that the event loop published last.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub set: ServerOverrides,
     /// Listeners without a server that receives new flows.
     pub outages: ListenerOutages,
+    /// Used ports of local addresses, as of the last GC pass.
+    pub sources: Arc<SourceUsage>,
     /// The configuration.
     pub running: ActiveConfig,
 }
@@ -83,6 +85,7 @@ impl Snapshot {
             details: ServerDetails::new(),
             set: BTreeMap::new(),
             outages: ListenerOutages::new(),
+            sources: Arc::default(),
             running: ActiveConfig {
                 config,
                 confirm_deadline: None,

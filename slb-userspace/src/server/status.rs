@@ -40,6 +40,7 @@ use slb_control::{
         state::{MapState, to_ip},
     },
     model::ListenerId,
+    source_usage::SourceUsage,
 };
 
 /// Explanations of servers, by table and address.
@@ -63,6 +64,8 @@ pub struct StatusContext<'a> {
     pub set: &'a ServerOverrides,
     /// Outages that the daemon knows.
     pub outages: Option<&'a ListenerOutages>,
+    /// Used ports of local addresses, as of the last GC pass; empty without a daemon.
+    pub sources: &'a SourceUsage,
     /// Time since boot (`CLOCK_BOOTTIME`).
     pub now: Duration,
     /// The interfaces of this network namespace.
@@ -149,7 +152,7 @@ impl<'a> ListenerParts<'a> {
         }
         self.digests.push((service, servers.digest(service)));
         if self.tables.insert(service.table()) {
-            listener.servers.extend(servers.documents(service.table()));
+            listener.servers.extend(servers.documents(service));
         }
     }
 

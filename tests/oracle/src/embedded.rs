@@ -125,24 +125,25 @@ impl Packet {
         }))
     }
 
-    /// The ICMP error with another address at one end, and the same end of the embedded packet with its address and
-    /// port: the embedded packet has gone the other way. One hop less.
+    /// The ICMP error with another address at some ends, and the same ends of the embedded packet with these addresses
+    /// and ports: the embedded packet has gone the other way. One hop less.
     pub(crate) fn translated_error(
         &self,
         embedded: &Embedded,
-        end: End,
-        to: SocketAddr,
+        ends: impl IntoIterator<Item = (End, SocketAddr)>,
         receiver: Mac,
         sender: Mac,
     ) -> Vec<u8> {
         let Embedded { network, transport, .. } = *embedded;
         let (old, mut out) = (&self.frame, self.readdressed(receiver, sender));
-        let other = if end == End::Source { End::Destination } else { End::Source };
-        write_address(&mut out, self.address_range(self.network, end), to.ip());
+        for (end, to) in ends {
+            let other = if end == End::Source { End::Destination } else { End::Source };
+            write_address(&mut out, self.address_range(self.network, end), to.ip());
+            write_address(&mut out, self.address_range(network, other), to.ip());
+            put(&mut out, if other == End::Source { transport } else { transport + 2 }, to.port());
+        }
         out[self.hop_limit_at()] -= 1;
         self.refresh_header(&mut out, self.network);
-        write_address(&mut out, self.address_range(network, other), to.ip());
-        put(&mut out, if other == End::Source { transport } else { transport + 2 }, to.port());
         let ends = [End::Source, End::Destination];
         let [source, destination] = ends.map(|end| self.address_range(network, end));
         self.refresh_header(&mut out, network);

@@ -1,5 +1,7 @@
 //! A flow, as its packets show it.
 
+use std::net::SocketAddr;
+
 use crate::{
     packet::{Segment, flag},
     world::Mac,
@@ -73,6 +75,8 @@ pub(crate) struct Flow {
     pub(crate) sees_replies: bool,
     pub(crate) path: Path,
     pub(crate) arrival: Path,
+    /// Source of its packets towards the server, in place of the client endpoint.
+    pub(crate) source: Option<SocketAddr>,
     pub(crate) marks: Marks,
     /// The next numbers of client and server.
     pub(crate) client: u32,
@@ -151,6 +155,7 @@ impl Flow {
             sees_replies,
             path: arrival,
             arrival,
+            source: None,
             marks,
             client: segment.end,
             server_number: if segment.is_syn() { 0 } else { segment.acknowledges },

@@ -86,6 +86,7 @@ named! {
         NoClientHop = "no_client_hop",
         OtherHost = "other_host",
         ForgedIcmp = "forged_icmp",
+        NoSourcePort = "no_source_port",
     }
 }
 
@@ -93,12 +94,14 @@ named! {
     /// A kind of packet that its action and reason do not tell from others.
     Group {
         ErrorToServerNat = "icmp_error_to_server_nat",
+        ErrorToServerFullNat = "icmp_error_to_server_full_nat",
         ErrorToServerDsrByFlow = "icmp_error_to_server_dsr_by_flow",
         ErrorToServerDsrByHash = "icmp_error_to_server_dsr_by_hash",
         ErrorToServerIpipByFlow = "icmp_error_to_server_ipip_by_flow",
         ErrorToServerIpipByHash = "icmp_error_to_server_ipip_by_hash",
         ErrorToPreviousServer = "icmp_error_to_previous_server",
         ErrorToClient = "icmp_error_to_client",
+        FragmentToServerFullNat = "fragment_to_server_full_nat",
         FragmentToServerNat = "fragment_to_server_nat",
         FragmentToServerDsr = "fragment_to_server_dsr",
         FragmentToServerIpip = "fragment_to_server_ipip",

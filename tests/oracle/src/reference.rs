@@ -4,6 +4,7 @@ mod fragments;
 mod limits;
 mod related;
 mod select;
+mod source;
 mod to_client;
 mod to_server;
 mod unmatched;
@@ -82,6 +83,15 @@ pub struct Reference<'s, S> {
     traffic: BTreeMap<Counted, Traffic>,
 }
 
+/// What the product did with a packet, as far as it is the product's choice.
+#[expect(missing_debug_implementations, reason = "a function has none")]
+pub struct Seen<'a> {
+    /// The frame that it sent: an outer IPv6 header has a flow label.
+    pub frame: &'a [u8],
+    /// The source of the flow of a client endpoint, a protocol and a position in the world's listeners.
+    pub source: &'a dyn Fn(SocketAddr, Protocol, usize) -> Option<SocketAddr>,
+}
+
 /// How a packet is sent on.
 struct Sent {
     out: u32,
@@ -134,9 +144,8 @@ impl<'s, S: Slots> Reference<'s, S> {
 
     /// What must happen to a frame that arrives on the interface `ifindex`.
     ///
-    /// `seen` is the frame that the product sent: an outer IPv6 header has a flow label of the product's choice. It
-    /// must be the same for all packets of a flow.
-    pub fn judge(&mut self, frame: &[u8], ifindex: u32, seen: &[u8]) -> Expected {
+    /// A flow label must be the same for all packets of a flow, and so must a source.
+    pub fn judge(&mut self, frame: &[u8], ifindex: u32, seen: &Seen<'_>) -> Expected {
         match self.sent(frame, ifindex, seen) {
             Ok(Sent { out, action, reason, frame, group }) => {
                 let verdict = if out == ifindex { Verdict::Transmit } else { Verdict::Redirect(out) };
@@ -153,7 +162,7 @@ impl<'s, S: Slots> Reference<'s, S> {
         }
     }
 
-    fn sent(&mut self, frame: &[u8], ifindex: u32, seen: &[u8]) -> Result<Sent, Refusal> {
+    fn sent(&mut self, frame: &[u8], ifindex: u32, seen: &Seen<'_>) -> Result<Sent, Refusal> {
         let Some(arrival) = self.world.interface(ifindex).cloned() else {
             return Err(Refusal::Pass(Reason::OtherHost));
         };
@@ -166,7 +175,7 @@ impl<'s, S: Slots> Reference<'s, S> {
             Err(refused) => return Err(self.refused(&refused, &arrival)),
         };
         if packet.is_later_fragment() {
-            return self.follow(&packet, &arrival, frame.len(), seen);
+            return self.follow(&packet, &arrival, frame.len(), seen.frame);
         }
         self.begin_fragments(&packet);
         let decided = match (packet.content, packet.protocol()) {
@@ -176,7 +185,7 @@ impl<'s, S: Slots> Reference<'s, S> {
                 None => self.reply(&packet, protocol, &arrival),
             },
             _ if matches!(packet.number, number::ICMP | number::ICMPV6) => {
-                self.related(&packet, &arrival, frame.len(), seen)
+                self.related(&packet, &arrival, frame.len(), seen.frame)
             }
             _ => Err(Refusal::Unmatched),
         };

@@ -54,19 +54,28 @@ impl Packet {
         out
     }
 
-    /// The frame with another address and port at one end, and one hop less.
-    pub(crate) fn translated(&self, end: End, to: SocketAddr, receiver: Mac, sender: Mac) -> Vec<u8> {
+    /// The frame with another address and port at some ends, and one hop less.
+    pub(crate) fn translated(
+        &self,
+        ends: impl IntoIterator<Item = (End, SocketAddr)>,
+        receiver: Mac,
+        sender: Mac,
+    ) -> Vec<u8> {
         let mut out = self.readdressed(receiver, sender);
-        let (address, port) = match end {
-            End::Source => (self.source_range(), self.transport),
-            End::Destination => (self.destination_range(), self.transport + 2),
-        };
-        write_address(&mut out, address, to.ip());
+        for (end, to) in ends {
+            let (address, port) = match end {
+                End::Source => (self.source_range(), self.transport),
+                End::Destination => (self.destination_range(), self.transport + 2),
+            };
+            write_address(&mut out, address, to.ip());
+            if !self.is_later_fragment() {
+                put(&mut out, port, to.port());
+            }
+        }
         out[self.hop_limit_at()] -= 1;
         if self.is_later_fragment() {
             self.refresh_header(&mut out, self.network);
         } else {
-            put(&mut out, port, to.port());
             self.refresh(&mut out);
         }
         out

@@ -27,6 +27,10 @@ pub struct World {
     pub tables: Vec<Table>,
     /// The listeners. A listener's number is its position.
     pub listeners: Vec<Listener>,
+    /// Local addresses: sources of mode `full-nat`.
+    pub locals: Vec<IpAddr>,
+    /// First and last port of their sources.
+    pub local_ports: (u16, u16),
     /// Outer source addresses of mode `ipip`.
     pub tunnel: (Ipv4Addr, Ipv6Addr),
 }
@@ -73,6 +77,8 @@ pub struct Vip {
 pub enum Mode {
     /// The destination is translated; replies return through SLB.
     Nat,
+    /// Source and destination are translated.
+    FullNat,
     /// Only hardware addresses change.
     Dsr,
     /// The packet goes into an IP packet.
@@ -80,6 +86,11 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Whether replies return through SLB.
+    pub(crate) fn sees_replies(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
+
     /// Bytes of the outer header of packets to a server.
     pub(crate) fn overhead(self, server: SocketAddr) -> usize {
         match (self, server.is_ipv4()) {

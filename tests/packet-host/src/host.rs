@@ -8,7 +8,7 @@ use std::{
 use slb_common::{
     abi::{
         backend::{Backend, NextHop},
-        flow::{ClientPath, FlowEntry, WORDS},
+        flow::{Client, ClientPath, FlowEntry, WORDS},
         fragment::{FragmentKey, FragmentRecord},
         ids::TableId,
         interface::{self, Interface, InterfaceProperties},
@@ -16,6 +16,7 @@ use slb_common::{
         rate_limit::RateLimiter,
         service::{Service, ServiceIndex},
         shared_word::SharedWord,
+        source::{FLOWS_PER_BUCKET, Source, SourceBucket},
         stats::{Action, Counters, GeneratedPacket, REASONS},
     },
     datapath::{
@@ -64,8 +65,11 @@ pub struct Host {
     own_macs: BTreeSet<u64>,
     /// The kernel's route to every client: [`Maps::route_to_client`].
     pub route: Cell<ClientPath>,
+    /// The link of every client: [`Maps::link_of_client`].
+    pub link: Cell<u32>,
     flows: Vec<[SharedWord; WORDS]>,
     fragments: RefCell<HashMap<FragmentKey, FragmentRecord>>,
+    sources: Vec<SourceBucket>,
     /// Round-robin positions, by service id.
     round_robin: Vec<SharedWord>,
     /// Connection counts, by server id.
@@ -106,7 +110,9 @@ impl Host {
             own_macs: BTreeSet::new(),
             route: Cell::default(),
             fragments: RefCell::default(),
+            link: Cell::default(),
             flows: (0..slots).map(|_| Default::default()).collect(),
+            sources: (0..slots.div_ceil(FLOWS_PER_BUCKET)).map(|_| Default::default()).collect(),
             round_robin: (0..IDS).map(|_| SharedWord::default()).collect(),
             connections: (0..IDS).map(|_| SharedWord::default()).collect(),
             now: Cell::default(),
@@ -235,10 +241,15 @@ impl FrameCalls for Buffer {
 
     fn select(&mut self, selection: PackedSelection) {
         self.metadata.selection = selection;
+        self.metadata.source = Source::NONE;
     }
 
-    fn follow(&mut self, ports: u32, selection: PackedSelection) {
-        self.metadata.follow(ports, selection);
+    fn translate_source(&mut self, source: Source) {
+        self.metadata.source = source;
+    }
+
+    fn follow(&mut self, ports: u32, selection: PackedSelection, source: Source) {
+        self.metadata.follow(ports, selection, source);
     }
 
     fn parse_embedded(&mut self, packet: &Packet, minimum: u32) -> Option<Metadata> {
@@ -328,6 +339,16 @@ impl Host {
         }
     }
 
+    /// Source address and port (network byte order) of the flow of a client endpoint and a service's tag.
+    pub fn source_of(&self, client: &Client, service: u32) -> Option<(Address, u16)> {
+        let entries = self.flows.iter().map(FlowEntry::new);
+        let mut own = entries
+            .filter(|entry| entry.sequence_word().is_used() && entry.service_of(client) == Some(service));
+        let source = own.find_map(|entry| Some(entry.source()).filter(|source| source.is_claimed()))?;
+        let locals = &self.index.as_ref()?.locals;
+        Some((locals.slots[usize::from(source.local())].address, source.port()))
+    }
+
     /// Sets the connection count of a server.
     pub fn put_load(&self, backend: u32, load: u64) {
         self.connections[backend as usize].store(load);
@@ -393,6 +414,10 @@ impl Maps for Host {
         (!self.full.get()).then(|| FlowEntry::new(words))
     }
 
+    fn source_bucket(&self, bucket: u32) -> Option<&SourceBucket> {
+        Some(self.sources.get(bucket as usize).expect("buckets are reduced to the table"))
+    }
+
     fn is_resizing(&self) -> bool {
         self.resizing.get()
     }
@@ -423,6 +448,10 @@ impl Maps for Host {
 
     fn route_to_client(&self, _: &Packet) -> ClientPath {
         self.route.get()
+    }
+
+    fn link_of_client(&self, _: &Packet) -> u32 {
+        self.link.get()
     }
 
     fn redirect(&self, ifindex: u32) -> bool {

@@ -17,6 +17,8 @@ pub const UNHEALTHY_THRESHOLD: u32 = 2;
 pub enum Mode {
     /// SLB translates: a listener's port differs from the servers'.
     Nat,
+    /// SLB translates the source as well.
+    FullNat,
     /// SLB rewrites only the MACs.
     Dsr,
     /// SLB encapsulates packets.
@@ -27,7 +29,7 @@ impl Mode {
     /// Port of a service at the VIPs.
     pub fn port(self, service: Service) -> u16 {
         match self {
-            Self::Nat => service.vip_port(),
+            Self::Nat | Self::FullNat => service.vip_port(),
             // Without translation the ports are equal.
             Self::Dsr | Self::Ipip => service.backend_port(),
         }
@@ -36,6 +38,7 @@ impl Mode {
     fn name(self) -> &'static str {
         match self {
             Self::Nat => "nat",
+            Self::FullNat => "full-nat",
             Self::Dsr => "dsr",
             Self::Ipip => "ipip",
         }

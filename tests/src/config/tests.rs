@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use super::{
     CHECK_INTERVAL, CHECK_TIMEOUT, Group, Ids, Listener, ListenerSettings, LoadBalancer, Mode, Names, Pair,
@@ -8,10 +8,16 @@ use crate::{net::Family, server::Service};
 
 #[test]
 fn plan_renders_valid_configuration_without_warnings() {
-    for mode in [Mode::Nat, Mode::Dsr, Mode::Ipip] {
+    for mode in [Mode::Nat, Mode::FullNat, Mode::Dsr, Mode::Ipip] {
         is_valid(mode, false);
     }
     is_valid(Mode::Nat, true);
+}
+
+/// Sources of mode `full-nat`.
+fn local_addresses(mode: Mode) -> Vec<IpAddr> {
+    let all = [[10, 90, 0, 2].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 2].into()];
+    if mode == Mode::FullNat { all.into() } else { Vec::new() }
 }
 
 /// Targets of every kind, whatever groups they leave unused.
@@ -58,7 +64,8 @@ fn is_valid(mode: Mode, direct: bool) {
         mode,
         direct,
         tunnel_addresses: vec![[10, 90, 0, 1].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 1].into()],
-        unknown_datagrams: (mode != Mode::Nat).then_some("follow"),
+        local_addresses: local_addresses(mode),
+        unknown_datagrams: matches!(mode, Mode::Dsr | Mode::Ipip).then_some("follow"),
         roles: [("client0".to_owned(), "client")].into(),
         xdp_mode: "auto",
         hash_seed: None,

@@ -8,6 +8,7 @@
 //! `slb`. Senders compute checksums (`tx off`), as on hardware. Each peer of an interface that runs SLB has an XDP
 //! program too; without one, veth does not deliver frames that XDP sent.
 
+mod full_nat;
 mod on_link;
 mod router;
 mod second;

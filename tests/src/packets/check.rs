@@ -17,6 +17,8 @@ pub enum Rewrite {
     Destination(SocketAddr),
     /// Source address and port; decrements the TTL or hop limit.
     Source(SocketAddr),
+    /// Source, then destination; decrements the TTL or hop limit.
+    Both(SocketAddr, SocketAddr),
     /// Only the MACs.
     Nothing,
     /// An echo request becomes the reply, with a TTL or hop limit of 64.
@@ -76,6 +78,13 @@ pub fn rewritten(frame: &Frame, receiver: [u8; 6], sender: [u8; 6], rewrite: Rew
         Rewrite::Source(from) => {
             write(&mut out.bytes, source, from.ip());
             put(&mut out.bytes, frame.transport, from.port());
+            out.bytes[hop_limit] -= 1;
+        }
+        Rewrite::Both(from, to) => {
+            write(&mut out.bytes, source, from.ip());
+            write(&mut out.bytes, destination, to.ip());
+            put(&mut out.bytes, frame.transport, from.port());
+            put(&mut out.bytes, frame.transport + 2, to.port());
             out.bytes[hop_limit] -= 1;
         }
         Rewrite::Nothing => return out.bytes,

@@ -1,6 +1,6 @@
 //! Expected verdicts, frames and counters of a packet case.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use slb_common::{
     abi::{
@@ -27,12 +27,20 @@ use super::{
 pub enum Expect {
     /// Forwarded to a server in the listener's mode.
     ToServer(PacketListener, PacketServer, FlowKind),
+    /// Forwarded to a server from this source.
+    ToServerFrom(PacketListener, PacketServer, SocketAddr, FlowKind),
     /// Forwarded to the client by this hop.
     ToClient(PacketListener, PacketServer, Hop),
+    /// A packet to a source, forwarded to this client.
+    ToClientOf(PacketListener, PacketServer, SocketAddr),
     /// This fragment, forwarded to the server in the listener's mode.
     FragmentToServer(PacketListener, PacketServer, FlowKind, Fragment),
+    /// This fragment, forwarded to the server from this source.
+    FragmentToServerFrom(PacketListener, PacketServer, SocketAddr, Fragment),
     /// This fragment, forwarded to the client by the client path.
     FragmentToClient(PacketListener, PacketServer, Fragment),
+    /// This fragment to a source, forwarded to this client.
+    FragmentToClientOf(PacketListener, PacketServer, SocketAddr, Fragment),
     /// An ICMP error, forwarded to the server as this frame.
     ErrorToServer(PacketListener, PacketServer, &'static [u8]),
     /// An ICMP error, forwarded to the client as this frame.
@@ -120,6 +128,18 @@ impl ExpectedCounters {
                 let reason = if is_end { Reason::Reset } else { Reason::ToServer };
                 (Action::Forward, reason, send(hop), bytes)
             }
+            Expect::ToServerFrom(listener, server, source, flow) => {
+                self.count_in(listener, server, len, *flow);
+                let rewrite = Rewrite::Both(*source, server.at);
+                let bytes = check::rewritten(frame, server.hop.peer, server.hop.own, rewrite);
+                (Action::Forward, Reason::ToServer, send(&server.hop), bytes)
+            }
+            Expect::ToClientOf(listener, server, client) => {
+                self.count_out(listener, server, frame.bytes.len());
+                let rewrite = Rewrite::Both(listener.at, *client);
+                let bytes = check::rewritten(frame, CLIENT.peer, CLIENT.own, rewrite);
+                (Action::Forward, Reason::ToClient, send(&CLIENT), bytes)
+            }
             Expect::ToClient(listener, server, hop) | Expect::EndClient(listener, server, hop) => {
                 self.count_out(listener, server, sent(frame, expect).bytes.len());
                 let rewrite = Rewrite::Source(listener.at);
@@ -136,6 +156,16 @@ impl ExpectedCounters {
             Expect::FragmentToClient(listener, server, fragment) => {
                 self.count_out(listener, server, frame.bytes.len());
                 let bytes = part_of_rewritten(fragment, &CLIENT, Rewrite::Source(listener.at));
+                (Action::Forward, Reason::ToClient, send(&CLIENT), bytes)
+            }
+            Expect::FragmentToServerFrom(listener, server, source, fragment) => {
+                self.count_in(listener, server, len, FlowKind::Old);
+                let bytes = part_of_rewritten(fragment, &server.hop, Rewrite::Both(*source, server.at));
+                (Action::Forward, Reason::ToServer, send(&server.hop), bytes)
+            }
+            Expect::FragmentToClientOf(listener, server, client, fragment) => {
+                self.count_out(listener, server, frame.bytes.len());
+                let bytes = part_of_rewritten(fragment, &CLIENT, Rewrite::Both(listener.at, *client));
                 (Action::Forward, Reason::ToClient, send(&CLIENT), bytes)
             }
             Expect::ErrorToServer(listener, server, bytes) => {

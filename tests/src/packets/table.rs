@@ -4,6 +4,7 @@ mod flows;
 mod forged;
 mod forward;
 mod fragments;
+mod full_nat;
 mod headers;
 mod icmp_errors;
 mod martians;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Scenario> {
         forged::cases(),
         reopened::cases(),
         modes::cases(),
+        full_nat::cases(),
         priority::cases(),
         previous_backends::cases(),
         martians::cases(),

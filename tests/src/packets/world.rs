@@ -26,6 +26,7 @@ use slb_control::{
     slot::Slot,
     slot_migration::SlotMigration,
 };
+use slb_packet_host::locals;
 use slb_userspace::dataplane::interfaces::Interfaces;
 
 use super::frames::number;
@@ -65,6 +66,11 @@ pub const MTU: u32 = 1500;
 pub const TUNNEL4: IpAddr = v4(10, 0, 0, 254, 0).ip();
 /// Outer IPv6 source address of tunnel packets.
 pub const TUNNEL6: IpAddr = v6(0xa, 0xfe, 0).ip();
+
+/// A local address.
+pub const LOCAL4: IpAddr = v4(10, 0, 0, 200, 0).ip();
+/// A local address.
+pub const LOCAL6: IpAddr = v6(0xa, 0x200, 0).ip();
 
 /// Upper bound of the ids of services and servers, exclusive.
 pub const IDS: u32 = 32;
@@ -332,6 +338,13 @@ impl PacketWorld {
     #[must_use]
     pub fn flags(mut self, server: PacketServer, flags: u8) -> Self {
         self.state.backends.get_mut(&BackendId::new(server.id)).expect("the server is there").flags = flags;
+        self
+    }
+
+    /// Gives flows these local addresses, with the same first and last port.
+    #[must_use]
+    pub fn locals(mut self, locals: &[IpAddr], ports: (u16, u16)) -> Self {
+        self.state.index.locals = locals::table(locals, ports);
         self
     }
 

@@ -154,7 +154,8 @@ fn datagrams_arrive_whole(world: &mut World, mode: Option<DirectMode>) -> Result
         let (source, vip) = (world.net.sources(family)[0], world.vip(family, Service::Echo));
         for size in SIZES {
             let servers = world.net.client.on_thread(|| exchange(source, vip, size))?;
-            ensure!(servers.len() == WEIGHTS.len(), "{family}, {size} bytes: servers {servers:?}");
+            // Several flows, and no datagram in two parts: the servers compare its content.
+            ensure!(servers.len() > 1, "{family}, {size} bytes: servers {servers:?}");
         }
     }
     ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);

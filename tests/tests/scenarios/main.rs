@@ -16,6 +16,7 @@ mod failure;
 mod flaps;
 mod forgers;
 mod fragments;
+mod full_nat;
 mod groups;
 mod guest;
 mod health;

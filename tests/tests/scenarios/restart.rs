@@ -57,7 +57,7 @@ fn sigkill_during_first_start_is_repaired_by_the_next() {
     });
 }
 
-fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) -> Result<()> {
+pub(super) fn unnoticed(world: &mut World, rounds: u32, end: fn(&mut World) -> Result<()>) -> Result<()> {
     world.start()?;
     let traffic = Traffic::start(world, LONG_LIVED)?;
     traffic.progress(EXCHANGES)?;

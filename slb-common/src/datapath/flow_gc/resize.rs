@@ -135,9 +135,13 @@ fn merge(there: FlowEntry<'_>, sequence_word: SequenceWord, entry: &Entry, Clock
         let flow = there.read(sequence_word);
         if there.touch(sequence_word, sequence_word.last_seen(), sequence_word.state() | bits)
             && !old.is_finished()
-            && let Some(Flow { numbers, .. }) = flow
+            && let Some(Flow { numbers, source, .. }) = flow
         {
             there.advance(numbers, latest(numbers, entry.flow.numbers));
+            // The new program claims no source while the server may know the flow by another one.
+            if entry.flow.source.is_claimed() && !source.is_claimed() {
+                there.set_source(entry.flow.source);
+            }
         }
     }
 }
@@ -160,6 +164,7 @@ mod tests {
     use crate::abi::{
         Address, Handle,
         flow::{ClientPath, idle_units, persistence_units},
+        source::Source,
     };
 
     const CLOCK: Clock = Clock { now: 10_000 * HZ, hz: HZ };
@@ -339,6 +344,33 @@ mod tests {
             let (there, sequence_word) = new.find(&with(0, [0; 2])).expect("the flow");
             let numbers = there.read(sequence_word).map(|flow| [flow.numbers.client, flow.numbers.server]);
             assert_eq!(numbers, Some(expected), "{name}");
+        }
+    }
+
+    /// The new program has seen the next packet of a flow before it was copied, and has not claimed a source.
+    #[test]
+    fn table_copy_keeps_the_source_that_the_server_knows() {
+        let claimed = |port| Source::chosen(3, port).claimed();
+        let ended = ESTABLISHED | state::CLIENT_FIN | state::SERVER_FIN;
+        for (bits, before, after, expected) in [
+            (0, claimed(1), Source::NONE, claimed(1)),
+            (0, claimed(1), Source::chosen(3, 2), claimed(1)),
+            (0, claimed(1), claimed(2), claimed(2)),
+            (0, Source::NONE, Source::NONE, Source::NONE),
+            (ended, claimed(1), Source::NONE, Source::NONE),
+        ] {
+            let (old, new) = (slots(64), slots(128));
+            let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));
+            let with = |bits, source| {
+                let mut entry = entry(client(1), 1, 1, bits);
+                entry.flow.source = source;
+                entry
+            };
+            assert!(old.insert(&with(bits, before)));
+            assert!(new.insert(&with(0, after)));
+            new.copy_from(old.slots, CLOCK, None);
+            let (there, _) = new.find(&with(0, Source::NONE)).expect("the flow");
+            assert_eq!(there.source(), expected, "{before:?} {after:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 extern crate std;
 
+mod sources;
 mod stalled;
 
 use std::{
@@ -22,6 +23,7 @@ use crate::{
         lookup_table::LookupTable,
         service::Service,
         shared_word::SharedWord,
+        source::{FLOWS_PER_BUCKET, Source, SourceBucket},
         stats::{Action, GeneratedPacket},
     },
     datapath::maps::Direction,
@@ -37,6 +39,9 @@ const SEED: u64 = 7;
 struct SharedTable {
     index: Box<ServiceIndex>,
     entries: Vec<[SharedWord; WORDS]>,
+    sources: Vec<SourceBucket>,
+    /// The server with id 0. There is no other.
+    server: Backend,
     /// Jiffies, the low word.
     now: AtomicU32,
 }
@@ -46,7 +51,10 @@ impl SharedTable {
         let mut index = ServiceIndex::empty();
         index.hz = HZ;
         let entries = (0..SLOTS).map(|_| Default::default()).collect();
-        Self { index, entries, now: AtomicU32::new(1000 * HZ) }
+        let sources = (0..SLOTS / FLOWS_PER_BUCKET).map(|_| Default::default()).collect();
+        let (address, handle) = (Address::v4([10, 0, 0, 1]), Handle::new(0, 1));
+        let server = Backend { address, port: 80, handle, ..Backend::default() };
+        Self { index, entries, sources, server, now: AtomicU32::new(1000 * HZ) }
     }
 }
 
@@ -60,14 +68,17 @@ impl Maps for SharedTable {
     fn lookup_table(&self, _: u32) -> Option<&LookupTable> {
         None
     }
-    fn backend(&self, _: u32) -> Option<&Backend> {
-        None
+    fn backend(&self, id: u32) -> Option<&Backend> {
+        (id == 0).then_some(&self.server)
     }
     fn next_hop(&self, _: u32) -> Option<&NextHop> {
         None
     }
     fn flow_mask(&self) -> u32 {
         SLOTS - 1
+    }
+    fn source_bucket(&self, bucket: u32) -> Option<&SourceBucket> {
+        self.sources.get(bucket as usize)
     }
     fn flow(&self, slot: u32) -> Option<FlowEntry<'_>> {
         self.entries.get(slot as usize).map(FlowEntry::new)
@@ -92,6 +103,9 @@ impl Maps for SharedTable {
     }
     fn route_to_client(&self, _: &Packet) -> ClientPath {
         ClientPath::default()
+    }
+    fn link_of_client(&self, _: &Packet) -> u32 {
+        0
     }
     fn redirect(&self, _: u32) -> bool {
         false
@@ -119,7 +133,14 @@ fn client(n: u32) -> Client {
 fn flow(n: u32, generation: u32) -> Flow {
     let client = ClientPath(u64::from(generation) << 32 | u64::from(n));
     let numbers = SequenceNumbers { client: n ^ generation, server: generation };
-    Flow { service: n, backend: Handle::new(n, generation), client, arrival: n as u8, numbers }
+    Flow {
+        service: n,
+        backend: Handle::new(n, generation),
+        client,
+        arrival: n as u8,
+        numbers,
+        source: Source::NONE,
+    }
 }
 
 fn run_random_operations(shared: &SharedTable, thread: u32) {

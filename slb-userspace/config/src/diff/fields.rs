@@ -8,8 +8,8 @@ use super::{
 use crate::{
     field::OFF,
     model::{
-        ConfigServer, DaemonConfig, DefaultServer, Listener, LoadBalancer, Mode, PrimarySecondaryGroup,
-        Protocol, ServerGroup,
+        ConfigServer, DaemonConfig, DefaultServer, Listener, LoadBalancer, PrimarySecondaryGroup, Protocol,
+        ServerGroup,
     },
 };
 
@@ -26,6 +26,7 @@ pub(super) fn daemon(daemon: &DaemonConfig) -> Fields {
         flow_table_entries,
         max_servers,
         tunnel_addresses,
+        local_addresses,
         hash_seed,
         probe_source,
         probe_mark,
@@ -41,6 +42,7 @@ pub(super) fn daemon(daemon: &DaemonConfig) -> Fields {
         ("hash_seed", or_absent(*hash_seed, number)),
         ("probe_mark", or_absent(*probe_mark, number)),
         ("tunnel_addresses", set(tunnel_addresses)),
+        ("local_addresses", set(local_addresses)),
         ("probe_source", set(probe_source)),
     ]
 }
@@ -94,7 +96,7 @@ pub(super) fn listener(listener: &Listener) -> Fields {
     // It applies to TCP only. The idle timeout of UDP is constant.
     let established_timeout = (*protocol == Protocol::Tcp).then_some(idle_timeout);
     // It applies to untracked UDP only.
-    let unknown_datagrams = (*protocol == Protocol::Udp && *mode != Mode::Nat).then_some(unknown_datagrams);
+    let unknown_datagrams = (*protocol == Protocol::Udp && !mode.sees_replies()).then_some(unknown_datagrams);
     let mut fields = vec![
         ("protocol", word(protocol)),
         ("port", number(*port)),

@@ -17,7 +17,7 @@ pub struct HealthCheck {
     pub healthy_threshold: u8,
     /// Consecutive failures after which a server is unhealthy. 1 to 10.
     pub unhealthy_threshold: u8,
-    /// Passive checks, if configured. Only for TCP in mode `nat`.
+    /// Passive checks, if configured. Only for TCP in the modes `nat` and `full-nat`.
     pub passive: Option<PassiveCheck>,
 }
 

@@ -12,6 +12,7 @@ use slb_common::abi::{DEFAULT_BACKENDS, MAX_BACKENDS};
 use toml::Spanned;
 
 use self::interfaces::EXAMPLE;
+use super::local_addresses;
 use crate::{
     diagnostic::Diagnostic,
     field::Checker,
@@ -58,6 +59,7 @@ pub(super) fn build(
         checker.integer("max_servers", value, 1 << 10..=MAX_BACKENDS)
     });
     let tunnel_addresses = one_of_each_family(checker, "tunnel_addresses", raw.tunnel_addresses.as_ref());
+    let local_addresses = local_addresses::build(checker, raw.local_addresses.as_ref());
     let probe_source = one_of_each_family(checker, "probe_source", raw.probe_source.as_ref());
     let probe_mark = raw
         .probe_mark
@@ -76,6 +78,7 @@ pub(super) fn build(
         flow_table_entries: flow_table_entries?,
         max_servers: max_servers?,
         tunnel_addresses: tunnel_addresses?,
+        local_addresses: local_addresses?,
         hash_seed: hash_seed?,
         probe_source: probe_source?,
         probe_mark: probe_mark?,

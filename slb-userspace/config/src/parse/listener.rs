@@ -10,7 +10,7 @@ use super::{
 use crate::{
     diagnostic::Span,
     field::{Checker, UsedIds, Written},
-    model::{Listener, OnNoHealthy, Protocol, RunState},
+    model::{Listener, Mode, OnNoHealthy, Protocol, RunState},
     raw::{self, Value},
 };
 
@@ -63,6 +63,9 @@ pub(super) fn build(
     let scheduling = scheduling::build(checker, raw);
     let forwarding = mode::build(scope, raw, protocol);
     let mode = forwarding.map(|forwarding| forwarding.mode);
+    if let (Some(Mode::FullNat), Some(value)) = (mode, &raw.mode) {
+        mode::check_local_addresses(scope, value, context.vips);
+    }
     health_check::passive::check(scope.checker, raw.health_check.as_ref(), protocol, mode);
     let at = port.zip(port_value.map(toml::Spanned::span));
     let target = target::build(scope, raw, &span, context, mode, at);

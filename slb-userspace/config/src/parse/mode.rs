@@ -7,8 +7,12 @@ use crate::{
     raw::{self, Value},
 };
 
-const MODES: [(&str, Mode); 3] =
-    [(Mode::Nat.name(), Mode::Nat), (Mode::Dsr.name(), Mode::Dsr), (Mode::Ipip.name(), Mode::Ipip)];
+const MODES: [(&str, Mode); 4] = [
+    (Mode::Nat.name(), Mode::Nat),
+    (Mode::FullNat.name(), Mode::FullNat),
+    (Mode::Dsr.name(), Mode::Dsr),
+    (Mode::Ipip.name(), Mode::Ipip),
+];
 const TRACKING: [(&str, Tracking); 2] = [("auto", Tracking::Auto), ("always", Tracking::Always)];
 const UNKNOWN_DATAGRAMS: [(&str, UnknownDatagrams); 2] =
     [("keep", UnknownDatagrams::Keep), ("follow", UnknownDatagrams::Follow)];
@@ -37,7 +41,7 @@ pub(super) fn build(
         checker.choice("unknown_datagrams", value, &UNKNOWN_DATAGRAMS)
     });
     if let (Some(value), Some(mode), Some(protocol)) = (&raw.unknown_datagrams, mode, protocol)
-        && (mode == Mode::Nat || protocol != Protocol::Udp)
+        && (mode.sees_replies() || protocol != Protocol::Udp)
     {
         checker.note(
             Diagnostic::error(
@@ -68,7 +72,10 @@ pub(super) fn check_port(
             format!("packets arrive at port {}", listener.0),
         )
         .related(listener.1, "the listener's port")
-        .help(format!("write {} here and let the server listen on it, or use mode `nat`", listener.0)),
+        .help(format!(
+            "write {} here and let the server listen on it, or use mode `nat` or `full-nat`",
+            listener.0
+        )),
     );
 }
 
@@ -101,4 +108,40 @@ pub(super) fn check_tunnels(scope: &mut BalancerScope<'_, '_>, mode: &Value, ser
             ),
         );
     }
+}
+
+/// Checks that a local address exists for the address families of a listener's VIPs.
+pub(super) fn check_local_addresses(scope: &mut BalancerScope<'_, '_>, mode: &Value, vips: Families) {
+    let Some(locals) = scope.locals else { return };
+    let missing = vips.without(locals);
+    if !missing.is_empty() {
+        scope.checker.note(
+            Diagnostic::error(
+                mode.span(),
+                format!("mode `full-nat` of {missing} VIPs needs `local_addresses` of that family"),
+                "connections to servers need a source address",
+            )
+            .help(
+                "in `[daemon]`, write addresses to which servers' answers reach this host: \
+                 `local_addresses = [\"10.0.0.5\", \"fd00::5\"]`",
+            ),
+        );
+    }
+}
+
+/// Refuses a group that has `servers` and none of the VIPs' families in `missing`. `group` is where it is named.
+pub(super) fn refuse_families(
+    scope: &mut BalancerScope<'_, '_>,
+    group: &Value,
+    missing: Families,
+    servers: Families,
+) {
+    scope.checker.note(
+        Diagnostic::error(
+            group.span(),
+            format!("mode `full-nat` needs {missing} servers for {missing} VIPs"),
+            format!("there are {servers} servers only: SLB does not translate between IPv4 and IPv6"),
+        )
+        .help("add servers of the VIPs' family, or remove the VIPs of this family"),
+    );
 }

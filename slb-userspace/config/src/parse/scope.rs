@@ -20,6 +20,8 @@ pub(super) struct BalancerScope<'s, 'a> {
     pub(super) pairs: &'s GroupIndex<'a>,
     /// Address families of tunnel source addresses, if they could be read.
     pub(super) tunnels: Option<Families>,
+    /// Address families of local addresses, if they could be read.
+    pub(super) locals: Option<Families>,
     /// Server groups that listeners have referred to so far.
     pub(super) used: &'s mut HashSet<&'a str>,
     /// Primary/secondary groups that listeners have referred to so far.

@@ -217,7 +217,7 @@ impl<'s, 'a> TargetChecker<'_, 's, 'a> {
                 .help("add one, or name a `server_group`"),
             );
         };
-        self.warn_of_families(value, "the default server group", families);
+        self.check_families(value, "the default server group", families, context.all_default_servers);
         if let (Some(mode), Some(port), Some(default_group_port)) =
             (self.mode, self.port.clone(), default_group_port)
         {
@@ -228,7 +228,8 @@ impl<'s, 'a> TargetChecker<'_, 's, 'a> {
     }
 
     fn check_found(&mut self, value: &Value, found: &FoundGroup<'_, '_>) {
-        self.warn_of_families(value, &format!("group {}", quoted(found.name)), found.families);
+        let group = format!("group {}", quoted(found.name));
+        self.check_families(value, &group, found.families, found.all_families);
         if let (Some(mode), Some(port)) = (self.mode, self.port.clone()) {
             mode::check_ports(self.scope, mode, port, found);
         }
@@ -241,10 +242,20 @@ impl<'s, 'a> TargetChecker<'_, 's, 'a> {
         }
     }
 
+    /// Refuses a VIP's family without servers in mode `full-nat`, and warns of one without servers that take new flows.
+    fn check_families(&mut self, at: &Value, group: &str, serving: Families, all: Families) {
+        let missing = self.vips.without(all);
+        if self.mode == Some(Mode::FullNat) && !missing.is_empty() && !all.is_empty() {
+            mode::refuse_families(self.scope, at, missing, all);
+        } else {
+            self.warn_of_families(at, group, serving);
+        }
+    }
+
     /// Without NAT, a server of either address family that holds the VIP can serve it.
     fn warn_of_families(&mut self, at: &Value, group: &str, families: Families) {
         let missing = match self.mode {
-            Some(Mode::Nat) => self.vips.without(families),
+            Some(Mode::Nat | Mode::FullNat) => self.vips.without(families),
             _ => Families::default(),
         };
         if !missing.is_empty() {

@@ -1,4 +1,4 @@
-//! The VIPs of all load balancers. Each belongs to one of them, and is no server's address.
+//! The VIPs of all load balancers. Each belongs to one of them, and is no server's address and no local address.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -9,10 +9,11 @@ use crate::{
     suggest::quoted,
 };
 
-/// Which load balancer has which VIP.
+/// Which load balancer has which VIP, and the local addresses.
 #[derive(Debug, Default)]
 pub(super) struct Vips {
     declarations: HashMap<IpAddr, VipDeclaration>,
+    locals: HashMap<IpAddr, Span>,
 }
 
 #[derive(Debug)]
@@ -26,20 +27,29 @@ struct VipDeclaration {
 pub(super) fn collect(
     checker: &mut Checker,
     tables: &[raw::RawTable<raw::RawLoadBalancer>],
+    locals: HashMap<IpAddr, Span>,
 ) -> (Vips, Vec<Option<Vec<IpAddr>>>) {
-    let mut vips = Vips::default();
+    let mut vips = Vips { locals, ..Vips::default() };
     let addresses = tables.iter().map(|table| vips.add(checker, table)).collect();
     (vips, addresses)
 }
 
 impl Vips {
-    /// Checks that a server's address is not a VIP: packets to it would return to SLB forever.
+    /// Checks that a server's address is not a VIP or a local address: packets to it would return to SLB forever.
     pub(super) fn refuse_server(&self, checker: &mut Checker, address: IpAddr, value: &Value) {
         if let Some(owner) = self.declarations.get(&address) {
             let message = format!("server address `{address}` is a VIP");
             checker.note(
                 Diagnostic::error(value.span(), message, "packets to this server would return to SLB")
                     .related(owner.span.clone(), format!("a VIP of load balancer {}", owner.load_balancer)),
+            );
+        }
+        if let Some(local) = self.locals.get(&address) {
+            let message = format!("server address `{address}` is a local address");
+            checker.note(
+                Diagnostic::error(value.span(), message, "packets to this server would return to SLB")
+                    .related(local.clone(), "one of `local_addresses`")
+                    .help("write the server's own address, or another local address"),
             );
         }
     }
@@ -77,6 +87,15 @@ impl Vips {
                         .related(owner.span.clone(), first),
                 );
                 continue;
+            }
+            if let Some(local) = self.locals.get(&address) {
+                let message = format!("VIP `{address}` is a local address");
+                let label = "packets of servers to it could not be told from packets of clients";
+                checker.note(
+                    Diagnostic::error(value.span(), message, label)
+                        .related(local.clone(), "one of `local_addresses`")
+                        .help("write another address into `local_addresses`"),
+                );
             }
             let owner = VipDeclaration { span: value.span(), load_balancer: load_balancer.clone() };
             self.declarations.insert(address, owner);

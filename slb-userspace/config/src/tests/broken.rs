@@ -1,5 +1,6 @@
 //! Invalid configurations: each breaks one rule. The single error must be at the right position and name a remedy.
 
+mod full_nat;
 mod ids;
 mod listeners;
 mod modes;

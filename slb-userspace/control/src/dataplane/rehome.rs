@@ -11,7 +11,8 @@ use slb_common::abi::{
 
 use super::NewPath;
 
-/// By service tag and present server of a flow: the server entry it is rehomed to.
+/// By service tag and present server of a flow: the server entry it is rehomed to. Both entries have the same endpoint, so
+/// words of the source table stay right.
 pub type RehomeMap = BTreeMap<(ServiceTag, Handle), Handle>;
 
 /// Rehomes flows in a flow table that packets use meanwhile. Returns how many changed.

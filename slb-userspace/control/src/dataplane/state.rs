@@ -19,11 +19,13 @@ use slb_common::{
         service::{
             FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
         },
+        source::Source,
         time::Jiffies,
     },
     datapath::flow_gc::{Clock, GcEntry},
 };
 
+use super::local_address_table::LocalAddressTable;
 pub use super::table_spec::{SlotOrder, TableMember, TableSpec};
 use crate::slot_migration::SlotMigration;
 
@@ -67,9 +69,11 @@ pub struct IndexContent {
     pub hz: u32,
     /// Source addresses of tunnel packets.
     pub tunnel: Tunnel,
+    /// Sources of mode `full-nat`.
+    pub locals: LocalAddressTable,
     /// Services by id.
     pub entries: BTreeMap<ServiceId, IndexEntry>,
-    /// Servers of mode `nat`, whose answers return through SLB.
+    /// Servers of the modes `nat` and `full-nat`, whose answers return through SLB.
     pub servers: ServerFilter,
 }
 
@@ -84,6 +88,7 @@ impl IndexContent {
         let mut built = ServiceIndex::empty();
         built.hz = self.hz;
         built.tunnel = self.tunnel;
+        self.locals.write(&mut built.locals);
         built.servers.copy_from_slice(&self.servers.0);
         'seeds: for seed in 0..SEEDS {
             built.seed = seed;
@@ -231,6 +236,8 @@ pub struct FlowRecord {
     pub port: u16,
     /// Client path.
     pub path: ClientPath,
+    /// Source of its packets towards the server, if that is not the client endpoint.
+    pub source: Source,
     /// Time since its last packet in whole seconds, if it is evictable: a mid-stream pickup that is not assured.
     pub evictable_silence: Option<Duration>,
     /// Whether this is an affinity entry, not a flow.
@@ -300,6 +307,7 @@ impl FlowRecord {
             client: address,
             port,
             path: flow.client,
+            source: flow.source,
             evictable_silence,
             is_affinity: sequence_word.is_affinity(),
             is_assured: sequence_word.state() & state::ASSURED != 0,

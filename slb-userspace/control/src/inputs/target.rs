@@ -69,7 +69,7 @@ impl Target {
         let same_family = |vip: &&IpAddr| vip.is_ipv4() == server.is_ipv4();
         let vip = || balancer.addresses.iter().find(same_family).or(balancer.addresses.first()).copied();
         let via = match listener.mode {
-            Mode::Nat => Via::Direct,
+            Mode::Nat | Mode::FullNat => Via::Direct,
             Mode::Dsr => Via::Dsr { vip: vip()? },
             Mode::Ipip => Via::Ipip { vip: vip()? },
         };

@@ -20,6 +20,7 @@ use crate::{
     gc_job::{GcFindings, GcJob, MigratedTable, idle_time},
     one_way::AnswerCounts,
     outlier_detection::DetectorPool,
+    source_usage::SourceUsage,
 };
 
 /// Time until the next GC pass if this one has missed flows or rehomed some.
@@ -44,6 +45,8 @@ pub struct GcSummary {
     pub handshakes: Vec<DetectorPool>,
     /// Servers of mode `nat`, with how many of their new connections they answered.
     pub answers: BTreeMap<SocketAddr, AnswerCounts>,
+    /// Used ports of local addresses (mode `full-nat`).
+    pub sources: SourceUsage,
     /// A sample of the clients of mode `nat`, whose client paths are to be followed.
     pub clients: BTreeSet<IpAddr>,
     /// Whether server entries can be cleared that were kept for flows to be rehomed.
@@ -76,6 +79,7 @@ impl<D: DataPlane> Reconciler<D> {
         let state_read = self.plane.jiffies()?;
         self.is_gc_due = false;
         self.rehoming.begin_pass();
+        self.chosen_locals.clone_from(&state.index.locals.choices);
         let ejection_pools = self.ejection_pools.clone();
         let (hz, last_due) = (self.limits.hz, self.last_due);
         Ok(GcJob { state, hz, state_read, now, on_link, ejection_pools, last_due })
@@ -117,6 +121,7 @@ impl<D: DataPlane> Reconciler<D> {
             wrote.context("cannot write how many flows servers have")?;
         }
         self.rst_delivered = found.rst_delivered;
+        self.unused_locals = &found.unused_locals - &self.chosen_locals;
         let is_complete = found.gc_pass.unread == 0;
         let is_rehomed = if is_complete { self.rehoming.end_pass() } else { self.rehoming.abort_pass() };
         let max_delay = (!is_complete || found.has_rehomed).then_some(SOON);
@@ -132,6 +137,7 @@ impl<D: DataPlane> Reconciler<D> {
             entries: found.slots,
             handshakes: found.handshakes,
             answers: found.answers,
+            sources: found.sources,
             clients: found.clients,
             is_rehomed,
             next: found.next.min(max_delay.unwrap_or(found.next)),

@@ -1,8 +1,9 @@
 //! Flow-table GC passes, as the event loop begins and ends them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Result;
+use slb_common::abi::protocol::IpProtocol;
 use tokio::time::Instant;
 
 use super::{EventLoop, MAX_GC_INTERVAL};
@@ -15,6 +16,7 @@ use slb_control::{
     fill_level,
     gc_job::{GcFindings, GcJob},
     reconcile::{GcSummary, PendingMigrations},
+    source_usage::{SourceChange, SourcePorts, SourceUsage},
 };
 
 /// Slot migrations that end step by step.
@@ -104,12 +106,15 @@ impl<E: Environment> EventLoop<E> {
             entries,
             handshakes,
             answers,
+            sources,
             clients,
             is_rehomed,
             next,
             max_delay,
         } = summary;
         self.log_fill(assured, entries);
+        self.log_scarce_sources(&sources);
+        self.publish_sources(sources);
         let has_nat_service = self.reconciler.has_nat_service();
         self.env.watch_clients(if has_nat_service { clients } else { BTreeSet::new() });
         let is_news = self.observations.on_answers(&answers);
@@ -125,6 +130,38 @@ impl<E: Environment> EventLoop<E> {
         let PassCost { took, processor, .. } = cost;
         tracing::debug!(?took, ?processor, moved, flows, ended, "reassigned slots, and live flows");
         Ok(())
+    }
+
+    /// Publishes the used ports of local addresses, if they have changed.
+    fn publish_sources(&self, usage: SourceUsage) {
+        self.snapshots.send_if_modified(|snapshot| {
+            let has_changed = *snapshot.sources != usage;
+            if has_changed {
+                Arc::make_mut(snapshot).sources = Arc::new(usage);
+            }
+            has_changed
+        });
+    }
+
+    /// Logs when the ports of a local address towards a server become scarce, and when they no longer are.
+    fn log_scarce_sources(&mut self, usage: &SourceUsage) {
+        for SourceChange { server: (server, protocol), local, ports, is_scarce } in self.scarce.update(usage)
+        {
+            let SourcePorts { used, ports } = ports;
+            let protocol = if protocol == IpProtocol::Tcp { "tcp" } else { "udp" };
+            if is_scarce {
+                tracing::warn!(
+                    %server, protocol, %local, used, ports,
+                    "the local address has few free ports towards the server: when there are none, new connections are dropped \
+                     (no_source_port); add addresses to [daemon] local_addresses"
+                );
+            } else {
+                tracing::info!(
+                    %server, protocol, %local, used, ports,
+                    "the local address has free ports towards the server again"
+                );
+            }
+        }
     }
 
     /// Logs when the flow table becomes nearly full, and when it no longer is.

@@ -24,7 +24,7 @@ use slb_config::{Config, diff::diff, immutable_settings};
 use slb_control::{
     desired::desired,
     inherited_state,
-    targets::{addresses, announced, destinations, targets},
+    targets::{addresses, announced, destinations, local_addresses, targets},
     warm_up::{HealthyWeights, warm_up},
 };
 
@@ -77,6 +77,7 @@ impl<E: Environment> EventLoop<E> {
     ) -> Result<(), (anyhow::Error, ConfigCommand)> {
         let announcing = &announced(&self.config, false) | &announced(&config, false);
         self.observations.set_announced(announcing);
+        self.observations.set_locals(&local_addresses(&self.config) | &local_addresses(&config));
         match self.env.read_vips(&(&addresses(&self.config) | &addresses(&config))).await {
             Ok(vip_states) => self.observations.set_vips(vip_states),
             Err(error) => return Err((error, then)),

@@ -40,7 +40,8 @@ use slb_control::{
     inherited_state,
     outages::OutageTracker,
     reconcile::Reconciler,
-    targets::{announced, destinations, targets},
+    source_usage::ScarceSources,
+    targets::{announced, destinations, local_addresses, targets},
     warm_up::{HealthyWeights, WarmUp, warm_up},
 };
 
@@ -68,6 +69,7 @@ impl<E: Environment> EventLoop<E> {
         let mut observations = Observations::restored(&config, reconciler.actual()?, attached);
         observations.set_advice(env.interfaces().advice());
         observations.set_announced(announced(&config, false));
+        observations.set_locals(local_addresses(&config));
         observations.set_vips(vips);
         observations.expect([&*config], BTreeMap::new(), env.since_boot()?);
         for ended in store.prune(&[&config], &config) {
@@ -97,6 +99,7 @@ impl<E: Environment> EventLoop<E> {
             ending_migrations: None,
             flushes: FlushQueue::default(),
             fill: FillLevel::default(),
+            scarce: ScarceSources::default(),
             update_rate: UpdateRate::default(),
             pending_answers: Vec::new(),
             last_run: watch::Sender::new(now),

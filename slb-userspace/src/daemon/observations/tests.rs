@@ -1,5 +1,7 @@
 //! Tests: what health-check events and next hops change, and what is logged.
 
+use std::sync::Arc;
+
 use slb_common::abi::MacPair;
 
 use super::*;

@@ -4,11 +4,12 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::EbpfLoader;
-use slb_common::abi::programs::TailCalled;
+use slb_common::{abi::programs::TailCalled, datapath::flow_gc::buckets_of};
 
 use super::{
-    map_shapes::{FLOWS, MAP_SHAPES, MapShape},
+    map_shapes::{FLOWS, MAP_SHAPES, MapShape, SOURCES},
     pins::Pins,
+    sources,
     xdp::{self, Program},
 };
 
@@ -50,7 +51,13 @@ pub fn load(pins: &Pins, sizes: MapSizes) -> Result<Program> {
     let mut loader = EbpfLoader::new();
     let mut flow_mask = 0;
     for shape in &MAP_SHAPES {
-        let entries = entries(pins, shape, sizes.of(shape.name))?;
+        let mut wanted = sizes.of(shape.name);
+        if shape.name == SOURCES {
+            let buckets = buckets_of(flow_mask + 1);
+            sources::unpin_other_size(pins, buckets)?;
+            wanted = Some(buckets);
+        }
+        let entries = entries(pins, shape, wanted)?;
         if let Some(entries) = entries {
             loader.map_max_entries(shape.name, entries);
         }

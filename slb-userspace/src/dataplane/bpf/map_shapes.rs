@@ -12,6 +12,7 @@ use slb_common::abi::{
     interface::{Interface, MAX_OWN_MACS, SLOTS},
     lookup_table::LookupTable,
     service::{Service, ServiceIndex},
+    source::SourceBucket,
     stats::{Counters, Totals},
 };
 
@@ -52,6 +53,8 @@ pub(super) const fn of_maps(name: &'static str, inner: usize, entries: u32) -> M
 
 /// Name of the flow table.
 pub(super) const FLOWS: &str = "FLOWS";
+/// Name of the source table.
+pub(super) const SOURCES: &str = "SOURCES";
 /// Name of the map that says whether a resize of the flow table is in its last steps.
 pub(super) const RESIZING: &str = "RESIZING";
 
@@ -61,7 +64,7 @@ pub(super) const INTERFACE_TABLE: &str = "INTERFACE_TABLE";
 pub(super) const OWN_MACS: &str = "OWN_MACS";
 
 /// All pinned maps of the daemon, except the program arrays.
-pub(super) const MAP_SHAPES: [MapShape; 16] = [
+pub(super) const MAP_SHAPES: [MapShape; 17] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
     of_maps("SERVICE_INDEX", size_of::<ServiceIndex>(), 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
@@ -70,6 +73,8 @@ pub(super) const MAP_SHAPES: [MapShape; 16] = [
     sized("NEXT_HOPS", MapType::Array, size_of::<NextHop>()),
     shape(RESIZING, MapType::Array, 4, size_of::<u64>(), 1),
     sized(FLOWS, MapType::Array, size_of::<FlowWords>()),
+    // After the flow table, whose size decides on its own.
+    sized(SOURCES, MapType::Array, size_of::<SourceBucket>()),
     shape("ROUND_ROBIN", MapType::Array, 4, size_of::<u64>(), MAX_SERVICES),
     sized("CONNECTIONS", MapType::Array, size_of::<u64>()),
     shape("INTERFACES", MapType::DevMapHash, 4, 8, MAX_INTERFACES),

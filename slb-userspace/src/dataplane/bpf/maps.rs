@@ -38,6 +38,7 @@ use slb_control::{
     dataplane::{
         DataPlane, TableContents,
         digest::SlotSummary,
+        local_address_table::LocalAddressTable,
         state::{
             ControlSettings, IndexContent, MAX_TABLES, MapState, Operation, PutBackend, SPARE_TABLE,
             ServerFilter, ServerTable, TABLE_BATCH, build_tables,
@@ -287,6 +288,7 @@ impl Maps {
         Ok(IndexContent {
             hz: index.hz,
             tunnel: index.tunnel,
+            locals: LocalAddressTable::read(&index.locals),
             entries: entries.map(|entry| (entry.service_id(), *entry)).collect(),
             servers: ServerFilter(index.servers.into()),
         })

@@ -2,13 +2,14 @@
 //! Forwarding continues.
 //!
 //! 1. [`begin`]: the pin of the flow table passes to a new, empty map. The old map gets a pin of its own, [`OLD`] and
-//!    its id.
+//!    its id. The pin of the source table goes: the new program makes one that fits.
 //! 2. The program is loaded over the new map. The old program forwards meanwhile.
 //! 3. [`migrate`]: copies all entries to the new map, then those that packets have changed meanwhile. It then sets
 //!    RESIZING: both programs drop packets of flows that they do not find, because the flow may be in the other map.
 //!    TCP retransmits them.
 //! 4. The new program replaces the old one in each pinned link.
-//! 5. The entries that the old program changed since the last pass are copied. RESIZING is cleared, and the pin of the
+//! 5. The entries that the old program changed since the last pass are copied. After each pass words of the source table
+//!    are written for the copied flows. RESIZING is cleared, and the pin of the
 //!    old map is removed.
 //!
 //! So packets are dropped in steps 4 and 5 only. Some belong to flows that began in the last two passes. Others come
@@ -27,7 +28,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use slb_common::{
     abi::flow::FlowWords,
-    datapath::flow_gc::{CopyResult, FlowTable},
+    datapath::flow_gc::{CopyResult, FlowTable, SourcesResult},
 };
 
 use super::{
@@ -36,7 +37,9 @@ use super::{
     map_shapes::{self, FLOWS, RESIZING},
     mapped_array::MappedArray,
     pins::Pins,
-    seeds, syscall,
+    seeds,
+    sources::{self, PinnedSources},
+    syscall,
     xdp::Program,
 };
 use crate::clock::rounded;
@@ -72,17 +75,27 @@ pub fn begin(pins: &Pins, sizes: MapSizes) -> Result<()> {
         MapData::from_pin(&current)?.pin(&old)?;
     }
     fs::rename(&new, &current).context("cannot rename the pin of the new flow table")?;
+    sources::unpin(pins)?;
     tracing::info!(from = info.max_entries(), to = slots, "resizing the flow table");
     Ok(())
 }
 
-/// Steps 3 to 5, if there is an old flow table. `hz` is jiffies per second.
+/// Whether the program that is loaded next will find a source table.
+pub fn has_sources(pins: &Pins) -> bool {
+    sources::exists(pins)
+}
+
+/// Steps 3 to 5, if there is an old flow table. Else writes the words of a source table that has been made anew, as
+/// `had_sources` says. `hz` is jiffies per second.
 ///
 /// # Errors
 /// A table cannot be mapped into memory, or a pin cannot be removed.
-pub fn migrate(pins: &Pins, program: &mut Program, hz: u32) -> Result<()> {
+pub fn migrate(pins: &Pins, program: &mut Program, hz: u32, had_sources: bool) -> Result<()> {
     let old = old(pins)?;
     if old.is_empty() {
+        if !had_sources {
+            FlowTables::open(&[], pins, hz)?.write_sources();
+        }
         return set_resizing(pins, false);
     }
     let tables = FlowTables::open(&old, pins, hz)?;
@@ -139,6 +152,7 @@ fn replace(
 struct FlowTables {
     old: Vec<MappedArray>,
     new: MappedArray,
+    sources: PinnedSources,
     seed: u64,
     hz: u32,
 }
@@ -146,7 +160,13 @@ struct FlowTables {
 impl FlowTables {
     fn open(old: &[PathBuf], pins: &Pins, hz: u32) -> Result<Self> {
         let old = old.iter().map(|pin| MappedArray::open(pin)).collect::<Result<_>>()?;
-        Ok(Self { old, new: MappedArray::open(&pins.map(FLOWS))?, seed: seeds::flow_seed(pins)?, hz })
+        Ok(Self {
+            old,
+            new: MappedArray::open(&pins.map(FLOWS))?,
+            sources: PinnedSources::open(pins)?,
+            seed: seeds::flow_seed(pins)?,
+            hz,
+        })
     }
 
     /// Copies all entries, or those that packets have changed since `since`.
@@ -159,7 +179,19 @@ impl FlowTables {
             sum.entries += migrated.entries;
             sum.dropped += migrated.dropped;
         }
+        self.write_sources();
         Ok(sum)
+    }
+
+    /// Writes the words by which answers find copied flows.
+    fn write_sources(&self) {
+        let SourcesResult { found, cleared } =
+            self.sources.write(&FlowTable::new(self.new.slots(), self.seed));
+        if cleared == 0 {
+            tracing::debug!(found, "answers find flows of mode full-nat");
+        } else {
+            tracing::warn!(found, cleared, "some flows of mode full-nat have lost their source");
+        }
     }
 }
 

@@ -40,6 +40,30 @@ fn vip_watch_follows_local_addresses_of_the_host() {
     });
 }
 
+/// Local addresses that the host uses itself leave its ports alone.
+#[test]
+fn vip_watch_knows_from_which_addresses_the_host_opens_connections() {
+    in_namespace(|| async {
+        let _pair = Pair::create().await;
+        run("ip addr add 192.0.2.70/24 dev near; ip addr add 192.0.2.71/32 dev near");
+        run("ip addr add 198.51.100.70/24 dev near; ip addr add 198.51.100.71/24 dev near");
+        run("ip addr add 2001:db8:7::70/64 dev near nodad; ip addr add 2001:db8:7::71/128 dev near nodad");
+        run("sysctl -qw net.ipv4.ip_local_port_range='40000 50000'");
+        let all = [
+            ("192.0.2.71", None),
+            ("192.0.2.72", None),
+            ("198.51.100.70", Some(40_000)),
+            ("198.51.100.71", None),
+            ("2001:db8:7::70", Some(40_000)),
+            ("2001:db8:7::71", None),
+        ];
+        let states = super::super::vips::read(&set(all.map(|(address, _)| address))).await.unwrap();
+        for (address, expected) in all {
+            assert_eq!(states[&ip(address)].own_ports_from, expected, "{address}");
+        }
+    });
+}
+
 /// Compares the prediction with the kernel's answers to requests from the other end of the link.
 #[test]
 fn vip_watch_predicts_which_vips_the_host_answers_for() {

@@ -24,6 +24,15 @@ pub(super) struct HostAddresses {
     addresses: Vec<OwnAddress>,
     proxied: HashSet<NeighbourKey>,
     settings: Sysctls,
+    own_ports_from: u16,
+}
+
+/// First port from which the kernel chooses for connections of this host.
+fn own_ports_from() -> u16 {
+    /// The kernel's default, if the setting cannot be read.
+    const DEFAULT: u16 = 32_768;
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    range.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(DEFAULT)
 }
 
 /// Values of interface settings by path, read once.
@@ -47,12 +56,20 @@ impl HostAddresses {
             addresses: kernel.addresses().await?,
             proxied: kernel.proxied().await?,
             settings: Sysctls::default(),
+            own_ports_from: own_ports_from(),
         })
     }
 
     /// Whether an interface has the address.
     pub(super) fn has_address(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.address == address)
+    }
+
+    /// First port of the host's own connections, if the kernel may choose the address as their source: a primary address
+    /// of an interface, with a subnet.
+    pub(super) fn own_ports_from(&self, address: IpAddr) -> Option<u16> {
+        let is_source = self.addresses.iter().any(|own| own.address == address && own.is_source());
+        is_source.then_some(self.own_ports_from)
     }
 
     /// Why hosts in the VIP's subnet do not reach it, and what to do; `None` if they do. `is_local`: whether the VIP is

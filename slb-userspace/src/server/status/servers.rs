@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -14,10 +15,13 @@ use slb_common::abi::{
 };
 
 use super::{StatusContext, api_counters, readings::Readings};
-use slb_api::types::{self as api, ApiHealth, ApiNextHop, ApiServer, DrainStatus};
-use slb_control::dataplane::{
-    digest::{Digest, SlotSummary},
-    state::{MapState, backend_address, mac},
+use slb_api::types::{self as api, ApiHealth, ApiNextHop, ApiServer, ApiSourcePorts, DrainStatus};
+use slb_control::{
+    dataplane::{
+        digest::{Digest, SlotSummary},
+        state::{MapState, backend_address, mac},
+    },
+    source_usage::{ServerEndpoint, SourcePorts, SourceUsage},
 };
 
 /// The servers of all tables.
@@ -29,6 +33,7 @@ pub(super) struct Servers<'a> {
     /// Tables whose flows are all tracked.
     tracked: BTreeSet<TableId>,
     next_hops: BTreeMap<NextHopId, ApiNextHop>,
+    source_ports: BTreeMap<ServerEndpoint, ApiSourcePorts>,
 }
 
 impl<'a> Servers<'a> {
@@ -42,14 +47,21 @@ impl<'a> Servers<'a> {
             .iter()
             .map(|(id, hop)| (*id, ApiNextHop { interface: hop.ifindex, mac: mac(hop.macs.receiver()) }));
         let next_hops = next_hops.collect();
-        Self { state, readings, context, by_table, tracked: tracked(state), next_hops }
+        let source_ports = fullest(context.sources);
+        Self { state, readings, context, by_table, tracked: tracked(state), next_hops, source_ports }
     }
 
-    /// Documents of a table's servers. Removed servers without connections are not shown.
-    pub(super) fn documents(&self, table: TableId) -> impl Iterator<Item = ApiServer> {
+    /// Documents of the servers in a service's table. Removed servers without connections are not shown.
+    pub(super) fn documents(&self, service: &Service) -> impl Iterator<Item = ApiServer> {
+        let (table, protocol) = (service.table(), service.protocol());
         let summary = self.summary(table);
         let is_tracked = self.tracked.contains(&table);
-        self.shown(table).map(move |(id, backend)| self.document(table, id, backend, summary, is_tracked))
+        self.shown(table).map(move |(id, backend)| {
+            let ports =
+                protocol.and_then(|protocol| self.source_ports.get(&(backend_address(backend), protocol)));
+            let server = self.document(table, id, backend, summary, is_tracked);
+            ApiServer { source_ports: ports.copied(), ..server }
+        })
     }
 
     /// Whether no server of a table receives new flows.
@@ -102,8 +114,24 @@ impl<'a> Servers<'a> {
             counters: api_counters(readings.counters.backend(id)),
             current_flows: is_tracked.then(flows),
             draining: draining(backend, is_drained(context, table, backend), context.now),
+            source_ports: None,
         }
     }
+}
+
+/// By server endpoint, the local address with the largest share of used ports.
+fn fullest(usage: &SourceUsage) -> BTreeMap<ServerEndpoint, ApiSourcePorts> {
+    let mut fullest: BTreeMap<_, (IpAddr, SourcePorts)> = BTreeMap::new();
+    for ((server, local), ports) in usage {
+        let (address, most) = fullest.entry(*server).or_insert((*local, *ports));
+        if (ports.percent(), ports.used) > (most.percent(), most.used) {
+            (*address, *most) = (*local, *ports);
+        }
+    }
+    let document = |(server, (local_address, SourcePorts { used, ports }))| {
+        (server, ApiSourcePorts { local_address, used, ports })
+    };
+    fullest.into_iter().map(document).collect()
 }
 
 /// Whether all flows of a service are tracked.
@@ -152,7 +180,26 @@ fn health(backend: &Backend) -> ApiHealth {
 
 #[cfg(test)]
 mod tests {
+    use slb_common::abi::protocol::IpProtocol;
+
     use super::*;
+
+    #[test]
+    fn fullest_local_address_of_each_endpoint_is_shown() {
+        let server = |n: u8| ((IpAddr::from([10, 0, 0, n]), 80).into(), IpProtocol::Tcp);
+        let local = |n: u8| IpAddr::from([192, 0, 2, n]);
+        let usage = SourceUsage::from([
+            ((server(1), local(1)), SourcePorts { used: 300, ports: 1000 }),
+            ((server(1), local(2)), SourcePorts { used: 290, ports: 500 }),
+            ((server(1), local(3)), SourcePorts { used: 900, ports: 0 }),
+            ((server(2), local(3)), SourcePorts { used: 5, ports: 0 }),
+        ]);
+        let expected = [
+            (server(1), ApiSourcePorts { local_address: local(2), used: 290, ports: 500 }),
+            (server(2), ApiSourcePorts { local_address: local(3), used: 5, ports: 0 }),
+        ];
+        assert_eq!(fullest(&usage), BTreeMap::from(expected));
+    }
 
     #[test]
     fn draining_server_keeps_its_health_and_shows_its_deadline() {

@@ -78,6 +78,7 @@ fn document(state: &MapState, readings: &Readings) -> Status {
             details: &BTreeMap::new(),
             set: &BTreeMap::new(),
             outages: None,
+            sources: &BTreeMap::new(),
             now: Duration::ZERO,
             interfaces: &[],
             view: None,

@@ -33,6 +33,9 @@ pub(super) const CLIENTS: [IpAddr; 8] = [
     v6(0xa, 2),
 ];
 
+/// Local addresses, three of each family.
+pub(super) const LOCALS: [IpAddr; 6] =
+    [v4(10, 0, 0, 201), v4(10, 0, 0, 202), v4(10, 0, 0, 203), v6(0xa, 0x201), v6(0xa, 0x202), v6(0xa, 0x203)];
 /// SLB's addresses on the near interface. All of them do not fit into its entry of the interface table.
 pub(super) const NEAR_MACS: [Mac; 5] = [own(1), own(2), own(3), own(4), own(5)];
 /// SLB's addresses on the far interface.
@@ -69,6 +72,14 @@ pub fn world(choices: &mut impl Choices) -> World {
         servers,
         tables,
         listeners: Vec::new(),
+        locals: locals(choices),
+        local_ports: choices.pick(&[
+            (1024, u16::MAX),
+            (1024, u16::MAX),
+            (1024, 32_767),
+            (40_001, 40_001),
+            (40_000, 40_003),
+        ]),
         tunnel: (Ipv4Addr::new(10, 0, 0, 254), Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xfe)),
     };
     // Most listeners belong to the first VIP of each family, so that a client endpoint has many flows.
@@ -86,6 +97,12 @@ pub fn world(choices: &mut impl Choices) -> World {
         }
     }
     world
+}
+
+/// Local addresses; none in one of three configurations.
+fn locals(choices: &mut impl Choices) -> Vec<IpAddr> {
+    let (number, rest) = (choices.below(3) as usize, choices.below(2) as usize);
+    [&LOCALS[..number], &LOCALS[3..3 + number.min(1 + rest)]].concat()
 }
 
 /// MTUs of links: mostly that of Ethernet.
@@ -142,7 +159,8 @@ fn table(choices: &mut impl Choices, number: usize, servers: &[Server]) -> Table
 }
 
 fn listener(choices: &mut impl Choices, at: SocketAddr, world: &World) -> Listener {
-    let mode = choices.pick(&[Mode::Nat, Mode::Nat, Mode::Nat, Mode::Dsr, Mode::Ipip]);
+    let mode =
+        choices.pick(&[Mode::Nat, Mode::Nat, Mode::Nat, Mode::FullNat, Mode::FullNat, Mode::Dsr, Mode::Ipip]);
     let tables: Vec<_> = (0..world.tables.len())
         .filter(|table| mode == Mode::Ipip || table.is_multiple_of(2) == at.is_ipv4())
         .collect();

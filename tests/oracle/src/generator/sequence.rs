@@ -19,7 +19,7 @@ use super::{
 use crate::{
     choices::Choices,
     packet::number,
-    world::{FAR, Mac, NEAR, Protocol, ServerState, World},
+    world::{FAR, Mac, Mode, NEAR, Protocol, ServerState, World},
 };
 
 /// First sequence number of clients, and of servers.
@@ -214,8 +214,31 @@ impl SequenceDraft<'_> {
         }
         let sender = server.hop.map_or(CLIENT_MACS[1], |hop| hop.peer);
         let content = self.transport(choices, listener.protocol, [server.at.port(), client.port()], false);
-        let draft = between(server.at.ip(), client.ip(), sender, content);
+        let source = self.source_of(choices, client, listener.mode);
+        let content = match source {
+            Some(source) => {
+                self.transport(choices, listener.protocol, [server.at.port(), source.port()], false)
+            }
+            None => content,
+        };
+        let to = source.unwrap_or(client).ip();
+        let draft = between(server.at.ip(), to, sender, content);
         if choices.rarely(16) { draft.zeroed(listener.at, client) } else { draft }
+    }
+
+    /// A source that a flow of the client may have: mostly with the client's port.
+    fn source_of(&self, choices: &mut impl Choices, client: SocketAddr, mode: Mode) -> Option<SocketAddr> {
+        let locals: Vec<_> =
+            self.world.locals.iter().filter(|local| local.is_ipv4() == client.is_ipv4()).collect();
+        let often = if mode == Mode::FullNat { 15 } else { 1 };
+        if locals.is_empty() || choices.below(16) >= often {
+            return None;
+        }
+        let (first, last) = self.world.local_ports;
+        let is_own = (first..=last).contains(&client.port()) && choices.below(4) > 0;
+        let port =
+            if is_own { client.port() } else { first + choices.below(4).min(u32::from(last - first)) as u16 };
+        Some(SocketAddr::new(*choices.pick(&locals), port))
     }
 
     fn ping(&self, choices: &mut impl Choices, client: SocketAddr) -> Draft {

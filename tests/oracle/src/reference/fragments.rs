@@ -29,19 +29,29 @@ pub(super) struct Record {
 
 #[derive(Debug, Clone, Copy)]
 enum To {
-    /// From this client endpoint.
-    Server(SocketAddr),
-    /// By this path.
-    Client(Path),
+    /// From this client endpoint, which becomes this source.
+    Server(SocketAddr, SocketAddr),
+    /// By this path, to this client endpoint.
+    Client(Path, SocketAddr),
 }
 
 impl Record {
-    pub(super) fn to_server(listener: usize, server: usize, client: SocketAddr, since: u32) -> Self {
-        Self { listener, server, to: To::Server(client), since }
+    pub(super) fn to_server(
+        listener: usize,
+        server: usize,
+        [client, source]: [SocketAddr; 2],
+        since: u32,
+    ) -> Self {
+        Self { listener, server, to: To::Server(client, source), since }
     }
 
-    pub(super) fn to_client(listener: usize, server: usize, path: Path, since: u32) -> Self {
-        Self { listener, server, to: To::Client(path), since }
+    pub(super) fn to_client(
+        listener: usize,
+        server: usize,
+        (path, client): (Path, SocketAddr),
+        since: u32,
+    ) -> Self {
+        Self { listener, server, to: To::Client(path, client), since }
     }
 }
 
@@ -80,8 +90,10 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::Drop(Reason::NoServer));
         }
         match record.to {
-            To::Server(client) => self.follow_to_server(packet, record, client, arrival, bytes, seen),
-            To::Client(path) => self.follow_to_client(packet, record, path, arrival),
+            To::Server(client, source) => {
+                self.follow_to_server(packet, record, [client, source], arrival, bytes, seen)
+            }
+            To::Client(path, client) => self.follow_to_client(packet, record, (path, client), arrival),
         }
     }
 
@@ -89,7 +101,7 @@ impl<S: Slots> Reference<'_, S> {
         &mut self,
         packet: &Packet,
         Record { listener, server: number, .. }: Record,
-        client: SocketAddr,
+        [client, source]: [SocketAddr; 2],
         arrival: &Interface,
         bytes: usize,
         seen: &[u8],
@@ -111,9 +123,14 @@ impl<S: Slots> Reference<'_, S> {
         }
         self.check_egress(packet, arrival, hop.interface)?;
         let (frame, group) = match mode {
-            Mode::Nat => {
-                let frame = packet.translated(End::Destination, server.at, hop.peer, hop.own);
-                (frame, Group::FragmentToServerNat)
+            Mode::Nat | Mode::FullNat => {
+                let ends = [(End::Source, source), (End::Destination, server.at)];
+                let group = if source == client {
+                    Group::FragmentToServerNat
+                } else {
+                    Group::FragmentToServerFullNat
+                };
+                (packet.translated(ends, hop.peer, hop.own), group)
             }
             Mode::Dsr => (packet.readdressed(hop.peer, hop.own), Group::FragmentToServerDsr),
             Mode::Ipip => {
@@ -136,7 +153,7 @@ impl<S: Slots> Reference<'_, S> {
         &mut self,
         packet: &Packet,
         Record { listener, server: number, .. }: Record,
-        path: Path,
+        (path, client): (Path, SocketAddr),
         arrival: &Interface,
     ) -> Result<Sent, Refusal> {
         if !arrival.server {
@@ -154,7 +171,9 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::Drop(Reason::TooBig));
         }
         self.check_egress(packet, arrival, path.interface)?;
-        let frame = packet.translated(End::Source, self.world.listeners[listener].at, path.mac, out.macs[0]);
+        let vip = self.world.listeners[listener].at;
+        let ends = [(End::Source, vip), (End::Destination, client)];
+        let frame = packet.translated(ends, path.mac, out.macs[0]);
         for counted in [Counted::Listener(listener), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_out += 1;

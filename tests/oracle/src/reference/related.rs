@@ -81,7 +81,12 @@ impl<S: Slots> Reference<'_, S> {
         }
         self.check_egress(packet, arrival, hop.interface)?;
         let frame = match mode {
-            Mode::Nat => packet.translated_error(embedded, End::Destination, server.at, hop.peer, hop.own),
+            Mode::Nat | Mode::FullNat => {
+                let source = self.flows.get(&(client, protocol, number)).and_then(|flow| flow.source);
+                let ends = source.map(|source| (End::Source, source));
+                let ends = ends.into_iter().chain([(End::Destination, server.at)]);
+                packet.translated_error(embedded, ends, hop.peer, hop.own)
+            }
             Mode::Dsr => packet.readdressed(hop.peer, hop.own),
             Mode::Ipip => {
                 // That of the flow's packets: routers choose the same path by it.
@@ -97,6 +102,7 @@ impl<S: Slots> Reference<'_, S> {
         }
         let group = match (mode, how) {
             (Mode::Nat, _) => Group::ErrorToServerNat,
+            (Mode::FullNat, _) => Group::ErrorToServerFullNat,
             (Mode::Dsr, NamedBy::Flow) => Group::ErrorToServerDsrByFlow,
             (Mode::Dsr, NamedBy::Hash) => Group::ErrorToServerDsrByHash,
             (Mode::Ipip, NamedBy::Flow) => Group::ErrorToServerIpipByFlow,
@@ -111,11 +117,13 @@ impl<S: Slots> Reference<'_, S> {
     /// of the hash, as for a segment of an established connection.
     fn sender_of(&self, packet: &Packet, key: FlowKey) -> Result<(usize, NamedBy), Refusal> {
         let listener = self.world.listeners[key.2];
-        let flow = self.flows.get(&key).map(|flow| flow.server);
+        let flow =
+            self.flows.get(&key).filter(|flow| listener.mode != Mode::FullNat || flow.source.is_some());
+        let flow = flow.map(|flow| flow.server);
         if let Some(server) = flow.filter(|server| self.world.servers[*server].state != ServerState::Gone) {
             return Ok((server, NamedBy::Flow));
         }
-        if listener.mode == Mode::Nat {
+        if listener.mode.sees_replies() {
             return Err(Refusal::Unmatched);
         }
         let content = if key.1 == Protocol::Tcp { Content::Tcp } else { Content::Udp };
@@ -134,9 +142,8 @@ impl<S: Slots> Reference<'_, S> {
         if !arrival.server {
             return Err(Refusal::Unmatched);
         }
-        let Embedded { sender: client, receiver: server, protocol, .. } = *embedded;
-        let listener = self.answered_listener(client, protocol, server).ok_or(Refusal::Unmatched)?;
-        let key = (client, protocol, listener);
+        let Embedded { sender, receiver: server, protocol, .. } = *embedded;
+        let key = self.answered_flow(sender, protocol, server).ok_or(Refusal::Unmatched)?;
         self.world.servers[self.flows[&key].server].check_way(arrival)?;
         Ok(key)
     }
@@ -162,7 +169,8 @@ impl<S: Slots> Reference<'_, S> {
         }
         self.check_egress(packet, arrival, path.interface)?;
         let vip = self.world.listeners[listener].at;
-        let frame = packet.translated_error(embedded, End::Source, vip, path.mac, out.macs[0]);
+        let ends = [(End::Source, vip), (End::Destination, key.0)];
+        let frame = packet.translated_error(embedded, ends, path.mac, out.macs[0]);
         for counted in [Counted::Listener(listener), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_out += 1;

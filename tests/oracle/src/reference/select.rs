@@ -47,12 +47,12 @@ impl<S: Slots> Reference<'_, S> {
         let protocol = listener.protocol;
         let is_migrating = match listener.table {
             Some(table) => self.world.tables[table].previous.is_some(),
-            None if listener.mode != Mode::Nat && !listener.track => {
+            None if !listener.mode.sees_replies() && !listener.track => {
                 return Err(Refusal::Drop(Reason::NotReady));
             }
             None => false,
         };
-        if listener.mode != Mode::Nat && !listener.track && !is_migrating {
+        if !listener.mode.sees_replies() && !listener.track && !is_migrating {
             let slots = self.slots_of(packet, number, &listener)?;
             let server = self.current(packet, slots[0])?;
             self.check_hop(server)?;
@@ -125,7 +125,7 @@ impl<S: Slots> Reference<'_, S> {
         let (clock, segment) = (self.clock(key.2), packet.segment);
         let Some(flow) = self.flows.get_mut(&key) else { return Ok(None) };
         let (is_expired, is_mid_stream) = (flow.is_expired(clock.now), packet.is_mid_stream());
-        let sees_replies = listener.mode == Mode::Nat;
+        let sees_replies = listener.mode.sees_replies();
         if is_expired && !(sees_replies && is_mid_stream) {
             return Ok(Some(Known::Anew));
         }
@@ -167,12 +167,12 @@ impl<S: Slots> Reference<'_, S> {
         arrival: Path,
         is_first: bool,
     ) -> Result<Selected, Refusal> {
-        let sees_replies = listener.mode == Mode::Nat;
+        let sees_replies = listener.mode.sees_replies();
         // The flow's server is gone, and no other one can continue the connection.
         if sees_replies && packet.is_mid_stream() && !is_first {
             return Err(Refusal::Reset(Reason::Reset));
         }
-        if sees_replies && !packet.is_rst() && self.conflicting(key).len() >= CONFLICTS {
+        if !packet.is_rst() && self.conflicting(key).len() >= CONFLICTS {
             return Err(Refusal::Drop(Reason::ClientPortBusy));
         }
         let (server, previous) = self.by_hash(packet, key, listener)?;
@@ -190,7 +190,7 @@ impl<S: Slots> Reference<'_, S> {
         if is_found || packet.is_rst() {
             return Ok(selected);
         }
-        if sees_replies {
+        if listener.mode == Mode::Nat {
             self.release_reused(key, server);
         }
         let segment = packet.segment;
@@ -209,7 +209,7 @@ impl<S: Slots> Reference<'_, S> {
         listener: &Listener,
     ) -> Result<(usize, Option<usize>), Refusal> {
         let slots = self.slots_of(packet, key.2, listener)?;
-        let sees_replies = listener.mode == Mode::Nat;
+        let sees_replies = listener.mode.sees_replies();
         let is_tcp = listener.protocol == Protocol::Tcp;
         let may_be_old = if is_tcp { packet.is_mid_stream() } else { !sees_replies && !listener.follow };
         let table = listener.table.map(|table| &self.world.tables[table]);
@@ -227,7 +227,8 @@ impl<S: Slots> Reference<'_, S> {
             if !sees_replies {
                 return Ok((server, previous));
             }
-            if at.ip() == packet.source.ip() {
+            let has_local = self.world.locals.iter().any(|local| local.is_ipv4() == at.is_ipv4());
+            if at.ip() == packet.source.ip() && !has_local {
                 return Err(Refusal::Drop(Reason::Hairpin));
             }
             if packet.is_rst() || !conflicting.iter().any(|other| self.world.servers[*other].at == at) {
@@ -237,13 +238,18 @@ impl<S: Slots> Reference<'_, S> {
         Err(Refusal::Drop(Reason::PortConflict))
     }
 
-    /// The servers of live flows of the client endpoint by other listeners, whose replies SLB sees.
+    /// The servers of live flows of the client endpoint by other listeners, whose replies SLB sees. Sources tell flows
+    /// apart.
     fn conflicting(&self, (client, protocol, listener): FlowKey) -> Vec<usize> {
-        let others = (0..self.world.listeners.len()).filter(|other| *other != listener);
+        if self.world.listeners[listener].mode != Mode::Nat {
+            return Vec::new();
+        }
+        let is_nat = |other: &usize| self.world.listeners[*other].mode == Mode::Nat;
+        let others = (0..self.world.listeners.len()).filter(|other| *other != listener).filter(is_nat);
         let flows = others.filter_map(|other| self.flows.get(&(client, protocol, other)));
         flows
             .filter(|flow| {
-                flow.sees_replies
+                flow.source.is_none()
                     && !flow.is_ended(self.now)
                     && self.world.servers[flow.server].state != ServerState::Gone
             })
@@ -256,6 +262,7 @@ impl<S: Slots> Reference<'_, S> {
         let at = self.world.servers[server].at;
         for other in (0..self.world.listeners.len()).filter(|other| *other != listener) {
             if let Some(flow) = self.flows.get_mut(&(client, protocol, other))
+                && flow.source.is_none()
                 && flow.is_ended(self.now)
                 && self.world.servers[flow.server].state != ServerState::Gone
                 && self.world.servers[flow.server].at == at

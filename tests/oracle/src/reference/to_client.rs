@@ -1,15 +1,15 @@
-//! A server's packet: finds the flow that it answers (mode `nat`).
+//! A server's packet: finds the flow that it answers (modes `nat`, `full-nat`).
 
 use std::net::SocketAddr;
 
-use super::{Counted, Generated, Reference, Refusal, Sent, Slots, fragments::Record};
+use super::{Counted, FlowKey, Generated, Reference, Refusal, Sent, Slots, fragments::Record};
 use crate::{
     answers::Cause,
     flow::NO_MAC,
     outcome::{Action, Reason},
     packet::{Content, Packet, flag},
     rewrite::End,
-    world::{Interface, Protocol, Server, ServerState},
+    world::{Interface, Mode, Protocol, Server, ServerState},
 };
 
 impl<S: Slots> Reference<'_, S> {
@@ -22,10 +22,11 @@ impl<S: Slots> Reference<'_, S> {
         if !arrival.server {
             return Err(Refusal::Unmatched);
         }
-        let (client, server) = (packet.destination, packet.source);
-        let listener = self.answered_listener(client, protocol, server).ok_or(Refusal::Unmatched)?;
-        let is_finished = self.answer(packet, (client, protocol, listener), arrival)?;
-        let flow = &self.flows[&(client, protocol, listener)];
+        let key =
+            self.answered_flow(packet.destination, protocol, packet.source).ok_or(Refusal::Unmatched)?;
+        let (client, _, listener) = key;
+        let is_finished = self.answer(packet, key, arrival)?;
+        let flow = &self.flows[&key];
         let (path, number) = (flow.path, flow.server);
         if packet.hop_limit <= 1 {
             return Err(Refusal::IcmpError(Cause::HopLimit, Reason::HopLimit));
@@ -42,7 +43,7 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::IcmpError(Cause::TooBig(mtu.into()), Reason::TooBig));
         }
         self.check_egress(packet, arrival, path.interface)?;
-        self.record(packet, Record::to_client(listener, number, path, self.now), is_finished);
+        self.record(packet, Record::to_client(listener, number, (path, client), self.now), is_finished);
         let (reset, reason);
         let packet = if is_finished {
             let may = packet.fragment.is_none() && self.may_send(Generated::Resets);
@@ -54,7 +55,7 @@ impl<S: Slots> Reference<'_, S> {
             packet
         };
         let vip = self.world.listeners[listener].at;
-        let frame = packet.translated(End::Source, vip, path.mac, own);
+        let frame = packet.translated([(End::Source, vip), (End::Destination, client)], path.mac, own);
         for counted in [Counted::Listener(listener), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_out += 1;
@@ -63,17 +64,26 @@ impl<S: Slots> Reference<'_, S> {
         Ok(Sent { out: path.interface, action: Action::Forward, reason, frame, group: None })
     }
 
-    /// The listener through which the client endpoint has a flow with this server endpoint.
-    pub(super) fn answered_listener(
+    /// The flow that a packet of this server endpoint to `to` answers: a source, or a client endpoint.
+    pub(super) fn answered_flow(
         &self,
-        client: SocketAddr,
+        to: SocketAddr,
         protocol: Protocol,
         server: SocketAddr,
-    ) -> Option<usize> {
+    ) -> Option<FlowKey> {
+        if self.world.locals.contains(&to.ip()) {
+            return self.flow_from(to, protocol, server);
+        }
+        self.answered_listener(to, protocol, server).map(|listener| (to, protocol, listener))
+    }
+
+    /// The listener through which the client endpoint has a flow with this server endpoint.
+    fn answered_listener(&self, client: SocketAddr, protocol: Protocol, server: SocketAddr) -> Option<usize> {
         (0..self.world.listeners.len()).find(|listener| {
             self.flows.get(&(client, protocol, *listener)).is_some_and(|flow| {
                 let there = &self.world.servers[flow.server];
-                flow.sees_replies
+                self.world.listeners[*listener].mode == Mode::Nat
+                    && flow.source.is_none()
                     && there.state != ServerState::Gone
                     && there.at == server
                     && !flow.marks.reused
@@ -84,7 +94,7 @@ impl<S: Slots> Reference<'_, S> {
     }
 
     /// Updates the flow. Returns whether its connection is finished, so that the client receives a RST.
-    fn answer(&mut self, packet: &Packet, key: super::FlowKey, arrival: &Interface) -> Result<bool, Refusal> {
+    fn answer(&mut self, packet: &Packet, key: FlowKey, arrival: &Interface) -> Result<bool, Refusal> {
         let (clock, segment) = (self.clock(key.2), packet.segment);
         let flow = self.flows.get_mut(&key).expect("the flow was found");
         let server = self.world.servers[flow.server];

@@ -1,6 +1,6 @@
 //! A client's packet for a listener: sends it to its server.
 
-use super::{Counted, Generated, Reference, Refusal, Sent, Slots, fragments::Record, select::Selected};
+use super::{Counted, Generated, Reference, Refusal, Seen, Sent, Slots, fragments::Record, select::Selected};
 use crate::{
     answers::Cause,
     flow::Path,
@@ -11,14 +11,14 @@ use crate::{
 };
 
 impl<S: Slots> Reference<'_, S> {
-    /// `bytes` is the length of the frame that arrived, `seen` the frame that the product sent.
+    /// `bytes` is the length of the frame that arrived.
     pub(super) fn request(
         &mut self,
         packet: &Packet,
         listener: usize,
         arrival: &Interface,
         bytes: usize,
-        seen: &[u8],
+        seen: &Seen<'_>,
     ) -> Result<Sent, Refusal> {
         self.check_arrival(packet, arrival)?;
         let mode = self.world.listeners[listener].mode;
@@ -27,7 +27,10 @@ impl<S: Slots> Reference<'_, S> {
         }
         let (_, sender) = packet.macs();
         let path = Path { interface: arrival.index, mac: sender };
-        let Selected { server: number, is_new, is_finished } = self.select(packet, listener, path)?;
+        let selected = self.select(packet, listener, path)?;
+        let Selected { server: number, is_new, is_finished } = selected;
+        let protocol = self.world.listeners[listener].protocol;
+        let source = self.source_of(packet, (packet.source, protocol, listener), &selected, seen)?;
         let server = self.world.servers[number];
         let hop = server.hop.ok_or(Refusal::Drop(Reason::NoNextHop))?;
         let overhead = mode.overhead(server.at);
@@ -41,7 +44,8 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::Drop(Reason::Loop));
         }
         self.check_egress(packet, arrival, hop.interface)?;
-        self.record(packet, Record::to_server(listener, number, packet.source, self.now), is_finished);
+        let ends = [packet.source, source.unwrap_or(packet.source)];
+        self.record(packet, Record::to_server(listener, number, ends, self.now), is_finished);
         let (reset, mut reason) = (self.reset_of(packet, is_finished)?, Reason::ToServer);
         let packet = match &reset {
             Some(reset) => {
@@ -51,10 +55,13 @@ impl<S: Slots> Reference<'_, S> {
             None => packet,
         };
         let frame = match mode {
-            Mode::Nat => packet.translated(End::Destination, server.at, hop.peer, hop.own),
+            Mode::Nat | Mode::FullNat => {
+                let source = source.unwrap_or(packet.source);
+                packet.translated([(End::Source, source), (End::Destination, server.at)], hop.peer, hop.own)
+            }
             Mode::Dsr => packet.readdressed(hop.peer, hop.own),
             Mode::Ipip => {
-                let seen = label(seen, packet.network);
+                let seen = label(seen.frame, packet.network);
                 let known = *self.labels.entry((listener, packet.source)).or_insert(seen);
                 packet.encapsulated(&self.world, server.at.ip(), &hop, known)
             }

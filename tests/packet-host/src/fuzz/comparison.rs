@@ -1,21 +1,27 @@
 //! Runs sequences of one configuration through the packet path and the oracle.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
 
 use slb_common::{
     abi::{
+        flow::Client,
         ids::BackendId,
         interface::InterfaceProperties,
         stats::{self, Counters},
     },
     datapath,
+    net::headers,
 };
-use slb_control::dataplane::state::{MapState, Operation, PutBackend};
+use slb_control::dataplane::state::{MapState, Operation, PutBackend, to_address};
 use slb_oracle::{
     Action, Arrival, Expected, Reason, Reference, Step, Verdict, World,
-    reference::{Counted, Traffic},
+    reference::{self, Counted, Traffic},
     soundness::is_sound,
-    world::ServerState,
+    world::{Protocol, ServerState},
 };
 
 use super::{
@@ -191,7 +197,9 @@ impl SequenceRun<'_, '_, '_, '_> {
         let verdict = verdict(host.process(&mut out, arrival.interface));
         let (action, reason) = host.last_counted();
         let seen = Seen { verdict, action: numbers.action(action), reason: numbers.reason(reason) };
-        let expected = self.oracle.judge(&arrival.bytes, arrival.interface, &out);
+        let source = |client, protocol, listener| source(host, client, protocol, listener);
+        let sent = reference::Seen { frame: &out, source: &source };
+        let expected = self.oracle.judge(&arrival.bytes, arrival.interface, &sent);
         let Expected { verdict, action, reason, frame, group } = &expected;
         let should = Seen { verdict: *verdict, action: action.name(), reason: reason.name() };
         let is_right = seen == should && frame.as_ref().is_none_or(|frame| *frame == out);
@@ -247,6 +255,18 @@ impl SequenceRun<'_, '_, '_, '_> {
         }
         Ok(())
     }
+}
+
+/// The source of a flow in the host's flow table, as plain data.
+fn source(host: &Host, client: SocketAddr, protocol: Protocol, listener: usize) -> Option<SocketAddr> {
+    let protocol = match protocol {
+        Protocol::Tcp => headers::protocol::TCP,
+        Protocol::Udp => headers::protocol::UDP,
+    };
+    let client = Client::new(&to_address(client.ip()), client.port().to_be(), protocol);
+    let (address, port) = host.source_of(&client, state::tag(listener))?;
+    let ip = if address.is_v4() { IpAddr::from(address.v4_bytes()) } else { address.v6_bytes().into() };
+    Some(SocketAddr::new(ip, u16::from_be(port)))
 }
 
 fn counters(Traffic { packets_in, bytes_in, packets_out, bytes_out, new_flows }: Traffic) -> Counters {

@@ -25,7 +25,7 @@ use slb_control::{
 use slb_oracle::world::{Listener, Mode, Protocol, Server, ServerState, Table, Unmatched, Vip, World};
 
 use super::slots::TableSlots;
-use crate::host::Host;
+use crate::{host::Host, locals};
 
 /// Seed of hashes and tables.
 const SEED: u64 = 42;
@@ -42,6 +42,11 @@ pub(super) const fn number_of_server(id: u32) -> usize {
     id as usize - 1
 }
 
+/// [`Handle::tag`] of the listener at this position.
+pub(super) const fn tag(number: usize) -> u32 {
+    Handle::new(number as u32, 1).tag()
+}
+
 const fn table_id(number: usize) -> u32 {
     number as u32 + 1
 }
@@ -52,6 +57,7 @@ pub fn state(world: &World) -> MapState {
     let mut state = MapState { settings, ..MapState::default() };
     state.index.hz = world.hz;
     state.index.tunnel = tunnel(world);
+    state.index.locals = locals::table(&world.locals, world.local_ports);
     state.interfaces = world.interfaces.iter().map(|interface| interface.index).collect();
     for (number, server) in world.servers.iter().enumerate() {
         if let Some(hop) = server.hop {
@@ -151,6 +157,7 @@ fn service(listener: &Listener) -> Service {
         },
         mode: match listener.mode {
             Mode::Nat => mode::NAT,
+            Mode::FullNat => mode::FULL_NAT,
             Mode::Dsr => mode::DSR,
             Mode::Ipip => mode::IPIP,
         },

@@ -51,6 +51,7 @@ const EXPECTED: &[(Action, &[Reason])] = &[
             Reason::Unmatched,
             Reason::WrongInterface,
             Reason::ForgedIcmp,
+            Reason::NoSourcePort,
         ],
     ),
 ];

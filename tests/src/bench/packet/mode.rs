@@ -22,8 +22,8 @@ use super::{
 use crate::packets::{
     frames::{Frame, flag, number, tcp, udp},
     world::{
-        HZ, LAN, LO, MTU, PacketListener, PacketServer, PacketWorld, SEED, SERVER_MAC, SERVER_SIDE_MAC, VIP4,
-        VIP6, tunnel,
+        HZ, LAN, LO, LOCAL4, LOCAL6, MTU, PacketListener, PacketServer, PacketWorld, SEED, SERVER_MAC,
+        SERVER_SIDE_MAC, VIP4, VIP6, tunnel,
     },
 };
 
@@ -65,6 +65,8 @@ pub struct ModeSpec {
 
 /// Mode `nat`: SLB rewrites the destination address, and answers return through SLB.
 pub const NAT: ModeSpec = ModeSpec { name: "nat", mode: Mode::Nat, is_tracked: true };
+/// Mode `full-nat`: SLB rewrites both ends. The measured flow keeps its client's port.
+pub const FULL_NAT: ModeSpec = ModeSpec { name: "full-nat", mode: Mode::FullNat, is_tracked: true };
 /// Mode `dsr`: SLB rewrites only the MACs.
 pub const DSR: ModeSpec = ModeSpec { name: "dsr", mode: Mode::Dsr, is_tracked: false };
 /// Mode `ipip`: SLB encapsulates packets.
@@ -101,6 +103,12 @@ pub fn workloads() -> Vec<Workload> {
         NAT.established_flows(udp, V6, 1),
         NAT.priority_tagged(),
         NAT.not_ours(),
+        FULL_NAT.established_flows(tcp, V4, 1),
+        FULL_NAT.established_flows(tcp, V4, MANY),
+        FULL_NAT.answers(1),
+        FULL_NAT.new_flows("", LARGE_FLOW_TABLE, 0),
+        FULL_NAT.established_flows(udp, V4, 1),
+        FULL_NAT.established_flows(tcp, V6, 1),
     ]
 }
 
@@ -172,7 +180,9 @@ impl ModeSpec {
     fn answers(&self, flows: u64) -> Workload {
         // One server only: all answers have the same source.
         let (listener, state) = self.world(number::TCP, Family::V4, 1);
-        let answer = tcp(server(1, Family::V4).at, client(Family::V4), flag::ACK | flag::PSH)
+        let client = client(Family::V4);
+        let to = if self.mode == Mode::FullNat { SocketAddr::new(LOCAL4, client.port()) } else { client };
+        let answer = tcp(server(1, Family::V4).at, to, flag::ACK | flag::PSH)
             .macs(SERVER_MAC, SERVER_SIDE_MAC)
             .build();
         let request = PacketStream::new(packet(&listener, flag::SYN), flows, VariedAddress::Source);
@@ -261,7 +271,10 @@ impl ModeSpec {
         let spec = TableSpec { slots: TableSize::DEFAULT.slots(), seed: 1, members, ..TableSpec::default() };
         world.state.tables.insert(TableId::new(TABLE), ServerTable::new(spec));
         let world = servers.into_iter().fold(world, PacketWorld::server).listener(listener);
-        let world = world.with(listener, |service| service.mode = self.mode.number());
+        let mut world = world.with(listener, |service| service.mode = self.mode.number());
+        if self.mode == Mode::FullNat {
+            world = world.locals(&[LOCAL4, LOCAL6], (1024, u16::MAX));
+        }
         (listener, world.state)
     }
 }

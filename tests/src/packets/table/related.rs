@@ -23,32 +23,32 @@ const UNMATCHED: Expect = Expect::Drop(Reason::Unmatched);
 const NOT_READY: Expect = Expect::Drop(Reason::NotReady);
 const FORGED: Expect = Expect::Drop(Reason::ForgedIcmp);
 /// Bytes of the embedded transport header that RFC 792 requires.
-const SHORT: usize = 8;
-const ALL: usize = usize::MAX;
+pub(super) const SHORT: usize = 8;
+pub(super) const ALL: usize = usize::MAX;
 
 /// A listener of mode `nat`, its server and a client, for one family and protocol.
 #[derive(Clone, Copy)]
-struct Ends {
-    client: SocketAddr,
-    listener: PacketListener,
-    server: PacketServer,
+pub(super) struct Ends {
+    pub(super) client: SocketAddr,
+    pub(super) listener: PacketListener,
+    pub(super) server: PacketServer,
 }
 
-const TCP4: Ends = Ends { client: CLIENT4, listener: HTTP4, server: WEB4 };
-const TCP6: Ends = Ends { client: CLIENT6, listener: HTTP6, server: WEB6 };
-const UDP4: Ends = Ends { client: CLIENT4, listener: DNS4, server: NAME4 };
-const UDP6: Ends = Ends { client: CLIENT6, listener: DNS6, server: NAME6 };
+pub(super) const TCP4: Ends = Ends { client: CLIENT4, listener: HTTP4, server: WEB4 };
+pub(super) const TCP6: Ends = Ends { client: CLIENT6, listener: HTTP6, server: WEB6 };
+pub(super) const UDP4: Ends = Ends { client: CLIENT4, listener: DNS4, server: NAME4 };
+pub(super) const UDP6: Ends = Ends { client: CLIENT6, listener: DNS6, server: NAME6 };
 
 impl Ends {
     /// A router on the path.
-    fn router(&self) -> IpAddr {
+    pub(super) fn router(&self) -> IpAddr {
         match self.client.ip() {
             IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 77).into(),
             IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 1).into(),
         }
     }
 
-    fn packet(&self, from: SocketAddr, to: SocketAddr) -> Builder {
+    pub(super) fn packet(&self, from: SocketAddr, to: SocketAddr) -> Builder {
         if self.listener.protocol == number::UDP {
             udp(from, to, b"some payload of a datagram")
         } else {
@@ -57,7 +57,7 @@ impl Ends {
     }
 
     /// The packet with which a flow begins.
-    fn first(&self) -> Frame {
+    pub(super) fn first(&self) -> Frame {
         let Self { client, listener, .. } = *self;
         match listener.protocol {
             number::UDP => udp(client, listener.at, b"question").build(),
@@ -66,7 +66,14 @@ impl Ends {
     }
 
     /// "Fragmentation needed" or "packet too big" with this MTU, from `router` to the sender of the embedded packet.
-    fn too_big(&self, router: IpAddr, from: SocketAddr, to: SocketAddr, bytes: usize, mtu: u32) -> Builder {
+    pub(super) fn too_big(
+        &self,
+        router: IpAddr,
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: usize,
+        mtu: u32,
+    ) -> Builder {
         let head = if router.is_ipv4() { [3, 4, 0, 0] } else { [2, 0, 0, 0] };
         error(router, from.ip(), head, mtu, &embedded(self.packet(from, to), bytes))
     }
@@ -91,7 +98,7 @@ fn embedded(packet: Builder, bytes: usize) -> Vec<u8> {
 }
 
 /// The frame as SLB sends it: with these hardware addresses, after one more hop.
-fn sent(builder: Builder, hop: Hop) -> &'static [u8] {
+pub(super) fn sent(builder: Builder, hop: Hop) -> &'static [u8] {
     builder.macs(hop.own, hop.peer).hop_limit(63).build().bytes.leak()
 }
 

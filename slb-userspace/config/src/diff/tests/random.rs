@@ -48,7 +48,11 @@ fn daemon(choices: &mut Choices<'_>) -> String {
     let interfaces =
         choices.of(&["\"eth0\"", "\"eth0\", \"eth1\"", "{ name = \"eth0\", role = \"client\" }"]);
     let xdp_mode = choices.of(&["", "xdp_mode = \"native\"\n"]);
-    let addresses = choices.of(&["", "tunnel_addresses = [\"10.0.0.5\", \"fd00::5\"]\n"]);
+    let addresses = choices.of(&[
+        "",
+        "tunnel_addresses = [\"10.0.0.5\", \"fd00::5\"]\n",
+        "local_addresses = [\"10.0.0.6\", \"10.0.0.7\", \"fd00::5\"]\n",
+    ]);
     let probes = choices.of(&["", "probe_source = [\"10.0.0.5\"]\n", "probe_mark = 0x51b\nhash_seed = 7\n"]);
     let files =
         choices.of(&["", "read_only_socket = \"/run/r\"\n", "state_dir = \"/s\"\nmax_servers = 2048\n"]);

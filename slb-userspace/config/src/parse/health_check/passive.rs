@@ -59,7 +59,7 @@ pub(in crate::parse) fn check(
         (_, Some(mode)) if !mode.sees_replies() => (
             format!("`passive` has no meaning in mode `{}`", mode.name()),
             "answers do not pass through SLB, which cannot observe them",
-            "remove it, or write `mode = \"nat\"`",
+            "remove it, or write `mode = \"nat\"` or `mode = \"full-nat\"`",
         ),
         _ => return,
     };

@@ -26,7 +26,11 @@ fn invalid_listeners_are_refused() {
             WEB_TARGET,
             "server_group = \"web\"\nmode = \"drs\"",
             "22:8",
-            &["`mode` cannot be `drs`", "allowed: \"nat\", \"dsr\", \"ipip\"", "did you mean \"dsr\"?"],
+            &[
+                "`mode` cannot be `drs`",
+                "allowed: \"nat\", \"full-nat\", \"dsr\", \"ipip\"",
+                "did you mean \"dsr\"?",
+            ],
         ),
         (
             WEB_TARGET,

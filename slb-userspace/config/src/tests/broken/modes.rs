@@ -41,7 +41,11 @@ fn invalid_modes_and_tracking_are_refused() {
     let with = |line: &str| format!("server_group = \"web\"\n{line}");
     for (line, at, words) in [
         ("mode = \"DSR\"", "22:8", ["`mode` cannot be `DSR`", "did you mean \"dsr\"?"]),
-        ("mode = \"tunnel\"", "22:8", ["`mode` cannot be `tunnel`", "\"nat\", \"dsr\", \"ipip\""]),
+        (
+            "mode = \"tunnel\"",
+            "22:8",
+            ["`mode` cannot be `tunnel`", "\"nat\", \"full-nat\", \"dsr\", \"ipip\""],
+        ),
         ("mode = 1", "22:8", ["expected a string", "an integer"]),
         ("tracking = \"allways\"", "22:12", ["`tracking` cannot be `allways`", "did you mean \"always\"?"]),
         ("tracking = \"never\"", "22:12", ["`tracking` cannot be `never`", "allowed: \"auto\", \"always\""]),

@@ -1,13 +1,21 @@
-//! ABI 10. Its control map says another version, and its totals have 32 reasons per action.
+//! ABI 10. Its control map says another version, its totals have 32 reasons per action, its service index has no local
+//! addresses. It has no source table: its flows have no sources of their own.
 
-use std::{os::fd::AsFd as _, path::Path};
+use std::{
+    mem::offset_of,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, MapType, PerCpuArray, PerCpuValues};
-use slb_common::abi::{ABI_VERSION, control::Control, stats::Totals};
+use slb_common::abi::{
+    ABI_VERSION, control::Control, local_address::LocalAddresses, service::ServiceIndex, stats::Totals,
+};
 
 use super::{
     super::{
+        inner_maps::read_inner,
         map_shapes::{of_maps, shape, sized},
         syscall,
     },
@@ -22,12 +30,15 @@ pub(super) const ABI: OldAbi = OldAbi {
             conversion: Conversion::Copy(copy_control),
         },
         ChangedMap {
+            shape: of_maps(SERVICE_INDEX, 8 * INDEX_WORDS, 1),
+            conversion: Conversion::Copy(copy_index),
+        },
+        ChangedMap {
             shape: shape("TOTALS", MapType::PerCpuArray, 4, size_of::<OldTotals>(), 1),
             conversion: Conversion::Add(add_totals),
         },
     ],
     shared: &[
-        of_maps("SERVICE_INDEX", 1_196_080, 1),
         shape("SERVICES", MapType::Array, 4, 256, 4096),
         of_maps("LOOKUP_TABLES", 262_168, 12_288),
         sized("BACKENDS", MapType::Array, 64),
@@ -43,6 +54,17 @@ pub(super) const ABI: OldAbi = OldAbi {
         sized("BACKEND_COUNTERS", MapType::PerCpuArray, 40),
     ],
 };
+
+const SERVICE_INDEX: &str = "SERVICE_INDEX";
+/// Words of the service index.
+const INDEX_WORDS: usize = 149_510;
+/// Words of it before the local addresses of later versions.
+const HEAD_WORDS: usize = 6;
+/// Words of the local addresses in this version.
+const LOCAL_WORDS: usize = size_of::<LocalAddresses>() / 8;
+
+const _: () = assert!(offset_of!(ServiceIndex, locals) == 8 * HEAD_WORDS);
+const _: () = assert!(size_of::<ServiceIndex>() == 8 * (INDEX_WORDS + LOCAL_WORDS));
 
 /// Actions.
 const ACTIONS: usize = 4;
@@ -65,6 +87,27 @@ fn copy_control(old: &Path, new: &Path) -> Result<()> {
     }
     let copy = MapData::from_fd(syscall::array_of(&control)?)?;
     copy.pin(new).with_context(|| format!("cannot pin {}", new.display()))
+}
+
+/// Copies the service index, without local addresses. Each index is an inner map of its own.
+fn copy_index(old: &Path, new: &Path) -> Result<()> {
+    let mut before = boxed::<INDEX_WORDS>();
+    let copy = MapData::from_fd(syscall::array_of_maps(SERVICE_INDEX, size_of::<ServiceIndex>(), 1)?)?;
+    if read_inner(&open(old)?, 0, before.as_mut())? {
+        let mut index = boxed::<{ INDEX_WORDS + LOCAL_WORDS }>();
+        index[..HEAD_WORDS].copy_from_slice(&before[..HEAD_WORDS]);
+        index[HEAD_WORDS + LOCAL_WORDS..].copy_from_slice(&before[HEAD_WORDS..]);
+        let inner = syscall::array_of(index.as_ref())?;
+        syscall::update_batch(copy.fd().as_fd(), &[0], &[inner.as_raw_fd() as u32])
+            .context("cannot copy the service index")?;
+    }
+    copy.pin(new).with_context(|| format!("cannot pin {}", new.display()))
+}
+
+/// Words that are zero. On the heap: they are too many for a stack.
+fn boxed<const WORDS: usize>() -> Box<[u64; WORDS]> {
+    // SAFETY: zero is valid for integers.
+    unsafe { Box::new_zeroed().assume_init() }
 }
 
 /// Adds packets and evictions. The rate limiters of the new map are in use and stay.

@@ -1,6 +1,9 @@
 //! Upgrades of pins on a BPF file system and in a network namespace of the test's own.
 
-use std::path::PathBuf;
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::PathBuf,
+};
 
 use aya::{
     EbpfLoader,
@@ -8,14 +11,17 @@ use aya::{
 };
 use slb_common::abi::{
     control::Control,
+    local_address::LocalAddresses,
+    service::{INDEX_SLOTS, ServiceIndex},
     stats::{Action, Reason, Totals},
 };
 use slb_config::model::XdpMode;
 
 use super::{
     super::{
+        inner_maps::read_inner,
         loader::{self, MapSizes},
-        map_shapes::{MAP_SHAPES, shape},
+        map_shapes::{MAP_SHAPES, SOURCES, shape},
         syscall,
     },
     old_abi::ChangedMap,
@@ -30,6 +36,9 @@ const LOOPBACK: u32 = 1;
 const OLD: Control = Control { abi_version: 10, generation: 7, seed: 8, flow_seed: 9 };
 /// Packets that the old version has counted on each CPU.
 const COUNTED: u64 = 1000;
+const SERVICE_INDEX: &str = "SERVICE_INDEX";
+/// Words of the service index of ABI 10.
+const INDEX_WORDS: usize = 149_510;
 
 /// Runs `test` with pins of ABI 10, whose program is on the loopback interface.
 fn with_old_pins(test: fn(&Pins)) {
@@ -41,7 +50,7 @@ fn with_old_pins(test: fn(&Pins)) {
     });
 }
 
-/// Makes the maps of ABI 10, which differ by their control map and totals.
+/// Makes the maps of ABI 10, which differ by their control map, totals and service index.
 fn make_old(old: &Pins) {
     old.create_version().unwrap();
     let mut program = loader::load(old, SIZES).unwrap();
@@ -55,6 +64,14 @@ fn make_old(old: &Pins) {
     let mut of_cpu = [0; 136];
     of_cpu[32 * Action::Forward as usize + Reason::ToServer as usize] = COUNTED;
     totals.set(0, PerCpuValues::try_from(vec![of_cpu; processors()]).unwrap(), 0).unwrap();
+    fs::remove_file(old.map(SOURCES)).unwrap();
+    let outer = MapData::from_fd(syscall::array_of_maps(SERVICE_INDEX, 8 * INDEX_WORDS, 1).unwrap()).unwrap();
+    let words: Box<[u64; INDEX_WORDS]> =
+        (0..INDEX_WORDS as u64).collect::<Box<[u64]>>().try_into().expect("the words");
+    let inner = syscall::array_of(words.as_ref()).unwrap();
+    syscall::update_batch(outer.fd().as_fd(), &[0], &[inner.as_raw_fd() as u32]).unwrap();
+    fs::remove_file(old.map(SERVICE_INDEX)).unwrap();
+    outer.pin(old.map(SERVICE_INDEX)).unwrap();
 }
 
 fn processors() -> usize {
@@ -121,6 +138,8 @@ fn finished_upgrade_has_the_flows_seeds_and_counters_of_the_old_version() {
         let control: Array<_, Control> = map(&pins.map(CONTROL)).try_into().unwrap();
         assert_eq!(control.get(&0, 0).unwrap(), Control { abi_version: ABI_VERSION, ..OLD });
         expect_totals(pins);
+        expect_index(pins);
+        assert_eq!(MapInfo::from_pin(pins.map(SOURCES)).unwrap().max_entries(), SIZES.flows / 4);
         assert!(Upgrade::begin(pins).unwrap().is_none());
     });
 }
@@ -288,6 +307,18 @@ fn pins_of_both_versions_are_removed_by_detach() {
     });
 }
 
+/// The old index is there, and has no local addresses.
+fn expect_index(pins: &Pins) {
+    let mut index = ServiceIndex::empty();
+    let outer = MapData::from_pin(pins.map(SERVICE_INDEX)).unwrap();
+    assert!(read_inner(&outer, 0, index.as_mut()).unwrap());
+    assert_eq!((index.seed, index.tunnel.v6.halves()[1]), (0, 5));
+    assert_eq!(index.locals, LocalAddresses::EMPTY);
+    assert_eq!(index.servers[0], 6);
+    let last = index.entries[INDEX_SLOTS - 1];
+    assert_eq!(last.address.halves()[0], INDEX_WORDS as u64 - 8);
+}
+
 fn expect_totals(pins: &Pins) {
     let totals: PerCpuArray<_, Totals> = map(&pins.map("TOTALS")).try_into().unwrap();
     let forwarded = |totals: &Totals| totals.packets[Action::Forward as usize][Reason::ToServer as usize];
@@ -304,6 +335,8 @@ fn maps_shared_with_older_versions_have_the_shapes_of_this_version() {
         }
         let changed = abi.changed.iter().map(|changed| changed.shape.name);
         let mut names: Vec<_> = abi.shared.iter().map(|shape| shape.name).chain(changed).collect();
+        // Flows of ABI 10 have no sources of their own.
+        names.push(SOURCES);
         let mut today = MAP_SHAPES.map(|shape| shape.name);
         names.sort_unstable();
         today.sort_unstable();

@@ -59,14 +59,11 @@ impl SequenceDraft<'_> {
         let mac = server.and_then(|server| server.hop).map_or(CLIENT_MACS[1], |hop| hop.peer);
         let (protocol, vip) = (listener.protocol, listener.at);
         match of_family {
-            Some(server) if choices.below(2) == 0 => Some(About {
-                protocol,
-                from: client,
-                to: server.at,
-                translated: [client, vip],
-                receiver: client.ip(),
-                mac,
-            }),
+            Some(server) if choices.below(2) == 0 => {
+                let from = self.source_of(choices, client, listener.mode).unwrap_or(client);
+                let (to, receiver) = (server.at, from.ip());
+                Some(About { protocol, from, to, translated: [client, vip], receiver, mac })
+            }
             _ => Some(About {
                 protocol,
                 from: vip,

@@ -1,0 +1,130 @@
+//! Source of a flow's packets towards the server, in place of the client endpoint, and the table by which replies find
+//! the flow.
+//!
+//! The flow-table entry holds the source, so client endpoint, server and source cannot be evicted separately. A word of
+//! the source table only leads to the entry, and counts for nothing once the entry has another source or none.
+
+use super::{Address, service::ServiceIndex, shared_word::SharedWord};
+use crate::hash::mix;
+
+/// Words of a bucket of the source table: one cache line.
+pub const BUCKET: usize = 8;
+/// Slots of the flow table for each bucket of the source table.
+pub const FLOWS_PER_BUCKET: u32 = 4;
+
+/// A bucket of the source table. An empty word is 0.
+pub type SourceBucket = [SharedWord; BUCKET];
+
+/// A local address and a port, or none.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Source(pub u32);
+
+impl Source {
+    /// The client endpoint is kept.
+    pub const NONE: Self = Self(0);
+    /// It has been decided that the client endpoint is kept.
+    pub const KEPT: Self = Self(1 << 26);
+    const CHOSEN: u32 = 1 << 24;
+    const CLAIMED: u32 = 1 << 25;
+
+    /// The local address in this slot of the table, and a port in network byte order. Packets do not use it before it is
+    /// claimed.
+    #[inline(always)]
+    pub const fn chosen(local: u8, port: u16) -> Self {
+        Self(port as u32 | (local as u32) << 16 | Self::CHOSEN)
+    }
+
+    /// The source once it belongs to one flow alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn claimed(self) -> Self {
+        Self(self.0 | Self::CLAIMED)
+    }
+
+    /// Whether it belongs to one flow alone.
+    #[inline(always)]
+    pub const fn is_claimed(self) -> bool {
+        self.0 & Self::CLAIMED != 0
+    }
+
+    /// Whether both are the same local address and port.
+    #[inline(always)]
+    pub const fn same(self, other: Self) -> bool {
+        (self.0 ^ other.0) & !Self::CLAIMED == 0
+    }
+
+    /// Slot of the local address.
+    #[inline(always)]
+    pub const fn local(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+
+    /// The port, in network byte order.
+    #[inline(always)]
+    pub const fn port(self) -> u16 {
+        self.0 as u16
+    }
+}
+
+/// Where the source table leads from a server endpoint, a source and a protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceKey(pub u64);
+
+impl SourceKey {
+    /// `server` is the server's [`ServiceIndex::server_hash`], `seed` that of the flow table.
+    #[inline(always)]
+    pub const fn new(server: u64, source: Source, protocol: u8, seed: u64) -> Self {
+        let end = source.port() as u64 | (source.local() as u64) << 16 | (protocol as u64) << 24;
+        Self(mix(mix(server ^ seed) ^ end))
+    }
+
+    /// As [`Self::new`], of the server with this address and port (network byte order).
+    #[inline(always)]
+    pub const fn of(address: &Address, port: u16, source: Source, protocol: u8, seed: u64) -> Self {
+        Self::new(ServiceIndex::server_hash(address, port), source, protocol, seed)
+    }
+
+    /// The bucket, which the caller reduces to the table's size.
+    #[inline(always)]
+    pub const fn bucket(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The word that leads to a slot of the flow table.
+    #[inline(always)]
+    pub const fn word(self, slot: u32) -> u64 {
+        (self.0 >> 32) << 32 | (slot as u64 + 1) & 0xffff_ffff
+    }
+
+    /// The slot of the flow table that a word leads to, if the word may be of this key.
+    #[inline(always)]
+    pub const fn slot_of(self, word: u64) -> Option<u32> {
+        if (word ^ self.0) >> 32 == 0 && word as u32 != 0 { Some(word as u32 - 1) } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_keeps_its_parts() {
+        let source = Source::chosen(255, 0xbb01);
+        assert_eq!((source.local(), source.port(), source.is_claimed()), (255, 0xbb01, false));
+        assert!(source.claimed().is_claimed() && source.claimed().same(source));
+        assert!(!source.same(Source::chosen(255, 0xbb02)) && !source.same(Source::chosen(254, 0xbb01)));
+        assert!(!source.same(Source::NONE) && !Source::NONE.is_claimed());
+    }
+
+    #[test]
+    fn words_lead_to_their_slot_alone() {
+        let key = |port| SourceKey::of(&Address::v4([10, 0, 0, 1]), 80, Source::chosen(3, port), 6, 7);
+        for slot in [0, 1, u32::MAX - 1] {
+            let word = key(1).word(slot);
+            assert_eq!(key(1).slot_of(word), Some(slot));
+            assert_eq!(key(2).slot_of(word), None);
+        }
+        assert_eq!(key(1).slot_of(0), None);
+    }
+}

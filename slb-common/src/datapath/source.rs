@@ -1,0 +1,153 @@
+//! Packets to a server whose source is translated: finds or chooses the flow's source (mode `full-nat`, and mode `nat`
+//! where the server would answer the client past SLB).
+//!
+//! A flow first tries its client's own port on each local address, then other ports. The first local address follows
+//! from the client's address: a flow whose entry was lost mostly gets its source again.
+
+use core::borrow::Borrow as _;
+
+use super::{
+    flows::{Claim, Flows, NOT_FOUND},
+    frame_calls::FrameCalls,
+    metadata::Metadata,
+    parse::Packet,
+    path::{Egress, PacketPath, Verdict, conclude},
+    path_calls::PathCalls,
+    refusal::Refusal,
+    tracked::found,
+};
+use crate::{
+    abi::{
+        backend::Backend,
+        family::Family,
+        flow::Client,
+        interface::Interface,
+        local_address::{Choices, MAX_CHOICES},
+        programs::TailCalled,
+        service::{IndexEntry, ServiceIndex, mode},
+        source::Source,
+        stats::Reason,
+    },
+    hash::mix,
+    opaque::masked,
+};
+
+/// Ports that a flow tries besides its client's own.
+const TRIES: u32 = 512;
+/// Of these, tries after which sources count as scarce.
+const PLENTY: u32 = 16;
+/// Distance of ports tried one after the other: a prime, so that it leads through all ports of a range.
+const STRIDE: u32 = 31_337;
+
+/// Finds or chooses the source of a packet whose server another program has selected.
+#[inline(always)]
+pub fn source<G: FrameCalls, T: PathCalls>(
+    head: &mut G,
+    ifindex: u32,
+    maps: &T,
+) -> Result<Verdict, TailCalled> {
+    let decided = decide(head, ifindex, maps);
+    conclude(decided, head, maps)
+}
+
+#[inline(always)]
+fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
+    let path = PacketPath::open(ifindex, maps)?;
+    let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
+    let packet = &metadata.borrow().packet;
+    let service = path.index.find(&packet.destination, packet.destination_port, packet.protocol);
+    let source = path.source_of(metadata.borrow(), service.ok_or(Refusal::UNMATCHED)?)?;
+    head.translate_source(source);
+    Err(Refusal::Next(TailCalled::Forward))
+}
+
+impl<T: PathCalls> PacketPath<'_, T, false> {
+    /// The source that a packet gets, or [`Source::KEPT`].
+    #[inline(always)]
+    fn source_of(&self, metadata: &Metadata, service: &IndexEntry) -> Result<Source, Refusal> {
+        let Self { index, maps, .. } = *self;
+        let (packet, selected) = (&metadata.packet, metadata.selection);
+        let flows = Flows::open(index, maps);
+        let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
+        let distance = maps.find_flow(&query, service.service);
+        let is_full_nat = service.mode == mode::FULL_NAT;
+        let entry = if distance == NOT_FOUND { None } else { found(&flows, &query, distance, service) };
+        // A RST begins no flow.
+        let Some(entry) = entry else {
+            return if is_full_nat { Err(Refusal::drop(Reason::Reset)) } else { Ok(Source::KEPT) };
+        };
+        if entry.flow.source.is_claimed() {
+            return Ok(entry.flow.source);
+        }
+        let backend = flows.live_backend(selected.server()).ok_or(Reason::NoServer)?;
+        let begins = selected.is_new() | packet.flags.is_syn();
+        if !is_full_nat && !(begins && self.answers_past_slb(packet, backend)) {
+            return Ok(Source::KEPT);
+        }
+        // The source may be that of a flow whose entry is still in the table that this one replaces.
+        if maps.is_resizing() {
+            return Err(Refusal::drop(Reason::NotReady));
+        }
+        let source = flows.give_source(&query, distance, &entry, |slot| self.choose(packet, backend, slot));
+        if source.is_claimed() { Ok(source) } else { Err(Refusal::drop(Reason::NoSourcePort)) }
+    }
+
+    /// Whether the server would answer a client past SLB: it is the client, or the client is on its link.
+    #[inline(always)]
+    fn answers_past_slb(&self, packet: &Packet, backend: &Backend) -> bool {
+        if backend.address.same(&packet.source) {
+            return true;
+        }
+        let link = self.maps.link_of_client(packet);
+        let Some(hop) = self.maps.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0 && link != 0)
+        else {
+            return false;
+        };
+        link == hop.ifindex || self.maps.interface(link).map_or(0, Interface::group) == hop.ifindex
+    }
+
+    /// Claims the first free source that a flow tries. `slot` is that of its entry.
+    #[inline(always)]
+    fn choose(&self, packet: &Packet, backend: &Backend, slot: u32) -> Source {
+        let locals = &self.index.locals;
+        let choices = locals.choices(if packet.source.is_v4() { Family::V4 } else { Family::V6 });
+        let server = ServiceIndex::server_hash(&backend.address, backend.port);
+        let [high, low] = packet.source.halves();
+        let first = mix(mix(high ^ self.index.seed) ^ low);
+        let claim = |source, is_scarce| {
+            self.maps.claim_source(slot, server, Claim::new(source, packet.protocol, is_scarce))
+        };
+        let own = u16::from_be(packet.source_port);
+        for n in 0..MAX_CHOICES as u32 {
+            let Some(local) = choice(choices, first, n).filter(|_| n < choices.count) else { break };
+            let address = &locals.slots[usize::from(local)];
+            let source = Source::chosen(local, packet.source_port);
+            if own >= address.first_port && own <= address.last_port && claim(source, false) {
+                return source.claimed();
+            }
+        }
+        let start = mix(first ^ u64::from(packet.source_port)) as u32;
+        for n in 0..TRIES {
+            let Some(local) = choice(choices, first, n) else { break };
+            let address = &locals.slots[usize::from(local)];
+            let (low, high) = (u32::from(address.first_port), u32::from(address.last_port));
+            let step = n.checked_div(choices.count).unwrap_or(0).wrapping_mul(STRIDE);
+            let port = low + start.wrapping_add(step) % (high.wrapping_sub(low) + 1).max(1);
+            let source = Source::chosen(local, (port as u16).to_be());
+            if claim(source, n >= PLENTY) {
+                return source.claimed();
+            }
+        }
+        Source::NONE
+    }
+}
+
+/// The choice that a client's flows try after `n` others; `None` if there is no choice.
+#[inline(always)]
+fn choice(choices: &Choices, first: u64, n: u32) -> Option<u8> {
+    if choices.count == 0 {
+        return None;
+    }
+    let at = (first as u32).wrapping_add(n) % choices.count;
+    Some(choices.slots[masked::<MAX_CHOICES>(at.into())])
+}
