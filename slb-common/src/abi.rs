@@ -7,6 +7,7 @@
 //! - The daemon changes single aligned words while packets flow, or replaces a whole entry.
 //! - Any change of a layout or its meaning raises [`ABI_VERSION`], which is part of the pins' path.
 
+pub mod access_list;
 pub mod announce;
 pub mod backend;
 pub mod control;

@@ -27,6 +27,7 @@
 //! - Maps and kernel helpers are reached through [`maps::Maps`] alone, BPF subprograms through the traits above it:
 //!   [`flow_calls`], [`schedule_calls`], [`path_calls`], and through [`frame_calls`].
 
+pub mod access;
 pub mod embedded;
 pub mod flow_calls;
 #[cfg(any(test, feature = "user"))]

@@ -1,11 +1,11 @@
 //! The maps. Their names are part of the pins' paths. The loader sets the sizes that the configuration decides.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LruHashMap, PerCpuArray, ProgramArray},
+    btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray},
     macros::btf_map,
 };
 use slb_common::abi::{
-    DEFAULT_BACKENDS, MAX_INTERFACES, MAX_LOOKUP_TABLES, MAX_SERVICES,
+    DEFAULT_BACKENDS, MAX_INTERFACES, MAX_LOOKUP_TABLES, MAX_SERVICES, access_list,
     backend::{Backend, NextHop},
     control::Control,
     flow::WORDS,
@@ -39,6 +39,10 @@ pub(crate) static LOOKUP_TABLES: ArrayOfMaps<Array<LookupTable, 1>, { MAX_LOOKUP
 pub(crate) static BACKENDS: Array<Backend, { DEFAULT_BACKENDS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static NEXT_HOPS: Array<NextHop, { 2 * DEFAULT_BACKENDS as usize + 1 }> = Array::new();
+/// Networks of access lists, by [`AccessKey`](slb_common::abi::access_list::AccessKey).
+#[btf_map]
+pub(crate) static ACCESS_LISTS: LpmTrie<[u32; 5], u32, { access_list::MAX_ENTRIES as usize }> =
+    LpmTrie::new();
 #[btf_map]
 pub(crate) static FLOWS: Array<[SharedWord; WORDS], 1024, MMAPABLE> = Array::new();
 /// Slots of [`FLOWS`] less one, as the loader sets it. A constant of each program, so that a program over one flow

@@ -3,9 +3,11 @@
 
 use core::ptr::null_mut;
 
-use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_jiffies64};
+use aya_ebpf::{bindings::xdp_md, btf_maps::lpm_trie::Key, helpers::generated::bpf_jiffies64};
 use slb_common::{
     abi::{
+        Address,
+        access_list::AccessKey,
         backend::{Backend, NextHop},
         flow::{Client, ClientPath, FlowEntry},
         fragment::{FragmentKey, FragmentRecord},
@@ -17,6 +19,7 @@ use slb_common::{
         stats::{Action, Counters, GeneratedPacket, REASONS},
     },
     datapath::{
+        access,
         flow_calls::FlowCalls,
         flows::{self, Claim, Query},
         insert::{self, NewFlow},
@@ -33,9 +36,9 @@ use slb_common::{
 
 use crate::{
     maps::{
-        BACKEND_COUNTERS, BACKENDS, CONNECTIONS, CONTROL, FLOW_MASK, FLOWS, FRAGMENTS, INTERFACE_TABLE,
-        INTERFACES, LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, RESIZING, ROUND_ROBIN, SERVICE_COUNTERS,
-        SERVICE_INDEX, SERVICES, SOURCES, TOTALS,
+        ACCESS_LISTS, BACKEND_COUNTERS, BACKENDS, CONNECTIONS, CONTROL, FLOW_MASK, FLOWS, FRAGMENTS,
+        INTERFACE_TABLE, INTERFACES, LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, RESIZING, ROUND_ROBIN,
+        SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, SOURCES, TOTALS,
     },
     route,
 };
@@ -65,6 +68,12 @@ impl Maps for BpfMaps {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<&Backend> {
         BACKENDS.get(id)
+    }
+
+    #[inline(always)]
+    fn is_listed(&self, access_list: u32, client: &Address) -> bool {
+        let [high, low] = client.halves();
+        slb_is_listed(access_list.into(), high, low) != 0
     }
 
     #[inline(always)]
@@ -286,6 +295,11 @@ impl ScheduleCalls for BpfMaps {
 
 impl PathCalls for BpfMaps {
     #[inline(always)]
+    fn source_refusal(&self, packet: &Packet, service: &IndexEntry) -> u32 {
+        opaque(slb_source_refusal(packet, service)) as u32
+    }
+
+    #[inline(always)]
     fn unmatched(&self, packet: &Packet, reason: u32) -> UnmatchedDecision {
         UnmatchedDecision(opaque(slb_unmatched(packet, reason.into())))
     }
@@ -334,6 +348,17 @@ fn add(counters: Option<*mut Counters>, direction: Direction, bytes: usize, new_
 extern "C" fn slb_is_own_mac(key: u64) -> u64 {
     // SAFETY: the value is not read.
     unsafe { OWN_MACS.get(key) }.is_some().into()
+}
+
+/// Whether a network on an access list has the client. The key lies in a stack frame of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_is_listed(access_list: u64, high: u64, low: u64) -> u64 {
+    let client = Address([high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32]);
+    let key = AccessKey::client(access_list as u32, &client);
+    // SAFETY: both types are a prefix length and the words of the same key, without padding.
+    let key = unsafe { &*(&raw const key).cast::<Key<[u32; 5]>>() };
+    ACCESS_LISTS.get(key).is_some().into()
 }
 
 /// [`route::to_client`].
@@ -410,6 +435,17 @@ scheduling!(slb_set_affinity(conflicts, chosen) = schedule::set_affinity, confli
 extern "C" fn slb_unmatched(packet: *const Packet, reason: u64) -> u64 {
     // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
     unsafe { packet.as_ref() }.map_or(0, |packet| unmatched::decide(packet, reason as u32, &BPF_MAPS).0)
+}
+
+/// [`access::source_refusal`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_source_refusal(packet: *const Packet, service: *const IndexEntry) -> u64 {
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    match unsafe { (packet.as_ref(), service.as_ref()) } {
+        (Some(packet), Some(service)) => access::source_refusal(packet, service, &BPF_MAPS).into(),
+        _ => 0,
+    }
 }
 
 /// [`flows::find_slot`].

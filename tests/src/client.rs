@@ -50,6 +50,18 @@ impl Client {
         Self { namespace: topology.client.clone(), v4: sources(Family::V4), v6: sources(Family::V6) }
     }
 
+    /// The client with those of its addresses alone for which `is_used` holds: at least one of each family.
+    #[must_use]
+    pub fn with_addresses(self, is_used: impl Fn(&IpAddr) -> bool) -> Self {
+        let used = |all: &[IpAddr]| all.iter().copied().filter(|address| is_used(address)).collect();
+        Self { v4: used(&self.v4), v6: used(&self.v6), namespace: self.namespace }
+    }
+
+    /// Its addresses of both families.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.iter().chain(self.v6.iter()).copied()
+    }
+
     /// Makes `count` exchanges with `target`, `concurrency` at a time, from the client addresses in turn. An HTTP
     /// exchange has its own TCP connection, a UDP exchange its own client port.
     ///

@@ -11,7 +11,7 @@ use std::{
 pub use listener::{
     CHECK_INTERVAL, CHECK_TIMEOUT, HealthCheck, Listener, LoadBalancer, Mode, UNHEALTHY_THRESHOLD,
 };
-pub use parts::{Group, ListenerSettings, Pair, Target};
+pub use parts::{AccessList, Group, ListenerSettings, Pair, Target};
 
 use crate::{
     net::{Family, Topology},
@@ -100,6 +100,8 @@ pub struct Plan {
     pub scheduler: Option<&'static str>,
     /// `session_persistence` of all listeners; `None` for the default.
     pub session_persistence: Option<&'static str>,
+    /// Access list of all listeners of services; `None` for none.
+    pub access: Option<AccessList>,
 }
 
 /// Names that may change while flows stay.
@@ -196,6 +198,7 @@ impl Plan {
             established_timeout: None,
             scheduler: None,
             session_persistence: None,
+            access: None,
         }
     }
 
@@ -231,6 +234,7 @@ impl Plan {
         }
         self.groups.iter().for_each(|group| text += &group.to_string());
         self.pairs.iter().for_each(|pair| text += &pair.to_string());
+        self.access.iter().for_each(|list| text += &list.to_string());
         text
     }
 
@@ -293,6 +297,7 @@ impl Plan {
             established_timeout: self.established_timeout.filter(|_| service.protocol() == "tcp"),
             scheduler: settings.scheduler.or(self.scheduler),
             session_persistence: self.session_persistence,
+            access: self.access.clone(),
             on_no_healthy: settings.on_no_healthy,
             state: settings.state,
             ..Listener::new(

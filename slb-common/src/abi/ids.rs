@@ -72,6 +72,16 @@ impl NextHopId {
     pub const NONE: Self = Self(0);
 }
 
+id! {
+    /// Id of an access list, up to [`MAX_LISTS`](super::access_list::MAX_LISTS), or [`Self::EMPTY`].
+    AccessListId
+}
+
+impl AccessListId {
+    /// The list without networks. It is in no map.
+    pub const EMPTY: Self = Self(0);
+}
+
 /// Tag of a service: [`Handle::tag`], by which flows and the index name it. Tags are reused much later than ids.
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

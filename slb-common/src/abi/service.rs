@@ -2,7 +2,7 @@
 
 use super::{
     Address, Handle, MAX_SERVICES, NAME_LEN,
-    ids::{ServiceId, ServiceTag, TableId},
+    ids::{AccessListId, ServiceId, ServiceTag, TableId},
     local_address::LocalAddresses,
     mode::Mode,
     policy_set::PolicySet,
@@ -38,8 +38,10 @@ pub struct Service {
     /// When [`policy::BY_CLIENT`] changed, in seconds since boot (`CLOCK_BOOTTIME`); 0 outside a hash-function
     /// transition. For the daemon.
     pub hash_changed_at: u32,
+    /// Access list, with [`policy::ALLOW_LISTED`] or [`policy::DENY_LISTED`].
+    pub access_list: u32,
     /// Keeps the size a power of two.
-    pub reserved: [u32; 4],
+    pub reserved: [u32; 3],
     /// Name of the load balancer. For tools.
     pub load_balancer: [u8; NAME_LEN],
     /// Name of the listener. For tools.
@@ -61,7 +63,8 @@ impl Default for Service {
             policy: 0,
             persistence: 0,
             hash_changed_at: 0,
-            reserved: [0; 4],
+            access_list: 0,
+            reserved: [0; 3],
             load_balancer: [0; NAME_LEN],
             listener: [0; NAME_LEN],
             group: [0; NAME_LEN],
@@ -149,6 +152,11 @@ pub mod policy {
     /// With [`TRACK`].
     pub const PINNED_ELSEWHERE: u32 = ROUND_ROBIN | LEAST_CONNECTIONS | PERSIST;
 
+    /// Only clients on the access list reach the service.
+    pub const ALLOW_LISTED: u32 = 1024;
+    /// Clients on the access list do not reach the service.
+    pub const DENY_LISTED: u32 = 2048;
+
     // The following are policies of a VIP, in its entry with an ICMP protocol and port 0. Without any of them it
     // answers echo requests, and unmatched packets are passed to the kernel.
 
@@ -206,8 +214,10 @@ pub struct IndexEntry {
     pub reserved: u8,
     /// Session persistence in seconds after the client's last flow.
     pub persistence: u16,
+    /// Access list, with [`policy::ALLOW_LISTED`] or [`policy::DENY_LISTED`].
+    pub access_list: u32,
     /// Keeps the size a power of two.
-    pub unused: [u32; 3],
+    pub unused: [u32; 2],
 }
 
 impl IndexEntry {
@@ -244,6 +254,23 @@ impl IndexEntry {
     /// [`Mode::sees_replies`] of its mode.
     pub fn sees_replies(&self) -> bool {
         self.mode().is_some_and(Mode::sees_replies)
+    }
+
+    /// Its access list; the empty one if it has none.
+    pub const fn access_list_id(&self) -> AccessListId {
+        AccessListId::new(self.access_list)
+    }
+
+    /// Whether it has an access list.
+    #[inline(always)]
+    pub const fn has_access_list(&self) -> bool {
+        self.policy & (policy::ALLOW_LISTED | policy::DENY_LISTED) != 0
+    }
+
+    /// Whether its access list denies a client. `is_listed`: a network on the list has the client.
+    #[inline(always)]
+    pub const fn denies(&self, is_listed: bool) -> bool {
+        is_listed != (self.policy & policy::ALLOW_LISTED != 0)
     }
 
     /// Id of the service.

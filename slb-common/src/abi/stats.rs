@@ -106,6 +106,8 @@ named_enum! {
     ForgedIcmp = "forged_icmp",
     /// No local address has a free port towards the server (mode `full-nat`).
     NoSourcePort = "no_source_port",
+    /// From a client that the listener's access list denies.
+    AccessDenied = "access_denied",
 }
 
 /// Size of the arrays by reason, a power of two.

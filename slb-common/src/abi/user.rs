@@ -1,6 +1,7 @@
 //! Marks the layouts as plain data for aya's typed maps.
 
 use super::{
+    access_list::AccessKey,
     announce::{AnnouncedVip, Announcement},
     backend::{Backend, NextHop},
     control::Control,
@@ -22,6 +23,7 @@ macro_rules! pod {
 }
 
 pod!(
+    AccessKey,
     AnnouncedVip,
     Announcement,
     Backend,

@@ -3,6 +3,7 @@
 
 use super::parse::Packet;
 use crate::abi::{
+    Address,
     backend::{Backend, NextHop},
     flow::{ClientPath, FlowEntry},
     fragment::{FragmentKey, FragmentRecord},
@@ -33,6 +34,8 @@ pub trait Maps: Sized {
     fn lookup_table(&self, id: u32) -> Option<&LookupTable>;
     /// A server by its id.
     fn backend(&self, id: u32) -> Option<&Backend>;
+    /// Whether a network on an access list has the client.
+    fn is_listed(&self, access_list: u32, client: &Address) -> bool;
     /// A next hop by its id.
     fn next_hop(&self, id: u32) -> Option<&NextHop>;
     /// Slots of the flow table less one; their number is a power of two.

@@ -1,6 +1,7 @@
 //! Steps of the slow path. Each is a BPF subprogram.
 
 use super::{
+    access,
     insert::{self, NewFlow},
     parse::Packet,
     schedule_calls::ScheduleCalls,
@@ -11,6 +12,10 @@ use crate::abi::{flow::ClientPath, service::IndexEntry};
 
 /// Everything that the packet path calls: maps, and all its BPF subprograms.
 pub trait PathCalls: ScheduleCalls {
+    /// [`access::source_refusal`], a BPF subprogram.
+    fn source_refusal(&self, packet: &Packet, service: &IndexEntry) -> u32 {
+        access::source_refusal(packet, service, self)
+    }
     /// [`unmatched::decide`], a BPF subprogram.
     fn unmatched(&self, packet: &Packet, reason: u32) -> UnmatchedDecision {
         unmatched::decide(packet, reason, self)

@@ -3,6 +3,7 @@
 use core::borrow::Borrow as _;
 
 use super::{
+    access,
     frame_calls::FrameCalls,
     icmp_error::{IcmpError, IcmpMessage},
     macs::macs,
@@ -43,9 +44,11 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     if path.roles & CLIENT == 0 {
         return Err(Refusal::drop(Reason::WrongInterface));
     }
-    // The fast path checks untracked flows. For tracked flows this is the check when the flow begins.
-    if path.index.is_martian(&packet.source) {
-        return Err(Refusal::drop(Reason::MartianSource));
+    // The fast path checks access lists too, and martian sources of untracked flows. For tracked flows this is the check
+    // when the flow begins.
+    match maps.source_refusal(packet, service) {
+        access::ADMITTED => {}
+        reason => return Err(Refusal::Drop(reason)),
     }
     path.to_server::<true, G>(head, packet, service)
 }
@@ -60,6 +63,10 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         service: &IndexEntry,
     ) -> Result<Egress, Refusal> {
         let Self { ifindex, index, maps, .. } = *self;
+        // Before the hop limit: a denied client receives no answer.
+        if FAST {
+            access::check_fast(packet, service, index, maps)?;
+        }
         let mode = service.mode;
         if FAST && !SOURCE && mode == mode::FULL_NAT {
             return Err(Refusal::Next(TailCalled::FullNat));

@@ -71,6 +71,8 @@ pub enum ApiObjectKind {
     Server,
     /// A primary/secondary server group.
     PrimarySecondaryGroup,
+    /// An access list.
+    AccessList,
 }
 
 /// Which object it is.

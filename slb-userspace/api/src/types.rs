@@ -339,6 +339,9 @@ pub struct ApiListener {
     /// Its id, which outlives a rename; only the daemon knows it.
     #[serde(default)]
     pub server_group_id: Option<String>,
+    /// Its access list; `None` lets every client in.
+    #[serde(default)]
+    pub access_list: Option<ApiAccessList>,
     /// Traffic of this listener.
     pub counters: ApiCounters,
     /// Flows now; `None` where flows are untracked (modes `dsr` and `ipip`).
@@ -350,6 +353,26 @@ pub struct ApiListener {
     /// Its servers; none if it is stopped. Listeners with equal servers, ports and health check share servers and their
     /// counters.
     pub servers: Vec<ApiServer>,
+}
+
+/// The access list of a listener. Packets of denied clients count under the reason `access_denied`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiAccessList {
+    /// Its name; only the daemon knows it.
+    pub name: Option<String>,
+    /// What it means to be on the list.
+    #[serde(rename = "type")]
+    pub kind: ApiAccessListKind,
+}
+
+/// What it means for a client to be on an access list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ApiAccessListKind {
+    /// Only clients on the list reach the listener.
+    White,
+    /// Clients on the list do not reach the listener.
+    Black,
 }
 
 /// An outage: no server receives new flows of a listener.

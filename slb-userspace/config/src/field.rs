@@ -14,6 +14,7 @@ use super::{
 };
 
 pub(super) mod address;
+mod network;
 
 /// The word for a disabled duration.
 pub(super) const OFF: &str = "off";

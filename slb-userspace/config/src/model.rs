@@ -12,11 +12,13 @@ use std::{
 pub use slb_common::abi::mode::Mode;
 use slb_common::abi::protocol::IpProtocol;
 
+pub use access::{AccessList, AccessListKind, ListenerAccess, Networks};
 pub use check::{
     CertificateCheck, CheckKind, DEFAULT_WINDOW, ExpectedStatus, HealthCheck, HttpCheck, HttpMethod,
     PassiveCheck, TlsCheck, UdpCheck,
 };
 
+mod access;
 mod check;
 
 /// A whole configuration.
@@ -30,6 +32,8 @@ pub struct Config {
     pub server_groups: Vec<ServerGroup>,
     /// Primary/secondary server groups, in the order of the file.
     pub primary_secondary_groups: Vec<PrimarySecondaryGroup>,
+    /// Access lists, in the order of the file. Names are unique.
+    pub access_lists: Vec<AccessList>,
 }
 
 /// Settings of the daemon itself.
@@ -206,6 +210,8 @@ pub struct Listener {
     pub scheduler: Scheduler,
     /// Time after a client's last flow in which its new flows go to the same server; `None` for off. 1 s to 3,600 s.
     pub session_persistence: Option<Duration>,
+    /// Its access list; `None` lets every client in.
+    pub access: Option<ListenerAccess>,
 }
 
 /// What chooses the server of a new flow.

@@ -13,6 +13,7 @@ use super::{
     raw, syntax,
 };
 
+mod access_list;
 mod daemon;
 mod families;
 mod group;
@@ -86,8 +87,12 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
         .map(|table| primary_secondary::build(checker, table, &vips, &mut group_ids))
         .collect();
 
+    let lists = &document.access_list.0;
+    let list_index = access_list::AccessListIndex::collect(checker, lists);
+    let access_lists: Vec<_> = lists.iter().map(|table| access_list::build(checker, table)).collect();
+
     let (mut names, mut ids) = (HashMap::new(), UsedIds::default());
-    let (mut used, mut used_pairs) = (HashSet::new(), HashSet::new());
+    let (mut used, mut used_pairs, mut used_lists) = (HashSet::new(), HashSet::new(), HashSet::new());
     let mut load_balancers = Vec::new();
     let tunnels = daemon.as_ref().map(|daemon| daemon.tunnel_addresses.iter().collect());
     let locals = daemon.as_ref().map(|daemon| daemon.local_addresses.iter().collect());
@@ -101,6 +106,8 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
             locals,
             used: &mut used,
             used_pairs: &mut used_pairs,
+            lists: &list_index,
+            used_lists: &mut used_lists,
             names: &mut names,
             ids: &mut ids,
         };
@@ -108,6 +115,7 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
     }
     groups.warn_of_unused(checker, &used);
     pair_index.warn_of_unused(checker, &used_pairs);
+    list_index.warn_of_unused(checker, &used_lists);
     ignored_weights::warn(checker, document);
     if document.load_balancer.0.is_empty() {
         checker.note(
@@ -120,5 +128,6 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
         load_balancers: load_balancers.into_iter().collect::<Option<_>>()?,
         server_groups: server_groups.into_iter().collect::<Option<_>>()?,
         primary_secondary_groups: primary_secondary_groups.into_iter().collect::<Option<_>>()?,
+        access_lists: access_lists.into_iter().collect::<Option<_>>()?,
     })
 }

@@ -27,6 +27,16 @@ pub(super) struct RawDocument {
     pub(super) server_group: List<RawTable<RawServerGroup>>,
     #[serde(default)]
     pub(super) primary_secondary_group: List<RawTable<RawPrimarySecondaryGroup>>,
+    #[serde(default)]
+    pub(super) access_list: List<RawTable<RawAccessList>>,
+}
+
+/// `[[access_list]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAccessList {
+    pub(super) name: Option<Value>,
+    pub(super) entries: Option<Spanned<List<Value>>>,
 }
 
 /// `[daemon]`.
@@ -106,6 +116,8 @@ pub(super) struct RawListener {
     pub(super) unknown_datagrams: Option<Value>,
     pub(super) drain_timeout: Option<Value>,
     pub(super) established_timeout: Option<Value>,
+    pub(super) access_list: Option<Value>,
+    pub(super) access_list_type: Option<Value>,
     pub(super) health_check: Option<RawTable<RawHealthCheck>>,
 }
 

@@ -1,6 +1,7 @@
 //! Tests from text to model.
 
 mod accepted;
+mod access_lists;
 mod broken;
 mod mutated;
 mod warned;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: only the event loop applies operations, and only the GC thread writes the flow table.
 
+pub mod access_list;
 pub mod digest;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;

@@ -15,8 +15,8 @@ use slb_common::abi::{
 };
 
 use super::model::{
-    Desired, DesiredPool, DesiredServer, DesiredService, HealthVerdict, ListenerId, ServerRoute, health_of,
-    resolved_next_hop,
+    Desired, DesiredAccess, DesiredPool, DesiredServer, DesiredService, HealthVerdict, ListenerId,
+    ServerRoute, health_of, resolved_next_hop,
 };
 use super::{
     failover::Failover,
@@ -32,8 +32,8 @@ use crate::{
     outlier_detection::EjectionPolicy,
 };
 use slb_config::model::{
-    Config, HealthCheck, Listener, ListenerTarget as Servers, LoadBalancer, Mode, Name, OnNoHealthy,
-    Protocol, Scheduler, Tracking, UnknownDatagrams, Unmatched,
+    AccessListKind, Config, HealthCheck, Listener, ListenerAccess, ListenerTarget as Servers, LoadBalancer,
+    Mode, Name, OnNoHealthy, Protocol, Scheduler, Tracking, UnknownDatagrams, Unmatched,
 };
 
 /// Observations, besides the configuration. `None` means that nothing of the kind is known.
@@ -91,6 +91,7 @@ pub fn desired(config: &Config, observations: ObservedInputs<'_>) -> Desired {
         services
             .extend(balancer.addresses.iter().filter_map(|address| vip(balancer, *address, observations)));
         for listener in balancer.running() {
+            let access = access(config, listener);
             for address in &balancer.addresses {
                 let side =
                     observations.failover.map_or(Side::Primary, |failover| failover.side(listener, *address));
@@ -110,7 +111,8 @@ pub fn desired(config: &Config, observations: ObservedInputs<'_>) -> Desired {
                     pools.push(pool(&members, balancer, listener, family, side, observations));
                     pools.len() - 1
                 });
-                services.push(service(balancer, listener, *address, pool));
+                let access = access.clone();
+                services.push(DesiredService { access, ..service(balancer, listener, *address, pool) });
             }
         }
     }
@@ -273,7 +275,15 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
         mode: listener.mode,
         policies: policies_of(listener),
         persistence: listener.session_persistence.unwrap_or_default(),
+        access: None,
     }
+}
+
+fn access(config: &Config, listener: &Listener) -> Option<DesiredAccess> {
+    let ListenerAccess { list, kind } = listener.access.as_ref()?;
+    let list = config.access_lists.iter().find(|access_list| access_list.name == *list);
+    // The configuration has every list that it names.
+    Some(DesiredAccess { networks: list.map(|list| list.networks.clone()).unwrap_or_default(), kind: *kind })
 }
 
 fn policies_of(listener: &Listener) -> PolicySet {
@@ -291,6 +301,10 @@ fn policies_of(listener: &Listener) -> PolicySet {
     } | match listener.session_persistence {
         None => 0,
         Some(_) => policy::PERSIST,
+    } | match listener.access.as_ref().map(|access| access.kind) {
+        None => 0,
+        Some(AccessListKind::White) => policy::ALLOW_LISTED,
+        Some(AccessListKind::Black) => policy::DENY_LISTED,
     };
     let policies = PolicySet::new(bits);
     if policies.has(policy::PINNED_ELSEWHERE) { policies.with(policy::TRACK) } else { policies }
@@ -321,6 +335,7 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, observations: ObservedInputs<'_
         mode: Mode::Nat,
         policies: PolicySet::new(echo | unmatched),
         persistence: Duration::ZERO,
+        access: None,
     })
 }
 

@@ -49,12 +49,18 @@ pub fn diff(actual: &MapState, desired: &MapState) -> Vec<Operation> {
             is_new: actual.services.get(&id).is_none_or(|old| old.handle != service.handle),
         }
     }));
+    operations.extend(
+        changed(&actual.access_lists, &desired.access_lists)
+            .map(|(id, networks)| Operation::PutAccessList(id, networks.clone())),
+    );
     if actual.index != desired.index {
         operations.push(Operation::PutIndex(desired.index.clone()));
     }
     let switched = operations.len();
     operations.extend(removed(&actual.services, &desired.services).map(Operation::ClearService));
     operations.extend(removed(&actual.tables, &desired.tables).map(Operation::ClearTable));
+    let lists = removed(&actual.access_lists, &desired.access_lists);
+    operations.extend(lists.map(|id| Operation::ClearAccessList(id, actual.access_lists[&id].clone())));
     if !terminating.is_empty() {
         operations.push(Operation::PutBackends(terminating));
     }
@@ -81,6 +87,7 @@ const fn clears(operation: &Operation) -> bool {
             | Operation::ClearTable(_)
             | Operation::ClearBackend(_)
             | Operation::ClearNextHop(_)
+            | Operation::ClearAccessList(..)
     )
 }
 

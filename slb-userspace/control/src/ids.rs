@@ -3,6 +3,7 @@
 //! Existing objects keep their ids and handles, so their flows continue. Each new use of an id gets its own generation.
 //! An id that the maps still hold, or that an entry in them names, is not reused.
 
+mod access_lists;
 mod local_addresses;
 mod servers;
 
@@ -18,7 +19,7 @@ use slb_common::{
         Handle, MAX_SERVICES,
         backend::NextHop,
         flow::idle_units,
-        ids::{BackendId, NextHopId, ServiceId, TableId},
+        ids::{AccessListId, BackendId, NextHopId, ServiceId, TableId},
         pad_name,
         service::{IndexEntry, Service},
         time::BootSecs,
@@ -29,6 +30,7 @@ use slb_common::{
 
 use slb_config::model::Scheduler;
 
+use self::access_lists::AccessLists;
 use self::servers::{ActualServers, PoolTable, ServerAssignment};
 use super::model::key_of;
 use super::{drain, hash_transition::hash_transition, model::Desired};
@@ -132,7 +134,9 @@ pub fn assign(
     let answers = servers.answers();
     let ServerAssignment { backends, kept, mut steps, .. } = servers;
     state.backends = backends.into_iter().map(|(_, id, backend)| (id, backend)).chain(kept).collect();
-    state.services = services(desired, actual, &tables, inputs.now, &mut ids, &mut steps)?;
+    let lists = AccessLists::assign(desired, actual)?;
+    state.services = services(desired, actual, &tables, &lists, inputs.now, &mut ids, &mut steps)?;
+    state.access_lists = lists.into_map();
     let entries = state.services.iter().map(|(id, service)| (*id, entry(service, desired.seed))).collect();
     state.index = IndexContent {
         hz: limits.hz,
@@ -152,6 +156,7 @@ fn services(
     desired: &Desired,
     actual: &MapState,
     tables: &[TableId],
+    lists: &AccessLists,
     now: BootSecs,
     ids: &mut IdAllocator,
     steps: &mut Vec<BootSecs>,
@@ -174,6 +179,7 @@ fn services(
             now,
         );
         steps.extend(end);
+        let access = desired_service.access.as_ref();
         let service = Service {
             address: to_address(desired_service.address),
             port: desired_service.port.to_be(),
@@ -185,6 +191,7 @@ fn services(
             handle,
             lookup_table: desired_service.pool.map_or(TableId::NONE, |pool| tables[pool]).index(),
             idle_timeout,
+            access_list: access.map_or(AccessListId::EMPTY, |access| lists.id_of(&access.networks)).index(),
             load_balancer: pad_name(&desired_service.load_balancer),
             listener: pad_name(&desired_service.listener),
             group: pad_name(desired_service.group.as_deref().unwrap_or_default()),
@@ -224,6 +231,7 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
         policy: service.policy,
         idle: idle_units(service.idle_timeout),
         persistence: service.persistence as u16,
+        access_list: service.access_list,
         ..IndexEntry::default()
     }
 }

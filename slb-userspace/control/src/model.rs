@@ -15,7 +15,7 @@ use slb_common::abi::{
     protocol::IpProtocol,
     service::{Service, Tunnel},
 };
-use slb_config::model::{Id, Listener, LoadBalancer, Mode, Scheduler, TableSize};
+use slb_config::model::{AccessListKind, Id, Listener, LoadBalancer, Mode, Networks, Scheduler, TableSize};
 
 use crate::{dataplane::state::to_ip, inputs::Target, outlier_detection::EjectionPolicy};
 
@@ -136,6 +136,17 @@ pub struct DesiredService {
     pub policies: PolicySet,
     /// Time that session persistence lasts after a client's last flow; 0 without it.
     pub persistence: Duration,
+    /// Its access list; `None` lets every client in, and for the VIP itself.
+    pub access: Option<DesiredAccess>,
+}
+
+/// The access list of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredAccess {
+    /// Networks on the list.
+    pub networks: Networks,
+    /// What it means to be on the list.
+    pub kind: AccessListKind,
 }
 
 /// A server pool: the servers of one server table, with the settings that they share. In mode `nat` all have one

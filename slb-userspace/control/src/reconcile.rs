@@ -293,6 +293,8 @@ fn operation_name(operation: &Operation) -> &'static str {
         Operation::RemoveInterface(_) => "RemoveInterface",
         Operation::PutNextHop(..) => "PutNextHop",
         Operation::ClearNextHop(_) => "ClearNextHop",
+        Operation::PutAccessList(..) => "PutAccessList",
+        Operation::ClearAccessList(..) => "ClearAccessList",
         Operation::PutBackends(_) => "PutBackends",
         Operation::ClearBackend(_) => "ClearBackend",
         Operation::PutTables(_) => "PutTables",

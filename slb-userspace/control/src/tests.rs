@@ -1,5 +1,6 @@
 //! The control plane from configuration to data plane, without kernel, clock or sockets.
 
+mod access_lists;
 mod digests;
 mod flush;
 mod gc_passes;

@@ -26,9 +26,10 @@ use crate::{
 use slb_api::{
     client,
     types::{
-        ApiHealth, ApiInterfaceRole, ApiListener, ApiOutage, ApiOverride, ApiPendingChange, ApiRunState,
-        ApiServer, ApiSourcePorts, AttachMode, ConfigurationStatus, DaemonStatus, DrainStatus,
-        FlowTableStatus, InactiveInterface, InterfaceLosses, Requester, Status, VipStatus,
+        ApiAccessList, ApiAccessListKind, ApiHealth, ApiInterfaceRole, ApiListener, ApiOutage, ApiOverride,
+        ApiPendingChange, ApiRunState, ApiServer, ApiSourcePorts, AttachMode, ConfigurationStatus,
+        DaemonStatus, DrainStatus, FlowTableStatus, InactiveInterface, InterfaceLosses, Requester, Status,
+        VipStatus,
     },
 };
 use slb_common::abi::ABI_VERSION;
@@ -304,12 +305,13 @@ fn heading(balancer: &str, listener: &ApiListener) -> String {
         ApiRunState::Stopped => "stopped".to_owned(),
     };
     format!(
-        "{balancer}/{} {} {} -> {} ({}): {traffic}",
+        "{balancer}/{} {} {} -> {} ({}{}): {traffic}",
         listener.name,
         listener.protocol,
         addresses.join(", "),
         listener.server_group.as_deref().unwrap_or("default server group"),
         listener.mode,
+        listener.access_list.as_ref().map_or_else(String::new, access_list),
     )
 }
 
@@ -326,6 +328,16 @@ fn source_ports(listener: &ApiListener) -> String {
             "source ports: at most {used} of {most} used ({share:.1} %), of {local_address} to {server}\n"
         )
     })
+}
+
+/// The access list of a listener, after its mode.
+fn access_list(list: &ApiAccessList) -> String {
+    let kind = match list.kind {
+        ApiAccessListKind::White => "white",
+        ApiAccessListKind::Black => "black",
+    };
+    let name = list.name.as_ref().map_or_else(String::new, |name| format!(" {name}"));
+    format!("; {kind} list{name}")
 }
 
 /// VIPs without a server that receives new flows.
@@ -480,6 +492,7 @@ mod tests {
                 addresses: Vec::new(),
                 server_group: None,
                 server_group_id: None,
+                access_list: None,
                 counters: ApiCounters::default(),
                 current_flows: Some(0),
                 digest: None,

@@ -6,6 +6,7 @@
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the flow table relies on the order of loads and stores of x86-64: see slb_common::abi::flow");
 
+mod access_lists;
 pub mod answers;
 mod bpffs;
 mod btf;

@@ -36,6 +36,7 @@ macro_rules! same_variants {
 same_variants!(api_kind, kind: ObjectKind, ApiObjectKind {
     Configuration, Daemon, Interface, LoadBalancer, Listener, DefaultServer, ServerGroup, Server,
     PrimarySecondaryGroup,
+    AccessList,
 });
 same_variants!(api_action, action: ChangeAction, ApiChangeAction { Added, Removed, Changed, Reordered });
 

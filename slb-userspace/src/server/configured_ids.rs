@@ -1,8 +1,8 @@
-//! Ids of configured objects by their names, which is what the maps hold.
+//! Ids of configured objects, and names of access lists, by names of objects, which is what the maps hold.
 
 use std::collections::BTreeMap;
 
-use slb_config::model::{Config, Id};
+use slb_config::model::{Config, Id, Name};
 use slb_control::model::ListenerId;
 
 /// Ids by name. Without a configuration nothing has an id.
@@ -11,6 +11,8 @@ pub(super) struct ConfiguredIds<'a> {
     load_balancers: BTreeMap<&'a str, &'a Id>,
     listeners: BTreeMap<(&'a str, &'a str), &'a Id>,
     groups: BTreeMap<&'a str, &'a Id>,
+    /// Names of access lists, by the names of load balancer and listener.
+    access_lists: BTreeMap<(&'a str, &'a str), &'a Name>,
 }
 
 impl<'a> ConfiguredIds<'a> {
@@ -19,7 +21,9 @@ impl<'a> ConfiguredIds<'a> {
         for balancer in &config.load_balancers {
             ids.load_balancers.insert(balancer.name.as_str(), &balancer.id);
             for listener in &balancer.listeners {
-                ids.listeners.insert((balancer.name.as_str(), listener.name.as_str()), &listener.id);
+                let names = (balancer.name.as_str(), listener.name.as_str());
+                ids.listeners.insert(names, &listener.id);
+                ids.access_lists.extend(listener.access.as_ref().map(|access| (names, &access.list)));
             }
         }
         let pairs = config.primary_secondary_groups.iter().map(|group| (group.name.as_str(), &group.id));
@@ -38,6 +42,11 @@ impl<'a> ConfiguredIds<'a> {
             load_balancer: self.load_balancer(load_balancer)?.clone(),
             listener: (*self.listeners.get(&(load_balancer, name))?).clone(),
         })
+    }
+
+    /// The access list of a listener, by the names of load balancer and listener.
+    pub(super) fn access_list(&self, load_balancer: &str, name: &str) -> Option<&'a Name> {
+        self.access_lists.get(&(load_balancer, name)).copied()
     }
 
     /// A group of either kind.

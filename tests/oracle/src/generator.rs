@@ -1,6 +1,7 @@
 //! Random configurations, and random packets for them. Most packets are nearly valid, so that they reach deep code;
 //! endpoints are few, so that flows meet.
 
+mod access;
 mod configuration;
 mod frame;
 mod mutation;

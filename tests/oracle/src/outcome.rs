@@ -87,6 +87,7 @@ named! {
         OtherHost = "other_host",
         ForgedIcmp = "forged_icmp",
         NoSourcePort = "no_source_port",
+        AccessDenied = "access_denied",
     }
 }
 

@@ -1,5 +1,6 @@
 //! The reference: judges one packet after the other.
 
+mod access;
 mod fragments;
 mod limits;
 mod related;

@@ -31,6 +31,8 @@ pub struct World {
     pub locals: Vec<IpAddr>,
     /// First and last port of their sources.
     pub local_ports: (u16, u16),
+    /// The access lists. A list's number is its position.
+    pub access_lists: Vec<Vec<Network>>,
     /// Outer source addresses of mode `ipip`.
     pub tunnel: (Ipv4Addr, Ipv6Addr),
 }
@@ -129,6 +131,20 @@ pub struct Listener {
     pub follow: bool,
     /// Whether the hash leaves out the client's port.
     pub by_client: bool,
+    /// Which clients may reach it; `None` for all.
+    pub access: Option<Access>,
+}
+
+/// A network: its first address, and the length of its prefix.
+pub type Network = (IpAddr, u8);
+
+/// Which clients may reach a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// The list, a position in [`World::access_lists`].
+    pub list: usize,
+    /// Whether only clients on the list reach the listener. Otherwise they alone do not.
+    pub admits: bool,
 }
 
 /// A server table.

@@ -43,6 +43,8 @@ use slb_common::{
 };
 use slb_control::dataplane::state::{MAX_TABLES, Operation, PutBackend};
 
+use crate::access_lists::AccessLists;
+
 /// Packets by action number and reason number.
 pub type Totals = BTreeMap<(u8, u32), u64>;
 
@@ -59,6 +61,7 @@ pub struct Host {
     lookup_tables: BTreeMap<u32, Box<LookupTable>>,
     backends: BTreeMap<u32, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
+    access_lists: AccessLists,
     interfaces: BTreeSet<u32>,
     /// By [`interface::slot`].
     interface_table: BTreeMap<u32, Interface>,
@@ -105,6 +108,7 @@ impl Host {
             lookup_tables: BTreeMap::new(),
             backends: BTreeMap::new(),
             next_hops: BTreeMap::new(),
+            access_lists: AccessLists::default(),
             interfaces: BTreeSet::new(),
             interface_table: BTreeMap::new(),
             own_macs: BTreeSet::new(),
@@ -303,6 +307,9 @@ impl Host {
             Operation::RemoveInterface(ifindex) => drop(self.interfaces.remove(&ifindex)),
             Operation::PutNextHop(id, hop) => drop(self.next_hops.insert(id.index(), hop)),
             Operation::ClearNextHop(id) => drop(self.next_hops.remove(&id.index())),
+            Operation::PutAccessList(..) | Operation::ClearAccessList(..) => {
+                self.access_lists.apply(operation);
+            }
             Operation::PutBackends(backends) => {
                 for PutBackend { id, backend, is_new } in backends {
                     let id = id.index();
@@ -399,6 +406,10 @@ impl Maps for Host {
 
     fn backend(&self, id: u32) -> Option<&Backend> {
         self.backends.get(&id)
+    }
+
+    fn is_listed(&self, access_list: u32, client: &Address) -> bool {
+        self.access_lists.has(access_list, client)
     }
 
     fn next_hop(&self, id: u32) -> Option<&NextHop> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
-use super::parts::{Target, lines, quoted};
+use super::parts::{AccessList, Target, lines, quoted};
 use crate::server::Service;
 
 /// Interval of every listener's health check.
@@ -107,6 +107,8 @@ pub struct Listener {
     pub on_no_healthy: Option<&'static str>,
     /// `state`.
     pub state: Option<&'static str>,
+    /// Its access list; `None` for none.
+    pub access: Option<AccessList>,
 }
 
 impl Listener {
@@ -127,6 +129,7 @@ impl Listener {
             session_persistence: None,
             on_no_healthy: None,
             state: None,
+            access: None,
         }
     }
 }
@@ -143,12 +146,13 @@ impl fmt::Display for Listener {
             ("on_no_healthy", self.on_no_healthy),
             ("state", self.state),
         ]);
+        let access = self.access.as_ref().map(AccessList::settings).unwrap_or_default();
         let check = self.check.as_ref().map_or("kind = \"none\"".to_owned(), HealthCheck::to_string);
         let Self { name, protocol, port, mode, target, .. } = self;
         write!(
             f,
             "\n[[load_balancer.listener]]\nname = {name:?}\nprotocol = {protocol:?}\nport = {port}\nmode = {:?}\n\
-             {target}{settings}health_check = {{ {check} }}\n",
+             {target}{settings}{access}health_check = {{ {check} }}\n",
             mode.name()
         )
     }

@@ -41,6 +41,30 @@ pub struct ListenerSettings {
     pub state: Option<&'static str>,
 }
 
+/// An access list, and what it means to be on it.
+#[derive(Debug, Clone)]
+pub struct AccessList {
+    /// Its name.
+    pub name: &'static str,
+    /// `access_list_type`.
+    pub kind: &'static str,
+    /// Networks.
+    pub entries: Vec<String>,
+}
+
+impl AccessList {
+    /// The settings of a listener with this list.
+    pub fn settings(&self) -> String {
+        format!("access_list = {:?}\naccess_list_type = {:?}\n", self.name, self.kind)
+    }
+}
+
+impl fmt::Display for AccessList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\n[[access_list]]\nname = {:?}\nentries = {:?}\n", self.name, self.entries)
+    }
+}
+
 /// A server group.
 #[derive(Debug, Clone, Default)]
 pub struct Group {

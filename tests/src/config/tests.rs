@@ -1,8 +1,8 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use super::{
-    CHECK_INTERVAL, CHECK_TIMEOUT, Group, Ids, Listener, ListenerSettings, LoadBalancer, Mode, Names, Pair,
-    Plan, PlannedServer, Target,
+    AccessList, CHECK_INTERVAL, CHECK_TIMEOUT, Group, Ids, Listener, ListenerSettings, LoadBalancer, Mode,
+    Names, Pair, Plan, PlannedServer, Target,
 };
 use crate::{net::Family, server::Service};
 
@@ -18,6 +18,11 @@ fn plan_renders_valid_configuration_without_warnings() {
 fn local_addresses(mode: Mode) -> Vec<IpAddr> {
     let all = [[10, 90, 0, 2].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 2].into()];
     if mode == Mode::FullNat { all.into() } else { Vec::new() }
+}
+
+fn office() -> AccessList {
+    let entries = ["192.0.2.0/24", "2001:db8::7"].map(str::to_owned);
+    AccessList { name: "office", kind: "white", entries: entries.into() }
 }
 
 /// Targets of every kind, whatever groups they leave unused.
@@ -112,6 +117,7 @@ fn is_valid(mode: Mode, direct: bool) {
         established_timeout: Some("10s"),
         scheduler: Some("wrr"),
         session_persistence: Some("5m"),
+        access: Some(office()),
     };
     targets_are_valid(plan.clone());
     let parsed = slb_config::parse("slb.toml", &plan.toml());

@@ -15,12 +15,13 @@ use slb_common::abi::{
     DEFAULT_BACKENDS,
     flow::FlowWords,
     fragment::{FragmentKey, FragmentRecord},
-    ids::{BackendId, ServiceId},
+    ids::{AccessListId, BackendId, ServiceId},
     stats::{self, Counters},
 };
 use slb_control::{
     dataplane::{
         DataPlane as _,
+        access_list::Networks,
         state::{MapState, Operation, PutBackend},
     },
     diff::diff,
@@ -197,6 +198,15 @@ impl Kernel {
 
     /// Changes the maps to another state.
     pub fn become_state(&mut self, state: &MapState) -> Result<()> {
+        // Another case may have used the id for another list. The daemon never changes a list under its id.
+        let is_other =
+            |(id, networks): &(&AccessListId, &Networks)| state.access_lists.get(id) != Some(*networks);
+        let others: Vec<_> =
+            self.held.access_lists.iter().filter(is_other).map(|(id, list)| (*id, list.clone())).collect();
+        for (id, networks) in others {
+            self.held.access_lists.remove(&id);
+            self.maps.apply(&Operation::ClearAccessList(id, networks))?;
+        }
         for operation in diff(&self.held, state) {
             self.maps.apply(&operation)?;
         }

@@ -1,5 +1,6 @@
 //! The table of packet cases.
 
+mod access;
 mod flows;
 mod forged;
 mod forward;
@@ -27,6 +28,7 @@ use super::scenario::Scenario;
 /// Every case.
 pub fn all() -> Vec<Scenario> {
     [
+        access::cases(),
         forward::cases(),
         replies::cases(),
         headers::cases(),

@@ -136,6 +136,8 @@ impl Inner {
             Operation::RemoveInterface(ifindex) => drop(state.interfaces.remove(&ifindex)),
             Operation::PutNextHop(id, hop) => drop(state.next_hops.insert(id, hop)),
             Operation::ClearNextHop(id) => drop(state.next_hops.remove(&id)),
+            Operation::PutAccessList(id, networks) => drop(state.access_lists.insert(id, networks)),
+            Operation::ClearAccessList(id, _) => drop(state.access_lists.remove(&id)),
             Operation::PutBackends(backends) => {
                 state.backends.extend(backends.into_iter().map(|put| (put.id, put.backend)));
             }

@@ -1,5 +1,6 @@
 //! Scenarios: real clients, the real daemon and real servers, in namespaces.
 
+mod access;
 mod admin;
 mod announce;
 mod api;

@@ -71,6 +71,9 @@ impl Maps for SharedTable {
     fn backend(&self, id: u32) -> Option<&Backend> {
         (id == 0).then_some(&self.server)
     }
+    fn is_listed(&self, _: u32, _: &Address) -> bool {
+        false
+    }
     fn next_hop(&self, _: u32) -> Option<&NextHop> {
         None
     }

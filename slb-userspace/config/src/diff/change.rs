@@ -46,6 +46,8 @@ pub enum ObjectKind {
     Server,
     /// A primary/secondary server group.
     PrimarySecondaryGroup,
+    /// An access list.
+    AccessList,
 }
 
 impl ObjectKind {
@@ -59,7 +61,8 @@ impl ObjectKind {
             | Self::Interface
             | Self::LoadBalancer
             | Self::ServerGroup
-            | Self::PrimarySecondaryGroup => None,
+            | Self::PrimarySecondaryGroup
+            | Self::AccessList => None,
         }
     }
 }

@@ -67,6 +67,7 @@ fn field(field: &FieldChange) -> Vec<String> {
         ("tunnel_addresses", ..) => items("tunnel address", old, new),
         ("local_addresses", ..) => items("local address", old, new),
         ("probe_source", ..) => items("probe source", old, new),
+        ("entries", ..) => items("entry", old, new),
         // Protocol or mode differ too, and the others have no such setting.
         ("established_timeout" | "unknown_datagrams", Value::Absent, _)
         | ("established_timeout" | "unknown_datagrams", _, Value::Absent) => Vec::new(),

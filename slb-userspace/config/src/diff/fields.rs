@@ -8,8 +8,8 @@ use super::{
 use crate::{
     field::OFF,
     model::{
-        ConfigServer, DaemonConfig, DefaultServer, Listener, LoadBalancer, PrimarySecondaryGroup, Protocol,
-        ServerGroup,
+        AccessList, ConfigServer, DaemonConfig, DefaultServer, Listener, LoadBalancer, PrimarySecondaryGroup,
+        Protocol, ServerGroup,
     },
 };
 
@@ -92,6 +92,7 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         on_no_healthy,
         scheduler,
         session_persistence,
+        access,
     } = listener;
     // It applies to TCP only. The idle timeout of UDP is constant.
     let established_timeout = (*protocol == Protocol::Tcp).then_some(idle_timeout);
@@ -108,6 +109,8 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         ("on_no_healthy", word(on_no_healthy)),
         ("scheduler", text(scheduler.name())),
         ("session_persistence", duration_or_off(session_persistence.as_ref())),
+        ("access_list", or_absent(access.as_ref(), |access| text(&access.list))),
+        ("access_list_type", or_absent(access.as_ref(), |access| text(access.kind.name()))),
         ("established_timeout", or_absent(established_timeout, duration)),
     ];
     fields.extend(target_fields::target(target));
@@ -131,6 +134,12 @@ pub(super) fn server(server: &ConfigServer) -> Fields {
 pub(super) fn default_server(server: &DefaultServer) -> Fields {
     let DefaultServer { address: _, weight } = server;
     vec![("weight", number(weight.value()))]
+}
+
+/// The name identifies the list.
+pub(super) fn access_list(list: &AccessList) -> Fields {
+    let AccessList { name: _, networks } = list;
+    vec![("entries", set(&networks.iter().collect::<Vec<_>>()))]
 }
 
 pub(super) fn primary_secondary_group(group: &PrimarySecondaryGroup) -> Fields {

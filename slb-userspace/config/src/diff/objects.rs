@@ -69,7 +69,7 @@ impl ObjectKey {
 }
 
 pub(super) fn objects(config: &Config) -> Objects {
-    let Config { daemon, load_balancers, server_groups, primary_secondary_groups } = config;
+    let Config { daemon, load_balancers, server_groups, primary_secondary_groups, access_lists } = config;
     let mut objects = Objects::new();
     self::daemon(daemon, &mut objects);
     load_balancers.iter().for_each(|balancer| load_balancer(balancer, &mut objects));
@@ -77,6 +77,10 @@ pub(super) fn objects(config: &Config) -> Objects {
     for group in primary_secondary_groups {
         let key = ObjectKey::top(ObjectKind::PrimarySecondaryGroup, &group.id);
         objects.insert(key, Object::new(&group.name, fields::primary_secondary_group(group)));
+    }
+    for list in access_lists {
+        let key = ObjectKey::top(ObjectKind::AccessList, &list.name);
+        objects.insert(key, Object::new(&list.name, fields::access_list(list)));
     }
     objects
 }

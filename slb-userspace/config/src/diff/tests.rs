@@ -324,3 +324,32 @@ fn reordered_entries_are_described_as_reordered_only() {
     let text = SHOP.replace(first, "FIRST").replace(second, first).replace("FIRST", second);
     assert_eq!(words(&parsed(SHOP), &parsed(&text)), ["the order of entries, and nothing else"]);
 }
+
+#[test]
+fn changed_access_lists_are_described() {
+    let office = "[[access_list]]\nname = \"office\"\nentries = [\"192.0.2.0/24\"]\n";
+    let group = "[[server_group]]";
+    let with = |list: &str, listener: &str| {
+        let target = "server_group = \"web\"";
+        shop(&[(target, &format!("{target}\n{listener}")), (group, &format!("{list}{group}"))])
+    };
+    let access = |kind: &str| format!("access_list = \"office\"\naccess_list_type = \"{kind}\"");
+    let (without, white) = (shop(&[]), with(office, &access("white")));
+    assert_eq!(
+        words(&without, &white),
+        [
+            "listener shop/web: access list none -> office",
+            "listener shop/web: access list type none -> white",
+            "access list office: added (1 entry)"
+        ]
+    );
+    assert_eq!(
+        words(&white, &with(office, &access("black"))),
+        ["listener shop/web: access list type white -> black"]
+    );
+    assert_eq!(
+        words(&white, &with(&office.replace("192.0.2.0/24", "2001:db8::/32"), &access("white"))),
+        ["access list office: entry 192.0.2.0/24 removed", "access list office: entry 2001:db8::/32 added"]
+    );
+    assert_eq!(words(&with(office, ""), &without), ["access list office: removed"]);
+}

@@ -120,6 +120,10 @@ impl<'a> Texts<'a> {
                 let secondary = target_text::endpoint(value("secondary.address"), value("secondary.port"));
                 format!(" ({primary}, and {secondary} in its place)")
             }
+            ObjectKind::AccessList => match value("entries").items().len() {
+                1 => " (1 entry)".to_owned(),
+                number => format!(" ({number} entries)"),
+            },
             ObjectKind::DefaultServer | ObjectKind::Server => format!(" (weight {})", text("weight")),
             ObjectKind::Configuration | ObjectKind::Daemon | ObjectKind::Interface => String::new(),
         }
@@ -189,6 +193,7 @@ fn label(change: &Change) -> String {
         ObjectKind::ServerGroup => format!("server group {name}: "),
         ObjectKind::Server => format!("server group {owner}: server {name} "),
         ObjectKind::PrimarySecondaryGroup => format!("primary/secondary server group {name}: "),
+        ObjectKind::AccessList => format!("access list {name}: "),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    health_check, mode, scheduling,
+    access_list, health_check, mode, scheduling,
     scope::{BalancerContext, BalancerScope},
     target, timeouts,
 };
@@ -61,6 +61,7 @@ pub(super) fn build(
     let on_no_healthy = on_no_healthy
         .map_or(Some(OnNoHealthy::Drop), |value| checker.choice("on_no_healthy", value, &ON_NO_HEALTHY));
     let scheduling = scheduling::build(checker, raw);
+    let access = access_list::of_listener(checker, raw, scope.lists, scope.used_lists);
     let forwarding = mode::build(scope, raw, protocol);
     let mode = forwarding.map(|forwarding| forwarding.mode);
     if let (Some(Mode::FullNat), Some(value)) = (mode, &raw.mode) {
@@ -89,6 +90,7 @@ pub(super) fn build(
         on_no_healthy: on_no_healthy?,
         scheduler: scheduling.scheduler,
         session_persistence: scheduling.session_persistence,
+        access: access?,
     })
 }
 

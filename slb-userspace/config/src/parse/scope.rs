@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{families::Families, group::GroupIndex, vips::Vips};
+use super::{access_list::AccessListIndex, families::Families, group::GroupIndex, vips::Vips};
 use crate::{
     diagnostic::Span,
     field::{Checker, UsedIds},
@@ -26,6 +26,10 @@ pub(super) struct BalancerScope<'s, 'a> {
     pub(super) used: &'s mut HashSet<&'a str>,
     /// Primary/secondary groups that listeners have referred to so far.
     pub(super) used_pairs: &'s mut HashSet<&'a str>,
+    /// The access lists of the file.
+    pub(super) lists: &'s AccessListIndex<'a>,
+    /// Access lists that listeners have referred to so far.
+    pub(super) used_lists: &'s mut HashSet<&'a str>,
     /// Names of load balancers so far.
     pub(super) names: &'s mut HashMap<String, Span>,
     /// Ids of load balancers so far.

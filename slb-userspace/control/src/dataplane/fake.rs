@@ -14,7 +14,7 @@ use slb_common::{
         Handle,
         backend::Backend,
         flow::ClientPath,
-        ids::{BackendId, NextHopId, ServiceTag, TableId},
+        ids::{AccessListId, BackendId, NextHopId, ServiceTag, TableId},
         source::Source,
         time::Jiffies,
     },
@@ -24,6 +24,7 @@ use slb_common::{
 use self::visibility::{Object, ObjectKind};
 use super::{
     DataPlane, FlowTableAccess, FlushPredicate, GcVisitor, NewPath, TableContents,
+    access_list::Networks,
     rehome::RehomeMap,
     state::{FlowRecord, MapState, Operation, PutBackend, ServerTable, to_address},
 };
@@ -184,9 +185,21 @@ impl FailurePoint {
                 let half = tables.len() / 2;
                 Some(Operation::PutTables(tables.into_iter().take(half).collect()))
             }
+            (Self::Halfway, Operation::PutAccessList(id, networks)) => {
+                half_of(&networks).map(|half| Operation::PutAccessList(id, half))
+            }
+            (Self::Halfway, Operation::ClearAccessList(id, networks)) => {
+                half_of(&networks).map(|half| Operation::ClearAccessList(id, half))
+            }
             (Self::Halfway, _) => None,
         }
     }
+}
+
+/// Half of the networks of a list; `None` for no network.
+fn half_of(networks: &Networks) -> Option<Networks> {
+    let half: BTreeSet<_> = networks.iter().take(networks.len() / 2).copied().collect();
+    (!half.is_empty()).then(|| half.into())
 }
 
 impl FakeDataPlane {
@@ -248,6 +261,19 @@ impl FakeDataPlane {
                     state.backends.insert(id, backend);
                 }
             }
+            Operation::PutAccessList(id, networks) => {
+                if state.access_lists.insert(id, networks).is_some() {
+                    bail!("access list {id} would change under packets");
+                }
+            }
+            Operation::ClearAccessList(id, networks) => {
+                // As in the kernel, networks are removed one by one.
+                let kept: BTreeSet<_> = state.access_lists[&id].difference(&networks).copied().collect();
+                state.access_lists.remove(&id);
+                if !kept.is_empty() {
+                    state.access_lists.insert(id, kept.into());
+                }
+            }
             Operation::ClearBackend(id) => drop(state.backends.remove(&id)),
             Operation::PutTables(tables) => state.tables.extend(tables),
             Operation::ClearTable(id) => drop(state.tables.remove(&id)),
@@ -290,6 +316,10 @@ fn check_consistency(state: &MapState) -> Result<()> {
         }
         if table != TableId::NONE && !state.tables.contains_key(&table) {
             bail!("service {id} points at table {table}, which is not there");
+        }
+        let list = entry.access_list_id();
+        if list != AccessListId::EMPTY && !state.access_lists.contains_key(&list) {
+            bail!("service {id} has access list {list}, which is not there");
         }
         let members = state.tables.get(&table).into_iter().flat_map(|table| &table.spec.members);
         for backend in members.filter_map(|member| state.backends.get(&member.backend)) {

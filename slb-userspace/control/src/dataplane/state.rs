@@ -14,7 +14,7 @@ use slb_common::{
         Address, Handle, MAX_LOOKUP_TABLES,
         backend::{Backend, NextHop},
         flow::{ClientPath, state},
-        ids::{BackendId, NextHopId, ServiceId, ServiceTag, TableId},
+        ids::{AccessListId, BackendId, NextHopId, ServiceId, ServiceTag, TableId},
         lookup_table::{LookupTable, MIGRATING},
         service::{
             FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
@@ -28,6 +28,7 @@ use slb_common::{
 use super::local_address_table::LocalAddressTable;
 pub use super::table_spec::{SlotOrder, TableMember, TableSpec};
 use crate::slot_migration::SlotMigration;
+use slb_config::model::Networks;
 
 /// Server tables of services. Higher ids are tables of previous backends, two for each server table.
 pub const MAX_TABLES: u32 = MAX_LOOKUP_TABLES / 3;
@@ -47,6 +48,8 @@ pub struct MapState {
     pub tables: BTreeMap<TableId, ServerTable>,
     /// Servers by id.
     pub backends: BTreeMap<BackendId, Backend>,
+    /// Access lists by id. None is empty.
+    pub access_lists: BTreeMap<AccessListId, Networks>,
     /// Next hops by id. Id 0 means none and is not used.
     pub next_hops: BTreeMap<NextHopId, NextHop>,
     /// Indexes of the interfaces through which packets may leave.
@@ -345,6 +348,10 @@ pub enum Operation {
     PutNextHop(NextHopId, NextHop),
     /// Clears a next hop.
     ClearNextHop(NextHopId),
+    /// Writes an access list under an id that is not in use.
+    PutAccessList(AccessListId, Networks),
+    /// Removes an access list.
+    ClearAccessList(AccessListId, Networks),
     /// Writes servers.
     PutBackends(Vec<PutBackend>),
     /// Clears a server.

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, MapInfo, MapType};
 use slb_common::abi::{
     MAX_INTERFACES, MAX_LOOKUP_TABLES, MAX_SERVICES,
+    access_list::{AccessKey, MAX_ENTRIES},
     backend::{Backend, NextHop},
     control::Control,
     flow::FlowWords,
@@ -18,7 +19,7 @@ use slb_common::abi::{
 
 use crate::advice::{Attempt, with_advice};
 
-use super::syscall;
+use super::{access_lists, syscall};
 
 /// Properties of a pinned map. A pinned map with other ones is not used.
 #[derive(Debug, PartialEq)]
@@ -64,13 +65,14 @@ pub(super) const INTERFACE_TABLE: &str = "INTERFACE_TABLE";
 pub(super) const OWN_MACS: &str = "OWN_MACS";
 
 /// All pinned maps of the daemon, except the program arrays.
-pub(super) const MAP_SHAPES: [MapShape; 17] = [
+pub(super) const MAP_SHAPES: [MapShape; 18] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
     of_maps("SERVICE_INDEX", size_of::<ServiceIndex>(), 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
     of_maps("LOOKUP_TABLES", size_of::<LookupTable>(), MAX_LOOKUP_TABLES),
     sized("BACKENDS", MapType::Array, size_of::<Backend>()),
     sized("NEXT_HOPS", MapType::Array, size_of::<NextHop>()),
+    shape(access_lists::NAME, MapType::LpmTrie, size_of::<AccessKey>(), 4, MAX_ENTRIES),
     shape(RESIZING, MapType::Array, 4, size_of::<u64>(), 1),
     sized(FLOWS, MapType::Array, size_of::<FlowWords>()),
     // After the flow table, whose size decides on its own.

@@ -23,6 +23,7 @@ use slb_common::{
 };
 
 use super::{
+    access_lists::AccessLists,
     counters,
     flows::{self, CurrentFlows},
     inner_maps::read_inner,
@@ -58,6 +59,7 @@ pub struct Maps {
     lookup_tables: MapData,
     backends: MapData,
     next_hops: MapData,
+    access_lists: AccessLists,
     round_robin: MapData,
     connection_counts: MapData,
     interfaces: DevMapHash<MapData>,
@@ -95,6 +97,7 @@ impl Maps {
             lookup_tables: MapData::from_pin(pins.map("LOOKUP_TABLES"))?,
             backends: MapData::from_pin(pins.map("BACKENDS"))?,
             next_hops: MapData::from_pin(pins.map("NEXT_HOPS"))?,
+            access_lists: AccessLists::open(pins)?,
             round_robin: MapData::from_pin(pins.map("ROUND_ROBIN"))?,
             connection_counts: MapData::from_pin(pins.map("CONNECTIONS"))?,
             interfaces: pinned_map::open(pins, "INTERFACES")?,
@@ -301,6 +304,7 @@ impl DataPlane for Maps {
         let mut state = MapState {
             settings: ControlSettings { seed: control.seed, generation: control.generation },
             index: self.index()?,
+            access_lists: self.access_lists.read()?,
             ..MapState::default()
         };
         syscall::for_each(self.services.fd().as_fd(), |id, service: Service| {
@@ -378,6 +382,8 @@ impl DataPlane for Maps {
             Operation::PutBackends(backends) => {
                 backends.chunks(PART).try_for_each(|part| self.put_backends(part))?;
             }
+            Operation::PutAccessList(id, networks) => self.access_lists.put(*id, networks)?,
+            Operation::ClearAccessList(id, networks) => self.access_lists.clear(*id, networks)?,
             Operation::ClearBackend(id) => set(&self.backends, id.index(), Backend::default())?,
             Operation::PutTables(tables) => self.put_tables(tables)?,
             Operation::ClearTable(id) => {

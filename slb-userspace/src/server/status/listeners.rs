@@ -2,16 +2,24 @@
 
 use std::net::IpAddr;
 
-use slb_common::abi::{protocol::IpProtocol, service::Service};
+use slb_common::abi::{
+    policy_set::PolicySet,
+    protocol::IpProtocol,
+    service::{Service, policy},
+};
 
 use super::padded_name;
 use crate::server::configured_ids::ConfiguredIds;
-use slb_api::types::{self as api, ApiCounters, ApiListener};
-use slb_config::model::{Config, ListenerTarget, Mode, Protocol};
+use slb_api::types::{self as api, ApiAccessList, ApiAccessListKind, ApiCounters, ApiListener};
+use slb_config::model::{AccessListKind, Config, ListenerAccess, ListenerTarget, Mode, Protocol};
 
 /// A running listener without servers and traffic.
 pub(super) fn empty_listener(service: &Service, ids: &ConfiguredIds<'_>) -> ApiListener {
     let listener = ids.listener(&padded_name(&service.load_balancer), &padded_name(&service.listener));
+    let access_list = access_list_kind(service.policies()).map(|kind| {
+        let name = ids.access_list(&padded_name(&service.load_balancer), &padded_name(&service.listener));
+        ApiAccessList { name: name.map(ToString::to_string), kind }
+    });
     let group = Some(padded_name(&service.group)).filter(|group| !group.is_empty());
     ApiListener {
         id: listener.map(|listener| listener.listener.to_string()),
@@ -23,12 +31,32 @@ pub(super) fn empty_listener(service: &Service, ids: &ConfiguredIds<'_>) -> ApiL
         addresses: Vec::new(),
         server_group_id: group.as_deref().and_then(|group| ids.group(group)).map(ToString::to_string),
         server_group: group,
+        access_list,
         counters: ApiCounters::default(),
         current_flows: None,
         digest: None,
         outages: Vec::new(),
         servers: Vec::new(),
     }
+}
+
+/// What the access list of a service means; `None` if it has none.
+const fn access_list_kind(policies: PolicySet) -> Option<ApiAccessListKind> {
+    if policies.has(policy::ALLOW_LISTED) {
+        Some(ApiAccessListKind::White)
+    } else if policies.has(policy::DENY_LISTED) {
+        Some(ApiAccessListKind::Black)
+    } else {
+        None
+    }
+}
+
+fn configured_access_list(access: &ListenerAccess) -> ApiAccessList {
+    let kind = match access.kind {
+        AccessListKind::White => ApiAccessListKind::White,
+        AccessListKind::Black => ApiAccessListKind::Black,
+    };
+    ApiAccessList { name: Some(access.list.to_string()), kind }
 }
 
 /// Records a VIP with an empty table, which is all that the maps show of an outage.
@@ -67,6 +95,7 @@ pub(super) fn stopped<'a>(
             addresses: balancer.addresses.clone(),
             server_group: group.map(str::to_owned),
             server_group_id: group.and_then(|group| ids.group(group)).map(ToString::to_string),
+            access_list: listener.access.as_ref().map(configured_access_list),
             counters: ApiCounters::default(),
             current_flows: None,
             digest: None,
@@ -80,6 +109,7 @@ pub(super) fn stopped<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use slb_common::abi::pad_name;
     use slb_config::samples::shop;
 
     #[test]
@@ -101,5 +131,29 @@ mod tests {
             std::slice::from_ref(&web)
         );
         assert_eq!(all(&shop(&[("\"shop\"\n", "\"shop\"\nstate = \"stopped\"\n")])), [dns, web]);
+    }
+
+    #[test]
+    fn listener_shows_its_access_list_whether_it_runs_or_is_stopped() {
+        let settings = "access_list = \"office\"\naccess_list_type = \"black\"";
+        let list = "[[access_list]]\nname = \"office\"\nentries = [\"192.0.2.0/24\"]\n[[server_group]]";
+        let with = |state: &str| {
+            shop(&[("port = 80\n", &format!("port = 80\n{state}{settings}\n")), ("[[server_group]]", list)])
+        };
+        let expected =
+            Some(ApiAccessList { name: Some("office".to_owned()), kind: ApiAccessListKind::Black });
+        let config = with("state = \"stopped\"\n");
+        let ids = ConfiguredIds::of(&config);
+        let shown: Vec<_> = stopped(&config, &ids).map(|(_, listener)| listener.access_list).collect();
+        assert_eq!(shown, std::slice::from_ref(&expected));
+
+        let config = with("");
+        let (load_balancer, listener) = (pad_name("shop"), pad_name("web"));
+        let service = Service { policy: policy::DENY_LISTED, load_balancer, listener, ..Service::default() };
+        assert_eq!(empty_listener(&service, &ConfiguredIds::of(&config)).access_list, expected);
+        let unnamed = Some(ApiAccessList { name: None, kind: ApiAccessListKind::Black });
+        assert_eq!(empty_listener(&service, &ConfiguredIds::default()).access_list, unnamed);
+        let open = Service { policy: 0, ..service };
+        assert_eq!(empty_listener(&open, &ConfiguredIds::of(&config)).access_list, None);
     }
 }

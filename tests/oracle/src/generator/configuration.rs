@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::access;
 use crate::{
     choices::Choices,
     world::{
@@ -80,6 +81,7 @@ pub fn world(choices: &mut impl Choices) -> World {
             (40_001, 40_001),
             (40_000, 40_003),
         ]),
+        access_lists: access::lists(choices),
         tunnel: (Ipv4Addr::new(10, 0, 0, 254), Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xfe)),
     };
     // Most listeners belong to the first VIP of each family, so that a client endpoint has many flows.
@@ -173,5 +175,6 @@ fn listener(choices: &mut impl Choices, at: SocketAddr, world: &World) -> Listen
         track: choices.rarely(3),
         follow: choices.rarely(3),
         by_client: choices.rarely(6),
+        access: access::of_listener(choices),
     }
 }

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use ipnet::IpNet;
 use slb_common::{
     abi::{
         Address, Handle, MacPair,
         backend::{Backend, NextHop},
-        ids::{BackendId, NextHopId, ServiceId, TableId},
+        ids::{AccessListId, BackendId, NextHopId, ServiceId, TableId},
         interface::{self, EXTRA_MACS, InterfaceProperties, NO_MAC, own_mac_key, slot},
         mac_word,
         service::{Service, ServiceIndex, Tunnel, mode, policy},
@@ -22,7 +23,9 @@ use slb_control::{
     slot::Slot,
     slot_migration::SlotMigration,
 };
-use slb_oracle::world::{Listener, Mode, Protocol, Server, ServerState, Table, Unmatched, Vip, World};
+use slb_oracle::world::{
+    Access, Listener, Mode, Protocol, Server, ServerState, Table, Unmatched, Vip, World,
+};
 
 use super::slots::TableSlots;
 use crate::{host::Host, locals};
@@ -74,8 +77,14 @@ pub fn state(world: &World) -> MapState {
     for (number, table) in world.tables.iter().enumerate() {
         state.tables.insert(TableId::new(table_id(number)), server_table(table, &world.servers));
     }
+    let lists = world.access_lists.iter().enumerate().filter(|(_, networks)| !networks.is_empty());
+    for (number, networks) in lists {
+        let network = |(address, length)| IpNet::new(address, length).expect("a length of the family");
+        let networks: BTreeSet<_> = networks.iter().copied().map(network).collect();
+        state.access_lists.insert(AccessListId::new(list_id(number)), networks.into());
+    }
     for (number, listener) in world.listeners.iter().enumerate() {
-        put_service(&mut state, number, service(listener));
+        put_service(&mut state, number, service(world, listener));
     }
     for (number, vip) in world.vips.iter().enumerate() {
         put_service(&mut state, world.listeners.len() + number, vip_entry(vip));
@@ -139,8 +148,18 @@ fn server_table(table: &Table, servers: &[Server]) -> ServerTable {
     filled
 }
 
-fn service(listener: &Listener) -> Service {
-    let mut policies = 0;
+/// The map id of the access list at this position. The empty list is in no map.
+const fn list_id(number: usize) -> u32 {
+    number as u32 + 1
+}
+
+fn service(world: &World, listener: &Listener) -> Service {
+    let mut policies = match listener.access {
+        None => 0,
+        Some(Access { admits: true, .. }) => policy::ALLOW_LISTED,
+        Some(Access { admits: false, .. }) => policy::DENY_LISTED,
+    };
+    let list = listener.access.map(|access| access.list).filter(|list| !world.access_lists[*list].is_empty());
     for (is_set, bit) in [
         (listener.track, policy::TRACK),
         (listener.follow, policy::FOLLOW),
@@ -165,6 +184,7 @@ fn service(listener: &Listener) -> Service {
         lookup_table: listener.table.map_or(99, table_id),
         idle_timeout: listener.idle,
         policy: policies,
+        access_list: list.map_or(AccessListId::EMPTY.index(), list_id),
         ..Service::default()
     }
 }

@@ -2,15 +2,21 @@
 //!
 //! A mode is a constant like [`NAT`], plus lines in [`workloads`].
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
+use ipnet::{IpNet, Ipv4Net};
 use slb_bench_common::packet::FLOW_BITS;
 use slb_common::abi::{
     MacPair,
+    access_list::MAX_NETWORKS,
     backend::NextHop,
     family::Family,
-    ids::{BackendId, NextHopId, TableId},
+    ids::{AccessListId, BackendId, NextHopId, TableId},
     mode::Mode,
+    service::policy,
 };
 use slb_config::model::TableSize;
 use slb_control::dataplane::state::{ControlSettings, MapState, ServerTable, TableMember, TableSpec};
@@ -102,6 +108,8 @@ pub fn workloads() -> Vec<Workload> {
         NAT.established_flows(tcp, V6, MANY),
         NAT.established_flows(udp, V6, 1),
         NAT.priority_tagged(),
+        NAT.access_list(1),
+        NAT.access_list(MANY),
         NAT.not_ours(),
         FULL_NAT.established_flows(tcp, V4, 1),
         FULL_NAT.established_flows(tcp, V4, MANY),
@@ -174,6 +182,21 @@ impl ModeSpec {
             measured: WorkloadStep::once(packets(flag::ACK), to_server),
             audit,
         }
+    }
+
+    /// Packets of clients on a white list with as many networks as a list may have.
+    fn access_list(&self, flows: u64) -> Workload {
+        let mut plain = self.established_flows(number::TCP, Family::V4, flows);
+        let others = (1..MAX_NETWORKS as u32).map(|n| Ipv4Net::new_assert((0xc600_0000 | n << 8).into(), 24));
+        // The network of all clients.
+        let networks = others.chain([Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 15)]).map(IpNet::V4);
+        let list = AccessListId::new(1);
+        plain.state.access_lists.insert(list, Arc::new(networks.collect()));
+        for entry in plain.state.index.entries.values_mut() {
+            entry.policy |= policy::ALLOW_LISTED;
+            entry.access_list = list.index();
+        }
+        Workload { name: format!("{}, access list", plain.name), ..plain }
     }
 
     /// Answers of a server. An answer without an entry would be passed, so no audit step is needed.

@@ -41,7 +41,16 @@ pub(super) fn config(choices: &[u8]) -> Config {
     if text.is_empty() {
         load_balancer("x", 0, &mut choices, &mut text);
     }
-    parsed(&(daemon + &text + &groups))
+    parsed(&(daemon + &text + &groups + access_list(&mut choices)))
+}
+
+/// The list that listeners name.
+fn access_list(choices: &mut Choices<'_>) -> &'static str {
+    choices.of(&[
+        "[[access_list]]\nname = \"office\"\nentries = [\"192.0.2.0/24\", \"2001:db8::/32\"]\n",
+        "[[access_list]]\nname = \"office\"\nentries = [\"2001:db8::/32\", \"192.0.2.0/24\"]\n",
+        "[[access_list]]\nname = \"office\"\nentries = []\n[[access_list]]\nname = \"b\"\nentries = [\"0.0.0.0/0\"]\n",
+    ])
 }
 
 fn daemon(choices: &mut Choices<'_>) -> String {
@@ -121,10 +130,15 @@ fn load_balancer(id: &str, number: usize, choices: &mut Choices<'_>, text: &mut 
         let is_nat = port != 80 || target.starts_with("default_group_port") || check.contains("passive");
         let mode = if is_nat { "" } else { &mode };
         let rest = choices.of(&["", "drain_timeout = \"15s\"\n", "on_no_healthy = \"drop\"\n"]);
+        let access = choices.of(&[
+            "",
+            "access_list = \"office\"\naccess_list_type = \"white\"\n",
+            "access_list = \"office\"\naccess_list_type = \"black\"\n",
+        ]);
         let _ = write!(
             text,
             "[[load_balancer.listener]]\nid = \"{id}\"\nname = \"{name}\"\nprotocol = \"{protocol}\"\nport = {port}\n\
-             {target}\n{check}\n{scheduler}{mode}{rest}"
+             {target}\n{check}\n{scheduler}{mode}{rest}{access}"
         );
     }
 }
@@ -144,7 +158,7 @@ fn check(protocol: &str, choices: &mut Choices<'_>) -> &'static str {
 }
 
 pub(super) fn choices() -> impl Strategy<Value = Vec<u8>> {
-    proptest::collection::vec(any::<u8>(), 110)
+    proptest::collection::vec(any::<u8>(), 120)
 }
 
 proptest! {
@@ -161,7 +175,7 @@ proptest! {
     /// Every change has words.
     #[test]
     fn diff_is_empty_and_has_no_words_only_if_the_configurations_are_equal(
-        (choices, at, choice) in (choices(), 0..110_usize, any::<u8>()),
+        (choices, at, choice) in (choices(), 0..120_usize, any::<u8>()),
     ) {
         let mut others = choices.clone();
         others[at] = choice;
@@ -186,7 +200,7 @@ proptest! {
     /// A field that the diff leaves out would look like another order of entries.
     #[test]
     fn only_another_order_of_entries_is_reported_as_such(
-        (choices, at, choice) in (choices(), 0..110_usize, any::<u8>()),
+        (choices, at, choice) in (choices(), 0..120_usize, any::<u8>()),
     ) {
         let mut others = choices.clone();
         others[at] = choice;
@@ -209,5 +223,6 @@ pub(super) fn sorted(mut config: Config) -> Config {
         group.servers.sort_by_key(|server| (server.address, server.port));
     }
     config.primary_secondary_groups.sort_by(|a, b| a.id.cmp(&b.id));
+    config.access_lists.sort_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
     config
 }

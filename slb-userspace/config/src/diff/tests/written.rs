@@ -22,6 +22,7 @@ fn array(kind: ObjectKind) -> &'static str {
         ObjectKind::ServerGroup => "server_group",
         ObjectKind::Server => "servers",
         ObjectKind::PrimarySecondaryGroup => "primary_secondary_group",
+        ObjectKind::AccessList => "access_list",
         ObjectKind::Interface => "interfaces",
         ObjectKind::Configuration | ObjectKind::Daemon => panic!("{kind:?} is in no array"),
     }
@@ -31,7 +32,9 @@ fn array(kind: ObjectKind) -> &'static str {
 fn identity(kind: ObjectKind, object: &Identity) -> Table {
     let text = |text: &str| Written::String(text.to_owned());
     match kind {
-        ObjectKind::Interface => Table::from_iter([("name".to_owned(), text(&object.id))]),
+        ObjectKind::Interface | ObjectKind::AccessList => {
+            Table::from_iter([("name".to_owned(), text(&object.id))])
+        }
         ObjectKind::DefaultServer => Table::from_iter([("address".to_owned(), text(&object.id))]),
         ObjectKind::Server => {
             let server: std::net::SocketAddr = object.id.parse().unwrap();

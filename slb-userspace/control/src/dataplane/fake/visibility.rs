@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 
 use super::super::state::{MapState, Operation};
-use slb_common::abi::ids::{BackendId, TableId};
+use slb_common::abi::ids::{AccessListId, BackendId, TableId};
 
 /// The kind of object that an id names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum ObjectKind {
     Service,
+    AccessList,
     Table,
     Server,
     NextHop,
@@ -25,6 +26,9 @@ pub(super) fn visible(state: &MapState) -> BTreeSet<Object> {
     let mut visible = BTreeSet::new();
     for (id, entry) in &state.index.entries {
         visible.insert((ObjectKind::Service, id.index()));
+        if entry.access_list_id() != AccessListId::EMPTY {
+            visible.insert((ObjectKind::AccessList, entry.access_list));
+        }
         if entry.table() != TableId::NONE {
             visible.insert((ObjectKind::Table, entry.lookup_table));
         }
@@ -54,6 +58,9 @@ pub(super) fn expect_unseen(operation: &Operation, state: &MapState, seen: &BTre
         Operation::PutBackends(backends) => {
             let is_new = backends.iter().filter(|put| put.is_new && state.backends.contains_key(&put.id));
             is_new.map(|put| (ObjectKind::Server, put.id.index())).collect()
+        }
+        Operation::PutAccessList(id, _) | Operation::ClearAccessList(id, _) => {
+            vec![(ObjectKind::AccessList, id.index())]
         }
         Operation::ClearBackend(id) => vec![(ObjectKind::Server, id.index())],
         Operation::ClearTable(id) => vec![(ObjectKind::Table, id.index())],

@@ -53,6 +53,8 @@ pub(super) const ABI: OldAbi = OldAbi {
         shape("SERVICE_COUNTERS", MapType::PerCpuArray, 4, 40, 4096),
         sized("BACKEND_COUNTERS", MapType::PerCpuArray, 40),
     ],
+    #[cfg(test)]
+    added: &["ACCESS_LISTS", "SOURCES"],
 };
 
 const SERVICE_INDEX: &str = "SERVICE_INDEX";

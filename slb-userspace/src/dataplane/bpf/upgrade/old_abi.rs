@@ -14,6 +14,9 @@ pub(super) struct OldAbi {
     /// Its maps that are the same in this version: the programs of both share them, so nothing that packets change
     /// meanwhile can be missed. Their sizes are literal: a later change of a type does not redefine this version.
     pub(super) shared: &'static [MapShape],
+    /// Maps of this version that it does not have. The loader makes them, empty.
+    #[cfg(test)]
+    pub(super) added: &'static [&'static str],
 }
 
 /// A map with another layout or meaning in an older version.

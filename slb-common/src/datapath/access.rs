@@ -1,0 +1,47 @@
+//! Which clients may reach a listener: no martian sources, and none that the listener's access list denies.
+//!
+//! Every packet to the listener is checked, so a changed access list applies to established connections at once. ICMP
+//! errors about flows, echo requests and replies are not checked. A denied client receives no answer.
+
+use super::{maps::Maps, parse::Packet, refusal::Refusal};
+use crate::abi::{
+    service::{IndexEntry, ServiceIndex},
+    stats::Reason,
+};
+
+/// Checks the access list in the fast path.
+#[inline(always)]
+pub(super) fn check_fast<T: Maps>(
+    packet: &Packet,
+    service: &IndexEntry,
+    index: &ServiceIndex,
+    maps: &T,
+) -> Result<(), Refusal> {
+    if !service.has_access_list() || !denies(packet, service, maps) {
+        return Ok(());
+    }
+    // The slow path counts packets from martian sources as such.
+    Err(if index.may_be_martian(&packet.source) { Refusal::DECLINE } else { Reason::AccessDenied.into() })
+}
+
+/// No reason to refuse a source: no packet is refused for this one.
+pub(super) const ADMITTED: u32 = Reason::ToServer as u32;
+
+/// Number of the reason for which a source is refused, or [`ADMITTED`]. A BPF subprogram
+/// ([`PathCalls::source_refusal`](super::path_calls::PathCalls::source_refusal)).
+#[inline(always)]
+pub fn source_refusal<T: Maps>(packet: &Packet, service: &IndexEntry, maps: &T) -> u32 {
+    let Some(index) = maps.index() else { return Reason::NotReady as u32 };
+    if index.is_martian(&packet.source) {
+        return Reason::MartianSource as u32;
+    }
+    if service.has_access_list() && denies(packet, service, maps) {
+        return Reason::AccessDenied as u32;
+    }
+    ADMITTED
+}
+
+#[inline(always)]
+fn denies<T: Maps>(packet: &Packet, service: &IndexEntry, maps: &T) -> bool {
+    service.denies(maps.is_listed(service.access_list, &packet.source))
+}
