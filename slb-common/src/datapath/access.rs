@@ -1,7 +1,8 @@
 //! Which clients may reach a listener: no martian sources, and none that the listener's access list denies.
 //!
-//! Every packet to the listener is checked, so a changed access list applies to established connections at once. ICMP
-//! errors about flows, echo requests and replies are not checked. A denied client receives no answer.
+//! Every packet to the listener is checked, so a changed access list applies to established connections at once. Of an
+//! ICMP error, the client that the embedded packet went to is checked, not the router that sends it. Echo requests and
+//! replies are not checked. A denied client receives no answer.
 
 use super::{maps::Maps, parse::Packet, refusal::Refusal};
 use crate::abi::{
@@ -39,6 +40,17 @@ pub fn source_refusal<T: Maps>(packet: &Packet, service: &IndexEntry, maps: &T) 
         return Reason::AccessDenied as u32;
     }
     ADMITTED
+}
+
+/// Checks the client of a packet that an ICMP error embeds, with its ends exchanged.
+#[inline(always)]
+pub(super) fn check_embedded<T: Maps>(
+    embedded: &Packet,
+    service: &IndexEntry,
+    maps: &T,
+) -> Result<(), Refusal> {
+    let is_denied = service.has_access_list() && denies(embedded, service, maps);
+    if is_denied { Err(Reason::AccessDenied.into()) } else { Ok(()) }
 }
 
 #[inline(always)]

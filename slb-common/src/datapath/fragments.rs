@@ -7,6 +7,7 @@
 use core::borrow::Borrow as _;
 
 use super::{
+    access,
     flows::Flows,
     frame_calls::FrameCalls,
     maps::Maps,
@@ -94,6 +95,10 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let Some(service) = service.filter(|service| service.service == record.service) else {
             return Refusal::drop(Reason::Fragment);
         };
+        match self.maps.source_refusal(packet, service) {
+            access::ADMITTED => {}
+            reason => return Refusal::Drop(reason),
+        }
         // No ICMP error is sent about a later fragment (RFC 1812, 4.3.2.7).
         if packet.hop_limit <= 1 && service.mode != mode::DSR {
             return Refusal::drop(Reason::HopLimit);

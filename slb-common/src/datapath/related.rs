@@ -13,6 +13,7 @@
 //!   have.
 
 use super::{
+    access,
     embedded::minimum_mtu,
     flows::{Conflicts, Flows, NOT_FOUND},
     frame_calls::FrameCalls,
@@ -67,6 +68,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             if self.index.is_martian(&packet.source) {
                 return Err(Refusal::drop(Reason::MartianSource));
             }
+            access::check_embedded(embedded, service, self.maps)?;
             return match self.server_of(embedded, service)? {
                 Some(selection) => self.error_to_server(head, packet, embedded, service, &selection),
                 None => Err(UNRELATED),

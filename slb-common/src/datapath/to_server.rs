@@ -44,8 +44,8 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     if path.roles & CLIENT == 0 {
         return Err(Refusal::drop(Reason::WrongInterface));
     }
-    // The fast path checks access lists too, and martian sources of untracked flows. For tracked flows this is the check
-    // when the flow begins.
+    // The fast path checks the access list of each packet, and the source of an untracked flow. The source of a tracked
+    // flow is checked here, when the flow begins.
     match maps.source_refusal(packet, service) {
         access::ADMITTED => {}
         reason => return Err(Refusal::Drop(reason)),
@@ -63,13 +63,13 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         service: &IndexEntry,
     ) -> Result<Egress, Refusal> {
         let Self { ifindex, index, maps, .. } = *self;
-        // Before the hop limit: a denied client receives no answer.
-        if FAST {
-            access::check_fast(packet, service, index, maps)?;
-        }
         let mode = service.mode;
         if FAST && !SOURCE && mode == mode::FULL_NAT {
             return Err(Refusal::Next(TailCalled::FullNat));
+        }
+        // Before the hop limit: a denied client receives no answer.
+        if FAST {
+            access::check_fast(packet, service, index, maps)?;
         }
         // In mode `dsr` SLB does not act as a router.
         if packet.hop_limit <= 1 && mode != mode::DSR {

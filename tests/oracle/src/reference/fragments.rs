@@ -109,6 +109,7 @@ impl<S: Slots> Reference<'_, S> {
         if !arrival.client {
             return Err(Refusal::Drop(Reason::WrongInterface));
         }
+        self.check_access(packet.source.ip(), listener)?;
         let (mode, server) = (self.world.listeners[listener].mode, self.world.servers[number]);
         if packet.hop_limit <= 1 && mode != Mode::Dsr {
             return Err(Refusal::Drop(Reason::HopLimit));

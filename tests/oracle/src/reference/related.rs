@@ -65,6 +65,7 @@ impl<S: Slots> Reference<'_, S> {
         let (client, protocol) = (embedded.receiver, embedded.protocol);
         let number = self.world.listener(embedded.sender, protocol).ok_or(Refusal::Unmatched)?;
         self.check_arrival(packet, arrival)?;
+        self.check_access(client.ip(), number)?;
         let mode = self.world.listeners[number].mode;
         let (server_number, how) = self.sender_of(packet, (client, protocol, number))?;
         let server = self.world.servers[server_number];

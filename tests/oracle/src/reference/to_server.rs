@@ -21,7 +21,7 @@ impl<S: Slots> Reference<'_, S> {
         seen: &Seen<'_>,
     ) -> Result<Sent, Refusal> {
         self.check_arrival(packet, arrival)?;
-        self.check_access(packet, listener)?;
+        self.check_access(packet.source.ip(), listener)?;
         let mode = self.world.listeners[listener].mode;
         if packet.hop_limit <= 1 && mode != Mode::Dsr {
             return Err(Refusal::IcmpError(Cause::HopLimit, Reason::HopLimit));
