@@ -16,7 +16,7 @@ use slb_common::{
         service::{IndexEntry, Service, ServiceIndex},
         shared_word::SharedWord,
         source::SourceBucket,
-        stats::{Action, Counters, GeneratedPacket, REASONS},
+        stats::{Action, Counters, GeneratedPacket, REASONS, Reason},
     },
     datapath::{
         access,
@@ -253,6 +253,11 @@ impl FlowCalls for BpfMaps {
     }
 
     #[inline(always)]
+    fn release_source_word(&self, bucket: u32, n: u32, was: u64, is_scarce: bool) -> bool {
+        slb_release_source_word(bucket.into(), n.into(), was, is_scarce.into()) != 0
+    }
+
+    #[inline(always)]
     fn unfair_slot(&self, home: u32, prefix: u64) -> u32 {
         slb_unfair_slot(home.into(), prefix) as u32
     }
@@ -444,7 +449,7 @@ extern "C" fn slb_source_refusal(packet: *const Packet, service: *const IndexEnt
     // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
     match unsafe { (packet.as_ref(), service.as_ref()) } {
         (Some(packet), Some(service)) => access::source_refusal(packet, service, &BPF_MAPS).into(),
-        _ => 0,
+        _ => Reason::NotReady as u64,
     }
 }
 
@@ -498,6 +503,13 @@ extern "C" fn slb_insert_flow(
 #[inline(never)]
 extern "C" fn slb_claim_source(slot: u64, server: u64, claim: u64) -> u64 {
     flows::claim_source(slot as u32, server, Claim(claim), &BPF_MAPS).into()
+}
+
+/// [`flows::release_word`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_release_source_word(bucket: u64, n: u64, was: u64, is_scarce: u64) -> u64 {
+    flows::release_word(bucket as u32, n as u32, was, is_scarce != 0, &BPF_MAPS).into()
 }
 
 /// [`flows::find_unfair_slot`].

@@ -39,8 +39,8 @@ impl Provoker {
     /// Provokes both ends of a connection. Lost segments are not repeated: a peer receives its RST when it next sends a
     /// packet.
     pub fn provoke(&self, ended: &TerminatedConnection) {
-        let TerminatedConnection { client, vip, server } = *ended;
-        for (from, to) in [(vip, client), (client, server)] {
+        let TerminatedConnection { client, source, vip, server } = *ended;
+        for (from, to) in [(vip, client), (source, server)] {
             if let Err(error) = self.send(from, to) {
                 tracing::debug!(%from, %to, error = format!("{error:#}"), "cannot provoke an idle peer");
             }

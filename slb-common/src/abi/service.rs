@@ -422,17 +422,19 @@ impl ServiceIndex {
         self.find(address, 0, icmp)
     }
 
-    /// Whether a source address is martian (RFC 1812, 5.3.7): it is not a single host's, or it is a VIP. Servers behind
-    /// two VIPs would answer each other for ever.
+    /// Whether a source address is martian (RFC 1812, 5.3.7): it is not a single host's, or it is a VIP or a local
+    /// address. Servers behind two VIPs would answer each other for ever.
     #[inline(always)]
     pub fn is_martian(&self, source: &Address) -> bool {
-        !source.is_unicast_host() || (self.may_be_any_vip(source) && self.vip(source).is_some())
+        !source.is_unicast_host()
+            || (self.may_be_any_vip(source) && self.vip(source).is_some())
+            || (self.locals.may_be_local(source) && self.locals.find(source).is_some())
     }
 
     /// The same without a lookup in the index. May be wrong for other addresses, never for a martian source.
     #[inline(always)]
     pub fn may_be_martian(&self, source: &Address) -> bool {
-        !source.is_unicast_host() || self.may_be_any_vip(source)
+        !source.is_unicast_host() || self.may_be_any_vip(source) || self.locals.may_be_local(source)
     }
 
     /// Whether the endpoint with this [`Self::server_hash`] may be a server's. May be wrong for other endpoints, never

@@ -23,6 +23,8 @@ pub struct Source(pub u32);
 impl Source {
     /// The client endpoint is kept.
     pub const NONE: Self = Self(0);
+    /// The flow needs a source and has none: its packets are not forwarded before it gets one.
+    pub const WANTED: Self = Self(1 << 27);
     /// It has been decided that the client endpoint is kept.
     pub const KEPT: Self = Self(1 << 26);
     const CHOSEN: u32 = 1 << 24;

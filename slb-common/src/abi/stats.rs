@@ -156,11 +156,13 @@ pub enum GeneratedPacket {
     Unmatched,
     /// ICMP errors about servers' packets.
     ErrorsToServers,
+    /// No packets: long searches for a free source (mode `full-nat`).
+    SourceSearches,
 }
 
 impl GeneratedPacket {
     /// Number of kinds.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
 }
 
 const _: () = assert!(Reason::ALL.len() <= REASONS);

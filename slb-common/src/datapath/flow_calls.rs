@@ -31,6 +31,10 @@ pub trait FlowCalls: Maps {
     fn claim_source(&self, slot: u32, server: u64, claim: Claim) -> bool {
         flows::claim_source(slot, server, claim, self)
     }
+    /// [`flows::release_word`], a BPF subprogram.
+    fn release_source_word(&self, bucket: u32, n: u32, was: u64, is_scarce: bool) -> bool {
+        flows::release_word(bucket, n, was, is_scarce, self)
+    }
     /// [`flows::find_unfair_slot`], a BPF subprogram.
     fn unfair_slot(&self, home: u32, prefix: u64) -> u32 {
         flows::find_unfair_slot(home, prefix, self)

@@ -59,9 +59,6 @@ pub(super) fn to_client<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
         return Err(Refusal::Next(TailCalled::FullNat));
     }
     let source = if SOURCE { source_in(packet, index) } else { None };
-    if FAST && SOURCE && source.is_none() {
-        return Err(Refusal::DECLINE);
-    }
     let found = if SOURCE && let Some(source) = source {
         flows.find_by_source(hash, source, packet.protocol)
     } else {

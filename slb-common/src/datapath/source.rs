@@ -1,8 +1,8 @@
 //! Packets to a server whose source is translated: finds or chooses the flow's source (mode `full-nat`, and mode `nat`
 //! where the server would answer the client past SLB).
 //!
-//! A flow first tries its client's own port on each local address, then other ports. The first local address follows
-//! from the client's address: a flow whose entry was lost mostly gets its source again.
+//! A flow first tries its client's own port on each local address, then other ports. The order follows from the client's
+//! address and the local addresses: a flow whose entry was lost mostly gets its source again.
 
 use core::borrow::Borrow as _;
 
@@ -20,13 +20,13 @@ use crate::{
     abi::{
         backend::Backend,
         family::Family,
-        flow::Client,
+        flow::{Client, state},
         interface::Interface,
         local_address::{Choices, MAX_CHOICES},
         programs::TailCalled,
         service::{IndexEntry, ServiceIndex, mode},
         source::Source,
-        stats::Reason,
+        stats::{GeneratedPacket, Reason},
     },
     hash::mix,
     opaque::masked,
@@ -36,7 +36,10 @@ use crate::{
 const TRIES: u32 = 512;
 /// Of these, tries after which sources count as scarce.
 const PLENTY: u32 = 16;
-/// Distance of ports tried one after the other: a prime, so that it leads through all ports of a range.
+/// Of these, tries without a rate limit. More of them cost a flood of new flows too much.
+const CHEAP: u32 = 64;
+/// Distance of ports tried one after the other: a prime, so that it leads through all ports of a range that is no
+/// multiple of it.
 const STRIDE: u32 = 31_337;
 
 /// Finds or chooses the source of a packet whose server another program has selected.
@@ -80,16 +83,24 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             return Ok(entry.flow.source);
         }
         let backend = flows.live_backend(selected.server()).ok_or(Reason::NoServer)?;
-        let begins = selected.is_new() | packet.flags.is_syn();
-        if !is_full_nat && !(begins && self.answers_past_slb(packet, backend)) {
+        // A flow that its server has answered keeps the client endpoint.
+        let begins = entry.sequence_word.state() & (state::ASSURED | state::ANSWERED) == 0;
+        let family = if packet.source.is_v4() { Family::V4 } else { Family::V6 };
+        let may_have = begins && index.locals.choices(family).count != 0;
+        let needs_source = is_full_nat || entry.flow.source == Source::WANTED;
+        let is_translated = needs_source || (may_have && self.answers_past_slb(packet, backend));
+        if !is_translated {
             return Ok(Source::KEPT);
         }
         // The source may be that of a flow whose entry is still in the table that this one replaces.
-        if maps.is_resizing() {
-            return Err(Refusal::drop(Reason::NotReady));
+        let is_resizing = maps.is_resizing();
+        let source = flows.give_source(&query, distance, &entry, |slot| {
+            if is_resizing { Source::WANTED } else { self.choose(packet, backend, slot) }
+        });
+        if source.is_claimed() {
+            return Ok(source);
         }
-        let source = flows.give_source(&query, distance, &entry, |slot| self.choose(packet, backend, slot));
-        if source.is_claimed() { Ok(source) } else { Err(Refusal::drop(Reason::NoSourcePort)) }
+        Err(Refusal::drop(if is_resizing { Reason::NotReady } else { Reason::NoSourcePort }))
     }
 
     /// Whether the server would answer a client past SLB: it is the client, or the client is on its link.
@@ -128,6 +139,9 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         }
         let start = mix(first ^ u64::from(packet.source_port)) as u32;
         for n in 0..TRIES {
+            if n == CHEAP && !self.maps.may_send(GeneratedPacket::SourceSearches, self.index.hz) {
+                break;
+            }
             let Some(local) = choice(choices, first, n) else { break };
             let address = &locals.slots[usize::from(local)];
             let (low, high) = (u32::from(address.first_port), u32::from(address.last_port));
@@ -138,7 +152,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
                 return source.claimed();
             }
         }
-        Source::NONE
+        Source::WANTED
     }
 }
 

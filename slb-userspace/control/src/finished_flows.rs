@@ -46,6 +46,8 @@ const REMOVED_TERMINATING: u8 = Backend::REMOVED | Backend::TERMINATING;
 pub struct TerminatedConnection {
     /// The client endpoint.
     pub client: SocketAddr,
+    /// The client as its server sees it: in mode `full-nat` the flow's source.
+    pub source: SocketAddr,
     /// The VIP and port that the client connected to.
     pub vip: SocketAddr,
     /// The server endpoint.
@@ -157,12 +159,21 @@ impl<'a> FinishedFlows<'a> {
             self.next = Some(Jiffies::new(0));
             return false;
         }
+        let client = SocketAddr::new(to_ip(&flow.client), u16::from_be(flow.port));
         self.ended.push(TerminatedConnection {
-            client: SocketAddr::new(to_ip(&flow.client), u16::from_be(flow.port)),
+            client,
+            source: self.source_of(flow).unwrap_or(client),
             vip: SocketAddr::new(to_ip(&entry.address), u16::from_be(entry.port)),
             server: backend_address(backend),
         });
         true
+    }
+
+    /// The source of a flow's packets towards its server, if that is not the client endpoint.
+    fn source_of(&self, flow: &FlowRecord) -> Option<SocketAddr> {
+        let source = Some(flow.source).filter(|source| source.is_claimed())?;
+        let local = self.actual.index.locals.slots.get(&source.local())?;
+        Some(SocketAddr::new(to_ip(&local.address), u16::from_be(source.port())))
     }
 
     /// The handle of a server in a table.
@@ -232,6 +243,7 @@ mod tests {
 
     use super::*;
     use crate::dataplane::state::to_address;
+    use slb_common::abi::{local_address::LocalAddress, source::Source};
 
     const HZ: u32 = 250;
 
@@ -266,6 +278,7 @@ mod tests {
 
     const ENDED: TerminatedConnection = TerminatedConnection {
         client: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), 40_000),
+        source: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7)), 40_000),
         vip: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 10)), 80),
         server: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 8080),
     };
@@ -278,6 +291,19 @@ mod tests {
         assert_eq!(finished_flows.fate_of(&flow(None), &entry()), GcAction::Terminate);
         assert_eq!(finished_flows.ended, [ENDED]);
         assert_eq!(finished_flows.next_pass(), Duration::from_secs(6));
+    }
+
+    #[test]
+    fn server_end_is_provoked_from_the_flows_source() {
+        let mut actual = actual(Backend::ALIVE | Backend::ACCEPTS_NEW);
+        let local: SocketAddr = "10.0.0.200:5000".parse().unwrap();
+        let address = to_address(local.ip());
+        actual.index.locals.slots.insert(9, LocalAddress { address, ..LocalAddress::default() });
+        let mut finished_flows = FinishedFlows::new(&actual, HZ);
+        let source = Source::chosen(9, local.port().to_be()).claimed();
+        let translated = FlowRecord { source, ..flow(None) };
+        assert_eq!(finished_flows.fate_of(&translated, &entry()), GcAction::Terminate);
+        assert_eq!(finished_flows.ended, [TerminatedConnection { source: local, ..ENDED }]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use slb_common::abi::{
     backend::Backend,
     health::ServerHealth,
     ids::{BackendId, TableId},
+    mode::Mode,
     service::IndexEntry,
 };
 
@@ -37,6 +38,11 @@ pub(super) fn ejection_pools(
     pools.collect()
 }
 
+/// Whether the client's packets have reached the server: in mode `full-nat` they do once the flow has a source.
+pub(super) fn has_reached_server(flow: &FlowRecord, entry: &IndexEntry) -> bool {
+    entry.mode() != Some(Mode::FullNat) || flow.source.is_claimed()
+}
+
 /// Handshake outcomes of one GC pass.
 pub(super) struct Handshakes<'a> {
     ejection_pools: &'a BTreeMap<TableId, DetectorPool>,
@@ -53,6 +59,9 @@ impl<'a> Handshakes<'a> {
     /// Counts a flow if its handshake is recent enough.
     pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
         let Some(Handshake { age, outcome }) = flow.handshake else { return };
+        if !has_reached_server(flow, entry) {
+            return;
+        }
         let Some(pool) = self.ejection_pools.get(&entry.table()) else { return };
         if u64::from(age) > pool.policy.within.as_secs() {
             return;

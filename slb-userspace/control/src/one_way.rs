@@ -18,6 +18,7 @@ use slb_common::abi::{
 };
 
 use crate::dataplane::state::{FlowRecord, Handshake, HandshakeOutcome, MapState, backend_address};
+use crate::handshakes::has_reached_server;
 use crate::outlier_detection::SILENCE;
 
 /// Unanswered new connections at which a server counts as one-way, if none is answered.
@@ -118,7 +119,7 @@ impl AnswerCounter {
     /// Counts a flow.
     pub(super) fn note(&mut self, flow: &FlowRecord, entry: &IndexEntry) {
         let Some(Handshake { age, outcome }) = flow.handshake else { return };
-        if !sees_answers(entry.mode(), entry.protocol()) {
+        if !sees_answers(entry.mode(), entry.protocol()) || !has_reached_server(flow, entry) {
             return;
         }
         let answers = match outcome {

@@ -77,6 +77,8 @@ pub(crate) struct Flow {
     pub(crate) arrival: Path,
     /// Source of its packets towards the server, in place of the client endpoint.
     pub(crate) source: Option<SocketAddr>,
+    /// Whether it needs such a source.
+    pub(crate) is_translated: bool,
     pub(crate) marks: Marks,
     /// The next numbers of client and server.
     pub(crate) client: u32,
@@ -156,6 +158,7 @@ impl Flow {
             path: arrival,
             arrival,
             source: None,
+            is_translated: false,
             marks,
             client: segment.end,
             server_number: if segment.is_syn() { 0 } else { segment.acknowledges },

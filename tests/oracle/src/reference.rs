@@ -264,7 +264,7 @@ impl<'s, S: Slots> Reference<'s, S> {
 
     fn is_martian(&self, packet: &Packet) -> bool {
         let source = packet.source.ip();
-        !is_one_host(source) || self.world.vip(source).is_some()
+        !is_one_host(source) || self.world.vip(source).is_some() || self.world.locals.contains(&source)
     }
 
     fn may_send(&mut self, kind: Generated) -> bool {

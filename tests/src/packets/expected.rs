@@ -105,6 +105,35 @@ impl ExpectedCounters {
         }
     }
 
+    /// Packets of flows with a source of their own: reason, next hop and frame. `len` is that of the frame that arrived.
+    fn of_source(&mut self, frame: &Frame, expect: &Expect, len: u64) -> (Reason, Hop, Vec<u8>) {
+        match expect {
+            Expect::ToServerFrom(listener, server, source, flow) => {
+                self.count_in(listener, server, len, *flow);
+                let rewrite = Rewrite::Both(*source, server.at);
+                let bytes = check::rewritten(frame, server.hop.peer, server.hop.own, rewrite);
+                (Reason::ToServer, server.hop, bytes)
+            }
+            Expect::ToClientOf(listener, server, client) => {
+                self.count_out(listener, server, frame.bytes.len());
+                let rewrite = Rewrite::Both(listener.at, *client);
+                let bytes = check::rewritten(frame, CLIENT.peer, CLIENT.own, rewrite);
+                (Reason::ToClient, CLIENT, bytes)
+            }
+            Expect::FragmentToServerFrom(listener, server, source, fragment) => {
+                self.count_in(listener, server, len, FlowKind::Old);
+                let bytes = part_of_rewritten(fragment, &server.hop, Rewrite::Both(*source, server.at));
+                (Reason::ToServer, server.hop, bytes)
+            }
+            Expect::FragmentToClientOf(listener, server, client, fragment) => {
+                self.count_out(listener, server, frame.bytes.len());
+                let bytes = part_of_rewritten(fragment, &CLIENT, Rewrite::Both(listener.at, *client));
+                (Reason::ToClient, CLIENT, bytes)
+            }
+            _ => unreachable!("{expect:?} has no source"),
+        }
+    }
+
     /// Counts the frame; returns the expected verdict and frame.
     pub(super) fn note(
         &mut self,
@@ -128,17 +157,12 @@ impl ExpectedCounters {
                 let reason = if is_end { Reason::Reset } else { Reason::ToServer };
                 (Action::Forward, reason, send(hop), bytes)
             }
-            Expect::ToServerFrom(listener, server, source, flow) => {
-                self.count_in(listener, server, len, *flow);
-                let rewrite = Rewrite::Both(*source, server.at);
-                let bytes = check::rewritten(frame, server.hop.peer, server.hop.own, rewrite);
-                (Action::Forward, Reason::ToServer, send(&server.hop), bytes)
-            }
-            Expect::ToClientOf(listener, server, client) => {
-                self.count_out(listener, server, frame.bytes.len());
-                let rewrite = Rewrite::Both(listener.at, *client);
-                let bytes = check::rewritten(frame, CLIENT.peer, CLIENT.own, rewrite);
-                (Action::Forward, Reason::ToClient, send(&CLIENT), bytes)
+            Expect::ToServerFrom(..)
+            | Expect::ToClientOf(..)
+            | Expect::FragmentToServerFrom(..)
+            | Expect::FragmentToClientOf(..) => {
+                let (reason, hop, bytes) = self.of_source(frame, expect, len);
+                (Action::Forward, reason, send(&hop), bytes)
             }
             Expect::ToClient(listener, server, hop) | Expect::EndClient(listener, server, hop) => {
                 self.count_out(listener, server, sent(frame, expect).bytes.len());
@@ -156,16 +180,6 @@ impl ExpectedCounters {
             Expect::FragmentToClient(listener, server, fragment) => {
                 self.count_out(listener, server, frame.bytes.len());
                 let bytes = part_of_rewritten(fragment, &CLIENT, Rewrite::Source(listener.at));
-                (Action::Forward, Reason::ToClient, send(&CLIENT), bytes)
-            }
-            Expect::FragmentToServerFrom(listener, server, source, fragment) => {
-                self.count_in(listener, server, len, FlowKind::Old);
-                let bytes = part_of_rewritten(fragment, &server.hop, Rewrite::Both(*source, server.at));
-                (Action::Forward, Reason::ToServer, send(&server.hop), bytes)
-            }
-            Expect::FragmentToClientOf(listener, server, client, fragment) => {
-                self.count_out(listener, server, frame.bytes.len());
-                let bytes = part_of_rewritten(fragment, &CLIENT, Rewrite::Both(listener.at, *client));
                 (Action::Forward, Reason::ToClient, send(&CLIENT), bytes)
             }
             Expect::ErrorToServer(listener, server, bytes) => {

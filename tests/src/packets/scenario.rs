@@ -50,6 +50,8 @@ pub enum Step {
     Clock(u32),
     /// The host's kernel has this route to every client from now on.
     Route(ClientPath),
+    /// The host's kernel routes to every client's address on the link of this interface from now on; 0: by a gateway.
+    Link(u32),
     /// The host's flow table refuses new entries from now on.
     Full,
     /// Copying of flows into a new flow table begins or ends.
@@ -117,6 +119,13 @@ impl Scenario {
         self
     }
 
+    /// From now on all clients are on the link of this interface; 0: behind a gateway.
+    #[must_use]
+    pub fn link(mut self, ifindex: u32) -> Self {
+        self.steps.push(Step::Link(ifindex));
+        self
+    }
+
     /// The flow table refuses new entries from now on.
     #[must_use]
     pub fn full(mut self) -> Self {
@@ -164,6 +173,7 @@ impl Scenario {
                 Step::Interfaces(interfaces) => run.put_interfaces(interfaces)?,
                 Step::Clock(jiffies) => run.host.now.set(*jiffies),
                 Step::Route(route) => run.host.route.set(*route),
+                Step::Link(link) => run.host.link.set(*link),
                 Step::Full => run.host.full.set(true),
                 Step::Resizing(resizing) => run.set_resizing(*resizing)?,
                 Step::GcPass => run.host.collect(world::HZ),

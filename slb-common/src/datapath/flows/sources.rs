@@ -6,23 +6,27 @@
 //! Two processors may claim one source at once. Each first writes its word, then looks for another word of that source.
 //! At least one of them sees the other's, and gives up.
 //!
-//! Where sources are scarce, a flow that is not assured loses its source after a second: a flood of SYNs with forged
-//! sources would use them all up.
+//! Where sources are scarce, a flow that is not assured loses its source early: a flood with forged sources would use
+//! them all up.
 
 use super::{EntrySnapshot, Flows, Query};
 use crate::{
     abi::{
-        flow::{Client, state},
+        flow::{Client, FlowEntry, SequenceWord, state},
         service::ServiceIndex,
         source::{BUCKET, FLOWS_PER_BUCKET, Source, SourceBucket, SourceKey},
     },
-    datapath::maps::Maps,
-    opaque::forget,
+    datapath::{flow_calls::FlowCalls, maps::Maps},
+    opaque::{forget, masked},
 };
 
-/// Seconds of silence after which a finished TCP connection's source is free: `TCP_TIMEWAIT_LEN` of Linux. Before that,
-/// the server may take a SYN for one of the old connection.
+/// Seconds after which the source of a finished or expired TCP connection is free: `TCP_TIMEWAIT_LEN` of Linux. Before
+/// that, the server may take a SYN for one of the old connection.
 const REST: u32 = 60;
+/// Seconds of silence after which a flow that is not assured loses its source where sources are scarce.
+const UNASSURED: u32 = 1;
+/// The same for answered datagrams: a late answer must not reach the next flow (`nf_conntrack_udp_timeout`).
+const ANSWERED: u32 = 30;
 /// No position in a bucket.
 const NOWHERE: u32 = BUCKET as u32;
 
@@ -37,7 +41,7 @@ impl Claim {
     /// `is_scarce` says whether flows that are not assured lose their sources.
     #[inline(always)]
     pub(in crate::datapath) const fn new(source: Source, protocol: u8, is_scarce: bool) -> Self {
-        Self(source.0 as u64 | (protocol as u64) << Self::PROTOCOL | is_scarce as u64 * Self::SCARCE)
+        Self(source.0 as u64 | (protocol as u64) << Self::PROTOCOL | (is_scarce as u64 * Self::SCARCE))
     }
 
     const fn source(self) -> Source {
@@ -56,8 +60,61 @@ impl Claim {
 /// Claims a source for the flow in `slot`, whose entry the caller has locked. `server` is the server's
 /// [`ServiceIndex::server_hash`]. Returns `false` if another flow has it. A BPF subprogram.
 #[inline(always)]
-pub fn claim_source<T: Maps>(slot: u32, server: u64, claim: Claim, maps: &T) -> bool {
+pub fn claim_source<T: FlowCalls>(slot: u32, server: u64, claim: Claim, maps: &T) -> bool {
     maps.index().is_some_and(|index| Flows::open(index, maps).claim(slot, server, claim))
+}
+
+/// Empties the word `n` of a bucket of the source table, if it is `was` and its flow does not have the source, or loses
+/// it. A BPF subprogram.
+#[inline(always)]
+pub fn release_word<T: Maps>(bucket: u32, n: u32, was: u64, is_scarce: bool, maps: &T) -> bool {
+    maps.index().is_some_and(|index| Flows::open(index, maps).release_word(bucket, n, was, is_scarce))
+}
+
+impl<T: FlowCalls> Flows<'_, T> {
+    #[inline(always)]
+    fn claim(&self, slot: u32, server: u64, claim: Claim) -> bool {
+        let (maps, source, is_scarce) = (self.maps, claim.source(), claim.is_scarce());
+        let key = SourceKey::new(server, source, claim.protocol(), maps.flow_seed());
+        let number = self.bucket_of(key);
+        let Some(bucket) = maps.source_bucket(number) else { return false };
+        let Some(entry) = self.at(slot, 0) else { return false };
+        let own = key.word(slot & self.mask);
+        let mut free = forget(NOWHERE, self.unknown);
+        for (n, word) in (0..).zip(bucket) {
+            let was = word.load();
+            if was == own {
+                // Left from an earlier flow in this slot.
+                word.exchange(own, 0);
+            } else if key.slot_of(was).is_some() && !maps.release_source_word(number, n, was, is_scarce) {
+                return false;
+            }
+            if word.load() == 0 {
+                free = n;
+            }
+            free = forget(free, self.unknown);
+        }
+        for (n, word) in (0..).zip(bucket) {
+            if free == NOWHERE && maps.release_source_word(number, n, word.load(), is_scarce) {
+                free = n;
+            }
+            free = forget(free, self.unknown);
+        }
+        if free >= NOWHERE {
+            return false;
+        }
+        let word = &bucket[masked::<BUCKET>(free.into())];
+        entry.set_source(source);
+        if word.exchange(0, own) {
+            if self.is_alone(bucket, key, own) {
+                entry.set_source(source.claimed());
+                return true;
+            }
+            word.exchange(own, 0);
+        }
+        entry.set_source(Source::WANTED);
+        false
+    }
 }
 
 impl<'t, T: Maps> Flows<'t, T> {
@@ -71,7 +128,7 @@ impl<'t, T: Maps> Flows<'t, T> {
         protocol: u8,
     ) -> Option<(EntrySnapshot<'t>, Client)> {
         let key = SourceKey::new(server, source, protocol, self.maps.flow_seed());
-        let bucket = self.bucket(key)?;
+        let bucket = self.maps.source_bucket(self.bucket_of(key))?;
         let mut slot = None;
         for word in bucket {
             if let Some(found) = key.slot_of(word.load()) {
@@ -91,46 +148,8 @@ impl<'t, T: Maps> Flows<'t, T> {
     }
 
     #[inline(always)]
-    fn bucket(&self, key: SourceKey) -> Option<&'t SourceBucket> {
-        self.maps.source_bucket(key.bucket() & self.mask / FLOWS_PER_BUCKET)
-    }
-
-    #[inline(always)]
-    fn claim(&self, slot: u32, server: u64, claim: Claim) -> bool {
-        let source = claim.source();
-        let key = SourceKey::new(server, source, claim.protocol(), self.maps.flow_seed());
-        let Some(bucket) = self.bucket(key) else { return false };
-        let Some(entry) = self.at(slot, 0) else { return false };
-        let own = key.word(slot & self.mask);
-        let mut free = forget(NOWHERE, self.unknown);
-        for (n, word) in (0..).zip(bucket) {
-            let was = word.load();
-            if key.slot_of(was).is_some() {
-                // A word of this flow is left from an earlier one in its slot.
-                if was != own && !self.gives_up(was, claim) {
-                    return false;
-                }
-                word.exchange(was, 0);
-            }
-            if word.load() == 0 {
-                free = n;
-            }
-            free = forget(free, self.unknown);
-        }
-        if free == NOWHERE {
-            free = self.first_stale(bucket);
-        }
-        let Some(word) = bucket.get(free as usize) else { return false };
-        entry.set_source(source);
-        if word.exchange(0, own) {
-            if self.is_alone(bucket, key, own) {
-                entry.set_source(source.claimed());
-                return true;
-            }
-            word.exchange(own, 0);
-        }
-        entry.set_source(Source::NONE);
-        false
+    const fn bucket_of(&self, key: SourceKey) -> u32 {
+        key.bucket() & (self.mask / FLOWS_PER_BUCKET)
     }
 
     /// Whether no other word of the bucket is of this key.
@@ -145,38 +164,37 @@ impl<'t, T: Maps> Flows<'t, T> {
         others == 0
     }
 
-    /// Whether a word stands for no flow any longer, or its flow loses the source that is claimed.
+    /// Empties the word `n` of a bucket, if it is `was` and leads to no flow with the source that it stands for, or that
+    /// flow loses its source. The entry is locked meanwhile: its source does not change.
     #[inline(always)]
-    fn gives_up(&self, word: u64, claim: Claim) -> bool {
-        if self.is_stale(word) {
-            return true;
-        }
-        let Some(entry) = self.at((word as u32).wrapping_sub(1), 0) else { return true };
+    fn release_word(&self, bucket: u32, n: u32, was: u64, is_scarce: bool) -> bool {
+        let Some(bucket) = self.maps.source_bucket(bucket) else { return false };
+        let word = &bucket[masked::<BUCKET>(n.into())];
+        let Some(entry) = self.at((was as u32).wrapping_sub(1), 0) else { return false };
         let sequence_word = entry.sequence_word();
-        let silence = self.silence(sequence_word);
-        let is_unassured = claim.is_scarce() & (sequence_word.state() & state::ASSURED == 0);
-        let has_rested = self.is_expired(sequence_word)
-            | (sequence_word.is_finished() & (silence >= REST * self.hz))
-            | (is_unassured & (silence >= self.hz));
-        // Locked, so that no other flow takes the slot meanwhile.
-        if sequence_word.is_locked() || !has_rested || !entry.lock(sequence_word) {
+        let is_stale = self.is_stale(was);
+        let may_go = is_stale || self.has_rested(entry, sequence_word, is_scarce);
+        if sequence_word.is_locked() || !may_go || !entry.lock(sequence_word) {
             return false;
         }
-        entry.set_source(Source::NONE);
+        if !is_stale {
+            entry.set_source(Source::WANTED);
+        }
+        let is_emptied = word.exchange(was, 0);
         entry.unlock(sequence_word);
-        true
+        is_emptied
     }
 
-    /// Empties a word whose flow has another source by now. Returns its position, or [`NOWHERE`].
+    /// Whether a flow loses its source: it has ended long enough ago, or sources are scarce and it is not assured.
     #[inline(always)]
-    fn first_stale(&self, bucket: &SourceBucket) -> u32 {
-        for (n, word) in (0..).zip(bucket) {
-            let is = word.load();
-            if self.is_stale(is) && word.exchange(is, 0) {
-                return n;
-            }
-        }
-        NOWHERE
+    fn has_rested(&self, entry: FlowEntry<'_>, sequence_word: SequenceWord, is_scarce: bool) -> bool {
+        let (silence, bits) = (self.silence(sequence_word), sequence_word.state());
+        let is_tcp = entry.client().is_tcp();
+        let rest = u32::from(is_tcp) * REST * self.hz;
+        let early = if !is_tcp && bits & state::ANSWERED != 0 { ANSWERED } else { UNASSURED };
+        let is_early = is_scarce & (bits & state::ASSURED == 0) & (silence >= early * self.hz);
+        let after = if sequence_word.is_finished() { 0 } else { sequence_word.idle(self.hz) + 1 };
+        is_early | (silence >= after + rest)
     }
 
     /// Whether a word leads to no flow with the source that it stands for.
@@ -195,8 +213,8 @@ impl<'t, T: Maps> Flows<'t, T> {
         source.0 == 0 || key.word(slot) != word
     }
 
-    /// Gives a flow the first source that `claim` claims, while its entry is locked. `claim` gets the flow's slot.
-    /// Returns [`Source::NONE`] if it claims none or the entry has changed.
+    /// Gives a flow the source that `claim` claims, or [`Source::WANTED`], while its entry is locked. `claim` gets the
+    /// flow's slot. Returns the source, or [`Source::NONE`] if the entry has changed.
     #[inline(always)]
     pub(in crate::datapath) fn give_source(
         &self,
@@ -209,6 +227,7 @@ impl<'t, T: Maps> Flows<'t, T> {
             return Source::NONE;
         }
         let source = claim(query.home.wrapping_add(distance) & self.mask);
+        found.entry.set_source(source);
         found.entry.unlock(found.sequence_word);
         source
     }

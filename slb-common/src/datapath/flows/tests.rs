@@ -26,7 +26,7 @@ use crate::{
         source::{FLOWS_PER_BUCKET, Source, SourceBucket},
         stats::{Action, GeneratedPacket},
     },
-    datapath::maps::Direction,
+    datapath::{flow_calls::FlowCalls, maps::Direction},
 };
 
 const SLOTS: u32 = 64;
@@ -57,6 +57,8 @@ impl SharedTable {
         Self { index, entries, sources, server, now: AtomicU32::new(1000 * HZ) }
     }
 }
+
+impl FlowCalls for SharedTable {}
 
 impl Maps for SharedTable {
     fn index(&self) -> Option<&ServiceIndex> {

@@ -66,10 +66,20 @@ impl HostAddresses {
     }
 
     /// First port of the host's own connections, if the kernel may choose the address as their source: a primary address
-    /// of an interface, with a subnet.
+    /// of an interface with a subnet, or without one if the interface has no other.
     pub(super) fn own_ports_from(&self, address: IpAddr) -> Option<u16> {
-        let is_source = self.addresses.iter().any(|own| own.address == address && own.is_source());
-        is_source.then_some(self.own_ports_from)
+        let has_source = |interface| {
+            self.addresses.iter().any(|own| {
+                own.interface == interface
+                    && own.address.is_ipv4() == address.is_ipv4()
+                    && !matches!(own.address, IpAddr::V6(address) if address.is_unicast_link_local())
+                    && own.is_source()
+            })
+        };
+        let is_source =
+            |own: &OwnAddress| own.is_source() || (!own.is_secondary && !has_source(own.interface));
+        let is_chosen = self.addresses.iter().any(|own| own.address == address && is_source(own));
+        is_chosen.then_some(self.own_ports_from)
     }
 
     /// Why hosts in the VIP's subnet do not reach it, and what to do; `None` if they do. `is_local`: whether the VIP is

@@ -249,7 +249,7 @@ impl<S: Slots> Reference<'_, S> {
         let flows = others.filter_map(|other| self.flows.get(&(client, protocol, other)));
         flows
             .filter(|flow| {
-                flow.source.is_none()
+                !flow.is_translated
                     && !flow.is_ended(self.now)
                     && self.world.servers[flow.server].state != ServerState::Gone
             })
@@ -262,7 +262,7 @@ impl<S: Slots> Reference<'_, S> {
         let at = self.world.servers[server].at;
         for other in (0..self.world.listeners.len()).filter(|other| *other != listener) {
             if let Some(flow) = self.flows.get_mut(&(client, protocol, other))
-                && flow.source.is_none()
+                && !flow.is_translated
                 && flow.is_ended(self.now)
                 && self.world.servers[flow.server].state != ServerState::Gone
                 && self.world.servers[flow.server].at == at

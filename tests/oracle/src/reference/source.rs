@@ -12,10 +12,12 @@ use crate::{
     world::{Mode, Protocol, ServerState},
 };
 
-/// Seconds after which a finished connection's source is free.
+/// Seconds after which the source of a finished or expired connection is free.
 const REST_SECONDS: u32 = 60;
 /// Seconds after which a flow that is not established loses its source, where sources are scarce.
 const SCARCE_SECONDS: u32 = 1;
+/// The same for datagrams that were answered.
+const ANSWERED_SECONDS: u32 = 30;
 /// Sources that a flow tries before they count as scarce.
 const PLENTY: usize = 16;
 /// A range of so many ports is searched to its end.
@@ -52,10 +54,16 @@ impl<S: Slots> Reference<'_, S> {
             Some(Flow { source: Some(source), .. }) => return Ok(Some(*source)),
             Some(_) => {}
         }
-        let begins = selected.is_new || (key.1 == Protocol::Tcp && packet.segment.is_syn());
-        if mode == Mode::Nat && !(begins && server.ip() == packet.source.ip()) {
+        let is_one = |is: fn(&Flow) -> bool| self.flows.get(&key).is_some_and(is);
+        let begins = is_one(|flow| !flow.marks.assured && !flow.marks.answered);
+        let has_local = self.world.locals.iter().any(|local| local.is_ipv4() == server.is_ipv4());
+        let is_translated = mode == Mode::FullNat
+            || is_one(|flow| flow.is_translated)
+            || (begins && has_local && server.ip() == packet.source.ip());
+        if !is_translated {
             return Ok(None);
         }
+        self.flows.get_mut(&key).expect("the flow was found").is_translated = true;
         let chosen = self.choice(packet, key, server, seen).ok_or(Refusal::Drop(Reason::NoSourcePort))?;
         for flow in self.flows.values_mut().filter(|flow| flow.source == Some(chosen)) {
             if self.world.servers[flow.server].at == server && flow.is_tcp == (key.1 == Protocol::Tcp) {
@@ -121,10 +129,13 @@ impl<S: Slots> Reference<'_, S> {
         };
         let Some(flow) = self.flows.values().find(holds) else { return Holder::Free };
         let silence = flow.silence(self.now);
-        let has_rested = flow.marks.is_finished() && silence >= REST_SECONDS * self.world.hz;
-        if flow.is_expired(self.now) || has_rested {
+        let (hz, is_finished) = (self.world.hz, flow.marks.is_finished());
+        let rest = if flow.is_tcp { REST_SECONDS * hz } else { 0 };
+        let has_ended = is_finished || flow.is_expired(self.now.wrapping_sub(rest));
+        let early = if !flow.is_tcp && flow.marks.answered { ANSWERED_SECONDS } else { SCARCE_SECONDS };
+        if has_ended && silence >= rest {
             Holder::Free
-        } else if !flow.marks.assured && silence >= SCARCE_SECONDS * self.world.hz {
+        } else if !flow.marks.assured && silence >= early * hz {
             Holder::Weak
         } else {
             Holder::Firm

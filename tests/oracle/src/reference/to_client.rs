@@ -83,7 +83,7 @@ impl<S: Slots> Reference<'_, S> {
             self.flows.get(&(client, protocol, *listener)).is_some_and(|flow| {
                 let there = &self.world.servers[flow.server];
                 self.world.listeners[*listener].mode == Mode::Nat
-                    && flow.source.is_none()
+                    && !flow.is_translated
                     && there.state != ServerState::Gone
                     && there.at == server
                     && !flow.marks.reused

@@ -30,6 +30,7 @@ pub(super) fn cases() -> Vec<Scenario> {
             fragments(of("fragments"), ends),
             ports(of("two clients with one port"), ends),
             hairpin(format!("nat, {name}: hairpin"), ends),
+            on_link(format!("nat, {name}: a client on the server's link"), ends),
         ]);
     }
     cases.extend([
@@ -40,7 +41,11 @@ pub(super) fn cases() -> Vec<Scenario> {
         resizing(),
         without_address(),
     ]);
-    cases.extend([finished_connection_keeps_its_source_for_a_minute(), unassured_flows_give_way()]);
+    cases.extend([
+        martians(),
+        finished_connection_keeps_its_source_for_a_minute(),
+        unassured_flows_give_way(),
+    ]);
     cases
 }
 
@@ -95,7 +100,7 @@ fn fragments(name: String, ends: Ends) -> Scenario {
     let Ends { client, listener, server } = ends;
     let source = local(ends, client.port());
     let mut case = begun(name, ends);
-    for fragment in cut(ends.packet(client, listener.at).build(), 7, 24) {
+    for fragment in cut(ends.packet(client, listener.at).build(), 7, 32) {
         case = case.frame(fragment.frame(), Expect::FragmentToServerFrom(listener, server, source, fragment));
     }
     for fragment in cut(answer(ends, source), 7, 16).into_iter().filter(|_| listener.protocol == number::UDP)
@@ -164,6 +169,42 @@ fn hairpin(name: String, ends: Ends) -> Scenario {
         )
         // Other clients keep their addresses.
         .frame(ends.first(), Expect::ToServer(listener, server, FlowKind::New))
+}
+
+/// Mode `nat`: a client on the server's link, which the server would answer past SLB.
+fn on_link(name: String, ends: Ends) -> Scenario {
+    let Ends { client, listener, server } = ends;
+    let source = local(ends, client.port());
+    let kept = |flow| Expect::ToServer(listener, server, flow);
+    let other = |port| Ends { client: SocketAddr::new(client.ip(), port), ..ends };
+    let family: &[IpAddr] = if client.is_ipv4() { &[LOCAL6] } else { &[LOCAL4] };
+    let begun = Scenario::new(name).in_world(PacketWorld::standard().locals(&[LOCAL4, LOCAL6], PORTS));
+    begun
+        .host_only()
+        .frame(other(1).first(), kept(FlowKind::New))
+        .link(FAR)
+        .frame(other(2).first(), kept(FlowKind::New))
+        .link(LO)
+        .frame(ends.first(), Expect::ToServerFrom(listener, server, source, FlowKind::New))
+        .frame(answer(ends, source), Expect::ToClientOf(listener, server, client))
+        // A flow that its server has answered keeps the client endpoint.
+        .link(0)
+        .frame(other(3).first(), kept(FlowKind::New))
+        .frame(answer(ends, other(3).client), Expect::ToClient(listener, server, CLIENT))
+        .link(LO)
+        .frame(other(3).first(), kept(FlowKind::Old))
+        .change(PacketWorld::standard().locals(family, PORTS))
+        .frame(other(4).first(), kept(FlowKind::New))
+}
+
+/// Sources of clients are no local addresses: an answer would reach the flow that has the source.
+fn martians() -> Scenario {
+    let from = |ends: Ends, port| Ends { client: local(ends, port), ..ends }.first();
+    let martian = Expect::Drop(Reason::MartianSource);
+    Scenario::new("packets from local addresses")
+        .in_world(PacketWorld::standard().locals(&[LOCAL4, LOCAL6], PORTS))
+        .frame(from(TCP4, 40_000), martian)
+        .frame(from(UDP6, 40_000), martian)
 }
 
 /// A RST without a flow has no source to go to the server from.
