@@ -2,6 +2,7 @@
 #![no_std]
 #![no_main]
 
+mod bpf_maps;
 mod maps;
 mod route;
 mod runtime;
@@ -13,6 +14,7 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
+use bpf_maps::BpfMaps;
 use maps::{EMBEDDED, METADATA, PROGRAMS};
 use slb_common::{
     abi::{
@@ -38,7 +40,6 @@ use slb_common::{
     },
     opaque::{apart, opaque},
 };
-use subprograms::BpfMaps;
 
 /// The kernel's context of one run, and so its frame.
 struct Context(*mut xdp_md);

@@ -1,8 +1,9 @@
 //! `slb status`.
 
+mod listener;
+
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use comfy_table::Table;
 
+use self::listener::{heading, in_number, outages, source_ports};
 use super::{
     lock_holder::{LockHolder, claimant},
     table::{reasons, reasons_of_one_verdict, table},
@@ -26,10 +28,9 @@ use crate::{
 use slb_api::{
     client,
     types::{
-        ApiAccessList, ApiAccessListKind, ApiHealth, ApiInterfaceRole, ApiListener, ApiOutage, ApiOverride,
-        ApiPendingChange, ApiRunState, ApiServer, ApiSourcePorts, AttachMode, ConfigurationStatus,
-        DaemonStatus, DrainStatus, FlowTableStatus, InactiveInterface, InterfaceLosses, Requester, Status,
-        VipStatus,
+        ApiHealth, ApiInterfaceRole, ApiListener, ApiOverride, ApiPendingChange, ApiRunState, ApiServer,
+        AttachMode, ConfigurationStatus, DaemonStatus, DrainStatus, FlowTableStatus, InactiveInterface,
+        InterfaceLosses, Requester, Status, VipStatus,
     },
 };
 use slb_common::abi::ABI_VERSION;
@@ -287,70 +288,6 @@ pub(super) fn trouble(why: Option<&str>) -> String {
     why.map_or_else(String::new, |why| format!("no override is active, and none can be set: {why}\n"))
 }
 
-fn heading(balancer: &str, listener: &ApiListener) -> String {
-    let addresses: Vec<_> = listener
-        .addresses
-        .iter()
-        .map(|address| SocketAddr::new(*address, listener.port).to_string())
-        .collect();
-    let traffic = match listener.state {
-        ApiRunState::Running => format!(
-            "{} flows in total, {} current, {} packets from clients, {} to clients; digest {}",
-            listener.counters.total_flows,
-            in_number(listener.current_flows),
-            listener.counters.packets_from_clients,
-            listener.counters.packets_to_clients,
-            listener.digest.as_deref().unwrap_or("unknown")
-        ),
-        ApiRunState::Stopped => "stopped".to_owned(),
-    };
-    format!(
-        "{balancer}/{} {} {} -> {} ({}{}): {traffic}",
-        listener.name,
-        listener.protocol,
-        addresses.join(", "),
-        listener.server_group.as_deref().unwrap_or("default server group"),
-        listener.mode,
-        listener.access_list.as_ref().map_or_else(String::new, access_list),
-    )
-}
-
-/// The server and local address with the largest share of used ports (mode `full-nat`).
-fn source_ports(listener: &ApiListener) -> String {
-    let share = |ports: &ApiSourcePorts| 100.0 * f64::from(ports.used) / f64::from(ports.ports.max(1));
-    let used = listener.servers.iter().filter_map(|server| Some((server.address, server.source_ports?)));
-    let fullest =
-        used.filter(|(_, ports)| ports.ports != 0).max_by(|(_, a), (_, b)| share(a).total_cmp(&share(b)));
-    fullest.map_or_else(String::new, |(server, ports)| {
-        let ApiSourcePorts { local_address, used, ports: most } = ports;
-        let share = share(&ports);
-        format!(
-            "source ports: at most {used} of {most} used ({share:.1} %), of {local_address} to {server}\n"
-        )
-    })
-}
-
-/// The access list of a listener, after its mode.
-fn access_list(list: &ApiAccessList) -> String {
-    let kind = match list.kind {
-        ApiAccessListKind::White => "white",
-        ApiAccessListKind::Black => "black",
-    };
-    let name = list.name.as_ref().map_or_else(String::new, |name| format!(" {name}"));
-    format!("; {kind} list{name}")
-}
-
-/// VIPs without a server that receives new flows.
-fn outages(listener: &ApiListener) -> String {
-    let lines = listener.outages.iter().map(|ApiOutage { addresses, why, seconds }| {
-        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        let since = seconds.map_or_else(String::new, |seconds| format!(" for {seconds} s"));
-        let why = why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-        format!("NO SERVER receives new connections to {}{since}{why}\n", addresses.join(", "))
-    });
-    lines.collect()
-}
-
 fn servers(listener: &ApiListener) -> Table {
     let header = [
         "server",
@@ -387,11 +324,6 @@ fn servers(listener: &ApiListener) -> Table {
         ]);
     }
     table
-}
-
-/// Number of flows, or "untracked".
-fn in_number(flows: Option<u64>) -> String {
-    flows.map_or_else(|| "untracked".to_owned(), |flows| flows.to_string())
 }
 
 /// Connections that a draining server has, and its deadline.
