@@ -4,7 +4,8 @@
 //! leads to has the same source. So an evicted or erased flow frees its source without another step.
 //!
 //! Two processors may claim one source at once. Each first writes its word, then looks for another word of that source.
-//! At least one of them sees the other's, and gives up.
+//! At least one of them sees the other's, and gives up. Until it has, replies may find its word and so no flow: that takes
+//! less time than a server's answer.
 //!
 //! Where sources are scarce, a flow that is not assured loses its source early: a flood with forged sources would use
 //! them all up.

@@ -1,5 +1,7 @@
 //! Claims of sources: each belongs to one flow alone, also if processors claim it at once.
 
+use std::time::{Duration, Instant};
+
 use super::*;
 use crate::abi::source::{BUCKET, SourceKey};
 
@@ -15,20 +17,28 @@ fn source(port: u16) -> Source {
     Source::chosen(3, port)
 }
 
+/// Locks an entry. Another thread may have it locked, to release a word that leads there.
+fn lock(shared: &SharedTable, slot: u32) -> (FlowEntry<'_>, SequenceWord) {
+    let entry = shared.flow(slot).unwrap();
+    loop {
+        let sequence_word = entry.sequence_word();
+        if !sequence_word.is_locked() && entry.lock(sequence_word) {
+            return (entry, sequence_word);
+        }
+        thread::yield_now();
+    }
+}
+
 /// Puts a TCP flow of the server into a slot.
 fn put(shared: &SharedTable, slot: u32, bits: u32) {
-    let entry = shared.flow(slot).unwrap();
-    let sequence_word = entry.sequence_word();
-    assert!(entry.lock(sequence_word));
+    let (entry, sequence_word) = lock(shared, slot);
     let flow = Flow { backend: shared.server.handle, ..flow(slot, 1) };
     entry.publish(sequence_word, &client(slot), &flow, shared.now(), bits, 225);
 }
 
 /// Claims a source as the packet path does: while the entry is locked.
 fn claim(shared: &SharedTable, slot: u32, port: u16, is_scarce: bool) -> bool {
-    let entry = shared.flow(slot).unwrap();
-    let sequence_word = entry.sequence_word();
-    assert!(entry.lock(sequence_word));
+    let (entry, sequence_word) = lock(shared, slot);
     let claimed = claim_source(slot, server_hash(shared), Claim::new(source(port), TCP, is_scarce), shared);
     entry.unlock(sequence_word);
     claimed
@@ -111,6 +121,15 @@ fn bucket_takes_a_further_flow_when_a_word_is_stale() {
     assert_eq!(held, BUCKET);
 }
 
+/// Another thread that claims the source at once has a word, too, until it gives up.
+fn wait_for_holder(shared: &SharedTable, port: u16, slot: u32) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while holder(shared, port) != Some(client(slot)) {
+        assert!(Instant::now() < deadline, "port {port} does not lead to slot {slot}");
+        thread::yield_now();
+    }
+}
+
 /// Each thread has flows of its own, and gives their sources up again and again.
 #[test]
 fn concurrent_claims_never_give_one_source_to_two_flows() {
@@ -136,7 +155,7 @@ fn concurrent_claims_never_give_one_source_to_two_flows() {
                     } else if claim(shared, slot, port, false) {
                         let before = holders[usize::from(port)].swap(slot, Ordering::SeqCst);
                         assert_eq!(before, u32::MAX, "port {port}");
-                        assert_eq!(holder(shared, port), Some(client(slot)));
+                        wait_for_holder(shared, port, slot);
                         held[n as usize] = Some(port);
                         claims.fetch_add(1, Ordering::Relaxed);
                     }
