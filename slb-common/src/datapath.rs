@@ -9,7 +9,7 @@
 //! | program | decides on |
 //! |---|---|
 //! | [`fast`] | most packets of known flows, frames for other hosts |
-//! | [`full_nat`] | packets of known flows with a source of their own |
+//! | [`full_nat`] | packets of known source-translated flows |
 //! | [`slow`] | nothing: parses, names the next program |
 //! | [`to_server`] | packets to a listener: selects the server |
 //! | [`source`] | packets whose source is translated: finds or chooses their source |

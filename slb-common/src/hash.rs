@@ -23,6 +23,15 @@ pub const fn salt(seed: u64, address: &Address, port: u16, protocol: u8) -> u64 
     mix(h.wrapping_add((port as u64) << 8 | protocol as u64))
 }
 
+/// Hash of an address for tables and filters of the service index. Its upper bits select the slot or the bit.
+#[inline(always)]
+pub const fn address_hash(address: &Address) -> u64 {
+    /// Odd.
+    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+    let [high, low] = address.halves();
+    (high.wrapping_mul(MULTIPLIER) ^ low).wrapping_mul(MULTIPLIER)
+}
+
 /// Hash of a flow of the service with this salt; `port` is in network byte order.
 ///
 /// A client chooses its port and the lower half of an IPv6 address; an attacker with forged sources chooses the whole

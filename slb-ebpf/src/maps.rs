@@ -51,7 +51,7 @@ pub(crate) static FLOWS: Array<[SharedWord; WORDS], 1024, MMAPABLE> = Array::new
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".rodata")]
 pub(crate) static FLOW_MASK: u32 = 0;
-/// Where replies find flows with a source of their own: a bucket for each [`FLOWS_PER_BUCKET`] slots of [`FLOWS`].
+/// Where replies find source-translated flows: a bucket for each [`FLOWS_PER_BUCKET`] slots of [`FLOWS`].
 #[btf_map]
 pub(crate) static SOURCES: Array<SourceBucket, { 1024 / FLOWS_PER_BUCKET as usize }, MMAPABLE> = Array::new();
 /// Not 0 while the daemon copies flows into [`FLOWS`] from a flow table of another size.

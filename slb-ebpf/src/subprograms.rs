@@ -11,7 +11,7 @@ use slb_common::{
     datapath::{
         access,
         flow_calls::FlowCalls,
-        flows::{self, Claim, Query},
+        flows::{self, Allocation, Query},
         insert::{self, NewFlow},
         parse::Packet,
         path_calls::PathCalls,
@@ -57,8 +57,8 @@ impl FlowCalls for BpfMaps {
     }
 
     #[inline(always)]
-    fn claim_source(&self, slot: u32, server: u64, claim: Claim) -> bool {
-        slb_claim_source(slot.into(), server, claim.0) != 0
+    fn allocate_source(&self, slot: u32, server: u64, request: Allocation) -> bool {
+        slb_allocate_source(slot.into(), server, request.0) != 0
     }
 
     #[inline(always)]
@@ -253,11 +253,11 @@ extern "C" fn slb_insert_flow(
     }
 }
 
-/// [`flows::claim_source`].
+/// [`flows::allocate_source`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_claim_source(slot: u64, server: u64, claim: u64) -> u64 {
-    flows::claim_source(slot as u32, server, Claim(claim), &BPF_MAPS).into()
+extern "C" fn slb_allocate_source(slot: u64, server: u64, request: u64) -> u64 {
+    flows::allocate_source(slot as u32, server, Allocation(request), &BPF_MAPS).into()
 }
 
 /// [`flows::release_word`].

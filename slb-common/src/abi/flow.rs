@@ -232,8 +232,7 @@ impl<'t> FlowEntry<'t> {
         Source((self.0[HOP_BITMAP].load() >> SOURCE) as u32)
     }
 
-    /// Replaces the source of the flow in this slot. Not atomic: a reader may find none, or a mixture that is not
-    /// claimed.
+    /// Replaces the source of the flow in this slot, whose entry the caller has locked: a reader of it starts again.
     #[inline(always)]
     pub fn set_source(self, source: Source) {
         if self.source() != source {

@@ -1,13 +1,12 @@
 //! Local addresses: the source addresses of packets whose source is translated (mode `full-nat`).
 
 use super::{Address, family::Family};
+use crate::hash::address_hash;
 
-/// Odd multiplier of the address hash.
-const HASH_MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Slots of the table, which hold all local addresses. The slot of an address is its id.
 pub const SLOTS: usize = 256;
 /// Most local addresses of one family that new flows choose from.
-pub const MAX_CHOICES: usize = 32;
+pub const MAX_CANDIDATES: usize = 32;
 /// Words of the filter.
 pub const FILTER_WORDS: usize = 16;
 /// Slots from the hash of an address on in which it may lie.
@@ -35,13 +34,13 @@ impl LocalAddress {
 /// The local addresses of one family that new flows choose from.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Choices {
+pub struct Candidates {
     /// Their number.
     pub count: u32,
     /// Keeps the size a multiple of eight.
     pub reserved: u32,
     /// Their slots in the table.
-    pub slots: [u8; MAX_CHOICES],
+    pub slots: [u8; MAX_CANDIDATES],
 }
 
 /// The table of local addresses: open addressing by [`LocalAddresses::home`]. An address keeps its slot for as long as
@@ -49,17 +48,17 @@ pub struct Choices {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LocalAddresses {
-    /// Used slots, among them addresses that are no choice any longer.
+    /// Used slots, among them addresses that new flows no longer choose.
     pub used: u32,
     /// Keeps the size a multiple of eight.
     pub reserved: u32,
     /// Filter of the addresses in used slots, one bit per hash.
     pub filter: [u64; FILTER_WORDS],
-    /// Choices of IPv4 flows.
-    pub v4: Choices,
-    /// Choices of IPv6 flows.
-    pub v6: Choices,
-    /// The addresses, also those that are no choice any longer. Each lies in one of [`PROBES`] slots from its
+    /// Candidates of IPv4 flows.
+    pub v4: Candidates,
+    /// Candidates of IPv6 flows.
+    pub v6: Candidates,
+    /// The addresses, also those that new flows no longer choose. Each lies in one of [`PROBES`] slots from its
     /// [`Self::home`] on.
     pub slots: [LocalAddress; SLOTS],
 }
@@ -67,34 +66,28 @@ pub struct LocalAddresses {
 impl LocalAddresses {
     /// A table without addresses.
     pub const EMPTY: Self = {
-        let choices = Choices { count: 0, reserved: 0, slots: [0; MAX_CHOICES] };
+        let candidates = Candidates { count: 0, reserved: 0, slots: [0; MAX_CANDIDATES] };
         let free = LocalAddress { address: Address([0; 4]), first_port: 0, last_port: 0, reserved: 0 };
         Self {
             used: 0,
             reserved: 0,
             filter: [0; FILTER_WORDS],
-            v4: choices,
-            v6: choices,
+            v4: candidates,
+            v6: candidates,
             slots: [free; SLOTS],
         }
     };
 
-    #[inline(always)]
-    const fn hash(address: &Address) -> u64 {
-        let [high, low] = address.halves();
-        (high.wrapping_mul(HASH_MULTIPLIER) ^ low).wrapping_mul(HASH_MULTIPLIER)
-    }
-
     /// First slot in which an address may lie.
     #[inline(always)]
     pub const fn home(address: &Address) -> u8 {
-        (Self::hash(address) >> 56) as u8
+        (address_hash(address) >> 56) as u8
     }
 
     /// Word and bit of an address in the filter.
     #[inline(always)]
     pub const fn filter_bit(address: &Address) -> (usize, u64) {
-        let bit_index = Self::hash(address) >> 54;
+        let bit_index = address_hash(address) >> 54;
         ((bit_index >> 6) as usize, 1 << (bit_index & 63))
     }
 
@@ -105,9 +98,9 @@ impl LocalAddresses {
         self.filter[word & (FILTER_WORDS - 1)] & bit != 0
     }
 
-    /// The choices of a family.
+    /// The candidates of a family.
     #[inline(always)]
-    pub const fn choices(&self, family: Family) -> &Choices {
+    pub const fn candidates(&self, family: Family) -> &Candidates {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,
@@ -132,7 +125,7 @@ impl LocalAddresses {
     }
 }
 
-const _: () = assert!(size_of::<LocalAddress>() == 24 && size_of::<Choices>() == 40);
+const _: () = assert!(size_of::<LocalAddress>() == 24 && size_of::<Candidates>() == 40);
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,10 @@ use super::{
     protocol::IpProtocol,
     time::BootSecs,
 };
-use crate::{hash::flow_hash, net::headers::protocol};
+use crate::{
+    hash::{address_hash, flow_hash},
+    net::headers::protocol,
+};
 
 /// A service: one VIP, protocol and port. With an ICMP protocol and port 0, the VIP itself.
 ///
@@ -394,9 +397,7 @@ impl ServiceIndex {
     /// Word and bit of a VIP in [`Self::vips`] and [`Self::all_vips`].
     #[inline(always)]
     pub const fn vip_bit(address: &Address) -> (usize, u64) {
-        let [high, low] = address.halves();
-        let bit_index = (high.wrapping_mul(HASH_MULTIPLIER) ^ low).wrapping_mul(HASH_MULTIPLIER)
-            >> (u64::BITS - VIP_BITS);
+        let bit_index = address_hash(address) >> (u64::BITS - VIP_BITS);
         ((bit_index >> 6) as usize, 1 << (bit_index & 63))
     }
 

@@ -4,7 +4,7 @@
 //! The flow-table entry holds the source, so client endpoint, server and source cannot be evicted separately. A word of
 //! the source table only leads to the entry, and counts for nothing once the entry has another source or none.
 
-use super::{Address, service::ServiceIndex, shared_word::SharedWord};
+use super::shared_word::SharedWord;
 use crate::hash::mix;
 
 /// Words of a bucket of the source table: one cache line.
@@ -26,34 +26,34 @@ impl Source {
     /// The flow needs a source and has none: its packets are not forwarded before it gets one.
     pub const WANTED: Self = Self(1 << 27);
     /// It has been decided that the client endpoint is kept.
-    pub const KEPT: Self = Self(1 << 26);
-    const CHOSEN: u32 = 1 << 24;
-    const CLAIMED: u32 = 1 << 25;
+    pub const UNTRANSLATED: Self = Self(1 << 26);
+    const CANDIDATE: u32 = 1 << 24;
+    const ALLOCATED: u32 = 1 << 25;
 
     /// The local address in this slot of the table, and a port in network byte order. Packets do not use it before it is
-    /// claimed.
+    /// allocated.
     #[inline(always)]
-    pub const fn chosen(local: u8, port: u16) -> Self {
-        Self(port as u32 | (local as u32) << 16 | Self::CHOSEN)
+    pub const fn candidate(local: u8, port: u16) -> Self {
+        Self(port as u32 | (local as u32) << 16 | Self::CANDIDATE)
     }
 
     /// The source once it belongs to one flow alone.
     #[inline(always)]
     #[must_use]
-    pub const fn claimed(self) -> Self {
-        Self(self.0 | Self::CLAIMED)
+    pub const fn allocated(self) -> Self {
+        Self(self.0 | Self::ALLOCATED)
     }
 
     /// Whether it belongs to one flow alone.
     #[inline(always)]
-    pub const fn is_claimed(self) -> bool {
-        self.0 & Self::CLAIMED != 0
+    pub const fn is_allocated(self) -> bool {
+        self.0 & Self::ALLOCATED != 0
     }
 
     /// Whether both are the same local address and port.
     #[inline(always)]
     pub const fn same(self, other: Self) -> bool {
-        (self.0 ^ other.0) & !Self::CLAIMED == 0
+        (self.0 ^ other.0) & !Self::ALLOCATED == 0
     }
 
     /// Slot of the local address.
@@ -74,17 +74,11 @@ impl Source {
 pub struct SourceKey(pub u64);
 
 impl SourceKey {
-    /// `server` is the server's [`ServiceIndex::server_hash`], `seed` that of the flow table.
+    /// `server` is the server's [`server_hash`](super::service::ServiceIndex::server_hash), `seed` that of the flow table.
     #[inline(always)]
     pub const fn new(server: u64, source: Source, protocol: u8, seed: u64) -> Self {
         let end = source.port() as u64 | (source.local() as u64) << 16 | (protocol as u64) << 24;
         Self(mix(mix(server ^ seed) ^ end))
-    }
-
-    /// As [`Self::new`], of the server with this address and port (network byte order).
-    #[inline(always)]
-    pub const fn of(address: &Address, port: u16, source: Source, protocol: u8, seed: u64) -> Self {
-        Self::new(ServiceIndex::server_hash(address, port), source, protocol, seed)
     }
 
     /// The bucket, which the caller reduces to the table's size.
@@ -112,16 +106,16 @@ mod tests {
 
     #[test]
     fn source_keeps_its_parts() {
-        let source = Source::chosen(255, 0xbb01);
-        assert_eq!((source.local(), source.port(), source.is_claimed()), (255, 0xbb01, false));
-        assert!(source.claimed().is_claimed() && source.claimed().same(source));
-        assert!(!source.same(Source::chosen(255, 0xbb02)) && !source.same(Source::chosen(254, 0xbb01)));
-        assert!(!source.same(Source::NONE) && !Source::NONE.is_claimed());
+        let source = Source::candidate(255, 0xbb01);
+        assert_eq!((source.local(), source.port(), source.is_allocated()), (255, 0xbb01, false));
+        assert!(source.allocated().is_allocated() && source.allocated().same(source));
+        assert!(!source.same(Source::candidate(255, 0xbb02)) && !source.same(Source::candidate(254, 0xbb01)));
+        assert!(!source.same(Source::NONE) && !Source::NONE.is_allocated());
     }
 
     #[test]
     fn words_lead_to_their_slot_alone() {
-        let key = |port| SourceKey::of(&Address::v4([10, 0, 0, 1]), 80, Source::chosen(3, port), 6, 7);
+        let key = |port| SourceKey::new(9, Source::candidate(3, port), 6, 7);
         for slot in [0, 1, u32::MAX - 1] {
             let word = key(1).word(slot);
             assert_eq!(key(1).slot_of(word), Some(slot));

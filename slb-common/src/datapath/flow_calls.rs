@@ -1,7 +1,7 @@
 //! Searches of the flow table. Each is a BPF subprogram.
 
 use super::{
-    flows::{self, Claim, Query},
+    flows::{self, Allocation, Query},
     maps::Maps,
 };
 
@@ -27,9 +27,9 @@ pub trait FlowCalls: Maps {
     fn slot_for_flow(&self, home: u32) -> u32 {
         flows::find_slot(home, self)
     }
-    /// [`flows::claim_source`], a BPF subprogram.
-    fn claim_source(&self, slot: u32, server: u64, claim: Claim) -> bool {
-        flows::claim_source(slot, server, claim, self)
+    /// [`flows::allocate_source`], a BPF subprogram.
+    fn allocate_source(&self, slot: u32, server: u64, request: Allocation) -> bool {
+        flows::allocate_source(slot, server, request, self)
     }
     /// [`flows::release_word`], a BPF subprogram.
     fn release_source_word(&self, bucket: u32, n: u32, was: u64, is_scarce: bool) -> bool {

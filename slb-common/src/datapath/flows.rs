@@ -7,7 +7,7 @@
 mod eviction;
 mod sources;
 
-pub use sources::{Claim, claim_source, release_word};
+pub use sources::{Allocation, allocate_source, release_word};
 
 use super::{maps::Maps, parse::Packet};
 use crate::{

@@ -101,7 +101,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         match mode {
             mode::NAT | mode::FULL_NAT => {
                 let (address, port) = (&backend.address, backend.port);
-                if SOURCE && source.is_claimed() {
+                if SOURCE && source.is_allocated() {
                     let local = &self.index.locals.slots[usize::from(source.local())].address;
                     nat::both_ends(&mut frame, packet, (local, source.port()), (address, port))
                 } else {

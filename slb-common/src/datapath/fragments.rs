@@ -66,7 +66,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let service = service.ok_or(Reason::NoServer)?;
     let (client, out) = (record.client, maps.interface_at(record.client.interface()));
     let (backend, source) = (record.server.id(), record.source);
-    let end = if source.is_claimed() {
+    let end = if source.is_allocated() {
         // The flow knows its client.
         let hash = ServiceIndex::server_hash(&packet.source, record.ports as u16);
         let found = Flows::open(path.index, maps).find_by_source(hash, source, packet.protocol);
@@ -103,7 +103,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         if packet.hop_limit <= 1 && service.mode != mode::DSR {
             return Refusal::drop(Reason::HopLimit);
         }
-        let source = if record.source.is_claimed() { record.source } else { Source::KEPT };
+        let source = if record.source.is_allocated() { record.source } else { Source::UNTRANSLATED };
         head.follow(record.ports, PackedSelection::new(record.server, false, false), source);
         Refusal::Next(TailCalled::Forward)
     }

@@ -30,7 +30,7 @@ pub trait FrameCalls: FrameBuffer {
     fn refuse(&mut self, refusal: PackedRefusal);
     /// Leaves a selected server in [`Self::metadata`] for a later program, and [`Source::NONE`].
     fn select(&mut self, selection: PackedSelection);
-    /// Leaves the source of a packet, or [`Source::KEPT`], in [`Self::metadata`] for a later program.
+    /// Leaves the source of a packet, or [`Source::UNTRANSLATED`], in [`Self::metadata`] for a later program.
     fn translate_source(&mut self, source: Source);
     /// As [`Self::select`] and [`Self::translate_source`] for a later fragment, with the ports of the first one: source
     /// in the lower half, destination in the upper half, each in network byte order.

@@ -20,7 +20,7 @@ pub struct Metadata {
     pub refusal: PackedRefusal,
     /// The server that is selected for it.
     pub selection: PackedSelection,
-    /// The source that it gets, [`Source::KEPT`], or [`Source::NONE`] before that is decided.
+    /// The source that it gets, [`Source::UNTRANSLATED`], or [`Source::NONE`] before that is decided.
     pub source: Source,
     /// Keeps the size a multiple of eight.
     pub reserved: u32,

@@ -1,5 +1,5 @@
 //! Modes `nat` and `full-nat`: rewrites the destination of packets to a server, and the source of its replies; where the
-//! flow has a source of its own, both ends.
+//! flow is source-translated, both ends.
 //!
 //! TTL or hop limit is decremented in both directions, as a router does. A later fragment has no ports and no checksum
 //! behind its IP header; the first one's checksum covers the whole datagram.

@@ -96,7 +96,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             entry.and_then(|entry| flows.live_backend(entry.flow.backend).map(|backend| (entry, backend)))
         {
             let source = entry.flow.source;
-            if service.mode == mode::FULL_NAT && !source.is_claimed() {
+            if service.mode == mode::FULL_NAT && !source.is_allocated() {
                 return Ok(None);
             }
             return Ok(Some(Selection { source, ..Selection::new(backend, false, maps)? }));
@@ -146,7 +146,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             mode::NAT | mode::FULL_NAT => {
                 let translation = Translation::to_server(backend.port);
                 let mut is_whole = head.translate_icmp(packet, embedded, &backend.address, translation);
-                if is_whole && source.is_claimed() {
+                if is_whole && source.is_allocated() {
                     let local = &self.index.locals.slots[usize::from(source.local())].address;
                     let translation = Translation::to_client(source.port()).second();
                     is_whole = head.translate_icmp(packet, embedded, local, translation);
@@ -191,7 +191,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         Self::untag(head)?;
         let translation = Translation::to_client(service.port);
         let mut is_whole = head.translate_icmp(packet, embedded, &service.address, translation);
-        if is_whole && source.is_claimed() {
+        if is_whole && source.is_allocated() {
             let (address, port) = end.endpoint();
             let translation = Translation::to_server(port).second();
             is_whole = head.translate_icmp(packet, embedded, &address, translation);

@@ -132,7 +132,7 @@ pub(super) fn related<'t, T: FlowCalls>(
 fn source_in(packet: &Packet, index: &ServiceIndex) -> Option<Source> {
     let locals = &index.locals;
     let local = if locals.used == 0 { None } else { locals.find(&packet.destination) };
-    local.map(|local| Source::chosen(local, packet.destination_port))
+    local.map(|local| Source::candidate(local, packet.destination_port))
 }
 
 /// The server of a flow, if it has sent the packet.
@@ -163,7 +163,7 @@ fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
     let Some(backend) = sender_of(packet, found, flows) else { return Ok(None) };
     let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
     let source = found.flow.source;
-    let is_answered = if SOURCE && source.is_claimed() {
+    let is_answered = if SOURCE && source.is_allocated() {
         mode::sees_replies(service.mode)
     } else {
         service.mode == mode::NAT && source == Source::NONE

@@ -288,7 +288,7 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
     fn is_hairpin(&self, backend: &Backend) -> bool {
         let client = &self.packet.source;
         let family = if client.is_v4() { Family::V4 } else { Family::V6 };
-        backend.address.same(client) && self.index.locals.choices(family).count == 0
+        backend.address.same(client) && self.index.locals.candidates(family).count == 0
     }
 
     /// Why a server may not have a new flow; `None` if it may.

@@ -87,7 +87,7 @@ pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
         return Err(Refusal::Next(TailCalled::FullNat));
     }
     // The slow path gives the flow a source.
-    if SOURCE && !source.is_claimed() {
+    if SOURCE && !source.is_allocated() {
         return Err(Refusal::DECLINE);
     }
     match request.disposition::<true>(&query, &found, &flows)? {
@@ -149,7 +149,7 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         if sees_replies && is_mid_stream && !is_new_entry {
             return Err(Refusal::RST_DUE);
         }
-        // Flows with a source of their own are told apart by it.
+        // Only `nat` flows have reverse-tuple conflicts. In `full-nat` replies differ in their destination port.
         let conflicts = if self.service.mode == mode::NAT {
             Conflicts(maps.conflicting_flows(query, service.service))
         } else {

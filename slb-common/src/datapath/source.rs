@@ -7,7 +7,7 @@
 use core::borrow::Borrow as _;
 
 use super::{
-    flows::{Claim, Flows, NOT_FOUND},
+    flows::{Allocation, Flows, NOT_FOUND},
     frame_calls::FrameCalls,
     metadata::Metadata,
     parse::Packet,
@@ -22,7 +22,7 @@ use crate::{
         family::Family,
         flow::{Client, state},
         interface::Interface,
-        local_address::{Choices, MAX_CHOICES},
+        local_address::{Candidates, MAX_CANDIDATES},
         programs::TailCalled,
         service::{IndexEntry, ServiceIndex, mode},
         source::Source,
@@ -65,7 +65,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
 }
 
 impl<T: PathCalls> PacketPath<'_, T, false> {
-    /// The source that a packet gets, or [`Source::KEPT`].
+    /// The source that a packet gets, or [`Source::UNTRANSLATED`].
     #[inline(always)]
     fn source_of(&self, metadata: &Metadata, service: &IndexEntry) -> Result<Source, Refusal> {
         let Self { index, maps, .. } = *self;
@@ -77,30 +77,32 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let entry = if distance == NOT_FOUND { None } else { found(&flows, &query, distance, service) };
         // A RST begins no flow.
         let Some(entry) = entry else {
-            return if is_full_nat { Err(Refusal::drop(Reason::Reset)) } else { Ok(Source::KEPT) };
+            return if is_full_nat { Err(Refusal::drop(Reason::Reset)) } else { Ok(Source::UNTRANSLATED) };
         };
-        if entry.flow.source.is_claimed() {
+        if entry.flow.source.is_allocated() {
             return Ok(entry.flow.source);
         }
         let backend = flows.live_backend(selected.server()).ok_or(Reason::NoServer)?;
         // A flow that its server has answered keeps the client endpoint.
         let begins = entry.sequence_word.state() & (state::ASSURED | state::ANSWERED) == 0;
         let family = if packet.source.is_v4() { Family::V4 } else { Family::V6 };
-        let may_have = begins && index.locals.choices(family).count != 0;
+        let may_have = begins && index.locals.candidates(family).count != 0;
         let needs_source = is_full_nat || entry.flow.source == Source::WANTED;
         let is_translated = needs_source || (may_have && self.answers_past_slb(packet, backend));
         if !is_translated {
-            return Ok(Source::KEPT);
+            return Ok(Source::UNTRANSLATED);
         }
         // The source may be that of a flow whose entry is still in the table that this one replaces.
         let is_resizing = maps.is_resizing();
-        let source = flows.give_source(&query, distance, &entry, |slot| {
+        let source = flows.assign_source(&query, distance, &entry, |slot| {
             if is_resizing { Source::WANTED } else { self.choose(packet, backend, slot) }
         });
-        if source.is_claimed() {
+        if source.is_allocated() {
             return Ok(source);
         }
-        Err(Refusal::drop(if is_resizing { Reason::NotReady } else { Reason::NoSourcePort }))
+        // Another processor has changed the entry meanwhile.
+        let is_changed = source == Source::NONE;
+        Err(Refusal::drop(if is_resizing | is_changed { Reason::NotReady } else { Reason::NoSourcePort }))
     }
 
     /// Whether the server would answer a client past SLB: it is the client, or the client is on its link.
@@ -117,24 +119,24 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         link == hop.ifindex || self.maps.interface(link).map_or(0, Interface::group) == hop.ifindex
     }
 
-    /// Claims the first free source that a flow tries. `slot` is that of its entry.
+    /// Allocates the first free source that a flow tries; [`Source::WANTED`] if it finds none. `slot` is that of its entry.
     #[inline(always)]
     fn choose(&self, packet: &Packet, backend: &Backend, slot: u32) -> Source {
         let locals = &self.index.locals;
-        let choices = locals.choices(if packet.source.is_v4() { Family::V4 } else { Family::V6 });
+        let candidates = locals.candidates(if packet.source.is_v4() { Family::V4 } else { Family::V6 });
         let server = ServiceIndex::server_hash(&backend.address, backend.port);
         let [high, low] = packet.source.halves();
         let first = mix(mix(high ^ self.index.seed) ^ low);
-        let claim = |source, is_scarce| {
-            self.maps.claim_source(slot, server, Claim::new(source, packet.protocol, is_scarce))
+        let allocate = |source, is_scarce| {
+            self.maps.allocate_source(slot, server, Allocation::new(source, packet.protocol, is_scarce))
         };
         let own = u16::from_be(packet.source_port);
-        for n in 0..MAX_CHOICES as u32 {
-            let Some(local) = choice(choices, first, n).filter(|_| n < choices.count) else { break };
+        for n in 0..MAX_CANDIDATES as u32 {
+            let Some(local) = candidate(candidates, first, n).filter(|_| n < candidates.count) else { break };
             let address = &locals.slots[usize::from(local)];
-            let source = Source::chosen(local, packet.source_port);
-            if own >= address.first_port && own <= address.last_port && claim(source, false) {
-                return source.claimed();
+            let source = Source::candidate(local, packet.source_port);
+            if own >= address.first_port && own <= address.last_port && allocate(source, false) {
+                return source.allocated();
             }
         }
         let start = mix(first ^ u64::from(packet.source_port)) as u32;
@@ -142,14 +144,14 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             if n == CHEAP && !self.maps.may_send(GeneratedPacket::SourceSearches, self.index.hz) {
                 break;
             }
-            let Some(local) = choice(choices, first, n) else { break };
+            let Some(local) = candidate(candidates, first, n) else { break };
             let address = &locals.slots[usize::from(local)];
             let (low, high) = (u32::from(address.first_port), u32::from(address.last_port));
-            let step = n.checked_div(choices.count).unwrap_or(0).wrapping_mul(STRIDE);
+            let step = n.checked_div(candidates.count).unwrap_or(0).wrapping_mul(STRIDE);
             let port = low + start.wrapping_add(step) % (high.wrapping_sub(low) + 1).max(1);
-            let source = Source::chosen(local, (port as u16).to_be());
-            if claim(source, n >= PLENTY) {
-                return source.claimed();
+            let source = Source::candidate(local, (port as u16).to_be());
+            if allocate(source, n >= PLENTY) {
+                return source.allocated();
             }
         }
         Source::WANTED
@@ -158,10 +160,10 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
 
 /// The choice that a client's flows try after `n` others; `None` if there is no choice.
 #[inline(always)]
-fn choice(choices: &Choices, first: u64, n: u32) -> Option<u8> {
-    if choices.count == 0 {
+fn candidate(candidates: &Candidates, first: u64, n: u32) -> Option<u8> {
+    if candidates.count == 0 {
         return None;
     }
-    let at = (first as u32).wrapping_add(n) % choices.count;
-    Some(choices.slots[masked::<MAX_CHOICES>(at.into())])
+    let at = (first as u32).wrapping_add(n) % candidates.count;
+    Some(candidates.slots[masked::<MAX_CANDIDATES>(at.into())])
 }

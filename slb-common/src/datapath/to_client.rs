@@ -100,7 +100,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             Self::untag(head)?;
         }
         let mut frame = head.frame();
-        if SOURCE && source.is_claimed() {
+        if SOURCE && source.is_allocated() {
             let (address, port) = end.endpoint();
             nat::both_ends(&mut frame, packet, (&service.address, service.port), (&address, port))
         } else {

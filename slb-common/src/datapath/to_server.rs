@@ -54,7 +54,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
 }
 
 impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
-    /// Decides on a packet to a listener. Without `SOURCE` it leaves flows with a source of their own to another program.
+    /// Decides on a packet to a listener. Without `SOURCE` it leaves source-translated flows to another program.
     #[inline(always)]
     pub(super) fn to_server<const SOURCE: bool, G: FrameCalls>(
         &self,

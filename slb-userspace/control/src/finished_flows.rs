@@ -171,7 +171,7 @@ impl<'a> FinishedFlows<'a> {
 
     /// The source of a flow's packets towards its server, if that is not the client endpoint.
     fn source_of(&self, flow: &FlowRecord) -> Option<SocketAddr> {
-        let source = Some(flow.source).filter(|source| source.is_claimed())?;
+        let source = Some(flow.source).filter(|source| source.is_allocated())?;
         let local = self.actual.index.locals.slots.get(&source.local())?;
         Some(SocketAddr::new(to_ip(&local.address), u16::from_be(source.port())))
     }
@@ -300,7 +300,7 @@ mod tests {
         let address = to_address(local.ip());
         actual.index.locals.slots.insert(9, LocalAddress { address, ..LocalAddress::default() });
         let mut finished_flows = FinishedFlows::new(&actual, HZ);
-        let source = Source::chosen(9, local.port().to_be()).claimed();
+        let source = Source::candidate(9, local.port().to_be()).allocated();
         let translated = FlowRecord { source, ..flow(None) };
         assert_eq!(finished_flows.fate_of(&translated, &entry()), GcAction::Terminate);
         assert_eq!(finished_flows.ended, [TerminatedConnection { source: local, ..ENDED }]);

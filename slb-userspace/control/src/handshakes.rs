@@ -40,7 +40,7 @@ pub(super) fn ejection_pools(
 
 /// Whether the client's packets have reached the server: in mode `full-nat` they do once the flow has a source.
 pub(super) fn has_reached_server(flow: &FlowRecord, entry: &IndexEntry) -> bool {
-    entry.mode() != Some(Mode::FullNat) || flow.source.is_claimed()
+    entry.mode() != Some(Mode::FullNat) || flow.source.is_allocated()
 }
 
 /// Handshake outcomes of one GC pass.

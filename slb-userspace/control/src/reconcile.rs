@@ -54,7 +54,7 @@ pub struct Reconciler<D> {
     /// Slots of local addresses that new flows did not choose when the last GC pass began, and that no flow had.
     unused_locals: BTreeSet<u8>,
     /// Slots of local addresses that flows could choose since the last GC pass began.
-    chosen_locals: BTreeSet<u8>,
+    candidate_locals: BTreeSet<u8>,
     /// Tables that got another size since the last change that succeeded.
     resized: Vec<ResizedTable>,
 }
@@ -100,7 +100,7 @@ impl<D: DataPlane> Reconciler<D> {
             rehoming: Rehoming::unknown(),
             last_due: TableId::new(0),
             unused_locals: BTreeSet::new(),
-            chosen_locals: BTreeSet::new(),
+            candidate_locals: BTreeSet::new(),
             resized: Vec::new(),
         }
     }
@@ -186,8 +186,8 @@ impl<D: DataPlane> Reconciler<D> {
         self.migrate_slots(&mut actual, &mut state, now)?;
         // Before the first operation: after a failure, flows may have what they could choose for a moment.
         for locals in [&actual.index.locals, &state.index.locals] {
-            self.unused_locals.retain(|slot| !locals.choices.contains(slot));
-            self.chosen_locals.extend(&locals.choices);
+            self.unused_locals.retain(|slot| !locals.candidates.contains(slot));
+            self.candidate_locals.extend(&locals.candidates);
         }
         let operations = diff(&actual, &state);
         self.is_gc_due |= operations.iter().any(|operation| terminates(operation, &actual));

@@ -54,7 +54,7 @@ impl SourceCounter {
             return;
         }
         self.slots.insert(flow.source.local());
-        if let Some(protocol) = entry.and_then(IndexEntry::protocol).filter(|_| flow.source.is_claimed()) {
+        if let Some(protocol) = entry.and_then(IndexEntry::protocol).filter(|_| flow.source.is_allocated()) {
             *self.by_server.entry((flow.backend, protocol, flow.source.local())).or_default() += 1;
         }
     }
@@ -63,7 +63,7 @@ impl SourceCounter {
     pub(super) fn unused(&self, state: &MapState) -> BTreeSet<u8> {
         let locals = &state.index.locals;
         let slots = locals.addresses().map(|(slot, _)| slot);
-        slots.filter(|slot| !locals.choices.contains(slot) && !self.slots.contains(slot)).collect()
+        slots.filter(|slot| !locals.candidates.contains(slot) && !self.slots.contains(slot)).collect()
     }
 
     /// Used ports by server endpoint, over all its tables.
@@ -78,7 +78,7 @@ impl SourceCounter {
                 continue;
             };
             let ports = u32::from(local.last_port).saturating_sub(u32::from(local.first_port)) + 1;
-            let ports = if locals.choices.contains(slot) { ports } else { 0 };
+            let ports = if locals.candidates.contains(slot) { ports } else { 0 };
             let key = ((backend_address(backend), *protocol), to_ip(&local.address));
             usage.entry(key).or_insert(SourcePorts { used: 0, ports }).used += used;
         }
@@ -169,7 +169,7 @@ mod tests {
             };
             state.index.locals.slots.insert(slot, local);
         }
-        state.index.locals.choices.insert(3);
+        state.index.locals.candidates.insert(3);
         state
     }
 
@@ -178,11 +178,11 @@ mod tests {
         let (state, entry) = (state(), tcp());
         let mut counter = SourceCounter::default();
         for (server, source) in [
-            (1, Source::chosen(3, 1).claimed()),
-            (2, Source::chosen(3, 2).claimed()),
-            (3, Source::chosen(3, 1).claimed()),
-            (3, Source::chosen(9, 1).claimed()),
-            (3, Source::chosen(3, 5)),
+            (1, Source::candidate(3, 1).allocated()),
+            (2, Source::candidate(3, 2).allocated()),
+            (3, Source::candidate(3, 1).allocated()),
+            (3, Source::candidate(9, 1).allocated()),
+            (3, Source::candidate(3, 5)),
             (1, Source::NONE),
         ] {
             counter.note(&flow(server, source), Some(&entry));
@@ -204,7 +204,7 @@ mod tests {
         let mut counter = SourceCounter::default();
         assert_eq!(counter.unused(&state), BTreeSet::from([9]));
         // Also a flow whose service is gone may go on.
-        counter.note(&flow(1, Source::chosen(9, 1)), None);
+        counter.note(&flow(1, Source::candidate(9, 1)), None);
         assert_eq!(counter.unused(&state), BTreeSet::new());
     }
 

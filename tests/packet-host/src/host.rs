@@ -239,7 +239,7 @@ impl Host {
         let entries = self.flows.iter().map(FlowEntry::new);
         let mut own = entries
             .filter(|entry| entry.sequence_word().is_used() && entry.service_of(client) == Some(service));
-        let source = own.find_map(|entry| Some(entry.source()).filter(|source| source.is_claimed()))?;
+        let source = own.find_map(|entry| Some(entry.source()).filter(|source| source.is_allocated()))?;
         let locals = &self.index.as_ref()?.locals;
         Some((locals.slots[usize::from(source.local())].address, source.port()))
     }

@@ -105,7 +105,7 @@ impl ExpectedCounters {
         }
     }
 
-    /// Packets of flows with a source of their own: reason, next hop and frame. `len` is that of the frame that arrived.
+    /// Packets of source-translated flows: reason, next hop and frame. `len` is that of the frame that arrived.
     fn of_source(&mut self, frame: &Frame, expect: &Expect, len: u64) -> (Reason, Hop, Vec<u8>) {
         match expect {
             Expect::ToServerFrom(listener, server, source, flow) => {

@@ -166,6 +166,9 @@ fn replaced_list_is_never_missing_or_mixed_under_traffic() {
             world.reload()?;
             traffic.progress()?;
         }
+        slb_tests::wait::wait_for("packets of the other client to be denied", PATIENCE, || {
+            Ok((world.packets("drop", Some(DENIED))? > 0).then_some(()))
+        })?;
         denied.iter().for_each(Load::stop_new);
         denied.into_iter().map(Load::finish).try_for_each(|batch| expect_denied(&batch))?;
         traffic.end()

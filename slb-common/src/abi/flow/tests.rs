@@ -11,7 +11,7 @@ fn published_entry_returns_its_flow() {
         client: ClientPath::new(2, 0x0909_0909_0909),
         arrival: 0xff,
         numbers: SequenceNumbers { client: 5, server: u32::MAX },
-        source: Source::chosen(7, 80).claimed(),
+        source: Source::candidate(7, 80).allocated(),
     };
     let sequence_word = entry.sequence_word();
     assert!(!sequence_word.is_used() && entry.lock(sequence_word) && entry.sequence_word().is_locked());

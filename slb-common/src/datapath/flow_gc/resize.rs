@@ -138,8 +138,8 @@ fn merge(there: FlowEntry<'_>, sequence_word: SequenceWord, entry: &Entry, Clock
             && let Some(Flow { numbers, source, .. }) = flow
         {
             there.advance(numbers, latest(numbers, entry.flow.numbers));
-            // The new program claims no source while the server may know the flow by another one.
-            if entry.flow.source.is_claimed() && !source.is_claimed() {
+            // The new program allocates no source while the server may know the flow by another one.
+            if entry.flow.source.is_allocated() && !source.is_allocated() {
                 there.set_source(entry.flow.source);
             }
         }
@@ -347,17 +347,17 @@ mod tests {
         }
     }
 
-    /// The new program has seen the next packet of a flow before it was copied, and has not claimed a source.
+    /// The new program has seen the next packet of a flow before it was copied, and has not allocated a source.
     #[test]
     fn table_copy_keeps_the_source_that_the_server_knows() {
-        let claimed = |port| Source::chosen(3, port).claimed();
+        let allocated = |port| Source::candidate(3, port).allocated();
         let ended = ESTABLISHED | state::CLIENT_FIN | state::SERVER_FIN;
         for (bits, before, after, expected) in [
-            (0, claimed(1), Source::NONE, claimed(1)),
-            (0, claimed(1), Source::chosen(3, 2), claimed(1)),
-            (0, claimed(1), claimed(2), claimed(2)),
+            (0, allocated(1), Source::NONE, allocated(1)),
+            (0, allocated(1), Source::candidate(3, 2), allocated(1)),
+            (0, allocated(1), allocated(2), allocated(2)),
             (0, Source::NONE, Source::NONE, Source::NONE),
-            (ended, claimed(1), Source::NONE, Source::NONE),
+            (ended, allocated(1), Source::NONE, Source::NONE),
         ] {
             let (old, new) = (slots(64), slots(128));
             let (old, new) = (FlowTable::new(&old, SEED), FlowTable::new(&new, SEED));

@@ -1,6 +1,6 @@
-//! Words of the source table for copied entries: replies find a flow with a source of its own by them alone.
+//! Words of the source table for copied entries: replies find a source-translated flow by them alone.
 //!
-//! The packet path claims sources meanwhile (`flows::sources`). As there, a writer first writes its word and then looks
+//! The packet path allocates sources meanwhile (`flows::sources`). As there, a writer first writes its word and then looks
 //! for another word of the same source, so that one of two writers gives up.
 
 use super::{FlowTable, SlotContent, TRIES};
@@ -21,7 +21,7 @@ pub struct SourceTable<'t> {
 /// there is no such server.
 pub type ServerHash<'a> = dyn Fn(Handle) -> Option<u64> + 'a;
 
-/// What became of flows with a source of their own.
+/// What became of source-translated flows.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct SourcesResult {
     /// Flows that replies find.
@@ -55,7 +55,7 @@ struct Tables<'t, 's> {
 }
 
 impl FlowTable<'_> {
-    /// Writes missing words of the source table, for all flows with a claimed source. A flow loses its source if its
+    /// Writes missing words of the source table, for all flows with a allocated source. A flow loses its source if its
     /// word cannot be written. Its next packet gets another one.
     pub fn write_sources(&self, sources: &SourceTable<'_>, server: &ServerHash<'_>) -> SourcesResult {
         let tables = Tables { flows: *self, sources: *sources, server };
@@ -70,13 +70,13 @@ impl FlowTable<'_> {
         result
     }
 
-    /// Whether exactly one word leads to each claimed source, and no two flows have the same one. For tests, while
+    /// Whether exactly one word leads to each allocated source, and no two flows have the same one. For tests, while
     /// nothing writes the tables.
     pub fn has_sound_sources(&self, sources: &SourceTable<'_>, server: &ServerHash<'_>) -> bool {
         let tables = Tables { flows: *self, sources: *sources, server };
         (0..self.len()).all(|slot| {
             let SlotContent::Used(_, client, flow) = self.read(slot) else { return true };
-            let Some(key) = tables.claimed_key(&client, &flow) else { return !flow.source.is_claimed() };
+            let Some(key) = tables.allocated_key(&client, &flow) else { return !flow.source.is_allocated() };
             let words = sources.bucket(key).iter().map(SharedWord::load);
             words.filter(|word| key.slot_of(*word).is_some()).eq([key.word(slot)])
         })
@@ -84,14 +84,14 @@ impl FlowTable<'_> {
 }
 
 impl Tables<'_, '_> {
-    /// Whether replies find the flow in this slot; `None` if it has no claimed source.
+    /// Whether replies find the flow in this slot; `None` if it has no allocated source.
     fn write_word(&self, slot: u32) -> Option<bool> {
         for _ in 0..TRIES {
             let SlotContent::Used(sequence_word, client, flow) = self.flows.read(slot) else { return None };
-            if !flow.source.is_claimed() || sequence_word.is_affinity() {
+            if !flow.source.is_allocated() || sequence_word.is_affinity() {
                 return None;
             }
-            let key = self.claimed_key(&client, &flow);
+            let key = self.allocated_key(&client, &flow);
             if key.is_some_and(|key| self.put_word(key, slot)) {
                 return Some(true);
             }
@@ -102,9 +102,9 @@ impl Tables<'_, '_> {
         None
     }
 
-    /// The key of a flow's claimed source, if its server exists.
-    fn claimed_key(&self, client: &Client, flow: &Flow) -> Option<SourceKey> {
-        let server = (self.server)(flow.backend).filter(|_| flow.source.is_claimed())?;
+    /// The key of a flow's allocated source, if its server exists.
+    fn allocated_key(&self, client: &Client, flow: &Flow) -> Option<SourceKey> {
+        let server = (self.server)(flow.backend).filter(|_| flow.source.is_allocated())?;
         Some(SourceKey::new(server, flow.source, client.parts().2, self.flows.seed))
     }
 
@@ -144,7 +144,7 @@ impl Tables<'_, '_> {
     }
 
     /// Whether a word leads to no flow with the source that it stands for. The source of an entry that is locked may be
-    /// about to be claimed.
+    /// about to be allocated.
     fn is_stale(&self, word: u64) -> bool {
         let slot = (word as u32).wrapping_sub(1);
         match self.flows.read(slot) {

@@ -3,7 +3,7 @@
 //! Only a flow whose entry is locked gets a source. A word of the source table counts only as long as the entry that it
 //! leads to has the same source. So an evicted or erased flow frees its source without another step.
 //!
-//! Two processors may claim one source at once. Each first writes its word, then looks for another word of that source.
+//! Two processors may allocate one source at once. Each first writes its word, then looks for another word of that source.
 //! At least one of them sees the other's, and gives up. Until it has, replies may find its word and so no flow: that takes
 //! less time than a server's answer.
 //!
@@ -23,7 +23,7 @@ use crate::{
 
 /// Seconds after which the source of a finished or expired TCP connection is free: `TCP_TIMEWAIT_LEN` of Linux. Before
 /// that, the server may take a SYN for one of the old connection.
-const REST: u32 = 60;
+const TIME_WAIT: u32 = 60;
 /// Seconds of silence after which a flow that is not assured loses its source where sources are scarce.
 const UNASSURED: u32 = 1;
 /// The same for answered datagrams: a late answer must not reach the next flow (`nf_conntrack_udp_timeout`).
@@ -31,11 +31,11 @@ const ANSWERED: u32 = 30;
 /// No position in a bucket.
 const NOWHERE: u32 = BUCKET as u32;
 
-/// A source that a flow may claim: a number for a BPF subprogram.
+/// A source to allocate: a number for a BPF subprogram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim(pub u64);
+pub struct Allocation(pub u64);
 
-impl Claim {
+impl Allocation {
     const PROTOCOL: u32 = 32;
     const SCARCE: u64 = 1 << 40;
 
@@ -58,11 +58,11 @@ impl Claim {
     }
 }
 
-/// Claims a source for the flow in `slot`, whose entry the caller has locked. `server` is the server's
+/// Allocates a source to the flow in `slot`, whose entry the caller has locked. `server` is the server's
 /// [`ServiceIndex::server_hash`]. Returns `false` if another flow has it. A BPF subprogram.
 #[inline(always)]
-pub fn claim_source<T: FlowCalls>(slot: u32, server: u64, claim: Claim, maps: &T) -> bool {
-    maps.index().is_some_and(|index| Flows::open(index, maps).claim(slot, server, claim))
+pub fn allocate_source<T: FlowCalls>(slot: u32, server: u64, request: Allocation, maps: &T) -> bool {
+    maps.index().is_some_and(|index| Flows::open(index, maps).allocate(slot, server, request))
 }
 
 /// Empties the word `n` of a bucket of the source table, if it is `was` and its flow does not have the source, or loses
@@ -74,9 +74,9 @@ pub fn release_word<T: Maps>(bucket: u32, n: u32, was: u64, is_scarce: bool, map
 
 impl<T: FlowCalls> Flows<'_, T> {
     #[inline(always)]
-    fn claim(&self, slot: u32, server: u64, claim: Claim) -> bool {
-        let (maps, source, is_scarce) = (self.maps, claim.source(), claim.is_scarce());
-        let key = SourceKey::new(server, source, claim.protocol(), maps.flow_seed());
+    fn allocate(&self, slot: u32, server: u64, request: Allocation) -> bool {
+        let (maps, source, is_scarce) = (self.maps, request.source(), request.is_scarce());
+        let key = SourceKey::new(server, source, request.protocol(), maps.flow_seed());
         let number = self.bucket_of(key);
         let Some(bucket) = maps.source_bucket(number) else { return false };
         let Some(entry) = self.at(slot, 0) else { return false };
@@ -108,7 +108,7 @@ impl<T: FlowCalls> Flows<'_, T> {
         entry.set_source(source);
         if word.exchange(0, own) {
             if self.is_alone(bucket, key, own) {
-                entry.set_source(source.claimed());
+                entry.set_source(source.allocated());
                 return true;
             }
             word.exchange(own, 0);
@@ -142,7 +142,7 @@ impl<'t, T: Maps> Flows<'t, T> {
         let client = entry.client();
         let flow = entry.read(sequence_word)?;
         let is_its = sequence_word.is_used()
-            && flow.source.is_claimed()
+            && flow.source.is_allocated()
             && flow.source.same(source)
             && client.protocol() == protocol;
         if is_its { Some((EntrySnapshot { entry, sequence_word, flow }, client)) } else { None }
@@ -174,7 +174,7 @@ impl<'t, T: Maps> Flows<'t, T> {
         let Some(entry) = self.at((was as u32).wrapping_sub(1), 0) else { return false };
         let sequence_word = entry.sequence_word();
         let is_stale = self.is_stale(was);
-        let may_go = is_stale || self.has_rested(entry, sequence_word, is_scarce);
+        let may_go = is_stale || self.is_released(entry, sequence_word, is_scarce);
         if sequence_word.is_locked() || !may_go || !entry.lock(sequence_word) {
             return false;
         }
@@ -188,10 +188,10 @@ impl<'t, T: Maps> Flows<'t, T> {
 
     /// Whether a flow loses its source: it has ended long enough ago, or sources are scarce and it is not assured.
     #[inline(always)]
-    fn has_rested(&self, entry: FlowEntry<'_>, sequence_word: SequenceWord, is_scarce: bool) -> bool {
+    fn is_released(&self, entry: FlowEntry<'_>, sequence_word: SequenceWord, is_scarce: bool) -> bool {
         let (silence, bits) = (self.silence(sequence_word), sequence_word.state());
         let is_tcp = entry.client().is_tcp();
-        let rest = u32::from(is_tcp) * REST * self.hz;
+        let rest = u32::from(is_tcp) * TIME_WAIT * self.hz;
         let early = if !is_tcp && bits & state::ANSWERED != 0 { ANSWERED } else { UNASSURED };
         let is_early = is_scarce & (bits & state::ASSURED == 0) & (silence >= early * self.hz);
         let after = if sequence_word.is_finished() { 0 } else { sequence_word.idle(self.hz) + 1 };
@@ -214,20 +214,19 @@ impl<'t, T: Maps> Flows<'t, T> {
         source.0 == 0 || key.word(slot) != word
     }
 
-    /// Gives a flow the source that `claim` claims, or [`Source::WANTED`], while its entry is locked. `claim` gets the
-    /// flow's slot. Returns the source, or [`Source::NONE`] if the entry has changed.
+    /// Gives a flow the source that `allocate` returns, while its entry is locked. `allocate` gets the flow's slot. Returns the source, or [`Source::NONE`] if the entry has changed.
     #[inline(always)]
-    pub(in crate::datapath) fn give_source(
+    pub(in crate::datapath) fn assign_source(
         &self,
         query: &Query,
         distance: u32,
         found: &EntrySnapshot<'_>,
-        claim: impl FnOnce(u32) -> Source,
+        allocate: impl FnOnce(u32) -> Source,
     ) -> Source {
         if !found.entry.lock(found.sequence_word) {
             return Source::NONE;
         }
-        let source = claim(query.home.wrapping_add(distance) & self.mask);
+        let source = allocate(query.home.wrapping_add(distance) & self.mask);
         found.entry.set_source(source);
         found.entry.unlock(found.sequence_word);
         source

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use slb_common::abi::local_address::MAX_CHOICES;
+use slb_common::abi::local_address::MAX_CANDIDATES;
 use toml::Spanned;
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 
 const KEY: &str = "local_addresses";
 
-/// Checks the addresses by themselves: each once, and at most [`MAX_CHOICES`] of a family.
+/// Checks the addresses by themselves: each once, and at most [`MAX_CANDIDATES`] of a family.
 pub(super) fn build(checker: &mut Checker, list: Option<&Spanned<List<Value>>>) -> Option<Vec<IpAddr>> {
     let mut seen = HashMap::new();
     let mut addresses = Vec::new();
@@ -25,13 +25,14 @@ pub(super) fn build(checker: &mut Checker, list: Option<&Spanned<List<Value>>>) 
         };
         checker.unique(&mut seen, address, value.span(), &format!("local address `{address}`"));
         addresses.push(address);
-        if addresses.iter().filter(|other| other.is_ipv4() == address.is_ipv4()).count() == MAX_CHOICES + 1 {
+        if addresses.iter().filter(|other| other.is_ipv4() == address.is_ipv4()).count() == MAX_CANDIDATES + 1
+        {
             let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
             checker.note(
                 Diagnostic::error(
                     value.span(),
                     format!("`{KEY}` has too many {family} addresses"),
-                    format!("allowed: {MAX_CHOICES} of a family; this is the first one too many"),
+                    format!("allowed: {MAX_CANDIDATES} of a family; this is the first one too many"),
                 )
                 .help("remove some of them"),
             );

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use slb_common::abi::{
     Address,
-    local_address::{Choices, LocalAddress, LocalAddresses},
+    local_address::{Candidates, LocalAddress, LocalAddresses},
 };
 
 /// Used and freed slots of the table. Empty slots are missing.
@@ -13,7 +13,7 @@ pub struct LocalAddressTable {
     /// The addresses by slot, which is their id.
     pub slots: BTreeMap<u8, LocalAddress>,
     /// Slots that new flows choose from.
-    pub choices: BTreeSet<u8>,
+    pub candidates: BTreeSet<u8>,
 }
 
 impl LocalAddressTable {
@@ -21,16 +21,16 @@ impl LocalAddressTable {
     pub fn read(table: &LocalAddresses) -> Self {
         let used = |local: &LocalAddress| local.address != Address::default();
         let slots = (0..=u8::MAX).zip(&table.slots).filter(|(_, local)| used(local));
-        let of = |choices: &Choices| choices.slots[..choices.count as usize].to_vec();
+        let of = |candidates: &Candidates| candidates.slots[..candidates.count as usize].to_vec();
         Self {
             slots: slots.map(|(slot, local)| (slot, *local)).collect(),
-            choices: [&table.v4, &table.v6].into_iter().flat_map(of).collect(),
+            candidates: [&table.v4, &table.v6].into_iter().flat_map(of).collect(),
         }
     }
 
-    /// Writes the table into an empty one of an index. At most [`MAX_CHOICES`] slots of a family are choices.
+    /// Writes the table into an empty one of an index. At most [`MAX_CANDIDATES`] slots of a family are candidates.
     ///
-    /// [`MAX_CHOICES`]: slb_common::abi::local_address::MAX_CHOICES
+    /// [`MAX_CANDIDATES`]: slb_common::abi::local_address::MAX_CANDIDATES
     pub fn write(&self, table: &mut LocalAddresses) {
         for (slot, local) in &self.slots {
             table.slots[usize::from(*slot)] = *local;
@@ -40,17 +40,17 @@ impl LocalAddressTable {
             let (word, bit) = LocalAddresses::filter_bit(&local.address);
             table.filter[word] |= bit;
         }
-        for slot in &self.choices {
+        for slot in &self.candidates {
             let is_v4 = self.slots.get(slot).is_some_and(|local| local.address.is_v4());
-            let choices = if is_v4 { &mut table.v4 } else { &mut table.v6 };
-            if let Some(place) = choices.slots.get_mut(choices.count as usize) {
+            let candidates = if is_v4 { &mut table.v4 } else { &mut table.v6 };
+            if let Some(place) = candidates.slots.get_mut(candidates.count as usize) {
                 *place = *slot;
-                choices.count += 1;
+                candidates.count += 1;
             }
         }
     }
 
-    /// The addresses by slot, also those that are no choice any longer.
+    /// The addresses by slot, also those that are no candidates any longer.
     pub fn addresses(&self) -> impl Iterator<Item = (u8, &LocalAddress)> {
         let used = self.slots.iter().filter(|(_, local)| local.address != LocalAddress::FREED);
         used.map(|(slot, local)| (*slot, local))
@@ -71,7 +71,7 @@ mod tests {
                 (5, LocalAddress { address: LocalAddress::FREED, ..LocalAddress::default() }),
                 (255, local(Address::v4([192, 0, 2, 2]))),
             ]),
-            choices: BTreeSet::from([3, 4]),
+            candidates: BTreeSet::from([3, 4]),
         };
         let mut written = LocalAddresses::EMPTY;
         table.write(&mut written);

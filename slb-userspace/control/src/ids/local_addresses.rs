@@ -23,10 +23,10 @@ pub(super) fn assign(
     actual: &LocalAddressTable,
     unused: &BTreeSet<u8>,
 ) -> Result<LocalAddressTable, MapsFull> {
-    let mut table = LocalAddressTable { slots: actual.slots.clone(), choices: BTreeSet::new() };
+    let mut table = LocalAddressTable { slots: actual.slots.clone(), candidates: BTreeSet::new() };
     let wanted: BTreeSet<[u32; 4]> = desired.iter().map(|local| to_address(local.address).0).collect();
     for (slot, local) in &mut table.slots {
-        if unused.contains(slot) && !actual.choices.contains(slot) && !wanted.contains(&local.address.0) {
+        if unused.contains(slot) && !actual.candidates.contains(slot) && !wanted.contains(&local.address.0) {
             // Not emptied: an address behind it would not be found any more.
             *local = LocalAddress { address: LocalAddress::FREED, ..LocalAddress::default() };
         }
@@ -36,7 +36,7 @@ pub(super) fn assign(
         let slot = slot(&table, &address).ok_or(MapsFull::LocalAddress(local.address))?;
         let (first_port, last_port) = (*local.ports.start(), *local.ports.end());
         table.slots.insert(slot, LocalAddress { address, first_port, last_port, reserved: 0 });
-        table.choices.insert(slot);
+        table.candidates.insert(slot);
     }
     Ok(table)
 }
@@ -79,9 +79,9 @@ mod tests {
         let none = BTreeSet::new();
         let both = assign(&all[..2], &LocalAddressTable::default(), &none).unwrap();
         let slots = [&all[0], &all[1]].map(|local| find(&both, local).unwrap());
-        assert_eq!(both.choices, BTreeSet::from(slots));
+        assert_eq!(both.candidates, BTreeSet::from(slots));
         let second = assign(&all[1..2], &both, &none).unwrap();
-        assert_eq!(second.choices, BTreeSet::from([slots[1]]));
+        assert_eq!(second.candidates, BTreeSet::from([slots[1]]));
         assert_eq!(
             [&all[0], &all[1]].map(|local| find(&second, local).unwrap()),
             slots,
@@ -89,7 +89,7 @@ mod tests {
         );
         let changed = DesiredLocalAddress { ports: 1024..=2000, ..all[0].clone() };
         let back = assign(&[all[1].clone(), changed], &second, &none).unwrap();
-        assert_eq!(back.choices, BTreeSet::from(slots));
+        assert_eq!(back.candidates, BTreeSet::from(slots));
         assert_eq!(back.slots[&slots[0]].last_port, 2000);
     }
 

@@ -79,7 +79,7 @@ impl<D: DataPlane> Reconciler<D> {
         let state_read = self.plane.jiffies()?;
         self.is_gc_due = false;
         self.rehoming.begin_pass();
-        self.chosen_locals.clone_from(&state.index.locals.choices);
+        self.candidate_locals.clone_from(&state.index.locals.candidates);
         let ejection_pools = self.ejection_pools.clone();
         let (hz, last_due) = (self.limits.hz, self.last_due);
         Ok(GcJob { state, hz, state_read, now, on_link, ejection_pools, last_due })
@@ -121,7 +121,7 @@ impl<D: DataPlane> Reconciler<D> {
             wrote.context("cannot write how many flows servers have")?;
         }
         self.rst_delivered = found.rst_delivered;
-        self.unused_locals = &found.unused_locals - &self.chosen_locals;
+        self.unused_locals = &found.unused_locals - &self.candidate_locals;
         let is_complete = found.gc_pass.unread == 0;
         let is_rehomed = if is_complete { self.rehoming.end_pass() } else { self.rehoming.abort_pass() };
         let max_delay = (!is_complete || found.has_rehomed).then_some(SOON);

@@ -47,7 +47,7 @@ fn slot(state: &MapState, local: &str) -> Option<(u8, bool)> {
     let mut table = LocalAddresses::EMPTY;
     state.index.locals.write(&mut table);
     let slot = table.find(&to_address(local.parse().unwrap()))?;
-    Some((slot, state.index.locals.choices.contains(&slot)))
+    Some((slot, state.index.locals.candidates.contains(&slot)))
 }
 
 #[test]
@@ -61,8 +61,8 @@ fn full_nat_listener_has_local_addresses_and_its_servers_answer_through_slb() {
     assert_eq!(entries[0].mode, mode::FULL_NAT);
     assert!(state.index.servers.has(&backend(&state, 1).1) && world.reconciler.has_nat_service());
     for local in ["192.0.2.20", "192.0.2.21"] {
-        let (slot, is_choice) = slot(&state, local).unwrap();
-        assert!(is_choice);
+        let (slot, is_candidate) = slot(&state, local).unwrap();
+        assert!(is_candidate);
         let LocalAddress { first_port, last_port, .. } = state.index.locals.slots[&slot];
         assert_eq!((first_port, last_port), (1024, 32_767), "the host may use the address itself");
     }
@@ -76,7 +76,7 @@ fn removed_local_address_stays_until_no_flow_has_it() {
     world.all_healthy(&both);
     let state = world.reconcile(&both).unwrap();
     let (first, second) = (slot(&state, "192.0.2.20").unwrap().0, slot(&state, "192.0.2.21").unwrap().0);
-    let source = Source::chosen(first, 7).claimed();
+    let source = Source::candidate(first, 7).allocated();
     let server = backend(&state, 1).1.handle;
     let with_flow = FlowRecord { source, ..flow(&state, 80, server) };
     world.reconciler.plane_mut().flows.push(with_flow);

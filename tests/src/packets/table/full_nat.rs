@@ -225,12 +225,12 @@ fn ends_of_connections() -> Scenario {
         )
 }
 
-/// Flows keep a local address that is no choice any longer.
+/// Flows keep a local address that is no candidates any longer.
 fn removed_address() -> Scenario {
     let Ends { client, listener, server } = TCP4;
     let source = local(TCP4, client.port());
     let mut removed = world(TCP4, PORTS);
-    removed.state.index.locals.choices.clear();
+    removed.state.index.locals.candidates.clear();
     let stranger = Ends { client: other_port(client), ..TCP4 };
     begun("full-nat: the local address is removed", TCP4)
         .change(removed)

@@ -48,14 +48,19 @@ fn sources_of(table: &FlowTable<'_>) -> Vec<Source> {
     sources.into_iter().map(|(_, source)| source).collect()
 }
 
-fn claimed(port: u16) -> Source {
-    Source::chosen(3, port).claimed()
+fn allocated(port: u16) -> Source {
+    Source::candidate(3, port).allocated()
 }
 
 #[test]
 fn each_claimed_source_gets_a_word_once() {
-    let flows =
-        [(1, claimed(1)), (2, claimed(1)), (1, claimed(2)), (1, Source::NONE), (1, Source::chosen(3, 4))];
+    let flows = [
+        (1, allocated(1)),
+        (2, allocated(1)),
+        (1, allocated(2)),
+        (1, Source::NONE),
+        (1, Source::candidate(3, 4)),
+    ];
     let (slots, words) = (table(&flows), buckets(buckets_of(SLOTS)));
     let (table, sources) = (FlowTable::new(&slots, SEED), SourceTable::new(&words));
     assert!(!table.has_sound_sources(&sources, &server));
@@ -71,19 +76,19 @@ fn each_claimed_source_gets_a_word_once() {
 #[test]
 fn flow_whose_source_cannot_be_found_loses_it() {
     // The second has the source of the first, the third has no server.
-    let flows = [(1, claimed(1)), (1, claimed(1)), (99, claimed(2)), (1, claimed(3))];
+    let flows = [(1, allocated(1)), (1, allocated(1)), (99, allocated(2)), (1, allocated(3))];
     let (slots, words) = (table(&flows), buckets(buckets_of(SLOTS)));
     let (table, sources) = (FlowTable::new(&slots, SEED), SourceTable::new(&words));
     assert_eq!(table.write_sources(&sources, &server), SourcesResult { found: 2, cleared: 2 });
     assert!(table.has_sound_sources(&sources, &server) && table.is_sound());
     let left = sources_of(&table);
-    assert_eq!(left.iter().filter(|source| **source == claimed(1)).count(), 1);
-    assert_eq!(left[2..], [Source::NONE, claimed(3)]);
+    assert_eq!(left.iter().filter(|source| **source == allocated(1)).count(), 1);
+    assert_eq!(left[2..], [Source::NONE, allocated(3)]);
 }
 
 #[test]
 fn full_bucket_keeps_living_words_and_replaces_stale_ones() {
-    let flows: Vec<_> = (0..=BUCKET as u16).map(|port| (1, claimed(port))).collect();
+    let flows: Vec<_> = (0..=BUCKET as u16).map(|port| (1, allocated(port))).collect();
     let (slots, words) = (table(&flows), buckets(1));
     let (table, sources) = (FlowTable::new(&slots, SEED), SourceTable::new(&words));
     assert_eq!(table.write_sources(&sources, &server), SourcesResult { found: BUCKET, cleared: 1 });
@@ -92,13 +97,13 @@ fn full_bucket_keeps_living_words_and_replaces_stale_ones() {
     // The flow of one word ends, and another one has a place then.
     let mut is_first = true;
     let mut one =
-        |seen: &super::super::GcEntry<'_>| seen.flow.source.is_claimed() && std::mem::take(&mut is_first);
+        |seen: &super::super::GcEntry<'_>| seen.flow.source.is_allocated() && std::mem::take(&mut is_first);
     assert_eq!(table.flush(0..SLOTS, true, &mut one).erased, 1);
     let other = slots
         .iter()
         .map(crate::abi::flow::FlowEntry::new)
         .find(|entry| entry.sequence_word().is_used() && entry.source() == Source::NONE);
-    other.expect("the flow without a source").set_source(claimed(1000));
+    other.expect("the flow without a source").set_source(allocated(1000));
     assert_eq!(table.write_sources(&sources, &server), SourcesResult { found: BUCKET, cleared: 0 });
     assert!(table.has_sound_sources(&sources, &server));
 }
@@ -106,13 +111,13 @@ fn full_bucket_keeps_living_words_and_replaces_stale_ones() {
 /// A word of a flow that has left the slot must not lead its replies to the flow that has come there.
 #[test]
 fn stale_word_of_the_same_source_is_replaced() {
-    let (slots, words) = (table(&[(1, claimed(1)), (1, Source::NONE)]), buckets(buckets_of(SLOTS)));
+    let (slots, words) = (table(&[(1, allocated(1)), (1, Source::NONE)]), buckets(buckets_of(SLOTS)));
     let (table, sources) = (FlowTable::new(&slots, SEED), SourceTable::new(&words));
     table.write_sources(&sources, &server);
     for slot in &slots {
         let entry = crate::abi::flow::FlowEntry::new(slot);
         if entry.sequence_word().is_used() {
-            let other = if entry.source() == Source::NONE { claimed(1) } else { Source::NONE };
+            let other = if entry.source() == Source::NONE { allocated(1) } else { Source::NONE };
             entry.set_source(other);
         }
     }
@@ -123,7 +128,7 @@ fn stale_word_of_the_same_source_is_replaced() {
 
 #[test]
 fn copied_flows_keep_their_sources() {
-    let flows: Vec<_> = (0..40).map(|port| (1, claimed(port))).collect();
+    let flows: Vec<_> = (0..40).map(|port| (1, allocated(port))).collect();
     let old = table(&flows);
     let new: Vec<[SharedWord; WORDS]> = (0..256).map(|_| Default::default()).collect();
     let (new, words) = (FlowTable::new(&new, SEED), buckets(buckets_of(256)));
@@ -133,6 +138,6 @@ fn copied_flows_keep_their_sources() {
         let sources = SourceTable::new(&words);
         assert_eq!(new.write_sources(&sources, &server), SourcesResult { found: 40, cleared: 0 });
         assert!(new.has_sound_sources(&sources, &server) && new.is_sound());
-        assert_eq!(sources_of(&new), (0..40).map(claimed).collect::<Vec<_>>());
+        assert_eq!(sources_of(&new), (0..40).map(allocated).collect::<Vec<_>>());
     }
 }

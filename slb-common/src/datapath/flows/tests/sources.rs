@@ -1,4 +1,4 @@
-//! Claims of sources: each belongs to one flow alone, also if processors claim it at once.
+//! Allocation of sources: each belongs to one flow alone, also if processors allocate it at once.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn server_hash(shared: &SharedTable) -> u64 {
 }
 
 fn source(port: u16) -> Source {
-    Source::chosen(3, port)
+    Source::candidate(3, port)
 }
 
 /// Locks an entry. Another thread may have it locked, to release a word that leads there.
@@ -36,12 +36,13 @@ fn put(shared: &SharedTable, slot: u32, bits: u32) {
     entry.publish(sequence_word, &client(slot), &flow, shared.now(), bits, 225);
 }
 
-/// Claims a source as the packet path does: while the entry is locked.
-fn claim(shared: &SharedTable, slot: u32, port: u16, is_scarce: bool) -> bool {
+/// Allocates a source as the packet path does: while the entry is locked.
+fn allocate(shared: &SharedTable, slot: u32, port: u16, is_scarce: bool) -> bool {
     let (entry, sequence_word) = lock(shared, slot);
-    let claimed = claim_source(slot, server_hash(shared), Claim::new(source(port), TCP, is_scarce), shared);
+    let is_allocated =
+        allocate_source(slot, server_hash(shared), Allocation::new(source(port), TCP, is_scarce), shared);
     entry.unlock(sequence_word);
-    claimed
+    is_allocated
 }
 
 fn holder(shared: &SharedTable, port: u16) -> Option<Client> {
@@ -54,13 +55,13 @@ fn source_leads_to_its_flow_alone() {
     let shared = SharedTable::new();
     (0..2).for_each(|slot| put(&shared, slot, state::ASSURED));
     assert_eq!(holder(&shared, 7), None);
-    assert!(claim(&shared, 0, 7, false));
+    assert!(allocate(&shared, 0, 7, false));
     assert_eq!(holder(&shared, 7), Some(client(0)));
-    assert!(claim(&shared, 0, 7, false), "its own source");
-    assert!(!claim(&shared, 1, 7, false) && !claim(&shared, 1, 7, true));
-    assert!(claim(&shared, 1, 8, false));
+    assert!(allocate(&shared, 0, 7, false), "its own source");
+    assert!(!allocate(&shared, 1, 7, false) && !allocate(&shared, 1, 7, true));
+    assert!(allocate(&shared, 1, 8, false));
     assert_eq!((holder(&shared, 7), holder(&shared, 8)), (Some(client(0)), Some(client(1))));
-    let other = claim_source(1, server_hash(&shared), Claim::new(source(7), 17, false), &shared);
+    let other = allocate_source(1, server_hash(&shared), Allocation::new(source(7), 17, false), &shared);
     assert!(other, "another protocol");
 }
 
@@ -68,11 +69,11 @@ fn source_leads_to_its_flow_alone() {
 fn source_is_free_once_its_flow_has_another_or_is_replaced() {
     let shared = SharedTable::new();
     (0..3).for_each(|slot| put(&shared, slot, state::ASSURED));
-    assert!(claim(&shared, 0, 7, false) && claim(&shared, 0, 9, false));
-    assert!(claim(&shared, 1, 7, false));
+    assert!(allocate(&shared, 0, 7, false) && allocate(&shared, 0, 9, false));
+    assert!(allocate(&shared, 1, 7, false));
     put(&shared, 1, state::ASSURED);
     assert_eq!(holder(&shared, 7), None, "the slot has another flow");
-    assert!(claim(&shared, 2, 7, false));
+    assert!(allocate(&shared, 2, 7, false));
     assert_eq!((holder(&shared, 7), holder(&shared, 9)), (Some(client(2)), Some(client(0))));
 }
 
@@ -92,13 +93,13 @@ fn flow_loses_its_source_after_its_end_or_where_sources_are_scarce() {
     for (bits, silence, is_scarce, passes) in cases {
         let shared = SharedTable::new();
         put(&shared, 0, bits);
-        assert!(claim(&shared, 0, 7, false));
+        assert!(allocate(&shared, 0, 7, false));
         shared.now.fetch_add(silence * HZ, Ordering::Relaxed);
         put(&shared, 1, state::ASSURED);
         let name = format!("{bits:#x} after {silence} s");
-        assert_eq!(claim(&shared, 1, 7, is_scarce), passes, "{name}");
+        assert_eq!(allocate(&shared, 1, 7, is_scarce), passes, "{name}");
         assert_eq!(holder(&shared, 7), Some(client(u32::from(passes))), "{name}");
-        assert_eq!(!shared.flow(0).unwrap().source().is_claimed(), passes, "{name}");
+        assert_eq!(!shared.flow(0).unwrap().source().is_allocated(), passes, "{name}");
     }
 }
 
@@ -113,15 +114,15 @@ fn bucket_takes_a_further_flow_when_a_word_is_stale() {
     let ports: Vec<u16> = (0..).filter(|port| bucket(*port) == bucket(0)).take(BUCKET + 1).collect();
     for (slot, port) in (0..).zip(&ports) {
         put(&shared, slot, state::ASSURED);
-        assert_eq!(claim(&shared, slot, *port, false), (slot as usize) < BUCKET, "{slot}");
+        assert_eq!(allocate(&shared, slot, *port, false), (slot as usize) < BUCKET, "{slot}");
     }
     put(&shared, 3, state::ASSURED);
-    assert!(claim(&shared, BUCKET as u32, ports[BUCKET], false));
+    assert!(allocate(&shared, BUCKET as u32, ports[BUCKET], false));
     let held = ports.iter().filter(|port| holder(&shared, **port).is_some()).count();
     assert_eq!(held, BUCKET);
 }
 
-/// Another thread that claims the source at once has a word, too, until it gives up.
+/// Another thread that allocates the source at once has a word, too, until it gives up.
 fn wait_for_holder(shared: &SharedTable, port: u16, slot: u32) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while holder(shared, port) != Some(client(slot)) {
@@ -132,15 +133,15 @@ fn wait_for_holder(shared: &SharedTable, port: u16, slot: u32) {
 
 /// Each thread has flows of its own, and gives their sources up again and again.
 #[test]
-fn concurrent_claims_never_give_one_source_to_two_flows() {
+fn concurrent_allocations_never_give_one_source_to_two_flows() {
     const EACH: u32 = SLOTS / THREADS;
     let shared = SharedTable::new();
     (0..SLOTS).for_each(|slot| put(&shared, slot, state::ASSURED));
     let holders: Vec<AtomicU32> = (0..PORTS).map(|_| AtomicU32::new(u32::MAX)).collect();
-    let claims = AtomicU32::new(0);
+    let allocations = AtomicU32::new(0);
     thread::scope(|scope| {
         for thread in 0..THREADS {
-            let (shared, holders, claims) = (&shared, &holders, &claims);
+            let (shared, holders, allocations) = (&shared, &holders, &allocations);
             scope.spawn(move || {
                 let mut rng = 0x9e37_79b9_u32.wrapping_mul(thread + 1);
                 let mut held = [None; EACH as usize];
@@ -152,16 +153,16 @@ fn concurrent_claims_never_give_one_source_to_two_flows() {
                         let before = holders[usize::from(port)].swap(u32::MAX, Ordering::SeqCst);
                         assert_eq!(before, slot, "port {port}");
                         put(shared, slot, state::ASSURED);
-                    } else if claim(shared, slot, port, false) {
+                    } else if allocate(shared, slot, port, false) {
                         let before = holders[usize::from(port)].swap(slot, Ordering::SeqCst);
                         assert_eq!(before, u32::MAX, "port {port}");
                         wait_for_holder(shared, port, slot);
                         held[n as usize] = Some(port);
-                        claims.fetch_add(1, Ordering::Relaxed);
+                        allocations.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             });
         }
     });
-    assert!(claims.load(Ordering::Relaxed) > STEPS / 2, "{claims:?} claims");
+    assert!(allocations.load(Ordering::Relaxed) > STEPS / 2, "{allocations:?} allocations");
 }
