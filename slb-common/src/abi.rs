@@ -32,6 +32,7 @@ pub mod shared_word;
 pub mod source;
 pub mod stats;
 pub mod time;
+pub mod toa;
 #[cfg(feature = "user")]
 pub(crate) mod user;
 

@@ -47,6 +47,7 @@ pub mod reset;
 pub mod schedule;
 pub mod schedule_calls;
 pub mod sequence_numbers;
+pub mod toa;
 pub mod tracked;
 pub mod unmatched;
 

@@ -31,7 +31,7 @@ use slb_common::{
         metadata::{Metadata, PackedSelection},
         parse::Packet,
         refusal::PackedRefusal,
-        reset,
+        reset, toa,
     },
     net::{
         address::Address,
@@ -159,6 +159,11 @@ impl FrameCalls for Context {
     }
 
     #[inline(always)]
+    fn insert_client_option(&mut self, packet: &Packet, room: usize) -> bool {
+        slb_insert_client_option(self.0, packet, room as u64) != 0
+    }
+
+    #[inline(always)]
     fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool {
         slb_rewrite_to_rst(self.0, network as u64, back.into()) != 0
     }
@@ -227,6 +232,15 @@ extern "C" fn slb_may_answer(ctx: *mut xdp_md, network: u64, message: u64) -> u6
 #[inline(never)]
 extern "C" fn slb_rewrite_to_icmp_error(ctx: *mut xdp_md, network: u64, message: u64) -> u64 {
     icmp_error::answer(&mut Context(ctx), network as usize, IcmpMessage(message as u32)).is_some().into()
+}
+
+/// [`toa::insert`], a BPF subprogram.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_insert_client_option(ctx: *mut xdp_md, packet: *const Packet, room: u64) -> u64 {
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    let Some(packet) = (unsafe { packet.as_ref() }) else { return 0 };
+    toa::insert(&mut Context(ctx), packet, room as usize).is_some().into()
 }
 
 /// [`reset::rewrite_to_rst`], a BPF subprogram.

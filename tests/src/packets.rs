@@ -20,5 +20,6 @@ pub mod losses;
 pub mod reset;
 pub mod scenario;
 pub mod table;
+pub mod toa;
 pub mod tunnel;
 pub mod world;

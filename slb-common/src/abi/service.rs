@@ -159,6 +159,9 @@ pub mod policy {
     pub const ALLOW_LISTED: u32 = 1024;
     /// Clients on the access list do not reach the service.
     pub const DENY_LISTED: u32 = 2048;
+    /// Segments that open a connection carry the client endpoint to the server ([`super::super::toa`]). Mode `full-nat`
+    /// and TCP.
+    pub const TOA: u32 = 16384;
 
     // The following are policies of a VIP, in its entry with an ICMP protocol and port 0. Without any of them it
     // answers echo requests, and unmatched packets are passed to the kernel.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     abi::{
         programs::TailCalled,
-        service::{IndexEntry, mode},
+        service::{IndexEntry, mode, policy},
         source::Source,
         stats::{GeneratedPacket, Reason},
     },
@@ -52,6 +52,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
         maps.backend(server.id()).filter(|backend| backend.handle == server).ok_or(Reason::NoServer)?;
     let selection = Selection {
         is_finished: selected.is_finished(),
+        is_opening: selected.is_opening(),
         source,
         ..Selection::new(backend, selected.is_new(), maps)?
     };
@@ -71,7 +72,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         mode: u8,
         selection: &Selection<'_>,
     ) -> Result<Egress, Refusal> {
-        let Selection { backend, hop, is_new, is_finished, source } = *selection;
+        let Selection { backend, hop, is_new, is_finished, is_opening, source } = *selection;
         let mut frame = head.frame();
         let bytes = frame.len();
         let overhead = if mode == mode::IPIP { ipip::overhead(backend) } else { 0 };
@@ -108,6 +109,14 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
                     nat::to_server(&mut frame, packet, address, port)
                 }
                 .ok_or(Reason::Truncated)?;
+                if SOURCE && !FAST && is_opening && service.policy & policy::TOA != 0 && source.is_allocated()
+                {
+                    let room = (hop.mtu as usize).saturating_sub(packet.len);
+                    if !head.insert_client_option(packet, room) {
+                        return Err(Refusal::drop(Reason::Truncated));
+                    }
+                    frame = head.frame();
+                }
                 readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?;
             }
             mode::DSR => readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?,

@@ -104,7 +104,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             return Refusal::drop(Reason::HopLimit);
         }
         let source = if record.source.is_allocated() { record.source } else { Source::UNTRANSLATED };
-        head.follow(record.ports, PackedSelection::new(record.server, false, false), source);
+        head.follow(record.ports, PackedSelection::new(record.server), source);
         Refusal::Next(TailCalled::Forward)
     }
 }

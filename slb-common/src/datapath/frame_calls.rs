@@ -3,7 +3,7 @@
 use core::borrow::Borrow;
 
 #[cfg(doc)]
-use super::{embedded, icmp_error, icmp_nat, parse, reset};
+use super::{embedded, icmp_error, icmp_nat, parse, reset, toa};
 use super::{
     icmp_error::IcmpMessage,
     icmp_nat::Translation,
@@ -52,6 +52,8 @@ pub trait FrameCalls: FrameBuffer {
     fn may_answer(&mut self, network: usize, message: IcmpMessage) -> bool;
     /// [`icmp_error::answer`], a BPF subprogram. After `false` the frame must be dropped.
     fn rewrite_to_icmp_error(&mut self, network: usize, message: IcmpMessage) -> bool;
+    /// [`toa::insert`], a BPF subprogram. After `false` the frame must be dropped.
+    fn insert_client_option(&mut self, packet: &Packet, room: usize) -> bool;
     /// [`reset::rewrite_to_rst`], a BPF subprogram. After `false` the frame must be dropped.
     fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool;
 }

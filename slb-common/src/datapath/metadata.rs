@@ -4,6 +4,7 @@ use super::{
     embedded::parse_embedded,
     parse::{EMPTY_PACKET, Packet, parse},
     refusal::PackedRefusal,
+    tracked::Selection,
 };
 use crate::{
     abi::{Handle, MAX_BACKENDS, source::Source, stats::Reason},
@@ -84,23 +85,34 @@ const fn refusal(read: Result<(), Reason>) -> PackedRefusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackedSelection(pub u64);
 
-const _: () = assert!((MAX_BACKENDS as u64) < PackedSelection::FINISHED);
+const _: () = assert!((MAX_BACKENDS as u64) < PackedSelection::OPENING);
 
 impl PackedSelection {
     const NEW: u64 = 1 << 31;
     const FINISHED: u64 = 1 << 30;
+    const OPENING: u64 = 1 << 29;
+    const FLAGS: u64 = Self::NEW | Self::FINISHED | Self::OPENING;
 
-    /// `is_new` and `is_finished` are those of a [`Selection`](super::tracked::Selection).
+    /// A selection of `server` without flags.
     #[inline(always)]
-    pub(super) const fn new(server: Handle, is_new: bool, is_finished: bool) -> Self {
-        let flags = is_new as u64 * Self::NEW + is_finished as u64 * Self::FINISHED;
-        Self(server.0 | flags)
+    pub(super) const fn new(server: Handle) -> Self {
+        Self(server.0)
+    }
+
+    /// What the next program needs of a selection.
+    #[inline(always)]
+    pub(super) const fn of(selection: &Selection<'_>) -> Self {
+        let Selection { backend, is_new, is_finished, is_opening, .. } = *selection;
+        let flags = is_new as u64 * Self::NEW
+            + is_finished as u64 * Self::FINISHED
+            + is_opening as u64 * Self::OPENING;
+        Self(backend.handle.0 | flags)
     }
 
     /// The server. Its entry may have been replaced since it was selected.
     #[inline(always)]
     pub(super) const fn server(self) -> Handle {
-        Handle(self.0 & !(Self::NEW | Self::FINISHED))
+        Handle(self.0 & !Self::FLAGS)
     }
 
     /// Whether the packet begins a flow.
@@ -113,5 +125,11 @@ impl PackedSelection {
     #[inline(always)]
     pub(super) const fn is_finished(self) -> bool {
         self.0 & Self::FINISHED != 0
+    }
+
+    /// Whether the packet opens a connection.
+    #[inline(always)]
+    pub(super) const fn is_opening(self) -> bool {
+        self.0 & Self::OPENING != 0
     }
 }

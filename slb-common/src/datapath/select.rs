@@ -29,7 +29,7 @@ use super::{
 use crate::{
     abi::{
         backend::Backend,
-        flow::Client,
+        flow::{Client, state},
         lookup_table::LookupTable,
         programs::TailCalled,
         service::{IndexEntry, mode, policy},
@@ -86,8 +86,9 @@ pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
     if !SOURCE && source != Source::NONE {
         return Err(Refusal::Next(TailCalled::FullNat));
     }
-    // The slow path gives the flow a source.
-    if SOURCE && !source.is_allocated() {
+    // The slow path gives the flow a source, and inserts the client endpoint into segments that open a connection.
+    let is_opening = found.sequence_word.state() & state::ASSURED == 0;
+    if SOURCE && (!source.is_allocated() || (service.policy & policy::TOA != 0 && is_opening)) {
         return Err(Refusal::DECLINE);
     }
     match request.disposition::<true>(&query, &found, &flows)? {

@@ -13,7 +13,7 @@ use super::{
     path_calls::PathCalls,
     refusal::Refusal,
     select,
-    tracked::{Request, Selection},
+    tracked::Request,
 };
 use crate::abi::{
     flow::ClientPath,
@@ -93,8 +93,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         if FAST {
             return self.forward::<SOURCE, G>(head, packet, sender, service, mode, &selection);
         }
-        let Selection { backend, is_new, is_finished, .. } = selection;
-        head.select(PackedSelection::new(backend.handle, is_new, is_finished));
+        head.select(PackedSelection::of(&selection));
         Err(Refusal::Next(TailCalled::Forward))
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Selection<'t> {
     pub(super) is_new: bool,
     /// Whether the connection is finished: the packet goes to the server as a RST.
     pub(super) is_finished: bool,
+    /// Whether the packet opens a connection: a SYN, or what the client sends before the flow is assured.
+    pub(super) is_opening: bool,
     /// The source that the packet gets; [`Source::NONE`] if it keeps its own.
     pub(super) source: Source,
 }
@@ -41,7 +43,14 @@ pub(super) struct Selection<'t> {
 impl<'t> Selection<'t> {
     #[inline(always)]
     pub(super) fn new<T: Maps>(backend: &'t Backend, is_new: bool, maps: &'t T) -> Result<Self, Refusal> {
-        Ok(Self { backend, hop: next_hop(backend, maps)?, is_new, is_finished: false, source: Source::NONE })
+        Ok(Self {
+            backend,
+            hop: next_hop(backend, maps)?,
+            is_new,
+            is_finished: false,
+            is_opening: is_new,
+            source: Source::NONE,
+        })
     }
 
     /// Whether the packet exceeds the MTU towards the server.
@@ -101,7 +110,8 @@ pub fn disposition<T: Maps>(
     let Some(found) = found(&flows, &query, distance, service) else { return PackedDisposition::NO_ENTRY };
     match request.disposition::<false>(&query, &found, &flows) {
         Ok(Disposition::Forward(selection)) => {
-            PackedDisposition::forward(selection.backend.handle.id(), selection.is_finished)
+            let Selection { backend, is_finished, is_opening, .. } = selection;
+            PackedDisposition::forward(backend.handle.id(), is_finished, is_opening)
         }
         Ok(Disposition::Reselect) => PackedDisposition::RESELECT,
         Ok(Disposition::OtherConnection) => PackedDisposition::OTHER_CONNECTION,
@@ -188,7 +198,8 @@ impl<'t, T: Maps> Request<'t, '_, T> {
         if flows.touch(found, bits, idle) && !FAST {
             update_connection_count(service.policy, was, bits, backend, maps);
         }
-        Ok(Disposition::Forward(Selection { source: found.flow.source, ..selection }))
+        let is_opening = found.sequence_word.state() & state::ASSURED == 0 && !packet.flags.rst();
+        Ok(Disposition::Forward(Selection { is_opening, source: found.flow.source, ..selection }))
     }
 
     /// Whether a segment continues another connection of the endpoint than the one whose SYN made the entry. Asked only

@@ -332,6 +332,9 @@ pub struct ApiListener {
     pub port: u16,
     /// Forwarding mode.
     pub mode: String,
+    /// Whether segments that open a connection carry the client endpoint to the server.
+    #[serde(default)]
+    pub toa: bool,
     /// VIPs.
     pub addresses: Vec<IpAddr>,
     /// Server group, the primary one of two; `None` for the default server group.

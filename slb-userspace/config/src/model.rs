@@ -193,6 +193,8 @@ pub struct Listener {
     pub target: ListenerTarget,
     /// How packets reach the server.
     pub mode: Mode,
+    /// Whether segments that open a connection carry the client endpoint to the server (mode `full-nat`, TCP).
+    pub toa: bool,
     /// Which flows have flow-table entries.
     pub tracking: Tracking,
     /// Where untracked UDP goes after a change of the server table.

@@ -112,6 +112,7 @@ pub(super) struct RawListener {
     pub(super) scheduler: Option<Value>,
     pub(super) session_persistence: Option<Value>,
     pub(super) mode: Option<Value>,
+    pub(super) toa: Option<Value>,
     pub(super) tracking: Option<Value>,
     pub(super) unknown_datagrams: Option<Value>,
     pub(super) drain_timeout: Option<Value>,

@@ -305,7 +305,7 @@ fn policies_of(listener: &Listener) -> PolicySet {
         None => 0,
         Some(AccessListKind::White) => policy::ALLOW_LISTED,
         Some(AccessListKind::Black) => policy::DENY_LISTED,
-    };
+    } | if listener.toa { policy::TOA } else { 0 };
     let policies = PolicySet::new(bits);
     if policies.has(policy::PINNED_ELSEWHERE) { policies.with(policy::TRACK) } else { policies }
 }

@@ -424,6 +424,7 @@ mod tests {
                 addresses: Vec::new(),
                 server_group: None,
                 server_group_id: None,
+                toa: false,
                 access_list: None,
                 counters: ApiCounters::default(),
                 current_flows: Some(0),

@@ -22,6 +22,7 @@ mod checksum;
 mod embedded;
 mod flow;
 mod rewrite;
+mod toa;
 
 pub use self::{
     generator::{Arrival, Step},

@@ -102,6 +102,7 @@ named! {
         ErrorToServerIpipByHash = "icmp_error_to_server_ipip_by_hash",
         ErrorToPreviousServer = "icmp_error_to_previous_server",
         ErrorToClient = "icmp_error_to_client",
+        ToServerWithClientOption = "to_server_with_client_option",
         FragmentToServerFullNat = "fragment_to_server_full_nat",
         FragmentToServerNat = "fragment_to_server_nat",
         FragmentToServerDsr = "fragment_to_server_dsr",

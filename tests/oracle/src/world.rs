@@ -131,6 +131,8 @@ pub struct Listener {
     pub follow: bool,
     /// Whether the hash leaves out the client's port.
     pub by_client: bool,
+    /// Whether segments that open a connection carry the client endpoint (mode `full-nat`, TCP).
+    pub toa: bool,
     /// Which clients may reach it; `None` for all.
     pub access: Option<Access>,
 }

@@ -9,7 +9,7 @@ use slb_common::{
         metadata::{Metadata, PackedSelection},
         parse::Packet,
         refusal::PackedRefusal,
-        reset,
+        reset, toa,
     },
     net::{
         address::Address,
@@ -126,6 +126,10 @@ impl FrameCalls for Buffer {
 
     fn rewrite_to_icmp_error(&mut self, network: usize, message: IcmpMessage) -> bool {
         icmp_error::answer(self, network, message).is_some()
+    }
+
+    fn insert_client_option(&mut self, packet: &Packet, room: usize) -> bool {
+        toa::insert(self, packet, room).is_some()
     }
 
     fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool {

@@ -19,6 +19,7 @@ use super::{
     host::Totals,
     icmp::{self, IcmpCause},
     reset,
+    toa::Toa,
     world::{self, Hop, LO, PacketListener, PacketServer},
 };
 
@@ -29,6 +30,8 @@ pub enum Expect {
     ToServer(PacketListener, PacketServer, FlowKind),
     /// Forwarded to a server from this source.
     ToServerFrom(PacketListener, PacketServer, SocketAddr, FlowKind),
+    /// As [`Self::ToServerFrom`], with other TCP options.
+    ToServerWith(Toa, PacketListener, PacketServer, SocketAddr, FlowKind),
     /// Forwarded to the client by this hop.
     ToClient(PacketListener, PacketServer, Hop),
     /// A packet to a source, forwarded to this client.
@@ -114,6 +117,12 @@ impl ExpectedCounters {
                 let bytes = check::rewritten(frame, server.hop.peer, server.hop.own, rewrite);
                 (Reason::ToServer, server.hop, bytes)
             }
+            Expect::ToServerWith(toa, listener, server, source, flow) => {
+                self.count_in(listener, server, len, *flow);
+                let rewrite = Rewrite::Both(*source, server.at);
+                let bytes = check::rewritten(&toa.of(frame), server.hop.peer, server.hop.own, rewrite);
+                (Reason::ToServer, server.hop, bytes)
+            }
             Expect::ToClientOf(listener, server, client) => {
                 self.count_out(listener, server, frame.bytes.len());
                 let rewrite = Rewrite::Both(listener.at, *client);
@@ -158,6 +167,7 @@ impl ExpectedCounters {
                 (Action::Forward, reason, send(hop), bytes)
             }
             Expect::ToServerFrom(..)
+            | Expect::ToServerWith(..)
             | Expect::ToClientOf(..)
             | Expect::FragmentToServerFrom(..)
             | Expect::FragmentToClientOf(..) => {

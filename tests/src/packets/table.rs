@@ -20,6 +20,7 @@ mod resets;
 mod resizing;
 mod roles;
 mod scheduling;
+mod toa;
 mod truncations;
 mod unmatched;
 
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Scenario> {
         reopened::cases(),
         modes::cases(),
         full_nat::cases(),
+        toa::cases(),
         priority::cases(),
         previous_backends::cases(),
         martians::cases(),

@@ -13,6 +13,7 @@ pub struct PackedDisposition(pub u64);
 impl PackedDisposition {
     const REFUSED: u64 = 1 << 63;
     const FINISHED: u64 = 1 << 32;
+    const OPENING: u64 = 1 << 33;
     const NO_NEXT_HOP: Self = Self(Self::REFUSED);
     /// The sender receives a RST.
     const RST_DUE: Self = Self(Self::REFUSED | 1);
@@ -24,9 +25,9 @@ impl PackedDisposition {
     pub(in crate::datapath) const OTHER_CONNECTION: Self = Self(1 << 60);
 
     #[inline(always)]
-    pub(super) const fn forward(backend: u32, is_finished: bool) -> Self {
-        let finished = is_finished as u64 * Self::FINISHED;
-        Self(backend as u64 | finished)
+    pub(super) const fn forward(backend: u32, is_finished: bool, is_opening: bool) -> Self {
+        let flags = is_finished as u64 * Self::FINISHED + is_opening as u64 * Self::OPENING;
+        Self(backend as u64 | flags)
     }
 
     #[inline(always)]
@@ -56,8 +57,8 @@ impl PackedDisposition {
             return Ok(None);
         }
         let backend = maps.backend(self.0 as u32).ok_or(Reason::NoServer)?;
-        let is_finished = self.0 & Self::FINISHED != 0;
-        Ok(Some(Selection { is_finished, ..Selection::new(backend, false, maps)? }))
+        let (is_finished, is_opening) = (self.0 & Self::FINISHED != 0, self.0 & Self::OPENING != 0);
+        Ok(Some(Selection { is_finished, is_opening, ..Selection::new(backend, false, maps)? }))
     }
 }
 
@@ -68,10 +69,10 @@ mod tests {
     #[test]
     fn packed_dispositions_differ() {
         let all = [
-            PackedDisposition::forward(0, false),
-            PackedDisposition::forward(0, true),
-            PackedDisposition::forward(u32::MAX, false),
-            PackedDisposition::forward(u32::MAX, true),
+            PackedDisposition::forward(0, false, false),
+            PackedDisposition::forward(0, true, false),
+            PackedDisposition::forward(u32::MAX, false, true),
+            PackedDisposition::forward(u32::MAX, true, true),
             PackedDisposition::NO_ENTRY,
             PackedDisposition::RESELECT,
             PackedDisposition::OTHER_CONNECTION,

@@ -3,7 +3,7 @@
 
 use super::{
     check_fields, target_fields,
-    value::{Fields, duration, duration_or_off, number, or_absent, path, set, text, word},
+    value::{Fields, Value, duration, duration_or_off, number, or_absent, path, set, text, word},
 };
 use crate::{
     field::OFF,
@@ -84,6 +84,7 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         state,
         target,
         mode,
+        toa,
         tracking,
         unknown_datagrams,
         drain_timeout,
@@ -102,7 +103,8 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         ("protocol", word(protocol)),
         ("port", number(*port)),
         ("state", word(state)),
-        ("mode", word(mode)),
+        ("mode", text(mode.name())),
+        ("toa", Value::Boolean(*toa)),
         ("tracking", word(tracking)),
         ("unknown_datagrams", or_absent(unknown_datagrams, word)),
         ("drain_timeout", duration_or_off(drain_timeout.as_ref())),

@@ -82,6 +82,7 @@ pub(super) fn build(
         state: state?,
         target: target?,
         mode: forwarding.mode,
+        toa: forwarding.toa,
         tracking: forwarding.tracking,
         unknown_datagrams: forwarding.unknown_datagrams,
         drain_timeout: ending.drain_timeout,

@@ -3,6 +3,7 @@
 use super::{families::Families, group::FoundGroup, scope::BalancerScope};
 use crate::{
     diagnostic::{Diagnostic, Span},
+    field::Checker,
     model::{Mode, Protocol, Tracking, UnknownDatagrams},
     raw::{self, Value},
 };
@@ -21,11 +22,12 @@ const UNKNOWN_DATAGRAMS: [(&str, UnknownDatagrams); 2] =
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ModeSettings {
     pub(super) mode: Mode,
+    pub(super) toa: bool,
     pub(super) tracking: Tracking,
     pub(super) unknown_datagrams: UnknownDatagrams,
 }
 
-/// Checks mode, tracking and `unknown_datagrams`.
+/// Checks mode, `toa`, tracking and `unknown_datagrams`.
 pub(super) fn build(
     scope: &mut BalancerScope<'_, '_>,
     raw: &raw::RawListener,
@@ -52,7 +54,33 @@ pub(super) fn build(
             .help("remove it"),
         );
     }
-    Some(ModeSettings { mode: mode?, tracking: tracking?, unknown_datagrams: unknown_datagrams? })
+    let toa = toa(checker, raw.toa.as_ref(), mode, protocol);
+    Some(ModeSettings { mode: mode?, toa: toa?, tracking: tracking?, unknown_datagrams: unknown_datagrams? })
+}
+
+/// Checks `toa`, which is off by default.
+fn toa(
+    checker: &mut Checker,
+    value: Option<&Value>,
+    mode: Option<Mode>,
+    protocol: Option<Protocol>,
+) -> Option<bool> {
+    let Some(value) = value else { return Some(false) };
+    let toa = checker.boolean("toa", value)?;
+    let why = match (mode, protocol) {
+        (Some(mode), _) if mode != Mode::FullNat => {
+            format!("in mode `{}` servers see the client's own address", mode.name())
+        }
+        (_, Some(Protocol::Udp)) => "for TCP listeners: datagrams have no options".to_owned(),
+        _ => return Some(toa),
+    };
+    if toa {
+        checker.note(
+            Diagnostic::error(value.span(), "`toa` has no meaning here", why)
+                .help("remove it, or use it for a TCP listener of mode `full-nat`"),
+        );
+    }
+    Some(toa)
 }
 
 /// Checks that packets arrive at a port that the server listens on. Without NAT that is the listener's own port.

@@ -22,12 +22,13 @@ pub(super) fn heading(balancer: &str, listener: &ApiListener) -> String {
         ApiRunState::Stopped => "stopped".to_owned(),
     };
     format!(
-        "{balancer}/{} {} {} -> {} ({}{}): {traffic}",
+        "{balancer}/{} {} {} -> {} ({}{}{}): {traffic}",
         listener.name,
         listener.protocol,
         addresses.join(", "),
         listener.server_group.as_deref().unwrap_or("default server group"),
         listener.mode,
+        if listener.toa { "; toa" } else { "" },
         listener.access_list.as_ref().map_or_else(String::new, access_list),
     )
 }

@@ -92,6 +92,7 @@ pub fn world(choices: &mut impl Choices) -> World {
                 let mut listener = listener(choices, SocketAddr::new(vip, port), &world);
                 if is_spread && choices.below(4) > 0 {
                     (listener.mode, listener.protocol) = (Mode::Nat, Protocol::Tcp);
+                    listener.toa = false;
                     listener.table = Some(usize::from(port - 80) / 2 * 2 % TABLES + family);
                 }
                 world.listeners.push(listener);
@@ -166,10 +167,12 @@ fn listener(choices: &mut impl Choices, at: SocketAddr, world: &World) -> Listen
     let tables: Vec<_> = (0..world.tables.len())
         .filter(|table| mode == Mode::Ipip || table.is_multiple_of(2) == at.is_ipv4())
         .collect();
+    let protocol = choices.pick(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp]);
     Listener {
         at,
-        protocol: choices.pick(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp]),
+        protocol,
         mode,
+        toa: mode == Mode::FullNat && protocol == Protocol::Tcp && choices.rarely(2),
         table: (!choices.rarely(16)).then(|| choices.pick(&tables)),
         idle: choices.pick(&[20, 60, 100, 1000]),
         track: choices.rarely(3),

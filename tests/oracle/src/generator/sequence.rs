@@ -300,6 +300,9 @@ impl SequenceDraft<'_> {
             _ => (true, !is_client, false, false),
         };
         header.psh = choices.rarely(4);
+        if choices.rarely(3) {
+            header.set_options_raw(&tcp_options(choices)).expect("at most ten words");
+        }
         header.ece = choices.rarely(8);
         let (own, other) = if is_client { (0, 1) } else { (1, 0) };
         header.sequence_number = self.numbers[own].wrapping_add(distance(choices));
@@ -312,6 +315,13 @@ impl SequenceDraft<'_> {
         }
         Content::Tcp(Box::new(header), payload)
     }
+}
+
+/// Up to ten words of TCP options, also malformed ones.
+fn tcp_options(choices: &mut impl Choices) -> Vec<u8> {
+    // Among them the kinds 253 and 254, and the lengths of an option with a client endpoint.
+    let bytes = (0..4 * choices.below(11)).map(|_| choices.pick(&[1, 1, 1, 0, 2, 4, 8, 20, 253, 254]));
+    bytes.collect()
 }
 
 /// Distance of a number from the expected one: mostly none or little, now and then at a bound.

@@ -4,7 +4,7 @@ use super::{Counted, Generated, Reference, Refusal, Seen, Sent, Slots, fragments
 use crate::{
     answers::Cause,
     flow::Path,
-    outcome::{Action, Reason},
+    outcome::{Action, Group, Reason},
     packet::Packet,
     rewrite::End,
     world::{Interface, Mode},
@@ -28,9 +28,11 @@ impl<S: Slots> Reference<'_, S> {
         }
         let (_, sender) = packet.macs();
         let path = Path { interface: arrival.index, mac: sender };
+        let protocol = self.world.listeners[listener].protocol;
+        let was_assured = self.flows.get(&(packet.source, protocol, listener)).map(|flow| flow.marks.assured);
         let selected = self.select(packet, listener, path)?;
         let Selected { server: number, is_new, is_finished } = selected;
-        let protocol = self.world.listeners[listener].protocol;
+        let is_opening = is_new || (was_assured == Some(false) && !is_finished && !packet.is_rst());
         let source = self.source_of(packet, (packet.source, protocol, listener), &selected, seen)?;
         let server = self.world.servers[number];
         let hop = server.hop.ok_or(Refusal::Drop(Reason::NoNextHop))?;
@@ -55,9 +57,13 @@ impl<S: Slots> Reference<'_, S> {
             }
             None => packet,
         };
+        let has_option = self.world.listeners[listener].toa && is_opening && source.is_some();
         let frame = match mode {
             Mode::Nat | Mode::FullNat => {
+                let with_option =
+                    has_option.then(|| packet.with_client_option(hop.mtu as usize - packet.len));
                 let source = source.unwrap_or(packet.source);
+                let packet = with_option.as_ref().unwrap_or(packet);
                 packet.translated([(End::Source, source), (End::Destination, server.at)], hop.peer, hop.own)
             }
             Mode::Dsr => packet.readdressed(hop.peer, hop.own),
@@ -73,7 +79,8 @@ impl<S: Slots> Reference<'_, S> {
             traffic.bytes_in += bytes as u64;
             traffic.new_flows += u64::from(is_new);
         }
-        Ok(Sent { out: hop.interface, action: Action::Forward, reason, frame, group: None })
+        let group = has_option.then_some(Group::ToServerWithClientOption);
+        Ok(Sent { out: hop.interface, action: Action::Forward, reason, frame, group })
     }
 
     /// The RST that the packet becomes if its connection is finished.

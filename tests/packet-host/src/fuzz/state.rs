@@ -164,6 +164,7 @@ fn service(world: &World, listener: &Listener) -> Service {
         (listener.track, policy::TRACK),
         (listener.follow, policy::FOLLOW),
         (listener.by_client, policy::BY_CLIENT),
+        (listener.toa, policy::TOA),
     ] {
         policies |= if is_set { bit } else { 0 };
     }

@@ -30,16 +30,17 @@ impl Choices<'_> {
 pub(super) fn config(choices: &[u8]) -> Config {
     let mut choices = Choices(choices.iter());
     let daemon = daemon(&mut choices);
+    let has_locals = daemon.contains("local_addresses");
     let groups: String = ["a", "b", "c"].iter().map(|id| group(id, &mut choices)).collect();
     let groups = if choices.is() { groups } else { groups + &pair(&mut choices) };
     let mut text = String::new();
     for (number, id) in ["x", "y"].iter().enumerate() {
         if !choices.is() {
-            load_balancer(id, number, &mut choices, &mut text);
+            load_balancer(id, number, has_locals, &mut choices, &mut text);
         }
     }
     if text.is_empty() {
-        load_balancer("x", 0, &mut choices, &mut text);
+        load_balancer("x", 0, has_locals, &mut choices, &mut text);
     }
     parsed(&(daemon + &text + &groups + access_list(&mut choices)))
 }
@@ -94,7 +95,7 @@ fn pair(choices: &mut Choices<'_>) -> String {
     )
 }
 
-fn load_balancer(id: &str, number: usize, choices: &mut Choices<'_>, text: &mut String) {
+fn load_balancer(id: &str, number: usize, has_locals: bool, choices: &mut Choices<'_>, text: &mut String) {
     let name = if choices.is() { format!("{id}-renamed") } else { id.to_owned() };
     let more = choices.of(&["", ", \"2001:db8::VIP\""]).replace("VIP", &(10 + number).to_string());
     let state = choices.of(&["", "state = \"stopped\"\n", "unmatched = \"drop\"\n", "announce = \"arp\"\n"]);
@@ -128,7 +129,9 @@ fn load_balancer(id: &str, number: usize, choices: &mut Choices<'_>, text: &mut 
         let mode = mode.to_owned() + if mode.is_empty() { "" } else { choices.of(&["", follow]) };
         // In `dsr` the servers have the port of the listener, and passive checks see no answers.
         let is_nat = port != 80 || target.starts_with("default_group_port") || check.contains("passive");
-        let mode = if is_nat { "" } else { &mode };
+        // The servers of the VIPs' second family may be missing.
+        let full_nat = if has_locals && more.is_empty() { full_nat(protocol, choices) } else { "" };
+        let mode = if is_nat { full_nat } else { &mode };
         let rest = choices.of(&["", "drain_timeout = \"15s\"\n", "on_no_healthy = \"drop\"\n"]);
         let access = choices.of(&[
             "",
@@ -141,6 +144,11 @@ fn load_balancer(id: &str, number: usize, choices: &mut Choices<'_>, text: &mut 
              {target}\n{check}\n{scheduler}{mode}{rest}{access}"
         );
     }
+}
+
+fn full_nat(protocol: &str, choices: &mut Choices<'_>) -> &'static str {
+    let toa = if protocol == "tcp" { "mode = \"full-nat\"\ntoa = true\n" } else { "toa = false\n" };
+    choices.of(&["", "mode = \"full-nat\"\n", toa])
 }
 
 fn check(protocol: &str, choices: &mut Choices<'_>) -> &'static str {

@@ -36,6 +36,24 @@ fn full_nat_translates_ports_and_takes_the_addresses_of_the_vips_family() {
 }
 
 #[test]
+fn toa_is_for_tcp_in_mode_full_nat() {
+    let mode = "mode = \"full-nat\"";
+    let with = |toa: &str| full_nat().replace(mode, &format!("{mode}\ntoa = {toa}"));
+    let toa_of = |text: &str| accepted(text).load_balancers[0].listeners[1].toa;
+    assert!(!toa_of(&full_nat()) && !toa_of(&with("false")) && toa_of(&with("true")));
+    // Off is right everywhere.
+    accepted(&with("false").replace(mode, ""));
+    let help = "use it for a TCP listener of mode `full-nat`";
+    let words = ["`toa` has no meaning here", "in mode `nat` servers see the client's own address", help];
+    broken(&with("true"), mode, "mode = \"nat\"", "24:7", &words);
+    broken(&with("true"), "toa = true", "toa = \"yes\"", "24:7", &["expected a boolean", "a string"]);
+    let udp = BASE.replace("interfaces = [\"eth0\"]", &format!("interfaces = [\"eth0\"]\n{LOCALS}"));
+    let udp =
+        udp.replace("default_group_port = 5353", &format!("default_group_port = 5353\n{mode}\ntoa = true"));
+    assert_single(&errors(&udp), "18:7", &["`toa` has no meaning here", "datagrams have no options"], &udp);
+}
+
+#[test]
 fn full_nat_without_a_local_address_of_the_vips_family_is_refused() {
     let help = "local_addresses = [\"10.0.0.5\", \"fd00::5\"]";
     for kept in ["", "\"fd00::5\""] {
