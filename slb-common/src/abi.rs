@@ -8,6 +8,7 @@
 //! - Any change of a layout or its meaning raises [`ABI_VERSION`], which is part of the pins' path.
 
 pub mod access_list;
+pub mod address_list;
 pub mod announce;
 pub mod backend;
 pub mod control;

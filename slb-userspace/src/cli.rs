@@ -1,5 +1,6 @@
-//! The commands of `slbd`, `slb` and `slb-decap`: one file each.
+//! The commands of `slbd`, `slb`, `slb-decap` and `slb-toa`: one file each.
 
+mod arguments;
 pub mod change;
 pub mod check;
 pub mod decap;
@@ -11,3 +12,4 @@ pub mod run;
 pub mod server;
 pub mod status;
 pub mod table;
+pub mod toa;

@@ -33,7 +33,9 @@ impl Program {
         if !self.checks {
             arguments.push("--no-default-features");
         }
-        arguments.extend(["slbd", "slb", "slb-decap", self.name].iter().flat_map(|name| ["--bin", name]));
+        arguments.extend(
+            ["slbd", "slb", "slb-decap", "slb-toa", self.name].iter().flat_map(|name| ["--bin", name]),
+        );
         arguments
     }
 }

@@ -95,7 +95,7 @@ impl Program {
 }
 
 /// Builds all test programs and lists them. Cargo also builds the programs of packages with integration tests: `slbd`,
-/// `slb`, `slb-decap`, `slb-demo` and `slb-bench`, which the tests start.
+/// `slb`, `slb-decap`, `slb-toa`, `slb-demo` and `slb-bench`, which the tests start.
 fn build() -> Result<Vec<Program>> {
     let mut command = cargo(&["test", "--no-run"])?;
     process::show(&command);

@@ -3,13 +3,12 @@
 //! Invariants: a policy is written before a program uses it and never changes after that. So program and policy are
 //! replaced in one step. Every frame counts under exactly one reason.
 
-use super::{Address, named_enum::named_enum};
+use super::{Address, address_list::AddressList, named_enum::named_enum};
+
+pub use super::address_list::MAX_ADDRESSES;
 
 /// Version of all layouts in this module, part of the pins' path.
 pub const DECAP_ABI_VERSION: u32 = 1;
-
-/// Most addresses in each list of a policy.
-pub const MAX_ADDRESSES: usize = 64;
 
 /// Which tunnel packets are decapsulated.
 #[repr(C)]
@@ -20,18 +19,9 @@ pub struct DecapPolicy {
     /// Keeps the size a multiple of eight.
     reserved: u32,
     /// Outer sources whose packets are decapsulated; an empty list allows none.
-    sources: Addresses,
+    sources: AddressList,
     /// Inner destinations that packets may have; an empty list allows all.
-    destinations: Addresses,
-}
-
-/// A list of addresses.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Addresses {
-    len: u32,
-    reserved: u32,
-    entries: [Address; MAX_ADDRESSES],
+    destinations: AddressList,
 }
 
 impl DecapPolicy {
@@ -41,8 +31,8 @@ impl DecapPolicy {
         Some(Self {
             zero: 0,
             reserved: 0,
-            sources: Addresses::new(sources)?,
-            destinations: Addresses::new(destinations)?,
+            sources: AddressList::new(sources)?,
+            destinations: AddressList::new(destinations)?,
         })
     }
 
@@ -59,13 +49,13 @@ impl DecapPolicy {
     /// Whether packets from this outer source are decapsulated.
     #[inline(always)]
     pub fn allows(&self, source: &Address) -> bool {
-        self.sources.contain(source)
+        self.sources.contains(source)
     }
 
     /// Whether packets may have this inner destination.
     #[inline(always)]
     pub fn accepts(&self, destination: &Address) -> bool {
-        self.destinations.len == 0 || self.destinations.contain(destination)
+        self.destinations.is_empty() || self.destinations.contains(destination)
     }
 
     /// Returns `value`, of which the verifier then knows nothing. Paths that differ only in an offset are joined.
@@ -73,31 +63,6 @@ impl DecapPolicy {
     pub fn forget(&self, value: usize) -> usize {
         // SAFETY: a reference to an aligned word; volatile, so that the compiler does not learn that it never changes.
         (value as u32 ^ unsafe { (&raw const self.zero).read_volatile() }) as usize
-    }
-}
-
-impl Addresses {
-    fn new(addresses: &[Address]) -> Option<Self> {
-        let mut entries = [Address::default(); MAX_ADDRESSES];
-        entries.get_mut(..addresses.len())?.copy_from_slice(addresses);
-        Some(Self { len: addresses.len() as u32, reserved: 0, entries })
-    }
-
-    fn as_slice(&self) -> &[Address] {
-        &self.entries[..MAX_ADDRESSES.min(self.len as usize)]
-    }
-
-    #[inline(always)]
-    fn contain(&self, address: &Address) -> bool {
-        for (i, entry) in self.entries.iter().enumerate() {
-            if i as u32 >= self.len {
-                break;
-            }
-            if entry.same(address) {
-                return true;
-            }
-        }
-        false
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     losses::{KernelLayout, Losses},
     service::{Service, ServiceIndex},
     stats::{Counters, Totals},
+    toa::{ClientOption, ToaCounters, ToaPolicy},
 };
 
 macro_rules! pod {
@@ -37,6 +38,9 @@ pod!(
     Totals,
     DecapPolicy,
     DecapCounters,
+    ClientOption,
+    ToaCounters,
+    ToaPolicy,
     KernelLayout,
     Losses,
 );

@@ -33,11 +33,11 @@ const NO_OPERATION: u8 = 1;
 const OTHER_KIND: u8 = 253;
 
 /// Inserts the client endpoint of `packet` into its frame, whose other headers are rewritten already. `room` is how much
-/// longer the IP packet may become, in bytes. Where the option does not fit, the segment stays without, and options of
+/// longer the IP packet may become, in bytes. A fragment is the first one, which has the whole TCP header. Where the option does not fit, the segment stays without, and options of
 /// this kind that the client has written get another one. `None` if the frame is truncated: it must be dropped.
 #[inline(always)]
 pub fn insert<G: FrameBuffer>(head: &mut G, packet: &Packet, room: usize) -> Option<()> {
-    if packet.protocol != protocol::TCP || packet.fragmentation != Fragmentation::WHOLE {
+    if packet.protocol != protocol::TCP {
         return Some(());
     }
     if packet.source.is_v4() {
@@ -55,7 +55,8 @@ fn insert_option<G: FrameBuffer, const LEN: usize, const HEADER: usize>(
     room: usize,
 ) -> Option<()> {
     let words = words_of(&head.frame(), packet.transport)?;
-    let is_plain = packet.transport == packet.network + HEADER;
+    let is_plain =
+        packet.fragmentation == Fragmentation::WHOLE && packet.transport == packet.network + HEADER;
     let fits = is_plain && words + LEN / 4 <= MAX_WORDS && LEN <= room;
     if !fits || !head.grow(LEN) {
         return rename(&mut head.frame(), packet, words);
@@ -69,7 +70,7 @@ fn insert_option<G: FrameBuffer, const LEN: usize, const HEADER: usize>(
     field[0] += (LEN / 4) as u8 * 16;
     sum = sum.word(before, u16::from_ne_bytes(*field));
     let option = frame.header_mut::<[u8; LEN]>(packet.transport + TCP)?;
-    ClientOption { address: packet.source, port: packet.source_port }.write(option);
+    ClientOption::new(packet.source, packet.source_port).write(option);
     sum = sum.bytes(option);
     let tcp = frame.header_mut::<TcpHdr>(packet.transport)?;
     tcp.check = sum.apply(tcp.check);

@@ -5,7 +5,7 @@ pub mod attach;
 pub mod detach;
 pub mod status;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::neigh::{self, Link};
 
@@ -20,11 +20,4 @@ fn find<'links>(links: &'links [Link], name: &str) -> Result<&'links Link> {
         names.sort_unstable();
         format!("no interface {name}; there are: {}", names.join(", "))
     })
-}
-
-fn ensure_root(what: &str) -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        bail!("{what} needs root: it deals with XDP programs and their maps");
-    }
-    Ok(())
 }

@@ -30,5 +30,6 @@ pub mod resize;
 pub mod seeds;
 mod sources;
 mod syscall;
+pub mod toa;
 pub mod upgrade;
 pub mod xdp;

@@ -22,13 +22,13 @@ impl Packet {
     /// The segment with its source as the first TCP option, if it may become `room` bytes longer. Else the same segment
     /// without such an option.
     pub(crate) fn with_client_option(&self, room: usize) -> Self {
-        if self.content != Content::Tcp || self.fragment.is_some() {
+        if self.content != Content::Tcp {
             return self.clone();
         }
         let address = self.frame[self.address_range(self.network, End::Source)].to_vec();
         let len = address.len() + 4;
         let header = usize::from(self.frame[self.transport + 12] >> 4) * 4;
-        if !self.is_plain() || header + len > LONGEST || len > room {
+        if !self.is_plain() || self.fragment.is_some() || header + len > LONGEST || len > room {
             return self.without_client_option(header);
         }
         let option = [&[KIND, len as u8][..], &self.source.port().to_be_bytes(), &address].concat();

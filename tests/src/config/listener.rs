@@ -89,6 +89,8 @@ pub struct Listener {
     pub port: u16,
     /// Its mode.
     pub mode: Mode,
+    /// `toa`.
+    pub toa: bool,
     /// Its servers.
     pub target: Target,
     /// Its health check; `None` for none.
@@ -120,6 +122,7 @@ impl Listener {
             protocol,
             port,
             mode: Mode::Nat,
+            toa: false,
             target,
             check: Some(HealthCheck::new("kind = \"tcp\"")),
             unknown_datagrams: None,
@@ -146,13 +149,14 @@ impl fmt::Display for Listener {
             ("on_no_healthy", self.on_no_healthy),
             ("state", self.state),
         ]);
+        let toa = if self.toa { "toa = true\n" } else { "" };
         let access = self.access.as_ref().map(AccessList::settings).unwrap_or_default();
         let check = self.check.as_ref().map_or("kind = \"none\"".to_owned(), HealthCheck::to_string);
         let Self { name, protocol, port, mode, target, .. } = self;
         write!(
             f,
             "\n[[load_balancer.listener]]\nname = {name:?}\nprotocol = {protocol:?}\nport = {port}\nmode = {:?}\n\
-             {target}{settings}{access}health_check = {{ {check} }}\n",
+             {toa}{target}{settings}{access}health_check = {{ {check} }}\n",
             mode.name()
         )
     }

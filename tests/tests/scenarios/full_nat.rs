@@ -30,7 +30,7 @@ const PROGRESS: u64 = 100;
 const OWN_PORTS_FROM: u16 = 30_000;
 
 /// Servers have routes to the local addresses alone, which are of no link's subnet.
-fn prepare(world: &mut World) -> Result<()> {
+pub(super) fn prepare(world: &mut World) -> Result<()> {
     for backend in &world.net.backends {
         backend.remove_default_routes()?;
     }

@@ -39,6 +39,7 @@ mod scheduling;
 mod slow_start;
 mod spread;
 mod tampering;
+mod toa;
 mod unmatched;
 mod upgrade;
 mod warm_up;

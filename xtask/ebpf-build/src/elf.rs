@@ -31,7 +31,7 @@ pub struct Object {
 pub struct Function {
     /// Name.
     pub name: String,
-    /// Section: `xdp`, `classifier` or `raw_tp/...` for a program, `.text` for a subprogram.
+    /// Section: `xdp`, `classifier`, `raw_tp/...`, `sockops` or `cgroup/...` for a program, `.text` for a subprogram.
     pub section: String,
     /// Number of instructions; one that takes two slots counts twice, as in the kernel.
     pub instructions: usize,
@@ -94,7 +94,8 @@ impl Function {
     #[must_use]
     pub fn is_program(&self) -> bool {
         let kind = self.section.split(['/', '.']).next();
-        self.instructions > 0 && matches!(kind, Some("xdp" | "classifier" | "raw_tp" | "raw_tracepoint"))
+        self.instructions > 0
+            && matches!(kind, Some("xdp" | "classifier" | "raw_tp" | "raw_tracepoint" | "sockops" | "cgroup"))
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Package {
 /// decapsulator's for servers.
 pub const PRODUCT: Package = Package {
     name: "slb-ebpf",
-    programs: &["slb", "slb-answer", "slb-decap", "slb-losses", "slb-jiffies"],
+    programs: &["slb", "slb-answer", "slb-decap", "slb-losses", "slb-jiffies", "slb-toa"],
     directories: &["slb-ebpf", "slb-common"],
     has_debug_log: true,
 };

@@ -137,6 +137,7 @@ fn script(modules: &[Vec<String>], runs: &[Run]) -> String {
          mount -t tmpfs run /run\n\
          ln -s /run /var/run\n\
          mount -t bpf bpf /sys/fs/bpf\n\
+         mount -t cgroup2 none /sys/fs/cgroup\n\
          mount -t debugfs debug /sys/kernel/debug\n\
          ln -s /proc/self/fd /dev/fd\n\
          dmesg -n 1\n\

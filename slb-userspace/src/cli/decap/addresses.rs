@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use anyhow::{Result, bail};
 use slb_common::abi::decap::{DecapPolicy, MAX_ADDRESSES};
 
+use crate::cli::arguments::host_addresses;
+
 use slb_control::dataplane::state::to_address;
 
 /// Inner destinations that a decapsulator accepts.
@@ -33,9 +35,9 @@ pub(super) fn policy(from: &[IpAddr], vips: &Vips) -> Result<DecapPolicy> {
             "no VIP given: name the inner destinations to accept, for instance `--vip 198.51.100.10`; `--any-vip` \
              accepts every one, and lets a forged source reach whatever this server routes to"
         ),
-        Vips::Only(vips) => check("--vip", vips)?,
+        Vips::Only(vips) => host_addresses("--vip", vips)?,
     };
-    let from = check("--from", from)?;
+    let from = host_addresses("--from", from)?;
     let addresses = |list: &[IpAddr]| list.iter().copied().map(to_address).collect::<Vec<_>>();
     let Some(policy) = DecapPolicy::new(&addresses(&from), &addresses(&vips)) else {
         bail!(
@@ -45,26 +47,6 @@ pub(super) fn policy(from: &[IpAddr], vips: &Vips) -> Result<DecapPolicy> {
         )
     };
     Ok(policy)
-}
-
-/// Refuses addresses that no host can have, and removes duplicates.
-fn check(option: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>> {
-    let mut checked = Vec::new();
-    for &address in addresses {
-        if let IpAddr::V6(six) = address
-            && let Some(four) = six.to_ipv4_mapped()
-        {
-            bail!("{option} {address} never stands in a packet: write {option} {four}");
-        }
-        let broadcast = matches!(address, IpAddr::V4(four) if four.is_broadcast());
-        if address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast {
-            bail!("{option} {address} is not the address of one machine on the network");
-        }
-        if !checked.contains(&address) {
-            checked.push(address);
-        }
-    }
-    Ok(checked)
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use clap::ValueEnum;
 use slb_common::abi::decap::DecapPolicy;
 
 pub use super::addresses::Vips;
-use super::{addresses, ensure_root, find, links};
+use super::{addresses, find, links};
 use crate::{
+    cli::arguments::ensure_root,
     dataplane::bpf::{
         decap::{self, DecapPins},
         xdp::{self, Attachment, HookOccupied},

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::{ensure_root, find, links};
-use crate::dataplane::bpf::decap::DecapPins;
+use super::{find, links};
+use crate::{cli::arguments::ensure_root, dataplane::bpf::decap::DecapPins};
 
 /// Detaches the program from an interface, or from all of them, and removes the pins.
 ///

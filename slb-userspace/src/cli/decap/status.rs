@@ -5,9 +5,9 @@ use std::{fmt::Write as _, net::IpAddr, path::PathBuf};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{ensure_root, links};
+use super::links;
 use crate::{
-    cli::{status::Output, table::reasons},
+    cli::{arguments::ensure_root, status::Output, table::reasons},
     dataplane::bpf::decap::{self, DecapPins},
     neigh::Link,
 };

@@ -1,4 +1,4 @@
-//! Pinned links of XDP programs, as the kernel has them.
+//! Pinned links of programs, as the kernel has them.
 
 use std::{
     ffi::CString,
@@ -62,6 +62,12 @@ impl Link {
         let info = syscall::link_info(self.descriptor.as_fd())
             .with_context(|| format!("cannot read the link {}", self.pin.display()))?;
         Ok(LinkBinding { interface: Some(info.ifindex).filter(|index| *index != 0), program: info.program })
+    }
+
+    /// Detaches its program at once, also while it is pinned.
+    pub fn detach(&self) -> Result<()> {
+        syscall::detach_link(self.descriptor.as_fd())
+            .with_context(|| format!("cannot detach the link {}", self.pin.display()))
     }
 
     /// Whether its pin exists and still is a pin of this link.

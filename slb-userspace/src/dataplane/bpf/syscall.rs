@@ -199,6 +199,17 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     Ok(info)
 }
 
+/// BPF_LINK_DETACH of `enum bpf_cmd`.
+const LINK_DETACH: libc::c_long = 34;
+
+/// Detaches a link before it returns. Without this call the kernel does so some time after the last descriptor and pin
+/// are gone.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let descriptor = link.as_raw_fd() as u32;
+    // SAFETY: the attributes are the descriptor alone.
+    unsafe { bpf(LINK_DETACH, &descriptor) }.map(drop)
+}
+
 /// Calls bpf(2).
 ///
 /// # Safety

@@ -9,6 +9,7 @@ use super::{
     related::{Ends, TCP4, TCP6},
 };
 use crate::packets::{
+    fragments::cut,
     frames::{FIRST, Frame, Segment, flag, number, segment, tcp},
     icmp::IcmpCause,
     scenario::{Expect, FlowKind, Scenario},
@@ -29,6 +30,7 @@ pub(super) fn cases() -> Vec<Scenario> {
             full(of("options without room"), ends),
             sizes(of("segments as large as the MTU"), ends),
             refused(of("a client's RST"), ends),
+            fragments(of("a SYN in fragments"), ends),
         ]);
     }
     cases.push(extension());
@@ -151,6 +153,20 @@ fn refused(name: String, ends: Ends) -> Scenario {
         .frame(tcp(client, listener.at, flag::RST).build(), Expect::Drop(Reason::Reset))
         .frame(ends.first(), with(Toa::Inserted, ends, FlowKind::New))
         .frame(tcp(client, listener.at, flag::RST).build(), without(ends, FlowKind::Old))
+}
+
+/// A SYN in fragments gets no option, and its client cannot forge it.
+fn fragments(name: String, ends: Ends) -> Scenario {
+    let Ends { listener, server, .. } = ends;
+    let mut case = Scenario::new(name).in_world(world(ends));
+    case = case.frame(ends.first(), with(Toa::Inserted, ends, FlowKind::New));
+    let forged = syn(ends, &option(&ends.first()), 10, &[7; 40]);
+    let renamed = Toa::Renamed(0).of(&forged);
+    for (fragment, expected) in cut(forged, 7, 64).into_iter().zip(cut(renamed, 7, 64)) {
+        case = case
+            .frame(fragment.frame(), Expect::FragmentToServerFrom(listener, server, source(ends), expected));
+    }
+    case
 }
 
 /// Between the IP header and the TCP header.
