@@ -38,7 +38,7 @@ pub mod toa;
 pub(crate) mod user;
 
 pub use crate::net::address::Address;
-use crate::net::headers::MacPairBytes;
+use crate::net::{headers::MacPairBytes, vlan::Vlan};
 
 /// Version of all layouts in this module.
 pub const ABI_VERSION: u32 = 11;
@@ -94,14 +94,20 @@ pub struct MacPair {
     pub head: u64,
     /// The last four bytes of the source.
     pub tail: u32,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// The VLAN of a frame to a next hop. Of a frame that has been read it is not known.
+    pub vlan: Vlan,
 }
 
 impl MacPair {
     /// The addresses of a frame from `sender` to `receiver`.
     pub const fn new(receiver: [u8; 6], sender: [u8; 6]) -> Self {
         Self::from_words(mac_word(receiver), mac_word(sender))
+    }
+
+    /// The same addresses in a frame of this VLAN.
+    #[must_use]
+    pub const fn in_vlan(self, vlan: Vlan) -> Self {
+        Self { vlan, ..self }
     }
 
     /// The destination address, in the lower 48 bits.
@@ -130,14 +136,14 @@ impl MacPair {
 
     #[inline(always)]
     const fn from_words(receiver: u64, sender: u64) -> Self {
-        Self { head: receiver | sender << 48, tail: (sender >> 16) as u32, reserved: 0 }
+        Self { head: receiver | sender << 48, tail: (sender >> 16) as u32, vlan: Vlan::NONE }
     }
 }
 
 impl From<MacPairBytes> for MacPair {
     #[inline(always)]
     fn from(bytes: MacPairBytes) -> Self {
-        Self { head: u64::from_ne_bytes(bytes.head), tail: u32::from_ne_bytes(bytes.tail), reserved: 0 }
+        Self { head: u64::from_ne_bytes(bytes.head), tail: u32::from_ne_bytes(bytes.tail), vlan: Vlan::NONE }
     }
 }
 

@@ -69,6 +69,7 @@ mod slow;
 mod source;
 mod to_client;
 mod to_server;
+mod vlan;
 
 use crate::abi::programs::TailCalled;
 pub use fast::{fast, full_nat};
@@ -92,7 +93,7 @@ pub fn process<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T
         decided = match decided {
             Ok(verdict) => return verdict,
             Err(TailCalled::FullNat) => full_nat(head, ifindex, maps),
-            Err(TailCalled::Slow) => slow(head, maps),
+            Err(TailCalled::Slow) => slow(head, ifindex, maps),
             Err(TailCalled::ToServer) => to_server(head, ifindex, maps),
             Err(TailCalled::Source) => source(head, ifindex, maps),
             Err(TailCalled::Forward) => forward(head, ifindex, maps),

@@ -5,3 +5,5 @@ pub mod checksum;
 pub mod ethernet;
 pub mod frame;
 pub mod headers;
+pub mod vlan;
+pub mod vlan_tags;

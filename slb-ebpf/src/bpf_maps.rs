@@ -21,6 +21,7 @@ use slb_common::{
         maps::{Direction, Maps},
         parse::Packet,
     },
+    net::vlan::Vlan,
     opaque::{masked, opaque},
 };
 
@@ -122,6 +123,11 @@ impl Maps for BpfMaps {
     #[inline(always)]
     fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool {
         slb_is_own_mac(interface::own_mac_key(ifindex, mac)) != 0
+    }
+
+    #[inline(always)]
+    fn vlan_device(&self, ifindex: u32, vlan: Vlan) -> u32 {
+        slb_vlan_device(interface::own_mac_key(ifindex, vlan.as_mac())) as u32
     }
 
     #[inline(always)]
@@ -232,6 +238,14 @@ fn add(counters: Option<*mut Counters>, direction: Direction, bytes: usize, new_
 extern "C" fn slb_is_own_mac(key: u64) -> u64 {
     // SAFETY: the value is not read.
     unsafe { OWN_MACS.get(key) }.is_some().into()
+}
+
+/// The value of a key in [`OWN_MACS`]; 0 without one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_vlan_device(key: u64) -> u64 {
+    // SAFETY: a concurrent change replaces the element.
+    unsafe { OWN_MACS.get(key) }.copied().unwrap_or(0)
 }
 
 /// Whether a network on an access list has the client. The key lies in a stack frame of its own.

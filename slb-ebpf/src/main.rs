@@ -37,6 +37,8 @@ use slb_common::{
         address::Address,
         ethernet,
         frame::{Frame, FrameBuffer},
+        vlan::Vlan,
+        vlan_tags,
     },
     opaque::{apart, opaque},
 };
@@ -92,9 +94,17 @@ impl FrameCalls for Context {
     }
 
     #[inline(always)]
-    fn refuse(&mut self, refusal: PackedRefusal) {
+    fn arrive_by(&mut self, vlan_device: u32) {
         if let Some(metadata) = METADATA.get_ptr_mut(0) {
             // SAFETY: this processor's own copy; XDP programs do not interrupt each other on one processor.
+            unsafe { (*metadata).packet.vlan_device = vlan_device }
+        }
+    }
+
+    #[inline(always)]
+    fn refuse(&mut self, refusal: PackedRefusal) {
+        if let Some(metadata) = METADATA.get_ptr_mut(0) {
+            // SAFETY: as above.
             unsafe { (*metadata).refusal = refusal }
         }
     }
@@ -146,6 +156,11 @@ impl FrameCalls for Context {
     #[inline(always)]
     fn remove_priority_tags(&mut self) -> bool {
         slb_remove_priority_tags(self.0) != 0
+    }
+
+    #[inline(always)]
+    fn set_vlan(&mut self, vlan: Vlan) -> bool {
+        slb_set_vlan(self.0, vlan.0.into()) != 0
     }
 
     #[inline(always)]
@@ -220,6 +235,13 @@ extern "C" fn slb_remove_priority_tags(ctx: *mut xdp_md) -> u64 {
     ethernet::remove_priority_tags(&mut Context(ctx)).is_some().into()
 }
 
+/// [`vlan_tags::set_vlan`], a BPF subprogram.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_set_vlan(ctx: *mut xdp_md, vlan: u64) -> u64 {
+    vlan_tags::set_vlan(&mut Context(ctx), Vlan(vlan as u32)).is_some().into()
+}
+
 /// [`icmp_error::may_answer`], a BPF subprogram.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -276,7 +298,7 @@ xdp_program!(
 );
 xdp_program!(
     /// [`datapath::slow`].
-    slb_slow = |head, _, maps| datapath::slow(head, maps)
+    slb_slow = datapath::slow
 );
 xdp_program!(
     /// [`datapath::to_server`].

@@ -7,6 +7,7 @@ mod merging;
 mod netlink;
 mod record;
 mod stacked;
+mod vlans;
 
 pub use addresses::InterfaceStack;
 pub use features::{Native, native};
@@ -14,6 +15,7 @@ pub use hook::{Hook, HookScope, conflict};
 pub use merging::{below, merging};
 pub use record::{InterfaceRecord, RestoreOutcome, RestoreResult, SwitchResult, restore_command};
 pub use stacked::{advice, crowding_reason, members, refusal, shadow_reason, unfit_reason};
+pub use vlans::{VlanExit, vlan_devices};
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -31,6 +33,7 @@ pub(crate) mod tests {
             xdp: None,
             mtu: 1500,
             master: None,
+            vlan: None,
             below: None,
         }
     }

@@ -29,6 +29,7 @@ pub(crate) use kernel::link;
 pub use kernel::{links, links_now, local_among};
 pub use links::{LinkChange, follow as follow_links};
 pub use resolver::Resolver;
+use slb_common::net::vlan::Vlan;
 pub use slb_control::inputs::{Mac, NextHop, Resolution, Resolutions, Unresolved};
 
 /// A network interface.
@@ -52,6 +53,8 @@ pub struct Link {
     pub mtu: u32,
     /// Index of the bridge, bond or VRF that it belongs to.
     pub master: Option<u32>,
+    /// The VLAN of a VLAN device.
+    pub vlan: Option<Vlan>,
     /// The lower interface (of a VLAN, ...), or the peer (of a veth).
     pub below: Option<Below>,
 }
@@ -70,6 +73,7 @@ impl Link {
             xdp: None,
             mtu: 1500,
             master: None,
+            vlan: None,
             below: None,
         }
     }

@@ -95,6 +95,7 @@ const SELECTIONS: [Selection; 3] = [
         // LACP and teams run in `cargo xtask vm` only: they take as long as all of these together.
         load: &[
             "guest::vlan_device_and_bond",
+            "guest::vlans",
             "guest::all_modes_work_through_bonds",
             "guest::unusable_bond_vlan_and_vrf_interfaces",
             "guest::nat_works_with_native_xdp",

@@ -111,7 +111,7 @@ pub struct NextHop {
     pub ifindex: u32,
     /// Largest IP packet that may leave there, in bytes.
     pub mtu: u32,
-    /// Destination: the next hop's hardware address. Source: the interface's own.
+    /// Destination: the next hop's hardware address. Source: the interface's own. And the VLAN in which frames leave.
     pub macs: MacPair,
 }
 

@@ -5,6 +5,7 @@
 //! written as a whole.
 
 use super::{mac_word, shared_word::SharedWord};
+use crate::net::vlan::Vlan;
 
 /// Entries of the table: one for each value of an index's low 16 bits.
 pub const SLOTS: u32 = 1 << 16;
@@ -20,6 +21,9 @@ const MAC: u64 = (1 << 48) - 1;
 /// Position of the MTU in the word of the hardware address, behind the two roles.
 const MTU: u32 = 50;
 
+/// Position of a VLAN above the index of the interface below.
+const VLAN: u32 = 48;
+
 /// An entry of the table.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -28,7 +32,9 @@ pub struct Interface {
     ids: SharedWord,
     /// Hardware address in the lower 48 bits, in the byte order of a frame; roles and MTU above.
     address: SharedWord,
-    /// Further own addresses, or [`NO_MAC`]. Virtual routers (VRRP) have one or two at an interface.
+    /// Further own addresses, or [`NO_MAC`]. Virtual routers (VRRP) have one or two at an interface. In the entry of a
+    /// VLAN device, whose interface below receives the frames: that interface's index in the lower half of the first
+    /// word, and the VLAN in its upper 16 bits.
     extra_macs: [SharedWord; EXTRA_MACS],
 }
 
@@ -56,6 +62,10 @@ pub struct InterfaceProperties {
     pub mtu: u16,
     /// Further own addresses, or [`NO_MAC`].
     pub extra_macs: [[u8; 6]; EXTRA_MACS],
+    /// Index of the interface below a VLAN device, which runs the program in its place; 0 in any other entry.
+    pub below: u32,
+    /// The VLAN of a VLAN device.
+    pub vlan: Vlan,
 }
 
 impl Interface {
@@ -110,6 +120,19 @@ impl Interface {
         self.mac() == mac || first.load() == mac || second.load() == mac
     }
 
+    /// Whether it is a VLAN device upon an interface that runs the program.
+    #[inline(always)]
+    pub fn is_vlan_device(&self) -> bool {
+        vlan_of(self.extra_macs[0].load()).is_some()
+    }
+
+    /// The interface by which frames leave, and their VLAN.
+    #[inline(always)]
+    pub fn exit(&self) -> (u32, Vlan) {
+        let word = self.extra_macs[0].load();
+        vlan_of(word).map_or((self.ifindex(), Vlan::NONE), |vlan| (word as u32, vlan))
+    }
+
     /// Replaces the content. Meanwhile a packet finds each address that both the old and the new content have. If the
     /// interface changes, a packet finds no entry before it finds the new content.
     pub fn store(&self, properties: &InterfaceProperties) {
@@ -143,16 +166,28 @@ impl Interface {
 
     /// The content; `None` if the entry is empty.
     pub fn properties(&self) -> Option<InterfaceProperties> {
+        let (below, vlan) = self.exit();
+        let (first, second) = (self.extra_macs[0].load(), self.extra_macs[1].load());
         let properties = InterfaceProperties {
             ifindex: self.ifindex(),
             group: self.group(),
             mac: bytes(self.mac()),
             flags: self.flags(),
             mtu: self.mtu(),
-            extra_macs: [bytes(self.extra_macs[0].load()), bytes(self.extra_macs[1].load())],
+            extra_macs: [if vlan.is_none() { bytes(first) } else { NO_MAC }, bytes(second)],
+            below: if vlan.is_none() { 0 } else { below },
+            vlan,
         };
         (properties.ifindex != 0).then_some(properties)
     }
+}
+
+/// The VLAN in the first word of further addresses; `None` if it holds an address or none.
+#[inline(always)]
+const fn vlan_of(word: u64) -> Option<Vlan> {
+    // The upper bits of an address are clear. Those of no address are set, so it is a negative number.
+    let upper = word as i64 >> VLAN;
+    if upper > 0 { Some(Vlan(upper as u32)) } else { None }
 }
 
 impl InterfaceProperties {
@@ -161,7 +196,11 @@ impl InterfaceProperties {
         [
             self.ifindex as u64 | (self.group as u64) << 32,
             mac_word(self.mac) | (self.flags as u64) << 48 | (self.mtu as u64) << MTU,
-            extra_mac_word(first),
+            if self.vlan.is_none() {
+                extra_mac_word(first)
+            } else {
+                self.below as u64 | (self.vlan.0 as u64) << VLAN
+            },
             extra_mac_word(second),
         ]
     }
@@ -205,6 +244,8 @@ mod tests {
         flags: CLIENT | SERVER,
         mtu: MAX_MTU,
         extra_macs: [[0, 0, 0x5e, 0, 1, 51], NO_MAC],
+        below: 0,
+        vlan: Vlan::NONE,
     };
 
     #[test]
@@ -221,6 +262,22 @@ mod tests {
         assert_eq!(Interface::new(&PROPERTIES).properties(), Some(PROPERTIES));
         entry.clear();
         assert_eq!(entry.properties(), None);
+    }
+
+    #[test]
+    fn entry_of_vlan_device_names_the_interface_below_and_the_vlan() {
+        let vlan = Vlan::new(4094, true);
+        let properties =
+            InterfaceProperties { extra_macs: [NO_MAC; EXTRA_MACS], below: 0x1_0002, vlan, ..PROPERTIES };
+        let entry = Interface::new(&properties);
+        assert_eq!(entry.properties(), Some(properties));
+        assert_eq!((entry.exit(), entry.is_vlan_device()), ((0x1_0002, vlan), true));
+        for entry in [
+            Interface::new(&PROPERTIES),
+            Interface::new(&InterfaceProperties { vlan: Vlan::NONE, ..properties }),
+        ] {
+            assert_eq!((entry.exit(), entry.is_vlan_device()), ((PROPERTIES.ifindex, Vlan::NONE), false));
+        }
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) fn minimum_mtu(destination: &Address, tunnel: &Tunnel) -> u32 {
 /// Reads the packet that an ICMP error embeds, with its ends exchanged: the sender of the embedded packet, which is to
 /// receive the error, is the destination of `embedded`. `outer` is the ICMP error, as [`parse`](super::parse::parse) has
 /// left it. `minimum` is the smallest path MTU that is believed. Offsets are those in the frame without priority tags;
-/// `len` counts the embedded bytes; `network` is 0 if the addresses have not been read.
+/// `len` counts the embedded bytes; VLAN and VLAN device are those of the error; `network` is 0 if the addresses have not been read.
 ///
 /// # Errors
 ///
@@ -52,6 +52,8 @@ pub fn parse_embedded(
     embedded: &mut Packet,
 ) -> Result<(), Reason> {
     *embedded = EMPTY_PACKET;
+    embedded.vlan = outer.vlan;
+    embedded.vlan_device = outer.vlan_device;
     let frame = &frame.behind(priority_tags_len(frame).ok_or(Reason::Truncated)?);
     let is_v4 = outer.protocol == protocol::ICMP;
     if is_v4 != outer.destination.is_v4() {

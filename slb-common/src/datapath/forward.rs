@@ -73,6 +73,11 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         selection: &Selection<'_>,
     ) -> Result<Egress, Refusal> {
         let Selection { backend, hop, is_new, is_finished, is_opening, source } = *selection;
+        let vlan = hop.macs.vlan;
+        // Only the slow path changes tags.
+        if FAST && !vlan.is_none() {
+            return Err(Refusal::DECLINE);
+        }
         let mut frame = head.frame();
         let bytes = frame.len();
         let overhead = if mode == mode::IPIP { ipip::overhead(backend) } else { 0 };
@@ -88,7 +93,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         if mode == mode::DSR && sender == hop.macs.receiver() {
             return Err(Refusal::drop(Reason::Loop));
         }
-        let verdict = self.egress_verdict(hop.ifindex, packet)?;
+        let verdict = self.egress_verdict(hop.ifindex, vlan, packet)?;
         let mut reason = Reason::ToServer;
         if !FAST {
             if is_finished {
@@ -126,6 +131,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             }
             _ => return Err(Refusal::drop(Reason::NotReady)),
         }
+        Self::set_vlan(head, vlan, packet)?;
         self.record_to_server(packet, backend.handle, service.service, source);
         self.count(service, backend.handle.id(), bytes, is_new);
         Ok(Egress::forward(verdict, reason))

@@ -58,7 +58,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     if record.client.0 == 0 {
         return Err(path.follow_to_server(head, packet, record));
     }
-    if path.roles & SERVER == 0 || !is_path_from(backend, ifindex, maps) {
+    if path.roles & SERVER == 0 || !is_path_from(backend, packet, ifindex, maps) {
         return Err(Refusal::drop(Reason::WrongInterface));
     }
     let service =

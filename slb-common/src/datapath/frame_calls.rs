@@ -14,7 +14,7 @@ use super::{
 use crate::abi::source::Source;
 #[cfg(doc)]
 use crate::net::ethernet;
-use crate::net::{address::Address, frame::FrameBuffer};
+use crate::net::{address::Address, frame::FrameBuffer, vlan::Vlan};
 
 /// The frame in the kernel's buffer, and the subprograms that read or rewrite it.
 pub trait FrameCalls: FrameBuffer {
@@ -26,6 +26,8 @@ pub trait FrameCalls: FrameBuffer {
     fn parse(&mut self) -> Option<Self::Metadata>;
     /// What [`Self::parse`] has left, in a later program.
     fn metadata(&self) -> Option<Self::Metadata>;
+    /// Leaves the VLAN device by which the frame arrives in [`Self::metadata`].
+    fn arrive_by(&mut self, vlan_device: u32);
     /// Leaves a refusal in [`Self::metadata`] for a later program.
     fn refuse(&mut self, refusal: PackedRefusal);
     /// Leaves a selected server in [`Self::metadata`] for a later program, and [`Source::NONE`].
@@ -48,6 +50,8 @@ pub trait FrameCalls: FrameBuffer {
     ) -> bool;
     /// [`ethernet::remove_priority_tags`], a BPF subprogram. After `false` the frame must be dropped.
     fn remove_priority_tags(&mut self) -> bool;
+    /// [`set_vlan`](crate::net::vlan_tags::set_vlan), a BPF subprogram. After `false` the frame must be dropped.
+    fn set_vlan(&mut self, vlan: Vlan) -> bool;
     /// [`icmp_error::may_answer`], a BPF subprogram.
     fn may_answer(&mut self, network: usize, message: IcmpMessage) -> bool;
     /// [`icmp_error::answer`], a BPF subprogram. After `false` the frame must be dropped.

@@ -14,6 +14,7 @@ use crate::abi::{
     source::SourceBucket,
     stats::{Action, GeneratedPacket},
 };
+use crate::net::vlan::Vlan;
 
 /// Direction of a packet, seen from SLB's clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub trait Maps: Sized {
     /// Whether `mac` is one of the interface's further hardware addresses outside the interface table. The address is
     /// in the lower 48 bits.
     fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool;
+    /// Index of the VLAN device upon an interface for this VLAN; 0 without one.
+    fn vlan_device(&self, ifindex: u32, vlan: Vlan) -> u32;
 
     /// The client path by the kernel's route for replies to a packet. Returns 0 without a route, or if it leaves by an
     /// interface that does not run the program. The hardware address is 0 while the neighbour is not resolved.

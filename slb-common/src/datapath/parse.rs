@@ -14,6 +14,7 @@ use crate::{
             EthernetAddresses, ExtensionHeader, FragmentHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, TcpHdr,
             TcpNumbers, UdpHdr, VlanTag, ether_type, protocol,
         },
+        vlan::Vlan,
     },
 };
 
@@ -42,6 +43,11 @@ pub struct Packet {
     pub protocol: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
+    /// The VLAN of the frame.
+    pub vlan: Vlan,
+    /// Index of the host's VLAN device for that VLAN, by which the frame arrives; 0 without one, and until the slow path
+    /// has looked it up.
+    pub vlan_device: u32,
     /// TCP flags; none set in other protocols.
     pub flags: TcpFlags,
     /// TCP sequence number.
@@ -159,6 +165,8 @@ pub const EMPTY_PACKET: Packet = Packet {
     destination_port: 0,
     protocol: 0,
     hop_limit: 0,
+    vlan: Vlan::NONE,
+    vlan_device: 0,
     flags: TcpFlags(0),
     sequence: 0,
     acknowledges: 0,
@@ -183,19 +191,22 @@ pub fn parse(frame: &Frame<'_>, packet: &mut Packet) -> Result<(), Reason> {
         return Err(Reason::LinkMulticast);
     }
     let mut kind = u16::from_ne_bytes(*frame.header::<[u8; 2]>(ETHERNET_TYPE).ok_or(Reason::Truncated)?);
-    let (mut network, mut priority_tags) = (UNTAGGED, 0);
+    let (mut network, mut priority_tags, mut vlan) = (UNTAGGED, 0, Vlan::NONE);
     for _ in 0..MAX_VLAN_TAGS {
         if kind != ether_type::VLAN && kind != ether_type::SERVICE_VLAN {
             break;
         }
         let tag = frame.header::<VlanTag>(network + priority_tags).ok_or(Reason::Truncated)?;
+        let outer = kind;
         kind = u16::from_ne_bytes(tag.ether_type);
         if tag.is_priority() {
             priority_tags += size_of::<VlanTag>();
         } else {
             network += size_of::<VlanTag>();
+            vlan = if vlan.is_none() { tag.vlan(outer) } else { Vlan::STACKED };
         }
     }
+    packet.vlan = vlan;
     let frame = &frame.behind(priority_tags);
     match kind {
         ether_type::IPV4 => ipv4(frame, network, packet),

@@ -139,16 +139,4 @@ impl<T: Maps, const FAST: bool> PacketPath<'_, T, FAST> {
         self.maps.count_service(service.id(), Direction::In, bytes, is_new);
         self.maps.count_backend(backend, Direction::In, bytes, is_new);
     }
-
-    /// The verdict for a frame that leaves through the interface `out`.
-    #[inline(always)]
-    pub(super) fn egress_verdict(&self, out: u32, packet: &Packet) -> Result<Verdict, Reason> {
-        if out == self.ifindex {
-            return Ok(Verdict::Transmit);
-        }
-        if packet.is_tagged() {
-            return Err(Reason::VlanCrossing);
-        }
-        if self.maps.redirect(out) { Ok(Verdict::Redirect(out)) } else { Err(Reason::NoInterface) }
-    }
 }

@@ -140,7 +140,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             return Err(Refusal::drop(Reason::Loop));
         }
         let bytes = head.frame().len();
-        let verdict = self.egress_verdict(hop.ifindex, packet)?;
+        let verdict = self.egress_verdict(hop.ifindex, hop.macs.vlan, packet)?;
         Self::untag(head)?;
         match mode {
             mode::NAT | mode::FULL_NAT => {
@@ -163,6 +163,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             }
             _ => return Err(Refusal::drop(Reason::NotReady)),
         }
+        Self::set_vlan(head, hop.macs.vlan, packet)?;
         self.count(service, backend.handle.id(), bytes, false);
         Ok(Egress::forward(verdict, Reason::ToServer))
     }
@@ -187,7 +188,8 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             return Err(Refusal::drop(Reason::TooBig));
         }
         let macs = MacPair::of(client.mac(), out.mac());
-        let verdict: Verdict = self.egress_verdict(out.ifindex(), packet)?;
+        let (exit, vlan) = out.exit();
+        let verdict: Verdict = self.egress_verdict(exit, vlan, packet)?;
         Self::untag(head)?;
         let translation = Translation::to_client(service.port);
         let mut is_whole = head.translate_icmp(packet, embedded, &service.address, translation);
@@ -202,6 +204,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let mut frame = head.frame();
         readdress(&mut frame, &macs).ok_or(Reason::Truncated)?;
         let bytes = frame.len();
+        Self::set_vlan(head, vlan, packet)?;
         self.maps.count_service(service.handle.id(), Direction::Out, bytes, false);
         self.maps.count_backend(*backend, Direction::Out, bytes, false);
         Ok(Egress::forward(verdict, Reason::ToClient))

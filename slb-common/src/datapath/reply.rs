@@ -119,7 +119,7 @@ pub(super) fn related<'t, T: FlowCalls>(
     if service.handle.tag() != found.flow.service || !mode::sees_replies(service.mode) {
         return Ok(None);
     }
-    if !is_path_from(backend, ifindex, maps) {
+    if !is_path_from(backend, packet, ifindex, maps) {
         return Err(Refusal::drop(Reason::WrongInterface));
     }
     let (backend, client) = (found.flow.backend.id(), found.flow.client);
@@ -172,13 +172,15 @@ fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
         // Replies of this listener do not pass SLB, or not to this address. The slow path searches for another flow.
         return if FAST { Err(Refusal::DECLINE) } else { Ok(None) };
     }
-    if !is_path_from(backend, ifindex, maps) {
+    if !is_path_from(backend, packet, ifindex, maps) {
         return Err(Refusal::drop(Reason::WrongInterface));
     }
     let client = found.flow.client;
     let out = maps.interface_at(client.interface());
-    // The slow path answers it by an ICMP error, and must find the flow as it was.
-    if FAST && (packet.hop_limit <= 1 || out.is_some_and(|out| !out.takes(packet.len))) {
+    // The slow path answers it by an ICMP error or changes its tags, and must find the flow as it was.
+    if FAST
+        && (packet.hop_limit <= 1 || out.is_some_and(|out| !out.takes(packet.len) || out.is_vlan_device()))
+    {
         return Err(Refusal::DECLINE);
     }
     let was = found.sequence_word.state();
@@ -233,16 +235,18 @@ fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
     Ok(Some(Reply { service, backend: found.flow.backend.id(), client, out, is_finished, end, source }))
 }
 
-/// Whether a server's packets may arrive on this interface: that of its next hop, or one with the role `server` alone.
+/// Whether a server's packets may arrive on this interface: that of its next hop and in its VLAN, or one with the role
+/// `server` alone.
 #[inline(always)]
-pub(super) fn is_path_from<T: Maps>(backend: &Backend, ifindex: u32, maps: &T) -> bool {
+pub(super) fn is_path_from<T: Maps>(backend: &Backend, packet: &Packet, ifindex: u32, maps: &T) -> bool {
     let Some(hop) = maps.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0) else { return true };
-    if hop.ifindex == ifindex {
+    let is_its_vlan = hop.macs.vlan.is_none() || hop.macs.vlan == packet.vlan;
+    if hop.ifindex == ifindex && is_its_vlan {
         return true;
     }
     let Some(arrival) = maps.interface(ifindex) else { return false };
     let roles = arrival.flags() & (interface::CLIENT | interface::SERVER);
-    arrival.group() == hop.ifindex || roles == interface::SERVER
+    (arrival.group() == hop.ifindex && is_its_vlan) || roles == interface::SERVER
 }
 
 /// State and sequence numbers of a flow after a server's packet.

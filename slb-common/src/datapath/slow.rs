@@ -17,12 +17,15 @@ use crate::{
 
 /// Parses a frame. The verdict is for frames without a later program.
 #[inline(always)]
-pub fn slow<G: FrameCalls, T: Maps>(head: &mut G, maps: &T) -> Result<Verdict, TailCalled> {
+pub fn slow<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Result<Verdict, TailCalled> {
     let decided = match (maps.index(), head.parse()) {
         (None, _) => Refusal::pass(Reason::NotOurs),
         (_, None) => Refusal::pass(Reason::NotReady),
         (Some(index), Some(metadata)) => {
             let metadata = metadata.borrow();
+            if metadata.packet.is_tagged() {
+                head.arrive_by(maps.vlan_device(ifindex, metadata.packet.vlan));
+            }
             if metadata.is_sound() {
                 metadata.packet.begin_fragments(maps);
             }

@@ -29,6 +29,7 @@ use crate::{
         stats::{GeneratedPacket, Reason},
     },
     hash::mix,
+    net::vlan::Vlan,
     opaque::masked,
 };
 
@@ -105,7 +106,8 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         Err(Refusal::drop(if is_resizing | is_changed { Reason::NotReady } else { Reason::NoSourcePort }))
     }
 
-    /// Whether the server would answer a client past SLB: it is the client, or the client is on its link.
+    /// Whether the server would answer a client past SLB: it is the client, or the client is on its link, which is a VLAN
+    /// of an interface if the next hop has one.
     #[inline(always)]
     fn answers_past_slb(&self, packet: &Packet, backend: &Backend) -> bool {
         if backend.address.same(&packet.source) {
@@ -116,7 +118,10 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         else {
             return false;
         };
-        link == hop.ifindex || self.maps.interface(link).map_or(0, Interface::group) == hop.ifindex
+        let entry = self.maps.interface(link);
+        let (below, vlan) = entry.map_or((link, Vlan::NONE), Interface::exit);
+        let is_its_interface = below == hop.ifindex || entry.map_or(0, Interface::group) == hop.ifindex;
+        is_its_interface && vlan == hop.macs.vlan
     }
 
     /// Allocates the first free source that a flow tries; [`Source::WANTED`] if it finds none. `slot` is that of its entry.

@@ -20,6 +20,7 @@ use crate::abi::{
     programs::TailCalled,
     stats::{GeneratedPacket, Reason},
 };
+use crate::net::vlan::Vlan;
 
 /// Decides on a packet that the slow path has parsed, and that no listener takes.
 #[inline(always)]
@@ -91,7 +92,8 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
                 message: IcmpMessage::too_big(packet.source.is_v4(), out.mtu().into()),
             }));
         }
-        let verdict = self.egress_verdict(out.ifindex(), packet)?;
+        let (exit, vlan) = if FAST { (out.ifindex(), Vlan::NONE) } else { out.exit() };
+        let verdict = self.egress_verdict(exit, vlan, packet)?;
         let mut reason = Reason::ToClient;
         if !FAST && is_finished {
             self.rewrite_to_rst(head, packet, false, GeneratedPacket::Resets)?;
@@ -111,8 +113,10 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         if !FAST && let Some(server) = maps.backend(backend) {
             self.record_to_client(packet, server.handle, reply);
         }
-        maps.count_service(service.handle.id(), Direction::Out, frame.len(), false);
-        maps.count_backend(backend, Direction::Out, frame.len(), false);
+        let bytes = frame.len();
+        Self::set_vlan(head, vlan, packet)?;
+        maps.count_service(service.handle.id(), Direction::Out, bytes, false);
+        maps.count_backend(backend, Direction::Out, bytes, false);
         Ok(Egress::forward(verdict, reason))
     }
 }

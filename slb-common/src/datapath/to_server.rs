@@ -62,7 +62,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         packet: &Packet,
         service: &IndexEntry,
     ) -> Result<Egress, Refusal> {
-        let Self { ifindex, index, maps, .. } = *self;
+        let Self { index, maps, .. } = *self;
         let mode = service.mode;
         if FAST && !SOURCE && mode == mode::FULL_NAT {
             return Err(Refusal::Next(TailCalled::FullNat));
@@ -80,7 +80,8 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         }
         let frame = head.frame();
         let sender = macs(&frame).ok_or(Reason::Truncated)?.sender();
-        let request = Request { packet, arrival: ClientPath::new(ifindex, sender), service, index, maps };
+        let arrival = ClientPath::new(self.arrival(packet), sender);
+        let request = Request { packet, arrival, service, index, maps };
         let selection = match select::select_untracked::<FAST, T>(&request, mode)? {
             // The fast path has separate code for untracked flows, which is shorter.
             Some(selection) if FAST => {

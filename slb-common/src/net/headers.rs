@@ -8,7 +8,7 @@ pub use network_types::{
     udp::UdpHdr,
 };
 
-use super::frame::Header;
+use super::{frame::Header, vlan::Vlan};
 
 /// The two addresses at the beginning of a frame (IEEE 802.3, 3.1.1).
 #[repr(C)]
@@ -57,6 +57,12 @@ impl VlanTag {
     #[inline(always)]
     pub const fn is_priority(&self) -> bool {
         u16::from_ne_bytes(self.control) & Self::VLAN_ID == 0
+    }
+
+    /// Its VLAN. `kind` is the type before it, in network byte order.
+    #[inline(always)]
+    pub const fn vlan(&self, kind: u16) -> Vlan {
+        Vlan::new(u16::from_be_bytes(self.control), kind == ether_type::SERVICE_VLAN)
     }
 }
 

@@ -13,6 +13,7 @@ use anyhow::Result;
 use super::gc_thread::{Finished, Job};
 use crate::{
     announce::Wanted,
+    devices::VlanExit,
     health::{Health, Target, TargetEvent, path::ProbeSettings},
     neigh::{Link, LinkChange, Resolutions, vips::VipStates},
 };
@@ -138,6 +139,9 @@ pub(super) trait Interfaces {
 
     /// What to do about servers behind interfaces without the program, by interface name.
     fn advice(&self) -> BTreeMap<String, String>;
+
+    /// VLAN devices upon interfaces that run the program, by index.
+    fn vlans(&self) -> BTreeMap<u32, VlanExit>;
 
     /// Whether the program could not be attached to an existing interface.
     fn has_refused(&self) -> bool;

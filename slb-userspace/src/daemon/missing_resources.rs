@@ -72,6 +72,7 @@ mod tests {
             xdp: None,
             mtu: 65_536,
             master: None,
+            vlan: None,
             below: None,
         };
         let links = Links::from([(lo.name.clone(), lo)]);

@@ -15,6 +15,7 @@ use slb_common::abi::backend::NextHop;
 
 use self::durations::Durations;
 use crate::{
+    devices::VlanExit,
     health::{Health, Target, TargetEvent, TargetUpdate},
     neigh::vips::VipStates,
 };
@@ -41,6 +42,8 @@ pub(super) struct Observations {
     absent: BTreeSet<String>,
     /// What to do about servers behind interfaces without the program, by interface name.
     advice: BTreeMap<String, String>,
+    /// VLAN devices upon interfaces that run the program, by index.
+    vlans: BTreeMap<u32, VlanExit>,
     /// Health-check targets and the listeners that use them. Results for other targets come too late and are ignored.
     users: ListenerIndex,
     /// Results of health checks.
@@ -86,6 +89,7 @@ impl Observations {
             refused: BTreeMap::new(),
             absent: BTreeSet::new(),
             advice: BTreeMap::new(),
+            vlans: BTreeMap::new(),
             probed: health.clone(),
             not_probed: BTreeMap::new(),
             outlier_detector: OutlierDetector::default(),
@@ -212,6 +216,11 @@ impl Observations {
     /// Sets what to do about servers behind interfaces without the program, by interface name.
     pub(super) fn set_advice(&mut self, advice: BTreeMap<String, String>) {
         self.advice = advice;
+    }
+
+    /// Sets the VLAN devices upon interfaces that run the program, by index.
+    pub(super) fn set_vlans(&mut self, vlans: BTreeMap<u32, VlanExit>) {
+        self.vlans = vlans;
     }
 
     /// Whether a target has a health.

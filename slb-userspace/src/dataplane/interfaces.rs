@@ -12,8 +12,8 @@ use slb_common::abi::{
 pub struct Interfaces {
     /// By [`slot`].
     entries: BTreeMap<u32, InterfaceProperties>,
-    /// As [`own_mac_key`].
-    own_macs: BTreeSet<u64>,
+    /// By [`own_mac_key`]: 1 for a further hardware address, the index of the VLAN device for a VLAN.
+    own_macs: BTreeMap<u64, u64>,
 }
 
 impl Interfaces {
@@ -33,13 +33,31 @@ impl Interfaces {
         }
         let mut extra_macs = own_macs.iter().filter(|mac| **mac != properties.mac);
         properties.extra_macs = [(); EXTRA_MACS].map(|()| extra_macs.next().copied().unwrap_or(NO_MAC));
-        self.own_macs.extend(extra_macs.map(|mac| own_mac_key(properties.ifindex, mac_word(*mac))));
+        self.own_macs.extend(extra_macs.map(|mac| (own_mac_key(properties.ifindex, mac_word(*mac)), 1)));
         self.entries.insert(slot, properties);
         Ok(())
     }
 
+    /// Adds a VLAN device, which has no further addresses. Frames of its VLAN arrive on the interfaces `arrivals`.
+    ///
+    /// # Errors
+    /// As [`Self::insert`].
+    pub fn insert_vlan_device(
+        &mut self,
+        properties: InterfaceProperties,
+        arrivals: impl Iterator<Item = u32>,
+    ) -> Result<(), u32> {
+        self.insert(properties, &BTreeSet::new())?;
+        let key = |ifindex| own_mac_key(ifindex, properties.vlan.as_mac());
+        self.own_macs.extend(arrivals.map(|ifindex| (key(ifindex), properties.ifindex.into())));
+        Ok(())
+    }
+
     /// The content of the maps.
-    pub(super) fn held(entries: impl Iterator<Item = InterfaceProperties>, own_macs: BTreeSet<u64>) -> Self {
+    pub(super) fn held(
+        entries: impl Iterator<Item = InterfaceProperties>,
+        own_macs: BTreeMap<u64, u64>,
+    ) -> Self {
         Self { entries: entries.map(|properties| (slot(properties.ifindex), properties)).collect(), own_macs }
     }
 
@@ -53,8 +71,8 @@ impl Interfaces {
         &self.entries
     }
 
-    /// The further addresses, as [`own_mac_key`].
-    pub fn own_macs(&self) -> &BTreeSet<u64> {
+    /// The further addresses and the VLANs, by [`own_mac_key`].
+    pub fn own_macs(&self) -> &BTreeMap<u64, u64> {
         &self.own_macs
     }
 }
@@ -90,6 +108,9 @@ mod tests {
         assert_eq!(interfaces.entries()[&7].extra_macs, [B, NO_MAC]);
         interfaces.insert(properties(8), &BTreeSet::from([A, B, C, D, VRRP])).unwrap();
         assert_eq!(interfaces.entries()[&8].extra_macs, [VRRP, B]);
-        assert_eq!(*interfaces.own_macs(), BTreeSet::from([C, D].map(|mac| own_mac_key(8, mac_word(mac)))));
+        assert_eq!(
+            *interfaces.own_macs(),
+            BTreeMap::from([C, D].map(|mac| (own_mac_key(8, mac_word(mac)), 1)))
+        );
     }
 }

@@ -86,10 +86,27 @@ pub fn advice(name: &str, links: &Links, runs: impl Fn(u32) -> bool) -> Option<S
     if kind(link) == Some("vrf") || masters(link, links).iter().any(|master| kind(master) == Some("vrf")) {
         return unfit_reason(link, links);
     }
-    let lower = lower(link, links).filter(|lower| runs(lower.index))?;
+    let lower = lower(link, links)?;
+    if runs(lower.index) && link.vlan.is_some() && link.master.is_none() {
+        // The program sends into its VLAN.
+        return None;
+    }
+    if kind(lower) == Some("vlan") && !runs(lower.index) {
+        return self::lower(lower, links).filter(|lowest| runs(lowest.index)).map(|lowest| {
+            format!(
+                "{name} lies upon the VLAN device {lower}, and the program on {lowest} sends frames with one tag alone: name {name} \
+                 in [daemon] interfaces in place of {lowest}",
+                lower = lower.name,
+                lowest = lowest.name
+            )
+        });
+    }
+    if !runs(lower.index) {
+        return None;
+    }
     Some(format!(
-        "{name} lies upon {lower}, and the program on {lower} does not send into VLANs: name {name} in [daemon] interfaces in \
-         place of {lower} (what {lower} carries without a VLAN tag needs an interface of its own)",
+        "{name} lies upon {lower}, and the program on {lower} does not send through it: name {name} in [daemon] interfaces in \
+         place of {lower} (what {lower} carries besides needs an interface of its own)",
         lower = lower.name
     ))
 }
@@ -135,6 +152,8 @@ fn masters<'links>(link: &Link, links: &'links Links) -> Vec<&'links Link> {
 
 #[cfg(test)]
 mod tests {
+    use slb_common::net::vlan::Vlan;
+
     use super::*;
     use crate::{devices::tests::link, neigh::Below};
 
@@ -216,6 +235,15 @@ mod tests {
         let links = machine();
         let why = advice("bond0.100", &links, |index| index == 5).unwrap();
         assert!(why.contains("name bond0.100 in [daemon] interfaces in place of bond0"), "{why}");
+        let in_vlan = |index, name: &str, below| {
+            let vlan = Some(Vlan::new(100, false));
+            (name.to_owned(), Link { vlan, ..upon(below, None, link(index, name, Some("vlan"))) })
+        };
+        let vlans: Links =
+            links.clone().into_iter().chain([in_vlan(7, "bond0.100", 5), in_vlan(20, "twice", 7)]).collect();
+        assert_eq!(advice("bond0.100", &vlans, |index| index == 5), None, "the program sends into the VLAN");
+        let why = advice("twice", &vlans, |index| index == 5).unwrap();
+        assert!(why.contains("one tag alone: name twice in [daemon] interfaces in place of bond0"), "{why}");
         assert!(advice("eth2", &links, |_| false).unwrap().contains("belongs to the VRF red"));
         assert_eq!(advice("bond0.100", &links, |_| false), None);
         assert_eq!(advice("eth9.5", &links, |_| true), None);

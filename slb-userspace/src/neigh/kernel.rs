@@ -16,11 +16,15 @@ use rtnetlink::{
     packet_route::{
         AddressFamily,
         address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
-        link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, Prop, XdpAttached},
+        link::{
+            InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+            Prop, VlanProtocol, XdpAttached,
+        },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
     },
 };
+use slb_common::net::vlan::Vlan;
 use tokio::task::JoinSet;
 use tracing::debug;
 
@@ -223,6 +227,7 @@ pub(crate) fn link(message: LinkMessage) -> Option<Link> {
         kind: None,
         xdp: None,
         master: None,
+        vlan: None,
         below: None,
     };
     let mut namespace = None;
@@ -244,16 +249,33 @@ pub(crate) fn link(message: LinkMessage) -> Option<Link> {
                 link.mac = Mac::try_from(address).ok();
             }
             LinkAttribute::LinkInfo(info) => {
-                link.kind = info.into_iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for info in info {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+                        LinkInfo::Data(InfoData::Vlan(properties)) => link.vlan = vlan(&properties),
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
     }
     link.below = link.below.map(|below| Below { namespace, ..below });
     (!link.name.is_empty()).then_some(link)
+}
+
+/// The VLAN of a VLAN device.
+fn vlan(properties: &[InfoVlan]) -> Option<Vlan> {
+    let (mut id, mut is_service) = (None, false);
+    for property in properties {
+        match property {
+            InfoVlan::Id(number) => id = Some(*number),
+            InfoVlan::Protocol(protocol) => is_service = *protocol == VlanProtocol::Ieee8021Ad,
+            _ => {}
+        }
+    }
+    // VLAN 0 is no VLAN.
+    id.map(|id| Vlan::new(id, is_service)).filter(|vlan| vlan.id() != 0)
 }
 
 /// The XDP program on an interface, if any.

@@ -352,6 +352,7 @@ fn links_are_listed_with_their_attributes() {
             xdp: None,
             mtu: 1500,
             master: None,
+            vlan: None,
             // The peer, in the only other namespace that this one knows (nsid 0).
             below: Some(Below { index: pair.far_index, namespace: Some(0) }),
         };

@@ -23,6 +23,7 @@ mod embedded;
 mod flow;
 mod rewrite;
 mod toa;
+mod vlan;
 
 pub use self::{
     generator::{Arrival, Step},

@@ -110,5 +110,8 @@ named! {
         FragmentToClient = "fragment_to_client",
         ReplyWithoutHops = "reply_without_hops",
         ReplyTooBig = "reply_too_big",
+        TagPushed = "tag_pushed",
+        TagReplaced = "tag_replaced",
+        TagRemoved = "tag_removed",
     }
 }

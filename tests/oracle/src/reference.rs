@@ -24,7 +24,7 @@ use crate::{
     flow::{Clock, Flow},
     outcome::{Action, Expected, Group, Reason, Verdict},
     packet::{Content, Packet, number, parse},
-    world::{Interface, Protocol, ServerState, Vip, World},
+    world::{Interface, Protocol, ServerState, Tag, Vip, World},
 };
 
 /// The slots that a flow's hash selects, in the order in which they are tried: positions in a world's servers.
@@ -275,11 +275,18 @@ impl<'s, S: Slots> Reference<'s, S> {
         Clock { now: self.now, hz: self.world.hz, idle: self.world.listeners[listener].idle }
     }
 
-    /// Whether a frame may leave by the interface `out`.
-    fn check_egress(&self, packet: &Packet, arrival: &Interface, out: u32) -> Result<(), Refusal> {
+    /// Whether a frame may leave by the interface `out`, with this tag.
+    fn check_egress(
+        &self,
+        packet: &Packet,
+        arrival: &Interface,
+        out: u32,
+        tag: Option<Tag>,
+    ) -> Result<(), Refusal> {
+        let is_known = tag.is_some() || self.world.vlan_device(packet, arrival).is_some();
         if out == arrival.index {
             Ok(())
-        } else if packet.is_tagged() {
+        } else if packet.is_tagged() && !is_known {
             Err(Refusal::Drop(Reason::VlanCrossing))
         } else if self.world.interface(out).is_none() {
             Err(Refusal::Drop(Reason::NoInterface))

@@ -19,6 +19,8 @@ pub struct World {
     pub hz: u32,
     /// The interfaces that run the program.
     pub interfaces: Vec<Interface>,
+    /// VLAN devices upon these.
+    pub vlan_devices: Vec<VlanDevice>,
     /// The VIPs.
     pub vips: Vec<Vip>,
     /// The servers. A server's number is its position.
@@ -48,6 +50,30 @@ pub struct Interface {
     pub client: bool,
     /// Whether replies of servers may arrive.
     pub server: bool,
+    /// Largest IP packet that may leave, in bytes.
+    pub mtu: u16,
+}
+
+/// A VLAN tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tag {
+    /// EtherType: 0x8100 (802.1Q) or 0x88a8 (802.1ad).
+    pub kind: u16,
+    /// VLAN id, not 0.
+    pub id: u16,
+}
+
+/// A VLAN device upon an interface that runs the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VlanDevice {
+    /// Its index.
+    pub index: u32,
+    /// Index of the interface below.
+    pub below: u32,
+    /// The tag of its frames.
+    pub tag: Tag,
+    /// Its hardware address.
+    pub mac: Mac,
     /// Largest IP packet that may leave, in bytes.
     pub mtu: u16,
 }
@@ -204,6 +230,8 @@ pub struct Hop {
     pub peer: Mac,
     /// SLB's own address there.
     pub own: Mac,
+    /// The VLAN in which frames leave.
+    pub tag: Option<Tag>,
 }
 
 impl World {

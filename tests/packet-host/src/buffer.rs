@@ -15,6 +15,8 @@ use slb_common::{
         address::Address,
         ethernet,
         frame::{Frame, FrameBuffer},
+        vlan::Vlan,
+        vlan_tags,
     },
 };
 
@@ -83,6 +85,10 @@ impl FrameCalls for Buffer {
         Some(self.metadata)
     }
 
+    fn arrive_by(&mut self, vlan_device: u32) {
+        self.metadata.packet.vlan_device = vlan_device;
+    }
+
     fn refuse(&mut self, refusal: PackedRefusal) {
         self.metadata.refusal = refusal;
     }
@@ -118,6 +124,10 @@ impl FrameCalls for Buffer {
 
     fn remove_priority_tags(&mut self) -> bool {
         ethernet::remove_priority_tags(self).is_some()
+    }
+
+    fn set_vlan(&mut self, vlan: Vlan) -> bool {
+        vlan_tags::set_vlan(self, vlan).is_some()
     }
 
     fn may_answer(&mut self, network: usize, message: IcmpMessage) -> bool {

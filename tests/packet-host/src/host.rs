@@ -29,7 +29,7 @@ use slb_common::{
         process,
         schedule_calls::ScheduleCalls,
     },
-    net::address::Address,
+    net::{address::Address, vlan::Vlan},
 };
 use slb_control::dataplane::state::{MAX_TABLES, Operation, PutBackend};
 
@@ -55,7 +55,7 @@ pub struct Host {
     interfaces: BTreeSet<u32>,
     /// By [`interface::slot`].
     interface_table: BTreeMap<u32, Interface>,
-    own_macs: BTreeSet<u64>,
+    own_macs: BTreeMap<u64, u64>,
     /// The kernel's route to every client: [`Maps::route_to_client`].
     pub route: Cell<ClientPath>,
     /// The link of every client: [`Maps::link_of_client`].
@@ -101,7 +101,7 @@ impl Host {
             access_lists: AccessLists::default(),
             interfaces: BTreeSet::new(),
             interface_table: BTreeMap::new(),
-            own_macs: BTreeSet::new(),
+            own_macs: BTreeMap::new(),
             route: Cell::default(),
             fragments: RefCell::default(),
             link: Cell::default(),
@@ -122,11 +122,11 @@ impl Host {
         }
     }
 
-    /// Replaces the interface table: entries by [`interface::slot`], and keys of [`interface::own_mac_key`].
+    /// Replaces the interface table: entries by [`interface::slot`], and `OWN_MACS`.
     pub fn put_interfaces<'i>(
         &mut self,
         entries: impl IntoIterator<Item = (&'i u32, &'i InterfaceProperties)>,
-        own_macs: &BTreeSet<u64>,
+        own_macs: &BTreeMap<u64, u64>,
     ) {
         let entries = entries.into_iter();
         self.interface_table =
@@ -342,7 +342,12 @@ impl Maps for Host {
     }
 
     fn is_own_mac(&self, ifindex: u32, mac: u64) -> bool {
-        self.own_macs.contains(&interface::own_mac_key(ifindex, mac))
+        self.own_macs.contains_key(&interface::own_mac_key(ifindex, mac))
+    }
+
+    fn vlan_device(&self, ifindex: u32, vlan: Vlan) -> u32 {
+        let key = interface::own_mac_key(ifindex, vlan.as_mac());
+        self.own_macs.get(&key).map_or(0, |device| *device as u32)
     }
 
     fn route_to_client(&self, _: &Packet) -> ClientPath {

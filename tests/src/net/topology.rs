@@ -13,6 +13,7 @@ mod on_link;
 mod router;
 mod second;
 mod stacked;
+mod vlans;
 
 use std::{
     fmt,

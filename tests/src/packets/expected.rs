@@ -9,6 +9,7 @@ use slb_common::{
         stats::{Action, Counters, Reason},
     },
     datapath::Verdict,
+    net::vlan::Vlan,
 };
 use slb_control::dataplane::state::MapState;
 
@@ -34,7 +35,7 @@ pub enum Expect {
     ToServerWith(Toa, PacketListener, PacketServer, SocketAddr, FlowKind),
     /// Forwarded to the client by this hop.
     ToClient(PacketListener, PacketServer, Hop),
-    /// A packet to a source, forwarded to this client.
+    /// A packet to a source, forwarded to this client; without a tag if the server is in a VLAN.
     ToClientOf(PacketListener, PacketServer, SocketAddr),
     /// This fragment, forwarded to the server in the listener's mode.
     FragmentToServer(PacketListener, PacketServer, FlowKind, Fragment),
@@ -42,7 +43,7 @@ pub enum Expect {
     FragmentToServerFrom(PacketListener, PacketServer, SocketAddr, Fragment),
     /// This fragment, forwarded to the client by the client path.
     FragmentToClient(PacketListener, PacketServer, Fragment),
-    /// This fragment to a source, forwarded to this client.
+    /// This fragment to a source, forwarded as by [`Self::ToClientOf`].
     FragmentToClientOf(PacketListener, PacketServer, SocketAddr, Fragment),
     /// An ICMP error, forwarded to the server as this frame.
     ErrorToServer(PacketListener, PacketServer, &'static [u8]),
@@ -76,7 +77,7 @@ pub enum FlowKind {
 }
 
 /// The client path, unless a case says otherwise.
-pub const CLIENT: Hop = Hop { id: 0, out: LO, peer: world::CLIENT_MAC, own: world::OWN_MAC };
+pub const CLIENT: Hop = Hop { id: 0, out: LO, peer: world::CLIENT_MAC, own: world::OWN_MAC, vlan: None };
 
 /// Expected counters.
 #[derive(Default)]
@@ -114,7 +115,8 @@ impl ExpectedCounters {
             Expect::ToServerFrom(listener, server, source, flow) => {
                 self.count_in(listener, server, len, *flow);
                 let rewrite = Rewrite::Both(*source, server.at);
-                let bytes = check::rewritten(frame, server.hop.peer, server.hop.own, rewrite);
+                let frame = frame.in_vlan(server.hop.vlan);
+                let bytes = check::rewritten(&frame, server.hop.peer, server.hop.own, rewrite);
                 (Reason::ToServer, server.hop, bytes)
             }
             Expect::ToServerWith(toa, listener, server, source, flow) => {
@@ -125,8 +127,9 @@ impl ExpectedCounters {
             }
             Expect::ToClientOf(listener, server, client) => {
                 self.count_out(listener, server, frame.bytes.len());
+                let untagged = server.hop.vlan.map(|_| Vlan::NONE);
                 let rewrite = Rewrite::Both(listener.at, *client);
-                let bytes = check::rewritten(frame, CLIENT.peer, CLIENT.own, rewrite);
+                let bytes = check::rewritten(&frame.in_vlan(untagged), CLIENT.peer, CLIENT.own, rewrite);
                 (Reason::ToClient, CLIENT, bytes)
             }
             Expect::FragmentToServerFrom(listener, server, source, fragment) => {
@@ -136,8 +139,9 @@ impl ExpectedCounters {
             }
             Expect::FragmentToClientOf(listener, server, client, fragment) => {
                 self.count_out(listener, server, frame.bytes.len());
-                let bytes = part_of_rewritten(fragment, &CLIENT, Rewrite::Both(listener.at, *client));
-                (Reason::ToClient, CLIENT, bytes)
+                let hop = Hop { vlan: server.hop.vlan.map(|_| Vlan::NONE), ..CLIENT };
+                let bytes = part_of_rewritten(fragment, &hop, Rewrite::Both(listener.at, *client));
+                (Reason::ToClient, hop, bytes)
             }
             _ => unreachable!("{expect:?} has no source"),
         }
@@ -161,7 +165,8 @@ impl ExpectedCounters {
                 self.count_in(listener, server, len, *flow);
                 let hop = &server.hop;
                 let rewrite = to_server(held, listener, server);
-                let bytes = check::rewritten(&sent(frame, expect), hop.peer, hop.own, rewrite);
+                let frame = sent(frame, expect).in_vlan(hop.vlan);
+                let bytes = check::rewritten(&frame, hop.peer, hop.own, rewrite);
                 let is_end = matches!(expect, Expect::EndServer(..));
                 let reason = if is_end { Reason::Reset } else { Reason::ToServer };
                 (Action::Forward, reason, send(hop), bytes)
@@ -177,7 +182,8 @@ impl ExpectedCounters {
             Expect::ToClient(listener, server, hop) | Expect::EndClient(listener, server, hop) => {
                 self.count_out(listener, server, sent(frame, expect).bytes.len());
                 let rewrite = Rewrite::Source(listener.at);
-                let bytes = check::rewritten(&sent(frame, expect), hop.peer, hop.own, rewrite);
+                let frame = sent(frame, expect).in_vlan(hop.vlan);
+                let bytes = check::rewritten(&frame, hop.peer, hop.own, rewrite);
                 let is_end = matches!(expect, Expect::EndClient(..));
                 let reason = if is_end { Reason::Reset } else { Reason::ToClient };
                 (Action::Forward, reason, send(hop), bytes)
@@ -197,7 +203,7 @@ impl ExpectedCounters {
                 (Action::Forward, Reason::ToServer, send(&server.hop), bytes.to_vec())
             }
             Expect::ErrorToClient(listener, server, bytes) => {
-                self.count_out(listener, server, bytes.len());
+                self.count_out(listener, server, sent(frame, expect).bytes.len());
                 (Action::Forward, Reason::ToClient, send(&CLIENT), bytes.to_vec())
             }
             Expect::End => (Action::Answer, Reason::Reset, Verdict::Transmit, reset::back(frame).bytes),
@@ -245,11 +251,11 @@ pub(super) fn sent(frame: &Frame, expect: &Expect) -> Frame {
     }
 }
 
-/// The same fragment of the rewritten packet.
+/// The same fragment of the rewritten packet, in the VLAN of the hop.
 fn part_of_rewritten(fragment: &Fragment, hop: &Hop, rewrite: Rewrite) -> Vec<u8> {
     let whole = fragment.whole.untagged();
     let bytes = check::rewritten(&whole, hop.peer, hop.own, rewrite);
-    fragment.of(&Frame { bytes, ..whole }).bytes
+    fragment.of(&Frame { bytes, ..whole }).in_vlan(hop.vlan).bytes
 }
 
 /// The mode of a listener, which determines how frames are rewritten.

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use slb_common::net::vlan::Vlan;
+
 use super::{check, world};
 
 /// The TCP flags.
@@ -92,6 +94,25 @@ impl Frame {
             network: self.network - removed,
             transport: self.transport - removed,
             end: self.end - removed,
+            protocol: self.protocol,
+        }
+    }
+
+    /// The frame in this VLAN; with its own tags for `None`.
+    #[must_use]
+    pub fn in_vlan(&self, vlan: Option<Vlan>) -> Self {
+        let Some(vlan) = vlan else { return self.clone() };
+        let kind: u16 = if vlan.is_service() { 0x88a8 } else { 0x8100 };
+        let mut tag = [kind.to_be_bytes(), vlan.id().to_be_bytes()].concat();
+        if vlan.is_none() {
+            tag.clear();
+        }
+        let at = |offset: usize| offset + 14 + tag.len() - self.network;
+        Self {
+            bytes: [&self.bytes[..12], &tag, &self.bytes[self.network - 2..]].concat(),
+            network: at(self.network),
+            transport: at(self.transport),
+            end: at(self.end),
             protocol: self.protocol,
         }
     }

@@ -66,6 +66,9 @@ impl SecondOf for KernelPath {
         for (properties, macs) in comparison.interfaces() {
             interfaces.insert(properties, &macs).expect("indexes differ in their low bits");
         }
+        for device in comparison.vlan_devices() {
+            interfaces.insert_vlan_device(device, [device.below].into_iter()).expect("further indexes");
+        }
         self.kernel.put_interfaces(&interfaces).expect("the interfaces");
         self.ids = comparison.ids();
     }

@@ -260,11 +260,12 @@ impl CaseRun<'_> {
         | Expect::FragmentToServer(listener, server, ..) = expect
             && mode_of(&self.held, listener) == mode::IPIP
         {
-            let label = tunnel::label(&out, frame.untagged().network);
+            let leaving = sent(frame, expect).in_vlan(server.hop.vlan);
+            let label = tunnel::label(&out, leaving.network);
             // A fragment has the label of its flow, whose ports only the first one has.
             let of = if let Expect::FragmentToServer(.., fragment) = expect { fragment.whole } else { frame };
             self.labels.note(of, label)?;
-            bytes = tunnel::wrapped(&sent(frame, expect), &server.hop, server.at, label);
+            bytes = tunnel::wrapped(&leaving, &server.hop, server.at, label);
         }
         // A dropped frame may be left half rewritten.
         if verdict != Verdict::Drop {

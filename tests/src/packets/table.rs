@@ -23,6 +23,7 @@ mod scheduling;
 mod toa;
 mod truncations;
 mod unmatched;
+mod vlans;
 
 use super::scenario::Scenario;
 
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Scenario> {
         unmatched::cases(),
         other_host::cases(),
         roles::cases(),
+        vlans::cases(),
     ]
     .into_iter()
     .flatten()

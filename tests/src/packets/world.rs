@@ -17,6 +17,7 @@ use slb_common::{
         service::{Service, ServiceIndex, Tunnel, policy},
     },
     datapath::ipip::outer_sum,
+    net::vlan::Vlan,
 };
 use slb_control::{
     dataplane::state::{
@@ -88,15 +89,22 @@ pub struct Hop {
     pub peer: [u8; 6],
     /// MAC of SLB on that interface.
     pub own: [u8; 6],
+    /// The VLAN in which frames leave; `None` if they keep their tags.
+    pub vlan: Option<Vlan>,
 }
 
 /// Next hop by the loopback interface.
-pub const LAN: Hop = Hop { id: 1, out: LO, peer: SERVER_MAC, own: SERVER_SIDE_MAC };
+pub const LAN: Hop = Hop { id: 1, out: LO, peer: SERVER_MAC, own: SERVER_SIDE_MAC, vlan: None };
 /// Next hop by the second interface.
-pub const ROUTER: Hop =
-    Hop { id: 2, out: FAR, peer: [2, 0, 0, 0, 0, 0xf1], own: [0x06, 0x10, 0x20, 0x30, 0x40, 0x50] };
+pub const ROUTER: Hop = Hop {
+    id: 2,
+    out: FAR,
+    peer: [2, 0, 0, 0, 0, 0xf1],
+    own: [0x06, 0x10, 0x20, 0x30, 0x40, 0x50],
+    vlan: None,
+};
 /// No resolved next hop.
-pub const UNRESOLVED: Hop = Hop { id: 0, out: 0, peer: [0; 6], own: [0; 6] };
+pub const UNRESOLVED: Hop = Hop { id: 0, out: 0, peer: [0; 6], own: [0; 6], vlan: None };
 
 /// A server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -345,6 +353,14 @@ impl PacketWorld {
     #[must_use]
     pub fn locals(mut self, locals: &[IpAddr], ports: (u16, u16)) -> Self {
         self.state.index.locals = locals::table(locals, ports);
+        self
+    }
+
+    /// Puts a next hop into a VLAN.
+    #[must_use]
+    pub fn hop_in_vlan(mut self, hop: Hop, vlan: Vlan) -> Self {
+        let entry = self.state.next_hops.get_mut(&NextHopId::new(hop.id)).expect("the hop is there");
+        entry.macs = entry.macs.in_vlan(vlan);
         self
     }
 

@@ -27,6 +27,7 @@ use crate::{
         stats::{Action, GeneratedPacket},
     },
     datapath::{flow_calls::FlowCalls, maps::Direction},
+    net::vlan::Vlan,
 };
 
 const SLOTS: u32 = 64;
@@ -105,6 +106,9 @@ impl Maps for SharedTable {
     }
     fn is_own_mac(&self, _: u32, _: u64) -> bool {
         false
+    }
+    fn vlan_device(&self, _: u32, _: Vlan) -> u32 {
+        0
     }
     fn route_to_client(&self, _: &Packet) -> ClientPath {
         ClientPath::default()

@@ -1,9 +1,6 @@
 //! Client paths of mode `nat`, kept up to date while the daemon runs.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::time::Instant;
 
@@ -34,12 +31,12 @@ impl ClientPaths {
     }
 
     /// Compares the kernel's next hops with the current paths. `attached` are the interfaces that packets may leave by.
-    fn changed_paths(&mut self, next_hops: &Resolutions, attached: &BTreeMap<u32, String>) -> PathChanges {
+    fn changed_paths(&mut self, next_hops: &Resolutions, attached: &BTreeSet<u32>) -> PathChanges {
         let hops = next_hops.iter().map(|(sample, resolution)| match resolution {
             Resolution::Resolved(hop) => (*sample, Some(hop)),
             Resolution::Unresolved(_) => (*sample, None),
         });
-        self.paths.update(hops, |index| attached.contains_key(&index))
+        self.paths.update(hops, |index| attached.contains(&index))
     }
 }
 
@@ -56,7 +53,10 @@ impl<E: Environment> EventLoop<E> {
     /// Rewrites the client paths of flows to the kernel's current ones.
     pub(super) fn follow_clients(&mut self, next_hops: &Resolutions) {
         let before = self.clients.on_link();
-        let attached = self.env.interfaces().attached_without(&[]);
+        let interfaces = self.env.interfaces();
+        let attached = interfaces.attached_without(&[]);
+        let vlans = interfaces.vlans().into_iter().filter(|(_, exit)| attached.contains_key(&exit.below));
+        let attached = vlans.map(|(index, _)| index).chain(attached.keys().copied()).collect();
         let changed_paths = self.clients.changed_paths(next_hops, &attached);
         if self.clients.on_link() != before {
             // On an on-link prefix each client has its own path.

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use slb_common::abi::{MacPair, backend::NextHop};
+use slb_common::{
+    abi::{MacPair, backend::NextHop},
+    net::vlan::Vlan,
+};
 
 use super::Observations;
-use crate::neigh::{Resolution, Resolutions};
+use crate::neigh::{NextHop as ResolvedHop, Resolution, Resolutions};
 use slb_control::{
     dataplane::state::mac,
     listener_index::{LogNames, join_names},
@@ -89,7 +92,7 @@ impl Observations {
             Err(why) => return (before != Some(hop)).then(|| NextHopChange::Lost { why: why.clone() }),
         };
         let exit = || Egress {
-            interface: self.interfaces.get(&now.hop.ifindex).cloned(),
+            interface: self.interfaces.get(&now.hop.ifindex).map(|name| shown(name, now.hop.macs.vlan)),
             mac: mac(now.hop.macs.receiver()),
         };
         let link_and_macs = |hop: &NextHop| (hop.ifindex, hop.macs);
@@ -160,11 +163,18 @@ impl Observations {
         self.restored.clear();
     }
 
+    /// The interface by which packets to a next hop leave, and their VLAN there.
+    fn exit(&self, hop: &ResolvedHop) -> (u32, Vlan) {
+        let vlan = self.vlans.get(&hop.interface_index);
+        vlan.map_or((hop.interface_index, Vlan::NONE), |exit| (exit.below, exit.vlan))
+    }
+
     fn next_hop(&self, address: &IpAddr, resolution: &Resolution) -> Result<ServerRoute, String> {
         match resolution {
-            Resolution::Resolved(hop) if self.interfaces.contains_key(&hop.interface_index) => {
-                let macs = MacPair::new(hop.destination_mac, hop.source_mac);
-                let next_hop = NextHop { ifindex: hop.interface_index, mtu: hop.mtu, macs };
+            Resolution::Resolved(hop) if self.interfaces.contains_key(&self.exit(hop).0) => {
+                let (ifindex, vlan) = self.exit(hop);
+                let macs = MacPair::new(hop.destination_mac, hop.source_mac).in_vlan(vlan);
+                let next_hop = NextHop { ifindex, mtu: hop.mtu, macs };
                 Ok(ServerRoute { hop: next_hop, through_gateway: hop.through_gateway })
             }
             Resolution::Resolved(hop) if self.refused.contains_key(&hop.interface_index) => {
@@ -187,6 +197,11 @@ impl Observations {
             }
         }
     }
+}
+
+/// An interface and the VLAN in which frames leave.
+fn shown(interface: &str, vlan: Vlan) -> String {
+    if vlan.is_none() { interface.to_owned() } else { format!("{interface}, VLAN {}", vlan.id()) }
 }
 
 fn is_unresolved(resolution: &Resolution) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use slb_common::abi::MacPair;
+use slb_common::{abi::MacPair, net::vlan::Vlan};
 
 use super::*;
 use crate::{
@@ -355,6 +355,29 @@ fn new_or_changed_next_hop_is_urgent_and_lost_one_is_noted() {
     let Resolution::Resolved(other) = hop() else { panic!() };
     let elsewhere = neigh::NextHop { interface_index: 3, ..other };
     assert_eq!(on_next_hops(Resolution::Resolved(elsewhere), 6), (false, None));
+}
+
+#[test]
+fn next_hop_over_a_vlan_device_leaves_by_the_interface_below_in_its_vlan() {
+    let mut observations = with_interface();
+    let Resolution::Resolved(other) = hop() else { panic!() };
+    let (interface_index, interface) = (7, "eth0.100".to_owned());
+    let over_vlan = Resolution::Resolved(neigh::NextHop { interface_index, interface, ..other });
+    let resolve = |observations: &mut Observations| {
+        let map = BTreeMap::from([(SERVER.into(), over_vlan.clone())]);
+        observations.on_next_hops(&map.into(), Duration::ZERO);
+        observations.next_hops[&IpAddr::from(SERVER)].clone().map(|route| route.hop)
+    };
+    assert!(
+        resolve(&mut observations).unwrap_err().contains("eth0.100, which is not in [daemon] interfaces")
+    );
+    let vlan = Vlan::new(100, false);
+    observations.set_vlans(BTreeMap::from([(7, VlanExit { below: 2, vlan })]));
+    let macs = MacPair::new([4; 6], [2; 6]).in_vlan(vlan);
+    assert_eq!(resolve(&mut observations), Ok(NextHop { ifindex: 2, mtu: 1500, macs }));
+    // The interface below does not run the program any more.
+    observations.set_vlans(BTreeMap::from([(7, VlanExit { below: 3, vlan })]));
+    assert!(resolve(&mut observations).is_err());
 }
 
 #[test]

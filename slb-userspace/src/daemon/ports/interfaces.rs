@@ -11,6 +11,7 @@ use anyhow::Result;
 use super::{PortState, Ports, renamed};
 use crate::{
     daemon::environment::{Interfaces, Links},
+    devices::VlanExit,
     neigh::Link,
 };
 use slb_config::model::InterfaceRole;
@@ -54,6 +55,10 @@ impl Interfaces for Ports {
 
     fn advice(&self) -> BTreeMap<String, String> {
         self.stacked.advice.clone()
+    }
+
+    fn vlans(&self) -> BTreeMap<u32, VlanExit> {
+        self.stacked.vlans.clone()
     }
 
     fn has_refused(&self) -> bool {

@@ -7,7 +7,10 @@ use slb_common::abi::MAX_INTERFACES;
 
 use super::{Links, Ports};
 use crate::daemon::environment::Interfaces;
-use crate::{devices, neigh::Link};
+use crate::{
+    devices::{self, VlanExit},
+    neigh::Link,
+};
 
 /// The interfaces above and below.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -16,6 +19,8 @@ pub(super) struct Stacked {
     members: BTreeMap<u32, u32>,
     /// Names of members without a slot in the maps, by bond index. Answers to requests that arrive by them are dropped.
     unlisted_members: BTreeMap<u32, Vec<String>>,
+    /// VLAN devices upon interfaces that run the program, by index.
+    pub(super) vlans: BTreeMap<u32, VlanExit>,
     /// What to do about servers behind interfaces without the program, by interface name.
     pub(super) advice: BTreeMap<String, String>,
 }
@@ -51,8 +56,9 @@ impl Ports {
         let advice = |name: &String| Some((name.clone(), devices::advice(name, links, runs)?));
         let (members, unlisted_members) =
             listed_members(devices::members(&running, links), running.len(), links);
-        let stacked =
-            Stacked { members, unlisted_members, advice: links.keys().filter_map(advice).collect() };
+        let vlans = devices::vlan_devices(&running, links.values());
+        let advice = links.keys().filter_map(advice).collect();
+        let stacked = Stacked { members, unlisted_members, vlans, advice };
         let changed = self.stacked != stacked;
         if self.stacked.unlisted_members != stacked.unlisted_members {
             for (bond, members) in &stacked.unlisted_members {

@@ -11,7 +11,7 @@ use slb_common::abi::{
 use super::{Links, Ports};
 use crate::{
     dataplane::interfaces::Interfaces,
-    devices::{self, InterfaceStack},
+    devices::{self, InterfaceStack, VlanExit},
     neigh::{Link, Mac},
 };
 use slb_config::model::InterfaceRole;
@@ -66,23 +66,38 @@ fn interfaces(
     let stack = InterfaceStack::of(links.values());
     let own = running.iter().map(|index| (*index, *index));
     let (mut interfaces, mut collisions) = (Interfaces::default(), Vec::new());
+    let members = devices::members(running, links);
     // Members last: a configured interface takes precedence.
-    for (index, group) in own.chain(devices::members(running, links)) {
+    for (index, group) in own.chain(members.clone()) {
         let Some(link) = stack.link(index) else { continue };
-        let properties = InterfaceProperties {
-            ifindex: index,
-            group,
-            // An interface without a hardware address carries no Ethernet frames.
-            mac: link.mac.unwrap_or_default(),
-            flags: flags(group, roles, links),
-            mtu: u16::try_from(link.mtu).ok().filter(|mtu| *mtu <= MAX_MTU).unwrap_or_default(),
-            ..InterfaceProperties::default()
-        };
+        let properties = properties(link, group, flags(group, roles, links));
         if let Err(other) = interfaces.insert(properties, &stack.own_macs(link)) {
             collisions.push((other, index));
         }
     }
+    for (index, VlanExit { below, vlan }) in devices::vlan_devices(running, links.values()) {
+        let Some(link) = stack.link(index) else { continue };
+        let of_device = properties(link, index, flags(below, roles, links));
+        let of_device = InterfaceProperties { below, vlan, ..of_device };
+        let bound = members.iter().filter(|(_, bond)| **bond == below).map(|(member, _)| *member);
+        if let Err(other) = interfaces.insert_vlan_device(of_device, bound.chain([below])) {
+            collisions.push((other, index));
+        }
+    }
     (interfaces, collisions)
+}
+
+/// The entry of an interface, without what only VLAN devices have.
+fn properties(link: &Link, group: u32, flags: u16) -> InterfaceProperties {
+    InterfaceProperties {
+        ifindex: link.index,
+        group,
+        // An interface without a hardware address carries no Ethernet frames.
+        mac: link.mac.unwrap_or_default(),
+        flags,
+        mtu: u16::try_from(link.mtu).ok().filter(|mtu| *mtu <= MAX_MTU).unwrap_or_default(),
+        ..InterfaceProperties::default()
+    }
 }
 
 /// Names of attached interfaces whose hardware address has changed, with the old and the new address.
@@ -130,8 +145,10 @@ fn describe((first, second): Collision, links: &Links) -> String {
 
 #[cfg(test)]
 mod tests {
+    use slb_common::{abi::interface::own_mac_key, net::vlan::Vlan};
+
     use super::*;
-    use crate::devices::tests::link;
+    use crate::{devices::tests::link, neigh::Below};
 
     fn links(all: impl IntoIterator<Item = Link>) -> Links {
         all.into_iter().map(|link| (link.name.clone(), link)).collect()
@@ -154,6 +171,24 @@ mod tests {
         // Either member has the bond's address as well, and the bond has those of both members.
         let extra_macs = |index| table.entries()[&index].extra_macs.map(|mac: [u8; 6]| mac[5]);
         assert_eq!([extra_macs(2), extra_macs(3), extra_macs(4)], [[4, 0xff], [4, 0xff], [2, 2]]);
+    }
+
+    #[test]
+    fn vlan_devices_of_a_bond_have_entries_and_their_vlan_is_known_on_its_members() {
+        let (vlan, below) = (Vlan::new(100, false), Some(Below { index: 4, namespace: None }));
+        let links = links([
+            Link { master: Some(4), ..link(2, "eth0", None) },
+            link(4, "bond0", Some("bond")),
+            Link { vlan: Some(vlan), below, mtu: 1400, ..link(7, "bond0.100", Some("vlan")) },
+        ]);
+        let roles = BTreeMap::from([("bond0".to_owned(), InterfaceRole::Server)]);
+        let (table, collisions) = interfaces(&BTreeSet::from([4]), &roles, &links);
+        assert_eq!(collisions, Vec::new());
+        let entry = table.entries()[&7];
+        assert_eq!((entry.group, entry.below, entry.vlan, entry.flags), (7, 4, vlan, SERVER));
+        assert_eq!(entry.mtu, 1400);
+        let known = [2, 4].map(|arrival| (own_mac_key(arrival, vlan.as_mac()), 7));
+        assert_eq!(*table.own_macs(), BTreeMap::from(known));
     }
 
     #[test]

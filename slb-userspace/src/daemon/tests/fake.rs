@@ -26,6 +26,7 @@ use super::super::{
 };
 use crate::{
     announce::Wanted,
+    devices::VlanExit,
     health::{Health, Target, TargetEvent, TargetUpdate, path::ProbeSettings},
     neigh::{Link, vips::VipStates},
 };
@@ -237,6 +238,10 @@ impl Interfaces for FakeInterfaces {
     }
 
     fn advice(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    fn vlans(&self) -> BTreeMap<u32, VlanExit> {
         BTreeMap::new()
     }
 

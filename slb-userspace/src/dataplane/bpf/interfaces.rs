@@ -29,9 +29,9 @@ impl InterfaceTable {
         let table: MappedArray<Interface> = MappedArray::open(&pins.map(INTERFACE_TABLE))?;
         let own_macs: HashMap<MapData, u64, u64> = pinned_map::open(pins, OWN_MACS)?;
         let entries = table.slots().iter().filter_map(Interface::properties);
-        let keys =
-            own_macs.keys().collect::<Result<_, _>>().with_context(|| format!("cannot read {OWN_MACS}"))?;
-        let held = Interfaces::held(entries, keys);
+        let further =
+            own_macs.iter().collect::<Result<_, _>>().with_context(|| format!("cannot read {OWN_MACS}"))?;
+        let held = Interfaces::held(entries, further);
         Ok(Self { table, own_macs, held })
     }
 
@@ -49,11 +49,14 @@ impl InterfaceTable {
         let mut refused = Ok(());
         let mut held = interfaces.clone();
         // New addresses first, so that an address that moves out of the entry stays known.
-        for key in interfaces.own_macs().difference(self.held.own_macs()) {
-            if let Err(error) = self.own_macs.insert(key, 1, 0) {
+        let is_new = |(key, value): &(&u64, &u64)| self.held.own_macs().get(*key) != Some(*value);
+        for (key, value) in interfaces.own_macs().iter().filter(is_new) {
+            if let Err(error) = self.own_macs.insert(key, value, 0) {
                 held.forget_own_mac(*key);
                 refused = Err(error).with_context(|| {
-                    format!("no room for a hardware address in {OWN_MACS}, which holds {MAX_OWN_MACS}")
+                    format!(
+                        "no room for a hardware address or a VLAN in {OWN_MACS}, which holds {MAX_OWN_MACS}"
+                    )
                 });
             }
         }
@@ -65,7 +68,7 @@ impl InterfaceTable {
         for slot in self.held.entries().keys().filter(|slot| !interfaces.entries().contains_key(slot)) {
             self.table.slots()[*slot as usize].clear();
         }
-        for key in self.held.own_macs().difference(interfaces.own_macs()) {
+        for key in self.held.own_macs().keys().filter(|key| !interfaces.own_macs().contains_key(*key)) {
             // An error means that it is gone already, although nothing else removes it.
             let _ = self.own_macs.remove(key);
         }

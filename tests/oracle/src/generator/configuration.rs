@@ -6,8 +6,8 @@ use super::access;
 use crate::{
     choices::Choices,
     world::{
-        FAR, FOREIGN, Hop, Interface, Listener, Mac, Mode, NEAR, Protocol, Server, ServerState, Table,
-        Unmatched, Vip, World,
+        FAR, FOREIGN, Hop, Interface, Listener, Mac, Mode, NEAR, Protocol, Server, ServerState, Table, Tag,
+        Unmatched, Vip, VlanDevice, World,
     },
 };
 
@@ -69,6 +69,7 @@ pub fn world(choices: &mut impl Choices) -> World {
     let mut world = World {
         hz: choices.pick(&[100, 250, 1000]),
         interfaces: interfaces(choices),
+        vlan_devices: vlan_devices(choices),
         vips: VIPS.map(|ip| vip(choices, ip)).to_vec(),
         servers,
         tables,
@@ -120,6 +121,24 @@ fn interfaces(choices: &mut impl Choices) -> Vec<Interface> {
     ]
 }
 
+/// VLANs on both interfaces: ids and kinds of tags that frames have.
+const TAGS: [Tag; 2] = [Tag { kind: 0x8100, id: 7 }, Tag { kind: 0x88a8, id: 8 }];
+
+fn vlan_devices(choices: &mut impl Choices) -> Vec<VlanDevice> {
+    if choices.rarely(3) {
+        return Vec::new();
+    }
+    let mut device = |index, below, tag: usize, mac| {
+        let mtu = choices.pick(&MTUS) as u16;
+        VlanDevice { index, below, tag: TAGS[tag], mac, mtu }
+    };
+    vec![
+        device(21, NEAR, 0, NEAR_MACS[0]),
+        device(22, NEAR, 1, NEAR_MACS[2]),
+        device(23, FAR, 0, FAR_MACS[1]),
+    ]
+}
+
 fn vip(choices: &mut impl Choices, ip: IpAddr) -> Vip {
     let unmatched = choices.pick(&[Unmatched::Reject, Unmatched::Reject, Unmatched::Drop, Unmatched::Pass]);
     Vip { ip, echo: !choices.rarely(4), unmatched }
@@ -139,6 +158,7 @@ fn server(choices: &mut impl Choices, number: usize) -> Server {
         // Servers that share a router share its address.
         peer: peer(0x51 + choices.below(3) as u8),
         own: NEAR_MACS[1],
+        tag: choices.rarely(4).then(|| choices.pick(&TAGS)),
     };
     let hop = Hop { own: if hop.interface == NEAR { hop.own } else { FAR_MACS[0] }, ..hop };
     let state = if choices.rarely(8) { choices.pick(&ServerState::ALL) } else { ServerState::Up };

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     choices::Choices,
     packet::number,
-    world::{FAR, Mac, Mode, NEAR, Protocol, ServerState, World},
+    world::{FAR, Mac, Mode, NEAR, Protocol, Server, ServerState, Tag, World},
 };
 
 /// First sequence number of clients, and of servers.
@@ -125,14 +125,25 @@ impl SequenceDraft<'_> {
         (self.shaped(choices, Draft { receiver, ..draft }).build(), interface)
     }
 
+    /// The tag of frames from the server that has sent this one: that of its next hop.
+    fn tag_of(&self, draft: &Draft) -> Option<Tag> {
+        let is_sender = |server: &&Server| {
+            server.at.ip() == draft.source && server.hop.is_some_and(|hop| hop.peer == draft.sender)
+        };
+        self.world.servers.iter().find(is_sender)?.hop?.tag
+    }
+
     /// Tags, options, extension headers, hop limits and sizes.
     fn shaped(&self, choices: &mut impl Choices, draft: Draft) -> Draft {
         let tags = if choices.rarely(6) { 1 + choices.below(3) } else { 0 };
+        let mut tags: Vec<_> =
+            (0..tags).map(|_| (choices.pick(&[0x8100, 0x88a8]), choices.pick(&[7, 8, 0xa000, 0]))).collect();
+        if let Some(tag) = self.tag_of(&draft).filter(|_| !choices.rarely(6)) {
+            tags = vec![(tag.kind, tag.id | choices.pick(&[0, 0xa000]))];
+        }
         let extensions = if choices.rarely(6) { 1 + choices.below(8) } else { 0 };
         Draft {
-            tags: (0..tags)
-                .map(|_| (choices.pick(&[0x8100, 0x88a8]), choices.pick(&[7, 8, 0xa000, 0])))
-                .collect(),
+            tags,
             options: if choices.rarely(6) { choices.below(11) as usize } else { 0 },
             extensions: (0..extensions)
                 .map(|_| {

@@ -122,7 +122,7 @@ impl<S: Slots> Reference<'_, S> {
         if mode == Mode::Dsr && sender == hop.peer {
             return Err(Refusal::Drop(Reason::Loop));
         }
-        self.check_egress(packet, arrival, hop.interface)?;
+        self.check_egress(packet, arrival, hop.interface, hop.tag)?;
         let (frame, group) = match mode {
             Mode::Nat | Mode::FullNat => {
                 let ends = [(End::Source, source), (End::Destination, server.at)];
@@ -136,11 +136,12 @@ impl<S: Slots> Reference<'_, S> {
             Mode::Dsr => (packet.readdressed(hop.peer, hop.own), Group::FragmentToServerDsr),
             Mode::Ipip => {
                 // That of the flow, whose ports the first fragment has.
-                let seen = label(seen, packet.network);
+                let seen = label(seen);
                 let known = *self.labels.entry((listener, client)).or_insert(seen);
                 (packet.encapsulated(&self.world, server.at.ip(), &hop, known), Group::FragmentToServerIpip)
             }
         };
+        let frame = self.world.in_vlan(frame, packet, arrival, hop.tag);
         for counted in [Counted::Listener(listener), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_in += 1;
@@ -160,27 +161,28 @@ impl<S: Slots> Reference<'_, S> {
         if !arrival.server {
             return Err(Refusal::Drop(Reason::WrongInterface));
         }
-        self.world.servers[number].check_way(arrival)?;
+        self.world.servers[number].check_way(packet, arrival)?;
         if packet.hop_limit <= 1 {
             return Err(Refusal::Drop(Reason::HopLimit));
         }
-        let out = self.world.interface(path.interface).ok_or(Refusal::Drop(Reason::NoInterface))?;
+        let out = self.world.exit(path.interface).ok_or(Refusal::Drop(Reason::NoInterface))?;
         if path.mac == NO_MAC {
             return Err(Refusal::Drop(Reason::NoClientHop));
         }
         if packet.len > out.mtu.into() {
             return Err(Refusal::Drop(Reason::TooBig));
         }
-        self.check_egress(packet, arrival, path.interface)?;
+        self.check_egress(packet, arrival, out.interface, out.tag)?;
         let vip = self.world.listeners[listener].at;
         let ends = [(End::Source, vip), (End::Destination, client)];
-        let frame = packet.translated(ends, path.mac, out.macs[0]);
+        let frame = packet.translated(ends, path.mac, out.own);
         for counted in [Counted::Listener(listener), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_out += 1;
             traffic.bytes_out += frame.len() as u64;
         }
         let (action, reason) = (Action::Forward, Reason::ToClient);
-        Ok(Sent { out: path.interface, action, reason, frame, group: Some(Group::FragmentToClient) })
+        let frame = self.world.in_vlan(frame, packet, arrival, out.tag);
+        Ok(Sent { out: out.interface, action, reason, frame, group: Some(Group::FragmentToClient) })
     }
 }

@@ -39,7 +39,7 @@ impl<S: Slots> Reference<'_, S> {
             Ok(embedded) => embedded,
             Err(Unread::TinyMtu(_)) if is_for_vip || is_for_tunnel => return Err(FORGED),
             Err(Unread::TinyMtu(Some(embedded))) if embedded.sender.ip() == to => {
-                self.translating_flow(&embedded, arrival)?;
+                self.translating_flow(packet, &embedded, arrival)?;
                 return Err(FORGED);
             }
             Err(_) => return Err(Refusal::Unmatched),
@@ -80,7 +80,7 @@ impl<S: Slots> Reference<'_, S> {
         if mode == Mode::Dsr && sender == hop.peer {
             return Err(Refusal::Drop(Reason::Loop));
         }
-        self.check_egress(packet, arrival, hop.interface)?;
+        self.check_egress(packet, arrival, hop.interface, hop.tag)?;
         let frame = match mode {
             Mode::Nat | Mode::FullNat => {
                 let source = self.flows.get(&(client, protocol, number)).and_then(|flow| flow.source);
@@ -91,11 +91,12 @@ impl<S: Slots> Reference<'_, S> {
             Mode::Dsr => packet.readdressed(hop.peer, hop.own),
             Mode::Ipip => {
                 // That of the flow's packets: routers choose the same path by it.
-                let seen = label(seen, packet.network);
+                let seen = label(seen);
                 let known = *self.labels.entry((number, client)).or_insert(seen);
                 packet.encapsulated(&self.world, server.at.ip(), &hop, known)
             }
         };
+        let frame = self.world.in_vlan(frame, packet, arrival, hop.tag);
         for counted in [Counted::Listener(number), Counted::Server(server_number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_in += 1;
@@ -139,13 +140,18 @@ impl<S: Slots> Reference<'_, S> {
     }
 
     /// The flow of mode `nat` that has sent a packet to its server.
-    fn translating_flow(&self, embedded: &Embedded, arrival: &Interface) -> Result<FlowKey, Refusal> {
+    fn translating_flow(
+        &self,
+        packet: &Packet,
+        embedded: &Embedded,
+        arrival: &Interface,
+    ) -> Result<FlowKey, Refusal> {
         if !arrival.server {
             return Err(Refusal::Unmatched);
         }
         let Embedded { sender, receiver: server, protocol, .. } = *embedded;
         let key = self.answered_flow(sender, protocol, server).ok_or(Refusal::Unmatched)?;
-        self.world.servers[self.flows[&key].server].check_way(arrival)?;
+        self.world.servers[self.flows[&key].server].check_way(packet, arrival)?;
         Ok(key)
     }
 
@@ -155,30 +161,31 @@ impl<S: Slots> Reference<'_, S> {
         embedded: &Embedded,
         arrival: &Interface,
     ) -> Result<Sent, Refusal> {
-        let key = self.translating_flow(embedded, arrival)?;
+        let key = self.translating_flow(packet, embedded, arrival)?;
         let (flow, listener) = (&self.flows[&key], key.2);
         let (path, number) = (flow.path, flow.server);
         if packet.hop_limit <= 1 {
             return Err(Refusal::Drop(Reason::HopLimit));
         }
-        let out = self.world.interface(path.interface).ok_or(Refusal::Drop(Reason::NoInterface))?;
+        let out = self.world.exit(path.interface).ok_or(Refusal::Drop(Reason::NoInterface))?;
         if path.mac == NO_MAC {
             return Err(Refusal::Drop(Reason::NoClientHop));
         }
         if packet.len > out.mtu.into() {
             return Err(Refusal::Drop(Reason::TooBig));
         }
-        self.check_egress(packet, arrival, path.interface)?;
+        self.check_egress(packet, arrival, out.interface, out.tag)?;
         let vip = self.world.listeners[listener].at;
         let ends = [(End::Source, vip), (End::Destination, key.0)];
-        let frame = packet.translated_error(embedded, ends, path.mac, out.macs[0]);
+        let frame = packet.translated_error(embedded, ends, path.mac, out.own);
         for counted in [Counted::Listener(listener), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_out += 1;
             traffic.bytes_out += frame.len() as u64;
         }
         let (action, reason) = (Action::Forward, Reason::ToClient);
-        Ok(Sent { out: path.interface, action, reason, frame, group: Some(Group::ErrorToClient) })
+        let frame = self.world.in_vlan(frame, packet, arrival, out.tag);
+        Ok(Sent { out: out.interface, action, reason, frame, group: Some(Group::ErrorToClient) })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     outcome::{Action, Reason},
     packet::{Content, Packet, flag},
     rewrite::End,
-    world::{Interface, Mode, Protocol, Server, ServerState},
+    world::{Hop, Interface, Mode, Protocol, Server, ServerState},
 };
 
 impl<S: Slots> Reference<'_, S> {
@@ -31,18 +31,18 @@ impl<S: Slots> Reference<'_, S> {
         if packet.hop_limit <= 1 {
             return Err(Refusal::IcmpError(Cause::HopLimit, Reason::HopLimit));
         }
-        let Some(out) = self.world.interface(path.interface) else {
+        let Some(out) = self.world.exit(path.interface) else {
             return Err(Refusal::Drop(Reason::NoInterface));
         };
         if path.mac == NO_MAC {
             return Err(Refusal::Drop(Reason::NoClientHop));
         }
-        let (own, mtu) = (out.macs[0], out.mtu);
+        let (own, mtu) = (out.own, out.mtu);
         // A RST is small.
         if packet.len > mtu.into() && !is_finished {
             return Err(Refusal::IcmpError(Cause::TooBig(mtu.into()), Reason::TooBig));
         }
-        self.check_egress(packet, arrival, path.interface)?;
+        self.check_egress(packet, arrival, out.interface, out.tag)?;
         self.record(packet, Record::to_client(listener, number, (path, client), self.now), is_finished);
         let (reset, reason);
         let packet = if is_finished {
@@ -61,7 +61,9 @@ impl<S: Slots> Reference<'_, S> {
             traffic.packets_out += 1;
             traffic.bytes_out += frame.len() as u64;
         }
-        Ok(Sent { out: path.interface, action: Action::Forward, reason, frame, group: None })
+        let frame = self.world.in_vlan(frame, packet, arrival, out.tag);
+        let group = packet.tag_change(&frame);
+        Ok(Sent { out: out.interface, action: Action::Forward, reason, frame, group })
     }
 
     /// The flow that a packet of this server endpoint to `to` answers: a source, or a client endpoint.
@@ -98,7 +100,7 @@ impl<S: Slots> Reference<'_, S> {
         let (clock, segment) = (self.clock(key.2), packet.segment);
         let flow = self.flows.get_mut(&key).expect("the flow was found");
         let server = self.world.servers[flow.server];
-        server.check_way(arrival)?;
+        server.check_way(packet, arrival)?;
         if segment.has(flag::SYN) && flow.refuses_syn_ack(clock.now) {
             flow.marks.reused = true;
             return Err(Refusal::Unmatched);
@@ -125,9 +127,11 @@ impl<S: Slots> Reference<'_, S> {
 
 impl Server {
     /// What servers send arrives by the way to them, or where there are no clients.
-    pub(super) fn check_way(&self, arrival: &Interface) -> Result<(), Refusal> {
+    pub(super) fn check_way(&self, packet: &Packet, arrival: &Interface) -> Result<(), Refusal> {
+        let is_way =
+            |hop: Hop| hop.interface == arrival.index && (hop.tag.is_none() || hop.tag == packet.tag());
         match self.hop {
-            Some(hop) if hop.interface != arrival.index && (arrival.client || !arrival.server) => {
+            Some(hop) if !is_way(hop) && (arrival.client || !arrival.server) => {
                 Err(Refusal::Drop(Reason::WrongInterface))
             }
             _ => Ok(()),

@@ -27,7 +27,8 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::IcmpError(Cause::HopLimit, Reason::HopLimit));
         }
         let (_, sender) = packet.macs();
-        let path = Path { interface: arrival.index, mac: sender };
+        let path =
+            Path { interface: self.world.vlan_device(packet, arrival).unwrap_or(arrival.index), mac: sender };
         let protocol = self.world.listeners[listener].protocol;
         let was_assured = self.flows.get(&(packet.source, protocol, listener)).map(|flow| flow.marks.assured);
         let selected = self.select(packet, listener, path)?;
@@ -46,7 +47,7 @@ impl<S: Slots> Reference<'_, S> {
         if mode == Mode::Dsr && sender == hop.peer {
             return Err(Refusal::Drop(Reason::Loop));
         }
-        self.check_egress(packet, arrival, hop.interface)?;
+        self.check_egress(packet, arrival, hop.interface, hop.tag)?;
         let ends = [packet.source, source.unwrap_or(packet.source)];
         self.record(packet, Record::to_server(listener, number, ends, self.now), is_finished);
         let (reset, mut reason) = (self.reset_of(packet, is_finished)?, Reason::ToServer);
@@ -68,18 +69,20 @@ impl<S: Slots> Reference<'_, S> {
             }
             Mode::Dsr => packet.readdressed(hop.peer, hop.own),
             Mode::Ipip => {
-                let seen = label(seen.frame, packet.network);
+                let seen = label(seen.frame);
                 let known = *self.labels.entry((listener, packet.source)).or_insert(seen);
                 packet.encapsulated(&self.world, server.at.ip(), &hop, known)
             }
         };
+        let frame = self.world.in_vlan(frame, packet, arrival, hop.tag);
         for counted in [Counted::Listener(listener), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_in += 1;
             traffic.bytes_in += bytes as u64;
             traffic.new_flows += u64::from(is_new);
         }
-        let group = has_option.then_some(Group::ToServerWithClientOption);
+        let opening = has_option.then_some(Group::ToServerWithClientOption);
+        let group = opening.or_else(|| packet.tag_change(&frame));
         Ok(Sent { out: hop.interface, action: Action::Forward, reason, frame, group })
     }
 
@@ -94,8 +97,11 @@ impl<S: Slots> Reference<'_, S> {
     }
 }
 
-/// The flow label of a frame whose IPv6 header begins at the offset `network`; 0 in any other frame.
-pub(super) fn label(frame: &[u8], network: usize) -> u32 {
+/// The flow label of an IPv6 frame with up to two VLAN tags; 0 of any other frame.
+pub(super) fn label(frame: &[u8]) -> u32 {
+    let is_tag = |at: usize| matches!(frame.get(at..at + 2), Some([0x81, 0] | [0x88, 0xa8]));
+    let tags = [12, 16].into_iter().take_while(|at| is_tag(*at)).count();
+    let network = 14 + 4 * tags;
     match frame.get(network..network + 4) {
         Some([first, a, b, c]) if first >> 4 == 6 => u32::from_be_bytes([0, a & 0x0f, *b, *c]),
         _ => 0,

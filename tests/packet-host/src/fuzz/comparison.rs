@@ -88,6 +88,11 @@ impl<'w> Comparison<'w> {
         entries.zip(macs).collect()
     }
 
+    /// The entries of VLAN devices, for a second packet path.
+    pub fn vlan_devices(&self) -> impl Iterator<Item = InterfaceProperties> {
+        state::vlan_devices(self.world)
+    }
+
     /// Ids of the services (listeners, then VIPs), and of the servers.
     pub fn ids(&self) -> [Range<u32>; 2] {
         let services = self.world.listeners.len() + self.world.vips.len();
@@ -135,7 +140,10 @@ impl<'w> Comparison<'w> {
     /// A sequence for a reader, with the listeners and servers that it concerns.
     pub fn shown(&self, steps: &[Step]) -> String {
         let world = self.world;
-        let mut text = format!("interfaces {:?}\nVIPs {:?}\n", world.interfaces, world.vips);
+        let mut text = format!(
+            "interfaces {:?}\nVLAN devices {:?}\nVIPs {:?}\n",
+            world.interfaces, world.vlan_devices, world.vips
+        );
         let steps: Vec<_> = steps.iter().map(shown).collect();
         let has = |word: String| steps.iter().any(|step| step.contains(&word));
         let mut servers: BTreeSet<usize> = BTreeSet::new();

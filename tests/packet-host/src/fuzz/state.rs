@@ -1,6 +1,9 @@
 //! A configuration of the oracle as a state of the data plane.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use slb_common::{
@@ -13,7 +16,7 @@ use slb_common::{
         service::{Service, ServiceIndex, Tunnel, mode, policy},
     },
     datapath::ipip::outer_sum,
-    net::headers::protocol,
+    net::{headers::protocol, vlan::Vlan},
 };
 use slb_control::{
     dataplane::state::{
@@ -24,7 +27,7 @@ use slb_control::{
     slot_migration::SlotMigration,
 };
 use slb_oracle::world::{
-    Access, Listener, Mode, Protocol, Server, ServerState, Table, Unmatched, Vip, World,
+    Access, Listener, Mode, Protocol, Server, ServerState, Table, Tag, Unmatched, Vip, World,
 };
 
 use super::slots::TableSlots;
@@ -64,8 +67,8 @@ pub fn state(world: &World) -> MapState {
     state.interfaces = world.interfaces.iter().map(|interface| interface.index).collect();
     for (number, server) in world.servers.iter().enumerate() {
         if let Some(hop) = server.hop {
-            let entry =
-                NextHop { ifindex: hop.interface, mtu: hop.mtu, macs: MacPair::new(hop.peer, hop.own) };
+            let macs = MacPair::new(hop.peer, hop.own).in_vlan(hop.tag.map_or(Vlan::NONE, vlan));
+            let entry = NextHop { ifindex: hop.interface, mtu: hop.mtu, macs };
             state.next_hops.insert(NextHopId::new(server_id(number)), entry);
         }
         let backend = backend(world, number, server.state).unwrap_or_else(|| unused(world, number));
@@ -205,18 +208,43 @@ fn vip_entry(vip: &Vip) -> Service {
     }
 }
 
-/// The entries of the interface table, and the further addresses in the map of own MACs.
-pub(super) fn interfaces(world: &World) -> (Vec<(u32, InterfaceProperties)>, BTreeSet<u64>) {
-    let (mut entries, mut own_macs) = (Vec::new(), BTreeSet::new());
+fn vlan(tag: Tag) -> Vlan {
+    Vlan::new(tag.id, tag.kind == 0x88a8)
+}
+
+/// The entries of the VLAN devices, and the interfaces below them.
+pub(super) fn vlan_devices(world: &World) -> impl Iterator<Item = InterfaceProperties> {
+    world.vlan_devices.iter().map(|device| InterfaceProperties {
+        ifindex: device.index,
+        group: device.index,
+        mac: device.mac,
+        mtu: device.mtu,
+        extra_macs: [NO_MAC; EXTRA_MACS],
+        below: device.below,
+        vlan: vlan(device.tag),
+        ..InterfaceProperties::default()
+    })
+}
+
+/// The entries of the interface table without VLAN devices, and the further addresses in the map of own MACs.
+pub(super) fn interfaces(world: &World) -> (Vec<(u32, InterfaceProperties)>, BTreeMap<u64, u64>) {
+    let (mut entries, mut own_macs) = (Vec::new(), BTreeMap::new());
     for interface in &world.interfaces {
         let mut more = interface.macs[1..].iter().copied();
         let extra_macs = [(); EXTRA_MACS].map(|()| more.next().unwrap_or(NO_MAC));
-        own_macs.extend(more.map(|mac| own_mac_key(interface.index, mac_word(mac))));
+        own_macs.extend(more.map(|mac| (own_mac_key(interface.index, mac_word(mac)), 1)));
         let role = |is_set, role| if is_set { role } else { 0 };
         let flags = role(interface.client, interface::CLIENT) | role(interface.server, interface::SERVER);
         let (ifindex, mac) = (interface.index, interface.macs[0]);
-        let properties =
-            InterfaceProperties { ifindex, group: ifindex, mac, flags, mtu: interface.mtu, extra_macs };
+        let properties = InterfaceProperties {
+            ifindex,
+            group: ifindex,
+            mac,
+            flags,
+            mtu: interface.mtu,
+            extra_macs,
+            ..Default::default()
+        };
         entries.push((slot(ifindex), properties));
     }
     (entries, own_macs)
@@ -227,7 +255,11 @@ pub(super) fn fill(host: &mut Host, world: &World, state: &MapState) -> TableSlo
     for operation in slb_control::diff::diff(&MapState::default(), state) {
         host.apply(&operation);
     }
-    let (entries, own_macs) = interfaces(world);
+    let (mut entries, mut own_macs) = interfaces(world);
+    for device in vlan_devices(world) {
+        own_macs.insert(own_mac_key(device.below, device.vlan.as_mac()), device.ifindex.into());
+        entries.push((slot(device.ifindex), device));
+    }
     host.put_interfaces(entries.iter().map(|(slot, properties)| (slot, properties)), &own_macs);
     let listeners = state.services.values().map(|service| entry(service, SEED)).collect();
     let aside = TableId::new(u32::MAX);

@@ -14,8 +14,6 @@ use super::{
 const CARDS: [&str; 2] = ["52:54:00:51:4c:01", "52:54:00:51:4c:02"];
 /// Given as a bond's mode: creates a team device in round-robin mode instead.
 pub const TEAM: &str = "team";
-/// VLAN id of the devices.
-const VLAN: u16 = 100;
 
 impl Topology {
     /// The first of these device types that this kernel does not support.
@@ -132,23 +130,6 @@ impl Topology {
         slb.ip(&Family::ALL.map(|family| address_of_slb(family, link, bond)).join("\n"))?;
         peer.ip(&addressing(link, hosts, "bond0"))?;
         Ok(program)
-    }
-
-    /// Moves the link of backend `index` into a VLAN at both ends. Returns the VLAN device of `slb`.
-    ///
-    /// # Errors
-    /// A command fails.
-    pub fn vlan(&self, index: usize) -> Result<String> {
-        let Backend { name, namespace, link, .. } = &self.backends[index];
-        let [ours, theirs] = [name.as_str(), "eth0"].map(|lower| format!("{lower}.{VLAN}"));
-        for (namespace, lower, upper) in [(&self.slb, name.as_str(), &ours), (namespace, "eth0", &theirs)] {
-            namespace.ip(&format!(
-                "addr flush dev {lower} scope global\nlink add link {lower} name {upper} type vlan id {VLAN}\nlink set {upper} up"
-            ))?;
-        }
-        self.slb.ip(&Family::ALL.map(|family| address_of_slb(family, *link, &ours)).join("\n"))?;
-        namespace.ip(&addressing(*link, &[BACKEND], &theirs))?;
-        Ok(ours)
     }
 }
 
