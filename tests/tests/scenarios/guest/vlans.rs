@@ -1,6 +1,6 @@
 //! Servers and clients behind VLAN devices. The program runs on the interface below.
 
-use super::*;
+use super::{super::full_nat, *};
 
 /// Clients are in no VLAN, and each server is behind a VLAN device.
 #[test]
@@ -24,6 +24,20 @@ fn all_modes_work_with_clients_and_servers_in_vlans_of_one_trunk() {
         world.plan.interfaces = vec!["client0".to_owned()];
         expect_native(&world.start()?)?;
         all_modes_work(world)
+    });
+}
+
+/// As above. The servers have routes to SLB's local addresses alone.
+#[test]
+fn full_nat_works_with_clients_and_servers_in_vlans_of_one_trunk() {
+    with_devices(function_name!(), &["vlan"], |world| {
+        world.net.trunk()?;
+        full_nat::prepare(world)?;
+        world.plan.interfaces = vec!["client0".to_owned()];
+        expect_native(&world.start()?)?;
+        spreads(world, &world.plan.weights(), EXCHANGES)?;
+        ensure!(world.packets("drop", None)? == 0, "{:?}", world.status()?.reasons);
+        Ok(())
     });
 }
 
