@@ -9,7 +9,10 @@ use std::{
 };
 
 use slb_common::{
-    abi::service::{Service, mode, policy},
+    abi::{
+        service::{Service, mode, policy},
+        toa::ToaOutcome,
+    },
     datapath::{
         Verdict,
         flow_gc::{Clock, GcAction, GcPass},
@@ -23,7 +26,7 @@ use slb_tests::packets::{
     kernel::{self, Kernel},
     losses,
     scenario::{same, same_counters, xdp_action},
-    table,
+    table, toa,
     world::{self, HZ, LO, PacketServer, PacketWorld},
 };
 use slb_userspace::dataplane::bpf::flows;
@@ -53,6 +56,18 @@ fn losses_are_counted_in_the_kernel() {
     let (aborted, redirected) = kernel::in_namespace(losses::lose).expect("lost frames");
     assert_eq!((aborted.redirect, aborted.transmit), (0, 0), "{aborted:?}");
     assert_eq!((redirected.transmit, redirected.exception), (0, 0), "{redirected:?}");
+}
+
+/// The programs of `slb-toa` load and attach, also again, and leave nothing. Scenarios use them.
+#[test]
+fn client_address_programs_attach_in_the_kernel() {
+    if !kernel::is_available("client_address_programs_attach_in_the_kernel") {
+        return;
+    }
+    let (first, second) = kernel::in_namespace(toa::attach_twice).expect("attached programs");
+    assert_eq!(first.policy.sources.as_slice(), second.policy.sources.as_slice());
+    assert!(first.connections.iter().all(|(_, connections)| *connections == 0), "{first:?}");
+    assert_eq!(first.connections.len(), ToaOutcome::ALL.len());
 }
 
 /// The program that reads the packet path's clock loads and runs.

@@ -65,6 +65,7 @@ const SELECTIONS: [Selection; 3] = [
             "losses_are_counted_in_the_kernel",
             "jiffies_are_read_in_the_kernel",
             "vips_are_answered_for_in_the_kernel",
+            "client_address_programs_attach_in_the_kernel",
         ],
         all: &["in_the_kernel"],
     },

@@ -21,7 +21,7 @@ use crate::process::target_dir;
 /// Programs of this machine that the tests run.
 const TOOLS: [&str; 3] = ["ip", "ethtool", "teamnl"];
 /// Programs of SLB that the tests run.
-const PROGRAMS: [&str; 2] = ["slbd", "slb"];
+const PROGRAMS: [&str; 3] = ["slbd", "slb", "slb-toa"];
 /// Directory of the test programs in the guest.
 const HOME: &str = "slb";
 
