@@ -34,6 +34,7 @@ pub mod source;
 pub mod stats;
 pub mod time;
 pub mod toa;
+pub mod token_bucket;
 #[cfg(feature = "user")]
 pub(crate) mod user;
 

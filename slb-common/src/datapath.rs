@@ -38,6 +38,7 @@ pub mod icmp_error;
 pub mod icmp_nat;
 pub mod insert;
 pub mod ipip;
+pub mod limits;
 pub mod maps;
 pub mod metadata;
 pub mod parse;
@@ -51,6 +52,7 @@ pub mod toa;
 pub mod tracked;
 pub mod unmatched;
 
+mod charge;
 mod client_path;
 mod echo;
 mod fast;

@@ -2,7 +2,11 @@
 
 use core::ptr::null_mut;
 
-use aya_ebpf::{bindings::xdp_md, btf_maps::lpm_trie::Key, helpers::generated::bpf_jiffies64};
+use aya_ebpf::{
+    bindings::xdp_md,
+    btf_maps::lpm_trie::Key,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns},
+};
 use slb_common::{
     abi::{
         Address,
@@ -16,6 +20,7 @@ use slb_common::{
         shared_word::SharedWord,
         source::SourceBucket,
         stats::{Action, Counters, GeneratedPacket, REASONS},
+        token_bucket::{Limit, TokenBuckets},
     },
     datapath::{
         maps::{Direction, Maps},
@@ -28,8 +33,8 @@ use slb_common::{
 use crate::{
     maps::{
         ACCESS_LISTS, BACKEND_COUNTERS, BACKENDS, CONNECTIONS, CONTROL, FLOW_MASK, FLOWS, FRAGMENTS,
-        INTERFACE_TABLE, INTERFACES, LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, RESIZING, ROUND_ROBIN,
-        SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, SOURCES, TOTALS,
+        INTERFACE_TABLE, INTERFACES, LIMIT_DROPS, LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, RESIZING, ROUND_ROBIN,
+        SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, SOURCES, TOKEN_BUCKETS, TOTALS,
     },
     route,
 };
@@ -108,6 +113,17 @@ impl Maps for BpfMaps {
     #[inline(always)]
     fn round_robin_position(&self, service: u32) -> Option<&SharedWord> {
         ROUND_ROBIN.get(service)
+    }
+
+    #[inline(always)]
+    fn token_buckets(&self, number: u32) -> Option<&TokenBuckets> {
+        TOKEN_BUCKETS.get(number)
+    }
+
+    #[inline(always)]
+    fn nanoseconds(&self) -> u64 {
+        // SAFETY: takes nothing and returns a number.
+        unsafe { bpf_ktime_get_ns() }
     }
 
     #[inline(always)]
@@ -198,6 +214,14 @@ impl Maps for BpfMaps {
                 (*totals).evicted += u64::from(!is_assured);
                 (*totals).evicted_assured += u64::from(is_assured);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn count_over_limit(&self, service: u32, limit: Limit) {
+        if let Some(drops) = LIMIT_DROPS.get_ptr_mut(service) {
+            // SAFETY: as above.
+            unsafe { *(*drops).of(limit) += 1 };
         }
     }
 

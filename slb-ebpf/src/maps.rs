@@ -16,7 +16,8 @@ use slb_common::abi::{
     service::{Service, ServiceIndex},
     shared_word::SharedWord,
     source::{FLOWS_PER_BUCKET, SourceBucket},
-    stats::{Counters, Totals},
+    stats::{Counters, LimitDrops, Totals},
+    token_bucket::TokenBuckets,
 };
 use slb_common::datapath::metadata::Metadata;
 
@@ -60,6 +61,9 @@ pub(crate) static RESIZING: Array<SharedWord, 1> = Array::new();
 /// Round-robin position of each service: its new flows so far.
 #[btf_map]
 pub(crate) static ROUND_ROBIN: Array<SharedWord, { MAX_SERVICES as usize }> = Array::new();
+/// Token buckets of limited services. Mappable only for the alignment.
+#[btf_map]
+pub(crate) static TOKEN_BUCKETS: Array<TokenBuckets, { MAX_SERVICES as usize }, MMAPABLE> = Array::new();
 /// Connection count of each server, for least connections.
 #[btf_map]
 pub(crate) static CONNECTIONS: Array<SharedWord, { DEFAULT_BACKENDS as usize }> = Array::new();
@@ -84,5 +88,7 @@ pub(crate) static EMBEDDED: PerCpuArray<Metadata, 1> = PerCpuArray::new();
 pub(crate) static TOTALS: PerCpuArray<Totals, 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static SERVICE_COUNTERS: PerCpuArray<Counters, { MAX_SERVICES as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static LIMIT_DROPS: PerCpuArray<LimitDrops, { MAX_SERVICES as usize }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static BACKEND_COUNTERS: PerCpuArray<Counters, { DEFAULT_BACKENDS as usize }> = PerCpuArray::new();

@@ -7,12 +7,14 @@ use slb_common::{
         flow::{Client, ClientPath},
         service::IndexEntry,
         stats::Reason,
+        token_bucket::Limit,
     },
     datapath::{
         access,
         flow_calls::FlowCalls,
         flows::{self, Allocation, Query},
         insert::{self, NewFlow},
+        limits,
         parse::Packet,
         path_calls::PathCalls,
         schedule::{self, SchedulerResult},
@@ -24,6 +26,9 @@ use slb_common::{
 };
 
 use crate::bpf_maps::{BPF_MAPS, BpfMaps};
+
+const BANDWIDTH_IN: u64 = Limit::BandwidthIn as u64;
+const BANDWIDTH_OUT: u64 = Limit::BandwidthOut as u64;
 
 impl FlowCalls for BpfMaps {
     #[inline(always)]
@@ -119,6 +124,11 @@ impl PathCalls for BpfMaps {
     }
 
     #[inline(always)]
+    fn take_tokens(&self, service: u32, limit: Limit, amount: u32) -> bool {
+        slb_take_tokens(service.into(), limit as u64, amount.into()) != 0
+    }
+
+    #[inline(always)]
     fn flow_disposition(
         &self,
         packet: &Packet,
@@ -206,6 +216,18 @@ extern "C" fn slb_source_refusal(packet: *const Packet, service: *const IndexEnt
         (Some(packet), Some(service)) => access::source_refusal(packet, service, &BPF_MAPS).into(),
         _ => Reason::NotReady as u64,
     }
+}
+
+/// [`limits::take`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_take_tokens(service: u64, limit: u64, amount: u64) -> u64 {
+    let limit = match limit {
+        BANDWIDTH_IN => Limit::BandwidthIn,
+        BANDWIDTH_OUT => Limit::BandwidthOut,
+        _ => Limit::NewConnections,
+    };
+    limits::take(service as u32, limit, amount as u32, &BPF_MAPS).into()
 }
 
 /// [`flows::find_slot`].

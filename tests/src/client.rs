@@ -6,6 +6,7 @@
 mod beat;
 mod bulk;
 mod exchange;
+mod flood;
 mod load;
 mod long;
 mod ping;
@@ -26,6 +27,7 @@ use crate::{
 
 pub use beat::{Heartbeat, HeartbeatResult};
 pub use bulk::Direction;
+pub use flood::{Flood, FloodKind};
 pub use load::{Batch, ExchangeFailure, Load};
 pub use long::{BrokenConnection, LongLived};
 pub use steady::{FlowEvent, FlowReport, Interval, ListenerTerms, ListenerView, SteadyFlows};
@@ -144,6 +146,12 @@ impl Client {
         connections: usize,
     ) -> Result<()> {
         bulk::transfer(&self.namespace, &self.sources(target), target, direction, bytes, connections)
+    }
+
+    /// Floods these targets from all CPUs, until the result is dropped.
+    pub fn flood(&self, kind: FloodKind, targets: &[SocketAddr]) -> Flood {
+        let targets: Vec<_> = targets.iter().map(|target| (*target, self.sources(*target))).collect();
+        Flood::start(&self.namespace, kind, &targets)
     }
 
     /// Sends an ICMP or ICMPv6 echo request. Returns the round-trip time, or `Ok(None)` without a reply within `limit`.

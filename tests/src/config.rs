@@ -300,6 +300,8 @@ impl Plan {
             access: self.access.clone(),
             on_no_healthy: settings.on_no_healthy,
             state: settings.state,
+            bandwidth: settings.bandwidth,
+            new_connections: settings.new_connections,
             ..Listener::new(
                 format!("{}{suffix}{}", service.name(), self.names.listeners),
                 service.protocol(),

@@ -43,8 +43,12 @@ pub struct Service {
     pub hash_changed_at: u32,
     /// Access list, with [`policy::ALLOW_LISTED`] or [`policy::DENY_LISTED`].
     pub access_list: u32,
-    /// Keeps the size a power of two.
-    pub reserved: [u32; 3],
+    /// Bandwidth in each direction, in kilobits (1,000 bits) of frames per second, with [`policy::LIMIT_BANDWIDTH`].
+    pub bandwidth: u32,
+    /// New connections per second, with [`policy::LIMIT_NEW_CONNECTIONS`].
+    pub new_connections: u32,
+    /// Number of its token buckets, which all VIPs of a listener share: the lowest id of their services.
+    pub token_buckets: u32,
     /// Name of the load balancer. For tools.
     pub load_balancer: [u8; NAME_LEN],
     /// Name of the listener. For tools.
@@ -67,7 +71,9 @@ impl Default for Service {
             persistence: 0,
             hash_changed_at: 0,
             access_list: 0,
-            reserved: [0; 3],
+            bandwidth: 0,
+            new_connections: 0,
+            token_buckets: 0,
             load_balancer: [0; NAME_LEN],
             listener: [0; NAME_LEN],
             group: [0; NAME_LEN],
@@ -162,6 +168,11 @@ pub mod policy {
     /// Segments that open a connection carry the client endpoint to the server ([`super::super::toa`]). Mode `full-nat`
     /// and TCP.
     pub const TOA: u32 = 16384;
+
+    /// Its bandwidth is limited.
+    pub const LIMIT_BANDWIDTH: u32 = 4096;
+    /// Its new connections are limited.
+    pub const LIMIT_NEW_CONNECTIONS: u32 = 8192;
 
     // The following are policies of a VIP, in its entry with an ICMP protocol and port 0. Without any of them it
     // answers echo requests, and unmatched packets are passed to the kernel.

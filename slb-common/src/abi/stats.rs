@@ -1,6 +1,6 @@
 //! Counters, one set per processor.
 
-use super::{named_enum::named_enum, rate_limit::RateLimiter};
+use super::{named_enum::named_enum, rate_limit::RateLimiter, token_bucket::Limit};
 
 /// Traffic of a service or a server on one processor.
 #[repr(C)]
@@ -108,6 +108,10 @@ named_enum! {
     NoSourcePort = "no_source_port",
     /// From a client that the listener's access list denies.
     AccessDenied = "access_denied",
+    /// Over the bandwidth of the listener.
+    BandwidthLimit = "bandwidth_limit",
+    /// A SYN, or the first datagram of a flow, over the new connections of the listener.
+    NewConnectionLimit = "new_connection_limit",
 }
 
 /// Size of the arrays by reason, a power of two.
@@ -141,6 +145,30 @@ impl Default for Totals {
     }
 }
 
+/// Packets of a service dropped on one processor because of its limits.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LimitDrops {
+    /// From clients, over the bandwidth.
+    pub bandwidth_in: u64,
+    /// To clients, over the bandwidth.
+    pub bandwidth_out: u64,
+    /// Packets that would have begun a flow.
+    pub new_connections: u64,
+}
+
+impl LimitDrops {
+    /// Packets over a limit.
+    #[inline(always)]
+    pub const fn of(&mut self, limit: Limit) -> &mut u64 {
+        match limit {
+            Limit::BandwidthIn => &mut self.bandwidth_in,
+            Limit::BandwidthOut => &mut self.bandwidth_out,
+            Limit::NewConnections => &mut self.new_connections,
+        }
+    }
+}
+
 /// Generated packets, each kind with a rate limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GeneratedPacket {
@@ -167,3 +195,4 @@ impl GeneratedPacket {
 
 const _: () = assert!(Reason::ALL.len() <= REASONS);
 const _: () = assert!(size_of::<Counters>() == 40);
+const _: () = assert!(size_of::<LimitDrops>() == 24);

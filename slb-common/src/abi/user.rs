@@ -10,7 +10,7 @@ use super::{
     lookup_table::LookupTable,
     losses::{KernelLayout, Losses},
     service::{Service, ServiceIndex},
-    stats::{Counters, Totals},
+    stats::{Counters, LimitDrops, Totals},
     toa::{ClientOption, ToaCounters, ToaPolicy},
 };
 
@@ -35,6 +35,7 @@ pod!(
     Service,
     ServiceIndex,
     Counters,
+    LimitDrops,
     Totals,
     DecapPolicy,
     DecapCounters,

@@ -3,6 +3,7 @@
 use core::borrow::Borrow as _;
 
 use super::{
+    charge,
     frame_calls::FrameCalls,
     icmp_error::{IcmpError, IcmpMessage},
     ipip,
@@ -20,6 +21,7 @@ use crate::{
         service::{IndexEntry, mode, policy},
         source::Source,
         stats::{GeneratedPacket, Reason},
+        token_bucket::Limit,
     },
     hash::flow_label,
 };
@@ -89,11 +91,16 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
                 message: IcmpMessage::too_big(packet.destination.is_v4(), mtu),
             }));
         }
+        // The slow path charges new flows when it selects their server. It decides on packets that are too big, too.
+        if FAST && is_new {
+            charge::new_connection(service, self.maps)?;
+        }
         // A server that does not hold the VIP would route the packet back to SLB, in an endless loop.
         if mode == mode::DSR && sender == hop.macs.receiver() {
             return Err(Refusal::drop(Reason::Loop));
         }
         let verdict = self.egress_verdict(hop.ifindex, vlan, packet)?;
+        self.charge_bandwidth(service.id(), service.policy, Limit::BandwidthIn, bytes)?;
         let mut reason = Reason::ToServer;
         if !FAST {
             if is_finished {

@@ -13,6 +13,7 @@ use crate::abi::{
     shared_word::SharedWord,
     source::SourceBucket,
     stats::{Action, GeneratedPacket},
+    token_bucket::{Limit, TokenBuckets},
 };
 use crate::net::vlan::Vlan;
 
@@ -56,6 +57,10 @@ pub trait Maps: Sized {
     fn now(&self) -> u32;
     /// Round-robin position of a service: its new flows so far.
     fn round_robin_position(&self, service: u32) -> Option<&SharedWord>;
+    /// Token buckets by their number.
+    fn token_buckets(&self, number: u32) -> Option<&TokenBuckets>;
+    /// A clock in nanoseconds that is the same on all processors.
+    fn nanoseconds(&self) -> u64;
     /// Connection count of a server, for least connections. For a while it may be too large, or a small negative
     /// number: it wraps around.
     fn connection_count(&self, backend: u32) -> Option<&SharedWord>;
@@ -99,6 +104,8 @@ pub trait Maps: Sized {
     /// Counts one flow under [`Totals::evicted`](crate::abi::stats::Totals::evicted), or
     /// [`Totals::evicted_assured`](crate::abi::stats::Totals::evicted_assured).
     fn count_evicted(&self, is_assured: bool);
+    /// Counts one packet of a service that is over a limit.
+    fn count_over_limit(&self, service: u32, limit: Limit);
     /// Counts one packet of a service; `bytes` are those of the frame.
     fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool);
     /// Counts one packet of a server; `bytes` are those of the frame.

@@ -3,12 +3,13 @@
 use super::{
     access,
     insert::{self, NewFlow},
+    limits,
     parse::Packet,
     schedule_calls::ScheduleCalls,
     tracked::{self, PackedDisposition},
     unmatched::{self, UnmatchedDecision},
 };
-use crate::abi::{flow::ClientPath, service::IndexEntry};
+use crate::abi::{flow::ClientPath, service::IndexEntry, token_bucket::Limit};
 
 /// Everything that the packet path calls: maps, and all its BPF subprograms.
 pub trait PathCalls: ScheduleCalls {
@@ -19,6 +20,10 @@ pub trait PathCalls: ScheduleCalls {
     /// [`unmatched::decide`], a BPF subprogram.
     fn unmatched(&self, packet: &Packet, reason: u32) -> UnmatchedDecision {
         unmatched::decide(packet, reason, self)
+    }
+    /// [`limits::take`], a BPF subprogram.
+    fn take_tokens(&self, service: u32, limit: Limit, amount: u32) -> bool {
+        limits::take(service, limit, amount, self)
     }
     /// [`tracked::disposition`], a BPF subprogram.
     fn flow_disposition(

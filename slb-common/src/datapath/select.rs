@@ -16,6 +16,7 @@
 //!   apart.
 
 use super::{
+    charge,
     flows::{Conflicts, FAR, Flows, NOT_FOUND, Query},
     insert::NewFlow,
     parse::Packet,
@@ -160,10 +161,13 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         if conflicts.is_full() && !packet.flags.rst() {
             return Err(Refusal::drop(Reason::ClientPortBusy));
         }
+        let is_new = (is_syn && !packet.flags.rst()) || (sees_replies && !self.is_tcp());
+        if is_new {
+            charge::new_connection(service, maps)?;
+        }
         let scheduled = schedule(packet, service, conflicts, maps);
         let backend = maps.backend(scheduled.backend()?).ok_or(Reason::NoServer)?;
         let previous_backend = scheduled.previous_backend().and_then(|id| maps.backend(id));
-        let is_new = (is_syn && !packet.flags.rst()) || (sees_replies && !self.is_tcp());
         // Before an entry is made: the packet that gets through is the one that begins the flow.
         let is_finished = is_mid_stream && backend.is_terminating() && !packet.flags.rst();
         next_hop(backend, maps)?;

@@ -19,6 +19,7 @@ use crate::abi::{
     interface::SERVER,
     programs::TailCalled,
     stats::{GeneratedPacket, Reason},
+    token_bucket::Limit,
 };
 use crate::net::vlan::Vlan;
 
@@ -94,6 +95,8 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         }
         let (exit, vlan) = if FAST { (out.ifindex(), Vlan::NONE) } else { out.exit() };
         let verdict = self.egress_verdict(exit, vlan, packet)?;
+        let bytes = head.frame().len();
+        self.charge_bandwidth(service.handle.id(), service.policy, Limit::BandwidthOut, bytes)?;
         let mut reason = Reason::ToClient;
         if !FAST && is_finished {
             self.rewrite_to_rst(head, packet, false, GeneratedPacket::Resets)?;

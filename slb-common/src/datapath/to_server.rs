@@ -3,7 +3,7 @@
 use core::borrow::Borrow as _;
 
 use super::{
-    access,
+    access, charge,
     frame_calls::FrameCalls,
     icmp_error::{IcmpError, IcmpMessage},
     macs::macs,
@@ -87,7 +87,12 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             Some(selection) if FAST => {
                 return self.forward::<false, G>(head, packet, sender, service, mode, &selection);
             }
-            Some(selection) => selection,
+            Some(selection) => {
+                if selection.is_new {
+                    charge::new_connection(service, maps)?;
+                }
+                selection
+            }
             None if FAST => select::select_tracked_fast::<SOURCE, T>(&request, &frame)?,
             None => select::select_tracked(&request)?,
         };

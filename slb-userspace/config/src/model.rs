@@ -17,9 +17,11 @@ pub use check::{
     CertificateCheck, CheckKind, DEFAULT_WINDOW, ExpectedStatus, HealthCheck, HttpCheck, HttpMethod,
     PassiveCheck, TlsCheck, UdpCheck,
 };
+pub use limits::Bandwidth;
 
 mod access;
 mod check;
+mod limits;
 
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,6 +216,10 @@ pub struct Listener {
     pub session_persistence: Option<Duration>,
     /// Its access list; `None` lets every client in.
     pub access: Option<ListenerAccess>,
+    /// Limit of its traffic in each direction; `None` for no limit.
+    pub bandwidth: Option<Bandwidth>,
+    /// Most new connections per second; `None` for no limit. 1 to 10,000,000.
+    pub new_connections: Option<u32>,
 }
 
 /// What chooses the server of a new flow.

@@ -19,6 +19,7 @@ mod families;
 mod group;
 mod health_check;
 mod ignored_weights;
+mod limits;
 mod listener;
 mod load_balancer;
 mod local_addresses;

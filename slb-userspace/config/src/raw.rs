@@ -119,6 +119,8 @@ pub(super) struct RawListener {
     pub(super) established_timeout: Option<Value>,
     pub(super) access_list: Option<Value>,
     pub(super) access_list_type: Option<Value>,
+    pub(super) bandwidth: Option<Value>,
+    pub(super) new_connections: Option<Value>,
     pub(super) health_check: Option<RawTable<RawHealthCheck>>,
 }
 

@@ -3,6 +3,7 @@
 mod accepted;
 mod access_lists;
 mod broken;
+mod limits;
 mod mutated;
 mod warned;
 

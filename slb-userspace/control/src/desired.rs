@@ -276,6 +276,8 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
         policies: policies_of(listener),
         persistence: listener.session_persistence.unwrap_or_default(),
         access: None,
+        bandwidth: listener.bandwidth,
+        new_connections: listener.new_connections.unwrap_or_default(),
     }
 }
 
@@ -305,6 +307,12 @@ fn policies_of(listener: &Listener) -> PolicySet {
         None => 0,
         Some(AccessListKind::White) => policy::ALLOW_LISTED,
         Some(AccessListKind::Black) => policy::DENY_LISTED,
+    } | match listener.bandwidth {
+        None => 0,
+        Some(_) => policy::LIMIT_BANDWIDTH,
+    } | match listener.new_connections {
+        None => 0,
+        Some(_) => policy::LIMIT_NEW_CONNECTIONS,
     } | if listener.toa { policy::TOA } else { 0 };
     let policies = PolicySet::new(bits);
     if policies.has(policy::PINNED_ELSEWHERE) { policies.with(policy::TRACK) } else { policies }
@@ -336,6 +344,8 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, observations: ObservedInputs<'_
         policies: PolicySet::new(echo | unmatched),
         persistence: Duration::ZERO,
         access: None,
+        bandwidth: None,
+        new_connections: 0,
     })
 }
 

@@ -6,6 +6,7 @@
 mod access_lists;
 mod local_addresses;
 mod servers;
+mod token_buckets;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +29,7 @@ use slb_common::{
     hash::salt,
 };
 
-use slb_config::model::Scheduler;
+use slb_config::model::{Bandwidth, Scheduler};
 
 use self::access_lists::AccessLists;
 use self::servers::{ActualServers, PoolTable, ServerAssignment};
@@ -192,6 +193,8 @@ fn services(
             lookup_table: desired_service.pool.map_or(TableId::NONE, |pool| tables[pool]).index(),
             idle_timeout,
             access_list: access.map_or(AccessListId::EMPTY, |access| lists.id_of(&access.networks)).index(),
+            bandwidth: desired_service.bandwidth.map_or(0, Bandwidth::kilobits),
+            new_connections: desired_service.new_connections,
             load_balancer: pad_name(&desired_service.load_balancer),
             listener: pad_name(&desired_service.listener),
             group: pad_name(desired_service.group.as_deref().unwrap_or_default()),
@@ -199,6 +202,7 @@ fn services(
         };
         services.insert(id, service);
     }
+    token_buckets::assign(&mut services);
     Ok(services)
 }
 

@@ -15,7 +15,9 @@ use slb_common::abi::{
     protocol::IpProtocol,
     service::{Service, Tunnel},
 };
-use slb_config::model::{AccessListKind, Id, Listener, LoadBalancer, Mode, Networks, Scheduler, TableSize};
+use slb_config::model::{
+    AccessListKind, Bandwidth, Id, Listener, LoadBalancer, Mode, Networks, Scheduler, TableSize,
+};
 
 use crate::{dataplane::state::to_ip, inputs::Target, outlier_detection::EjectionPolicy};
 
@@ -138,6 +140,10 @@ pub struct DesiredService {
     pub persistence: Duration,
     /// Its access list; `None` lets every client in, and for the VIP itself.
     pub access: Option<DesiredAccess>,
+    /// Bandwidth in each direction; `None` without [`policy::LIMIT_BANDWIDTH`](slb_common::abi::service::policy).
+    pub bandwidth: Option<Bandwidth>,
+    /// New connections per second; 0 without a limit.
+    pub new_connections: u32,
 }
 
 /// The access list of a service.

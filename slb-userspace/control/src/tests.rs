@@ -4,6 +4,7 @@ mod access_lists;
 mod digests;
 mod flush;
 mod gc_passes;
+mod limits;
 mod local_addresses;
 mod random;
 mod terminations;

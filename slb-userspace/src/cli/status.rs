@@ -1,5 +1,6 @@
 //! `slb status`.
 
+mod limits;
 mod listener;
 
 use std::{
@@ -11,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use comfy_table::Table;
 
+use self::limits::limits;
 use self::listener::{heading, in_number, outages, source_ports};
 use super::{
     lock_holder::{LockHolder, claimant},
@@ -177,7 +179,7 @@ fn render(status: &Status) -> String {
                     let heading = heading(&balancer.name, listener);
                     format!(
                         "\n{heading}\n{}{}\n",
-                        outages(listener) + &source_ports(listener),
+                        outages(listener) + &limits(listener) + &source_ports(listener),
                         servers(listener)
                     )
                 }
@@ -426,6 +428,7 @@ mod tests {
                 server_group_id: None,
                 toa: false,
                 access_list: None,
+                limits: None,
                 counters: ApiCounters::default(),
                 current_flows: Some(0),
                 digest: None,

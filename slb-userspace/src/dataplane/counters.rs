@@ -2,7 +2,7 @@
 
 use slb_common::abi::{
     ids::{BackendId, ServiceId},
-    stats::{Action, Counters, Reason, Totals},
+    stats::{Action, Counters, LimitDrops, Reason, Totals},
 };
 
 /// All counters in use, summed over all CPUs. Ids are those of the maps.
@@ -10,6 +10,8 @@ use slb_common::abi::{
 pub struct CounterSnapshot {
     /// Traffic of services, by id.
     services: Vec<Counters>,
+    /// Packets over the limits of services, by id.
+    drops: Vec<LimitDrops>,
     /// Traffic of servers, by id.
     backends: Vec<Counters>,
     /// Packets by action and reason; evictions.
@@ -17,14 +19,24 @@ pub struct CounterSnapshot {
 }
 
 impl CounterSnapshot {
-    /// A snapshot from traffic by id, and the totals of each CPU.
-    pub fn new(services: Vec<Counters>, backends: Vec<Counters>, totals: &[Totals]) -> Self {
-        Self { services, backends, totals: totals.iter().fold(Totals::default(), sum_totals) }
+    /// A snapshot from traffic and drops by id, and the totals of each CPU.
+    pub fn new(
+        services: Vec<Counters>,
+        drops: Vec<LimitDrops>,
+        backends: Vec<Counters>,
+        totals: &[Totals],
+    ) -> Self {
+        Self { services, drops, backends, totals: totals.iter().fold(Totals::default(), sum_totals) }
     }
 
     /// Traffic of a service; zeros if the id was not in use.
     pub fn service(&self, id: ServiceId) -> Counters {
         self.services.get(id.index() as usize).copied().unwrap_or_default()
+    }
+
+    /// Packets over the limits of a service; zeros if the id was not in use.
+    pub fn limit_drops(&self, id: ServiceId) -> LimitDrops {
+        self.drops.get(id.index() as usize).copied().unwrap_or_default()
     }
 
     /// Traffic of a server; zeros if the id was not in use.
@@ -58,6 +70,15 @@ pub fn sum(a: Counters, b: &Counters) -> Counters {
     }
 }
 
+/// Adds the drops of two CPUs.
+pub fn sum_drops(a: LimitDrops, b: &LimitDrops) -> LimitDrops {
+    LimitDrops {
+        bandwidth_in: a.bandwidth_in + b.bandwidth_in,
+        bandwidth_out: a.bandwidth_out + b.bandwidth_out,
+        new_connections: a.new_connections + b.new_connections,
+    }
+}
+
 /// Adds the counters of a CPU. Its rate limits are no counters.
 fn sum_totals(sum: Totals, of_cpu: &Totals) -> Totals {
     let Totals { mut packets, evicted_migrating, evicted, evicted_assured, limits } = sum;
@@ -83,7 +104,7 @@ mod tests {
         totals[0].packets[Action::Drop as usize][Reason::ALL[0] as usize] = 2;
         totals[1].packets[Action::Drop as usize][Reason::ALL[0] as usize] = 3;
         (totals[0].evicted, totals[1].evicted, totals[1].evicted_assured) = (5, 6, 7);
-        let snapshot = CounterSnapshot::new(Vec::new(), Vec::new(), &totals);
+        let snapshot = CounterSnapshot::new(Vec::new(), Vec::new(), Vec::new(), &totals);
         assert_eq!(snapshot.packets().collect::<Vec<_>>(), [(Action::Drop, Reason::ALL[0], 5)]);
         assert_eq!(snapshot.evicted(), [11, 7]);
     }
@@ -91,7 +112,7 @@ mod tests {
     #[test]
     fn id_that_was_not_in_use_has_zeros() {
         let one = Counters { packets_in: 1, ..Counters::default() };
-        let snapshot = CounterSnapshot::new(vec![Counters::default(), one], vec![one], &[]);
+        let snapshot = CounterSnapshot::new(vec![Counters::default(), one], Vec::new(), vec![one], &[]);
         assert_eq!(
             (snapshot.service(ServiceId::new(1)), snapshot.service(ServiceId::new(2))),
             (one, Counters::default())

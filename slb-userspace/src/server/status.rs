@@ -1,6 +1,7 @@
 //! Makes the status document, with a daemon or, from the pins, without one.
 
 mod interfaces;
+mod limits;
 mod listeners;
 pub mod readings;
 mod servers;
@@ -145,6 +146,9 @@ impl<'a> ListenerParts<'a> {
         let listener = &mut self.listener;
         listener.addresses.push(to_ip(&service.address));
         listener.counters = add(listener.counters, api_counters(readings.counters.service(id)));
+        if let Some(limits) = &mut listener.limits {
+            limits::add_drops(limits, readings.counters.limit_drops(id));
+        }
         if is_tracked(service) {
             let by_service = &readings.current_flows.by_service;
             let flows = state.index.entries.get(&id).and_then(|entry| by_service.get(&entry.tag()));

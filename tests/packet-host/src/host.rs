@@ -17,7 +17,8 @@ use slb_common::{
         service::{Service, ServiceIndex},
         shared_word::SharedWord,
         source::{FLOWS_PER_BUCKET, SourceBucket},
-        stats::{Action, Counters, GeneratedPacket, REASONS},
+        stats::{Action, Counters, GeneratedPacket, LimitDrops, REASONS},
+        token_bucket::{Limit, TokenBuckets},
     },
     datapath::{
         Verdict,
@@ -40,6 +41,9 @@ pub type Totals = BTreeMap<(u8, u32), u64>;
 
 /// Slots of the flow table; the tests in the kernel have as many.
 const FLOWS: u32 = 1024;
+
+/// The clock of token buckets at first: they have been full for long.
+const BOOT: u64 = 1_000_000_000_000;
 
 /// Upper bound of the ids of services and servers; no case uses as many.
 const IDS: u32 = 1024;
@@ -65,10 +69,13 @@ pub struct Host {
     sources: Vec<SourceBucket>,
     /// Round-robin positions, by service id.
     round_robin: Vec<SharedWord>,
+    token_buckets: Vec<TokenBuckets>,
     /// Connection counts, by server id.
     connections: Vec<SharedWord>,
     /// The clock, in jiffies.
     pub now: Cell<u32>,
+    /// The clock of token buckets, in nanoseconds.
+    pub nanoseconds: Cell<u64>,
     /// Whether the flow table refuses new entries.
     pub full: Cell<bool>,
     /// Whether flows are being copied into the flow table from the old one.
@@ -80,6 +87,7 @@ pub struct Host {
     evicted_migrating: Cell<u64>,
     limits: [Cell<RateLimiter>; GeneratedPacket::COUNT],
     service_counters: RefCell<BTreeMap<u32, Counters>>,
+    limit_drops: RefCell<BTreeMap<u32, LimitDrops>>,
     backend_counters: RefCell<BTreeMap<u32, Counters>>,
 }
 
@@ -108,8 +116,10 @@ impl Host {
             flows: (0..slots).map(|_| Default::default()).collect(),
             sources: (0..slots.div_ceil(FLOWS_PER_BUCKET)).map(|_| Default::default()).collect(),
             round_robin: (0..IDS).map(|_| SharedWord::default()).collect(),
+            token_buckets: (0..IDS).map(|_| TokenBuckets::default()).collect(),
             connections: (0..IDS).map(|_| SharedWord::default()).collect(),
             now: Cell::default(),
+            nanoseconds: Cell::new(BOOT),
             full: Cell::default(),
             resizing: Cell::default(),
             totals: RefCell::default(),
@@ -118,6 +128,7 @@ impl Host {
             evicted_migrating: Cell::default(),
             limits: Default::default(),
             service_counters: RefCell::default(),
+            limit_drops: RefCell::default(),
             backend_counters: RefCell::default(),
         }
     }
@@ -139,10 +150,13 @@ impl Host {
         self.flows.iter().flatten().for_each(|word| word.store(0));
         self.fragments.borrow_mut().clear();
         self.round_robin.iter().chain(&self.connections).for_each(|word| word.store(0));
+        self.token_buckets.fill_with(TokenBuckets::default);
         self.now.set(0);
+        self.nanoseconds.set(BOOT);
         self.limits = Default::default();
         self.totals.borrow_mut().clear();
         self.service_counters.borrow_mut().clear();
+        self.limit_drops.borrow_mut().clear();
         self.backend_counters.borrow_mut().clear();
     }
 
@@ -151,6 +165,12 @@ impl Host {
         let may = taken.allow(self.now(), hz);
         limit.set(taken);
         may
+    }
+
+    /// Sets both clocks, to a time in jiffies. `hz` is jiffies per second.
+    pub fn set_time(&self, now: u32, hz: u32) {
+        self.now.set(now);
+        self.nanoseconds.set(BOOT + u64::from(now) * (1_000_000_000 / u64::from(hz)));
     }
 
     /// The flow table.
@@ -224,6 +244,8 @@ impl Host {
                 self.services.insert(id, *service);
                 if is_new {
                     self.service_counters.borrow_mut().remove(&id);
+                    self.limit_drops.borrow_mut().remove(&id);
+                    self.token_buckets[id as usize] = TokenBuckets::default();
                     self.round_robin[id as usize].store(0);
                 }
             }
@@ -267,6 +289,11 @@ impl Host {
     /// Traffic of a service.
     pub fn service_counters(&self, id: u32) -> Counters {
         self.service_counters.borrow().get(&id).copied().unwrap_or_default()
+    }
+
+    /// Packets of a service over its limits.
+    pub fn limit_drops(&self, id: u32) -> LimitDrops {
+        self.limit_drops.borrow().get(&id).copied().unwrap_or_default()
     }
 
     /// Traffic of a server.
@@ -333,6 +360,14 @@ impl Maps for Host {
         self.round_robin.get(service as usize)
     }
 
+    fn token_buckets(&self, number: u32) -> Option<&TokenBuckets> {
+        self.token_buckets.get(number as usize)
+    }
+
+    fn nanoseconds(&self) -> u64 {
+        self.nanoseconds.get()
+    }
+
     fn connection_count(&self, backend: u32) -> Option<&SharedWord> {
         self.connections.get(backend as usize)
     }
@@ -391,6 +426,10 @@ impl Maps for Host {
 
     fn count_evicted_migrating(&self) {
         self.evicted_migrating.set(self.evicted_migrating.get() + 1);
+    }
+
+    fn count_over_limit(&self, service: u32, limit: Limit) {
+        *self.limit_drops.borrow_mut().entry(service).or_default().of(limit) += 1;
     }
 
     fn count_service(&self, id: u32, direction: Direction, bytes: usize, new_flow: bool) {

@@ -109,6 +109,10 @@ pub struct Listener {
     pub on_no_healthy: Option<&'static str>,
     /// `state`.
     pub state: Option<&'static str>,
+    /// `bandwidth`; `None` for no limit.
+    pub bandwidth: Option<&'static str>,
+    /// `new_connections`; `None` for no limit.
+    pub new_connections: Option<u32>,
     /// Its access list; `None` for none.
     pub access: Option<AccessList>,
 }
@@ -132,6 +136,8 @@ impl Listener {
             session_persistence: None,
             on_no_healthy: None,
             state: None,
+            bandwidth: None,
+            new_connections: None,
             access: None,
         }
     }
@@ -148,15 +154,18 @@ impl fmt::Display for Listener {
             ("session_persistence", self.session_persistence),
             ("on_no_healthy", self.on_no_healthy),
             ("state", self.state),
+            ("bandwidth", self.bandwidth),
         ]);
         let toa = if self.toa { "toa = true\n" } else { "" };
+        let connections = self.new_connections.map(|number| format!("new_connections = {number}\n"));
+        let connections = connections.unwrap_or_default();
         let access = self.access.as_ref().map(AccessList::settings).unwrap_or_default();
         let check = self.check.as_ref().map_or("kind = \"none\"".to_owned(), HealthCheck::to_string);
         let Self { name, protocol, port, mode, target, .. } = self;
         write!(
             f,
             "\n[[load_balancer.listener]]\nname = {name:?}\nprotocol = {protocol:?}\nport = {port}\nmode = {:?}\n\
-             {toa}{target}{settings}{access}health_check = {{ {check} }}\n",
+             {toa}{target}{settings}{connections}{access}health_check = {{ {check} }}\n",
             mode.name()
         )
     }

@@ -39,6 +39,10 @@ pub struct ListenerSettings {
     pub on_no_healthy: Option<&'static str>,
     /// `state`.
     pub state: Option<&'static str>,
+    /// `bandwidth`.
+    pub bandwidth: Option<&'static str>,
+    /// `new_connections`.
+    pub new_connections: Option<u32>,
 }
 
 /// An access list, and what it means to be on it.

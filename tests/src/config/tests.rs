@@ -51,17 +51,23 @@ fn targets_are_valid(mut plan: Plan) {
     }
 }
 
+/// Every setting of a single listener but its servers.
+fn bulk_settings() -> ListenerSettings {
+    ListenerSettings {
+        scheduler: Some("wlc"),
+        on_no_healthy: Some("all"),
+        state: Some("running"),
+        bandwidth: Some("100Mbit"),
+        new_connections: Some(1000),
+        target: None,
+    }
+}
+
 fn is_valid(mode: Mode, direct: bool) {
     let server = |n: u8, weight| PlannedServer {
         name: format!("b{n}"),
         addresses: [[10, 90, n, 10].into(), [0xfd90, n.into(), 0, 0, 0, 0, 0, 10].into()].into(),
         weight,
-    };
-    let bulk = ListenerSettings {
-        scheduler: Some("wlc"),
-        on_no_healthy: Some("all"),
-        state: Some("running"),
-        target: None,
     };
     let plan = Plan {
         interfaces: vec!["client0".to_owned(), "b1".to_owned()],
@@ -85,7 +91,7 @@ fn is_valid(mode: Mode, direct: bool) {
         announce: Some("arp"),
         check_interval: CHECK_INTERVAL,
         check_timeout: CHECK_TIMEOUT,
-        listeners: [(Service::Bulk, bulk)].into(),
+        listeners: [(Service::Bulk, bulk_settings())].into(),
         groups: vec![Group {
             name: "http".to_owned(),
             id: Some("web"),

@@ -16,7 +16,7 @@ use slb_common::abi::{
     flow::FlowWords,
     fragment::{FragmentKey, FragmentRecord},
     ids::{AccessListId, BackendId, ServiceId},
-    stats::{self, Counters},
+    stats::{self, Counters, LimitDrops},
 };
 use slb_control::{
     dataplane::{
@@ -251,6 +251,11 @@ impl Kernel {
     /// Traffic of a service.
     pub fn service_counters(&self, id: u32) -> Result<Counters> {
         Ok(self.maps.counters(id + 1, 0)?.service(ServiceId::new(id)))
+    }
+
+    /// Packets of a service over its limits.
+    pub fn limit_drops(&self, id: u32) -> Result<LimitDrops> {
+        Ok(self.maps.counters(id + 1, 0)?.limit_drops(ServiceId::new(id)))
     }
 
     /// Traffic of a server.

@@ -48,6 +48,8 @@ pub enum Step {
     Interfaces(Box<Interfaces>),
     /// The host's clock is set, in jiffies.
     Clock(u32),
+    /// The host's clock of token buckets advances by this many nanoseconds.
+    Nanoseconds(u64),
     /// The host's kernel has this route to every client from now on.
     Route(ClientPath),
     /// The host's kernel routes to every client's address on the link of this interface from now on; 0: by a gateway.
@@ -112,6 +114,13 @@ impl Scenario {
         self
     }
 
+    /// The host's clock of token buckets advances.
+    #[must_use]
+    pub fn nanoseconds(mut self, nanoseconds: u64) -> Self {
+        self.steps.push(Step::Nanoseconds(nanoseconds));
+        self
+    }
+
     /// From now on the kernel routes to all clients by this interface and neighbour MAC; a MAC of 0 is unresolved.
     #[must_use]
     pub fn route(mut self, ifindex: u32, station: [u8; 6]) -> Self {
@@ -172,6 +181,7 @@ impl Scenario {
                 Step::ChangeState(world) => run.become_world(world)?,
                 Step::Interfaces(interfaces) => run.put_interfaces(interfaces)?,
                 Step::Clock(jiffies) => run.host.now.set(*jiffies),
+                Step::Nanoseconds(passed) => run.host.nanoseconds.update(|now| now + passed),
                 Step::Route(route) => run.host.route.set(*route),
                 Step::Link(link) => run.host.link.set(*link),
                 Step::Full => run.host.full.set(true),
@@ -332,6 +342,8 @@ pub fn same_counters(host: &Host, kernel: &Kernel) -> Result<()> {
     for id in 0..IDS {
         let (ours, theirs) = (host.service_counters(id), kernel.service_counters(id)?);
         ensure!(ours == theirs, "service {id}: host counted {ours:?}, kernel {theirs:?}");
+        let (ours, theirs) = (host.limit_drops(id), kernel.limit_drops(id)?);
+        ensure!(ours == theirs, "service {id}: host dropped {ours:?}, kernel {theirs:?}");
         let (ours, theirs) = (host.backend_counters(id), kernel.backend_counters(id)?);
         ensure!(ours == theirs, "server {id}: host counted {ours:?}, kernel {theirs:?}");
     }

@@ -8,6 +8,7 @@ mod fragments;
 mod full_nat;
 mod headers;
 mod icmp_errors;
+mod limits;
 mod martians;
 mod modes;
 mod other_host;
@@ -31,6 +32,7 @@ use super::scenario::Scenario;
 pub fn all() -> Vec<Scenario> {
     [
         access::cases(),
+        limits::cases(),
         forward::cases(),
         replies::cases(),
         headers::cases(),

@@ -22,6 +22,7 @@ mod groups;
 mod guest;
 mod health;
 mod interfaces;
+mod limits;
 mod modes;
 mod namespaces;
 mod next_hop;

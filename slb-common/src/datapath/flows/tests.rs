@@ -25,6 +25,7 @@ use crate::{
         shared_word::SharedWord,
         source::{FLOWS_PER_BUCKET, Source, SourceBucket},
         stats::{Action, GeneratedPacket},
+        token_bucket::{Limit, TokenBuckets},
     },
     datapath::{flow_calls::FlowCalls, maps::Direction},
     net::vlan::Vlan,
@@ -98,6 +99,12 @@ impl Maps for SharedTable {
     fn round_robin_position(&self, _: u32) -> Option<&SharedWord> {
         None
     }
+    fn token_buckets(&self, _: u32) -> Option<&TokenBuckets> {
+        None
+    }
+    fn nanoseconds(&self) -> u64 {
+        0
+    }
     fn connection_count(&self, _: u32) -> Option<&SharedWord> {
         None
     }
@@ -130,6 +137,7 @@ impl Maps for SharedTable {
     }
     fn count_evicted_migrating(&self) {}
     fn count_evicted(&self, _: bool) {}
+    fn count_over_limit(&self, _: u32, _: Limit) {}
     fn count_service(&self, _: u32, _: Direction, _: usize, _: bool) {}
     fn count_backend(&self, _: u32, _: Direction, _: usize, _: bool) {}
 }

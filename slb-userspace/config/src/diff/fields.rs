@@ -94,6 +94,8 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         scheduler,
         session_persistence,
         access,
+        bandwidth,
+        new_connections,
     } = listener;
     // It applies to TCP only. The idle timeout of UDP is constant.
     let established_timeout = (*protocol == Protocol::Tcp).then_some(idle_timeout);
@@ -113,6 +115,8 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         ("session_persistence", duration_or_off(session_persistence.as_ref())),
         ("access_list", or_absent(access.as_ref(), |access| text(&access.list))),
         ("access_list_type", or_absent(access.as_ref(), |access| text(access.kind.name()))),
+        ("bandwidth", or_absent(bandwidth.as_ref(), text)),
+        ("new_connections", or_absent(*new_connections, number)),
         ("established_timeout", or_absent(established_timeout, duration)),
     ];
     fields.extend(target_fields::target(target));

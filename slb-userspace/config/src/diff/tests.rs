@@ -353,3 +353,18 @@ fn changed_access_lists_are_described() {
     );
     assert_eq!(words(&with(office, ""), &without), ["access list office: removed"]);
 }
+
+#[test]
+fn changed_limits_are_described() {
+    let with = |limits: &str| shop(&[("port = 80\n", &format!("port = 80\n{limits}"))]);
+    let both = with("bandwidth = \"100Mbit\"\nnew_connections = 1000\n");
+    assert_eq!(
+        words(&shop(&[]), &both),
+        ["listener shop/web: bandwidth none -> 100Mbit", "listener shop/web: new connections none -> 1000"]
+    );
+    assert_eq!(
+        words(&both, &with("bandwidth = \"2000Mbit\"\nnew_connections = 1000\n")),
+        ["listener shop/web: bandwidth 100Mbit -> 2Gbit"]
+    );
+    assert_eq!(words(&both, &with("bandwidth = \"100000kbit\"\nnew_connections = 1000\n")), [""; 0]);
+}

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    access_list, health_check, mode, scheduling,
+    access_list, health_check, limits, mode, scheduling,
     scope::{BalancerContext, BalancerScope},
     target, timeouts,
 };
@@ -64,6 +64,7 @@ pub(super) fn build(
     let access = access_list::of_listener(checker, raw, scope.lists, scope.used_lists);
     let forwarding = mode::build(scope, raw, protocol);
     let mode = forwarding.map(|forwarding| forwarding.mode);
+    let limits = limits::build(scope.checker, raw, protocol, mode);
     if let (Some(Mode::FullNat), Some(value)) = (mode, &raw.mode) {
         mode::check_local_addresses(scope, value, context.vips);
     }
@@ -73,7 +74,7 @@ pub(super) fn build(
     if let (Some(target), Some(None)) = (&target, &health_check) {
         target::warn_of_no_check(scope.checker, raw, target);
     }
-    let (forwarding, ending, scheduling) = (forwarding?, ending?, scheduling?);
+    let (forwarding, ending, scheduling, limits) = (forwarding?, ending?, scheduling?, limits?);
     Some(Listener {
         id: id?,
         name: name?,
@@ -92,6 +93,8 @@ pub(super) fn build(
         scheduler: scheduling.scheduler,
         session_persistence: scheduling.session_persistence,
         access: access?,
+        bandwidth: limits.bandwidth,
+        new_connections: limits.new_connections,
     })
 }
 

@@ -14,7 +14,8 @@ use slb_common::abi::{
     lookup_table::LookupTable,
     service::{Service, ServiceIndex},
     source::SourceBucket,
-    stats::{Counters, Totals},
+    stats::{Counters, LimitDrops, Totals},
+    token_bucket::TokenBuckets,
 };
 
 use crate::advice::{Attempt, with_advice};
@@ -65,7 +66,7 @@ pub(super) const INTERFACE_TABLE: &str = "INTERFACE_TABLE";
 pub(super) const OWN_MACS: &str = "OWN_MACS";
 
 /// All pinned maps of the daemon, except the program arrays.
-pub(super) const MAP_SHAPES: [MapShape; 18] = [
+pub(super) const MAP_SHAPES: [MapShape; 20] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
     of_maps("SERVICE_INDEX", size_of::<ServiceIndex>(), 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
@@ -78,12 +79,14 @@ pub(super) const MAP_SHAPES: [MapShape; 18] = [
     // After the flow table, whose size decides on its own.
     sized(SOURCES, MapType::Array, size_of::<SourceBucket>()),
     shape("ROUND_ROBIN", MapType::Array, 4, size_of::<u64>(), MAX_SERVICES),
+    shape("TOKEN_BUCKETS", MapType::Array, 4, size_of::<TokenBuckets>(), MAX_SERVICES),
     sized("CONNECTIONS", MapType::Array, size_of::<u64>()),
     shape("INTERFACES", MapType::DevMapHash, 4, 8, MAX_INTERFACES),
     shape(INTERFACE_TABLE, MapType::Array, 4, size_of::<Interface>(), SLOTS),
     shape(OWN_MACS, MapType::Hash, 8, 8, MAX_OWN_MACS),
     shape("TOTALS", MapType::PerCpuArray, 4, size_of::<Totals>(), 1),
     shape("SERVICE_COUNTERS", MapType::PerCpuArray, 4, size_of::<Counters>(), MAX_SERVICES),
+    shape("LIMIT_DROPS", MapType::PerCpuArray, 4, size_of::<LimitDrops>(), MAX_SERVICES),
     sized("BACKEND_COUNTERS", MapType::PerCpuArray, size_of::<Counters>()),
 ];
 

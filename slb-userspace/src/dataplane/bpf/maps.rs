@@ -16,8 +16,9 @@ use slb_common::{
         interface::{self, Interface, InterfaceProperties},
         lookup_table::{LookupTable, MIGRATING},
         service::{Service, ServiceIndex},
-        stats::{Action, Counters, Reason, Totals},
+        stats::{Action, Counters, LimitDrops, Reason, Totals},
         time::Jiffies,
+        token_bucket::TokenBuckets,
     },
     datapath::flow_gc::FlowTable,
 };
@@ -34,7 +35,7 @@ use super::{
     pins::Pins,
     seeds, syscall,
 };
-use crate::dataplane::counters::CounterSnapshot;
+use crate::dataplane::counters::{CounterSnapshot, sum, sum_drops};
 use slb_control::{
     dataplane::{
         DataPlane, TableContents,
@@ -61,11 +62,13 @@ pub struct Maps {
     next_hops: MapData,
     access_lists: AccessLists,
     round_robin: MapData,
+    token_buckets: MapData,
     connection_counts: MapData,
     interfaces: DevMapHash<MapData>,
     interface_table: MappedArray<Interface>,
     totals: PerCpuArray<MapData, Totals>,
     service_counters: MapData,
+    limit_drops: MapData,
     backend_counters: MapData,
     flows: MappedArray,
     /// Possible CPUs, each with its own counters.
@@ -99,11 +102,13 @@ impl Maps {
             next_hops: MapData::from_pin(pins.map("NEXT_HOPS"))?,
             access_lists: AccessLists::open(pins)?,
             round_robin: MapData::from_pin(pins.map("ROUND_ROBIN"))?,
+            token_buckets: MapData::from_pin(pins.map("TOKEN_BUCKETS"))?,
             connection_counts: MapData::from_pin(pins.map("CONNECTIONS"))?,
             interfaces: pinned_map::open(pins, "INTERFACES")?,
             interface_table: MappedArray::open(&pins.map(INTERFACE_TABLE))?,
             totals: pinned_map::open(pins, "TOTALS")?,
             service_counters: MapData::from_pin(pins.map("SERVICE_COUNTERS"))?,
+            limit_drops: MapData::from_pin(pins.map("LIMIT_DROPS"))?,
             backend_counters: MapData::from_pin(pins.map("BACKEND_COUNTERS"))?,
             flows: MappedArray::open(&pins.map("FLOWS"))?,
             processors: aya::util::nr_cpus().map_err(|(file, error)| {
@@ -131,10 +136,12 @@ impl Maps {
     /// # Errors
     /// The maps cannot be read.
     pub fn counters(&self, services: u32, backends: u32) -> Result<CounterSnapshot> {
-        let read = |map: &MapData, ids| counters::read(map.fd().as_fd(), self.processors, ids);
+        let read = |map: &MapData, ids| counters::read(map.fd().as_fd(), self.processors, ids, sum);
+        let drops = counters::read(self.limit_drops.fd().as_fd(), self.processors, services, sum_drops);
+        let drops = drops.context("cannot read the drops of limits")?;
         let services = read(&self.service_counters, services).context("cannot read traffic of services")?;
         let backends = read(&self.backend_counters, backends).context("cannot read traffic of servers")?;
-        Ok(CounterSnapshot::new(services, backends, &self.totals.get(&0, 0)?))
+        Ok(CounterSnapshot::new(services, drops, backends, &self.totals.get(&0, 0)?))
     }
 
     /// What the slots of a table say. Reads the table; a process that has built it knows without. `backends` are the
@@ -401,6 +408,9 @@ impl DataPlane for Maps {
                 if *is_new {
                     let zero = vec![Counters::default(); self.processors];
                     syscall::update_batch(self.service_counters.fd().as_fd(), &[id.index()], &zero)?;
+                    let zero = vec![LimitDrops::default(); self.processors];
+                    syscall::update_batch(self.limit_drops.fd().as_fd(), &[id.index()], &zero)?;
+                    set(&self.token_buckets, id.index(), [0_u64; TokenBuckets::WORDS])?;
                     set(&self.round_robin, id.index(), 0_u64)?;
                 }
                 set(&self.services, id.index(), **service)?;

@@ -8,7 +8,7 @@ use slb_common::abi::{
     service::{Service, policy},
 };
 
-use super::padded_name;
+use super::{limits, padded_name};
 use crate::server::configured_ids::ConfiguredIds;
 use slb_api::types::{self as api, ApiAccessList, ApiAccessListKind, ApiCounters, ApiListener};
 use slb_config::model::{AccessListKind, Config, ListenerAccess, ListenerTarget, Mode, Protocol};
@@ -33,6 +33,7 @@ pub(super) fn empty_listener(service: &Service, ids: &ConfiguredIds<'_>) -> ApiL
         server_group_id: group.as_deref().and_then(|group| ids.group(group)).map(ToString::to_string),
         server_group: group,
         access_list,
+        limits: limits::of_service(service),
         counters: ApiCounters::default(),
         current_flows: None,
         digest: None,
@@ -98,6 +99,7 @@ pub(super) fn stopped<'a>(
             server_group: group.map(str::to_owned),
             server_group_id: group.and_then(|group| ids.group(group)).map(ToString::to_string),
             access_list: listener.access.as_ref().map(configured_access_list),
+            limits: limits::of_configured(listener),
             counters: ApiCounters::default(),
             current_flows: None,
             digest: None,

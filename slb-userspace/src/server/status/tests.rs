@@ -90,7 +90,7 @@ fn document(state: &MapState, readings: &Readings) -> Status {
 fn listeners_and_servers_have_the_counters_of_their_ids() {
     let state = state(3, 2);
     let mut readings = Readings {
-        counters: CounterSnapshot::new(counters(19, 1000), counters(22, 1), &[]),
+        counters: CounterSnapshot::new(counters(19, 1000), Vec::new(), counters(22, 1), &[]),
         ..Readings::default()
     };
     readings.current_flows.by_service.insert(ServiceTag::new(101), 5);

@@ -138,10 +138,11 @@ fn load_balancer(id: &str, number: usize, has_locals: bool, choices: &mut Choice
             "access_list = \"office\"\naccess_list_type = \"white\"\n",
             "access_list = \"office\"\naccess_list_type = \"black\"\n",
         ]);
+        let limits = choices.of(&["", "bandwidth = \"100Mbit\"\n", "bandwidth = \"1Gbit\"\n"]);
         let _ = write!(
             text,
             "[[load_balancer.listener]]\nid = \"{id}\"\nname = \"{name}\"\nprotocol = \"{protocol}\"\nport = {port}\n\
-             {target}\n{check}\n{scheduler}{mode}{rest}{access}"
+             {target}\n{check}\n{scheduler}{mode}{rest}{access}{limits}"
         );
     }
 }

@@ -54,7 +54,7 @@ pub(super) const ABI: OldAbi = OldAbi {
         sized("BACKEND_COUNTERS", MapType::PerCpuArray, 40),
     ],
     #[cfg(test)]
-    added: &["ACCESS_LISTS", "SOURCES"],
+    added: &["ACCESS_LISTS", "LIMIT_DROPS", "SOURCES", "TOKEN_BUCKETS"],
 };
 
 const SERVICE_INDEX: &str = "SERVICE_INDEX";

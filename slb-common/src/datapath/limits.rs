@@ -1,0 +1,31 @@
+//! Limits of listeners: bandwidth, and new connections.
+//!
+//! Bandwidth counts each frame that is about to be forwarded between a client and a server, as the traffic counters do.
+//! Each direction has its own token bucket. ICMP errors, and answers of SLB, do not count.
+//!
+//! A new connection is what counts as a new flow: a SYN, or in the modes that see replies the first datagram of a flow. It
+//! counts before a server is selected, so one that is refused makes no entry and takes no turn. Packets of tracked flows
+//! are no new connections; of an untracked flow, each SYN is one.
+
+use super::maps::Maps;
+use crate::abi::token_bucket::Limit;
+
+/// Takes `amount` from a token bucket of a service: bytes, or connections. Returns `false` if the bucket is empty, and
+/// counts the packet as dropped. A BPF subprogram
+/// ([`PathCalls::take_tokens`](super::path_calls::PathCalls::take_tokens)).
+#[inline(always)]
+pub fn take<T: Maps>(service: u32, limit: Limit, amount: u32, maps: &T) -> bool {
+    let Some(limited) = maps.service(service) else { return true };
+    let rate = match limit {
+        Limit::BandwidthIn | Limit::BandwidthOut => limited.bandwidth,
+        Limit::NewConnections => limited.new_connections,
+    };
+    // Before the next call: rate and amount need no place in the stack frame after it.
+    let cost = limit.cost(rate, amount);
+    let Some(buckets) = maps.token_buckets(limited.token_buckets) else { return true };
+    let may_pass = buckets.take(limit, cost, maps.nanoseconds());
+    if !may_pass {
+        maps.count_over_limit(service, limit);
+    }
+    may_pass
+}
