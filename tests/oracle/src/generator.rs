@@ -4,6 +4,7 @@
 mod access;
 mod configuration;
 mod frame;
+mod listener_limits;
 mod mutation;
 mod sequence;
 

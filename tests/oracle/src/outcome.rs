@@ -88,6 +88,8 @@ named! {
         ForgedIcmp = "forged_icmp",
         NoSourcePort = "no_source_port",
         AccessDenied = "access_denied",
+        BandwidthLimit = "bandwidth_limit",
+        NewConnectionLimit = "new_connection_limit",
     }
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod fragments;
 mod limits;
+mod listener_limits;
 mod related;
 mod select;
 mod source;
@@ -18,6 +19,7 @@ use std::{
 use self::{
     fragments::{FragmentKey, Record},
     limits::{Generated, Limits},
+    listener_limits::Buckets,
 };
 use crate::{
     answers::{Cause, is_one_host},
@@ -79,6 +81,7 @@ pub struct Reference<'s, S> {
     /// Where first fragments went.
     fragments: HashMap<FragmentKey, Record>,
     limits: Limits,
+    buckets: Buckets,
     /// Flow labels seen, by listener and client endpoint.
     labels: HashMap<(usize, SocketAddr), u32>,
     traffic: BTreeMap<Counted, Traffic>,
@@ -123,6 +126,7 @@ impl<'s, S: Slots> Reference<'s, S> {
             flows: HashMap::new(),
             fragments: HashMap::new(),
             limits: Limits::default(),
+            buckets: Buckets::default(),
             labels: HashMap::new(),
             traffic: BTreeMap::new(),
         }
@@ -183,7 +187,7 @@ impl<'s, S: Slots> Reference<'s, S> {
             (Content::EchoRequest, _) => self.echo(&packet, &arrival, frame.len()),
             (_, Some(protocol)) => match self.world.listener(packet.destination, protocol) {
                 Some(listener) => self.request(&packet, listener, &arrival, frame.len(), seen),
-                None => self.reply(&packet, protocol, &arrival),
+                None => self.reply(&packet, protocol, &arrival, frame.len()),
             },
             _ if matches!(packet.number, number::ICMP | number::ICMPV6) => {
                 self.related(&packet, &arrival, frame.len(), seen.frame)

@@ -161,6 +161,10 @@ pub struct Listener {
     pub toa: bool,
     /// Which clients may reach it; `None` for all.
     pub access: Option<Access>,
+    /// Kilobits of frames per second in each direction; `None` for no limit.
+    pub bandwidth: Option<u32>,
+    /// New connections per second; `None` for no limit.
+    pub new_connections: Option<u32>,
 }
 
 /// A network: its first address, and the length of its prefix.
@@ -234,7 +238,22 @@ pub struct Hop {
     pub tag: Option<Tag>,
 }
 
+/// Kilobits per second that no sequence reaches.
+const UNREACHED_BANDWIDTH: u32 = 1_000_000_000;
+/// New connections per second that no sequence reaches.
+const UNREACHED_CONNECTIONS: u32 = 10_000_000;
+
 impl World {
+    /// The same, with limits that no sequence reaches, whatever time it takes.
+    #[must_use]
+    pub fn with_unreached_limits(mut self) -> Self {
+        for listener in &mut self.listeners {
+            listener.bandwidth = listener.bandwidth.map(|_| UNREACHED_BANDWIDTH);
+            listener.new_connections = listener.new_connections.map(|_| UNREACHED_CONNECTIONS);
+        }
+        self
+    }
+
     pub(crate) fn vip(&self, ip: IpAddr) -> Option<&Vip> {
         self.vips.iter().find(|vip| vip.ip == ip)
     }

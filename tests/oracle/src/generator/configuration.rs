@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::access;
+use super::{access, listener_limits::with_limits};
 use crate::{
     choices::Choices,
     world::{
@@ -96,7 +96,7 @@ pub fn world(choices: &mut impl Choices) -> World {
                     listener.toa = false;
                     listener.table = Some(usize::from(port - 80) / 2 * 2 % TABLES + family);
                 }
-                world.listeners.push(listener);
+                world.listeners.push(with_limits(choices, listener));
             }
         }
     }
@@ -199,5 +199,7 @@ fn listener(choices: &mut impl Choices, at: SocketAddr, world: &World) -> Listen
         follow: choices.rarely(3),
         by_client: choices.rarely(6),
         access: access::of_listener(choices),
+        bandwidth: None,
+        new_connections: None,
     }
 }

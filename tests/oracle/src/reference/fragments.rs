@@ -93,7 +93,7 @@ impl<S: Slots> Reference<'_, S> {
             To::Server(client, source) => {
                 self.follow_to_server(packet, record, [client, source], arrival, bytes, seen)
             }
-            To::Client(path, client) => self.follow_to_client(packet, record, (path, client), arrival),
+            To::Client(path, client) => self.follow_to_client(packet, record, (path, client), arrival, bytes),
         }
     }
 
@@ -123,6 +123,7 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::Drop(Reason::Loop));
         }
         self.check_egress(packet, arrival, hop.interface, hop.tag)?;
+        self.check_bytes_in(listener, bytes)?;
         let (frame, group) = match mode {
             Mode::Nat | Mode::FullNat => {
                 let ends = [(End::Source, source), (End::Destination, server.at)];
@@ -157,6 +158,7 @@ impl<S: Slots> Reference<'_, S> {
         Record { listener, server: number, .. }: Record,
         (path, client): (Path, SocketAddr),
         arrival: &Interface,
+        bytes: usize,
     ) -> Result<Sent, Refusal> {
         if !arrival.server {
             return Err(Refusal::Drop(Reason::WrongInterface));
@@ -173,6 +175,7 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::Drop(Reason::TooBig));
         }
         self.check_egress(packet, arrival, out.interface, out.tag)?;
+        self.check_bytes_out(listener, bytes)?;
         let vip = self.world.listeners[listener].at;
         let ends = [(End::Source, vip), (End::Destination, client)];
         let frame = packet.translated(ends, path.mac, out.own);

@@ -57,6 +57,9 @@ impl<S: Slots> Reference<'_, S> {
             let server = self.current(packet, slots[0])?;
             self.check_hop(server)?;
             let is_new = packet.segment.is_syn() && !packet.is_rst();
+            if is_new {
+                self.check_new_connection(number)?;
+            }
             return Ok(Selected { server, is_new, is_finished: false });
         }
         let key = (packet.source, protocol, number);
@@ -175,11 +178,14 @@ impl<S: Slots> Reference<'_, S> {
         if !packet.is_rst() && self.conflicting(key).len() >= CONFLICTS {
             return Err(Refusal::Drop(Reason::ClientPortBusy));
         }
-        let (server, previous) = self.by_hash(packet, key, listener)?;
-        self.check_hop(server)?;
         let is_tcp = packet.content == Content::Tcp;
         let is_syn = packet.segment.is_syn();
         let is_new = (is_syn && !packet.is_rst()) || (sees_replies && !is_tcp);
+        if is_new {
+            self.check_new_connection(key.2)?;
+        }
+        let (server, previous) = self.by_hash(packet, key, listener)?;
+        self.check_hop(server)?;
         let is_finished = packet.is_mid_stream()
             && self.world.servers[server].state == ServerState::Terminating
             && !packet.is_rst();

@@ -18,6 +18,7 @@ impl<S: Slots> Reference<'_, S> {
         packet: &Packet,
         protocol: Protocol,
         arrival: &Interface,
+        bytes: usize,
     ) -> Result<Sent, Refusal> {
         if !arrival.server {
             return Err(Refusal::Unmatched);
@@ -43,6 +44,7 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::IcmpError(Cause::TooBig(mtu.into()), Reason::TooBig));
         }
         self.check_egress(packet, arrival, out.interface, out.tag)?;
+        self.check_bytes_out(listener, bytes)?;
         self.record(packet, Record::to_client(listener, number, (path, client), self.now), is_finished);
         let (reset, reason);
         let packet = if is_finished {

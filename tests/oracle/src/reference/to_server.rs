@@ -48,6 +48,7 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::Drop(Reason::Loop));
         }
         self.check_egress(packet, arrival, hop.interface, hop.tag)?;
+        self.check_bytes_in(listener, bytes)?;
         let ends = [packet.source, source.unwrap_or(packet.source)];
         self.record(packet, Record::to_server(listener, number, ends, self.now), is_finished);
         let (reset, mut reason) = (self.reset_of(packet, is_finished)?, Reason::ToServer);

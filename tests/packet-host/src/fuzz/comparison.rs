@@ -186,7 +186,7 @@ impl SequenceRun<'_, '_, '_, '_> {
                 }
                 Step::Wait(jiffies) => {
                     now += jiffies;
-                    self.comparison.host.now.set(now);
+                    self.comparison.host.set_time(now, self.comparison.world.hz);
                     self.oracle.set_time(now);
                 }
                 Step::Server(number, state) => {

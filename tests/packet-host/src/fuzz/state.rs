@@ -96,7 +96,8 @@ pub fn state(world: &World) -> MapState {
 }
 
 fn put_service(state: &mut MapState, number: usize, service: Service) {
-    let service = Service { handle: Handle::new(number as u32, 1), ..service };
+    let id = number as u32;
+    let service = Service { handle: Handle::new(id, 1), token_buckets: id, ..service };
     state.index.entries.insert(ServiceId::new(number as u32), entry(&service, SEED));
     state.services.insert(ServiceId::new(number as u32), service);
 }
@@ -168,6 +169,8 @@ fn service(world: &World, listener: &Listener) -> Service {
         (listener.follow, policy::FOLLOW),
         (listener.by_client, policy::BY_CLIENT),
         (listener.toa, policy::TOA),
+        (listener.bandwidth.is_some(), policy::LIMIT_BANDWIDTH),
+        (listener.new_connections.is_some(), policy::LIMIT_NEW_CONNECTIONS),
     ] {
         policies |= if is_set { bit } else { 0 };
     }
@@ -189,6 +192,8 @@ fn service(world: &World, listener: &Listener) -> Service {
         idle_timeout: listener.idle,
         policy: policies,
         access_list: list.map_or(AccessListId::EMPTY.index(), list_id),
+        bandwidth: listener.bandwidth.unwrap_or_default(),
+        new_connections: listener.new_connections.unwrap_or_default(),
         ..Service::default()
     }
 }

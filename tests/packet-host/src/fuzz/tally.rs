@@ -51,9 +51,18 @@ const EXPECTED: &[(Action, &[Reason])] = &[
             Reason::Unmatched,
             Reason::WrongInterface,
             Reason::ForgedIcmp,
+            Reason::BandwidthLimit,
+            Reason::NewConnectionLimit,
             Reason::NoSourcePort,
         ],
     ),
+];
+
+/// Outcomes that the kernel does not reach: a frame that ends before its Ethernet type, and limits by the clock.
+const HOST_ONLY: [(Action, Reason); 3] = [
+    (Action::Pass, Reason::Truncated),
+    (Action::Drop, Reason::BandwidthLimit),
+    (Action::Drop, Reason::NewConnectionLimit),
 ];
 
 /// Packets by outcome, and sequences.
@@ -102,8 +111,7 @@ impl Tally {
             EXPECTED.iter().flat_map(|(action, reasons)| reasons.iter().map(|reason| (*action, *reason)));
         expected
             .filter(|outcome| !self.outcomes.contains_key(outcome))
-            // A frame that ends before its Ethernet type.
-            .filter(|outcome| extent == Extent::Host || *outcome != (Action::Pass, Reason::Truncated))
+            .filter(|outcome| extent == Extent::Host || !HOST_ONLY.contains(outcome))
             .map(|(action, reason)| format!("{} {}", action.name(), reason.name()))
             .chain(groups)
             .collect()
