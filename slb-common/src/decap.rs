@@ -1,5 +1,5 @@
 //! The decapsulator: removes the outer IPv4 or IPv6 header of a load balancer's tunnel packets (RFC 2003, RFC 4213, RFC
-//! 2473). It runs on a server whose kernel has no tunnel device.
+//! 2473), and a UDP header behind it (Generic UDP Encapsulation). It runs on a server whose kernel has no tunnel device.
 //!
 //! An open decapsulator lets anyone send packets from within the network (CVE-2020-10136, CVE-2024-7596), so:
 //!
@@ -15,6 +15,7 @@
 //! Invariants: a frame is changed only after every check that could refuse it; this module calls no kernel helper.
 
 mod ecn;
+mod gue;
 mod inner;
 mod link;
 mod outer;
@@ -49,10 +50,11 @@ pub fn process(frame: &mut Frame<'_>, policy: &DecapPolicy) -> Outcome {
 
 #[inline(always)]
 fn strip(frame: &mut Frame<'_>, policy: &DecapPolicy) -> Result<Outcome, DecapReason> {
-    let outer = outer::read(frame)?.forget(policy);
+    let outer = outer::read(frame, policy)?.forget(policy);
     if !policy.allows(&outer.source) {
         return Err(DecapReason::SourceNotAllowed);
     }
+    let outer = gue::open(frame, outer)?.forget(policy);
     let (ether_type, reason) = inner::forward(frame, &outer, policy)?;
     let cut = link::move_header(frame, outer.network, outer.inner, ether_type, policy)
         .ok_or(DecapReason::BadInner)?;

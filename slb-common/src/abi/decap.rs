@@ -16,8 +16,8 @@ pub const DECAP_ABI_VERSION: u32 = 1;
 pub struct DecapPolicy {
     /// Always 0, which the verifier does not know.
     zero: u32,
-    /// Keeps the size a multiple of eight.
-    reserved: u32,
+    /// UDP destination port of GUE tunnel packets, in network byte order; 0 for none.
+    gue_port: u32,
     /// Outer sources whose packets are decapsulated; an empty list allows none.
     sources: AddressList,
     /// Inner destinations that packets may have; an empty list allows all.
@@ -25,15 +25,32 @@ pub struct DecapPolicy {
 }
 
 impl DecapPolicy {
-    /// A policy; `None` if a list has more than [`MAX_ADDRESSES`] addresses.
+    /// A policy without GUE; `None` if a list has more than [`MAX_ADDRESSES`] addresses.
     #[must_use]
     pub fn new(sources: &[Address], destinations: &[Address]) -> Option<Self> {
         Some(Self {
             zero: 0,
-            reserved: 0,
+            gue_port: 0,
             sources: AddressList::new(sources)?,
             destinations: AddressList::new(destinations)?,
         })
+    }
+
+    /// The same policy, which decapsulates UDP datagrams to this port, too; 0 for none.
+    #[must_use]
+    pub const fn with_gue_port(self, port: u16) -> Self {
+        Self { gue_port: port.to_be() as u32, ..self }
+    }
+
+    /// UDP destination port of GUE tunnel packets; `None` if there are none.
+    pub fn gue_port(&self) -> Option<u16> {
+        Some(u16::from_be(self.gue_port as u16)).filter(|port| *port != 0)
+    }
+
+    /// Whether UDP datagrams to this port, in network byte order, are GUE tunnel packets.
+    #[inline(always)]
+    pub const fn is_gue(&self, port: u16) -> bool {
+        port != 0 && self.gue_port == port as u32
     }
 
     /// Outer sources whose packets are decapsulated; empty for none.
@@ -114,6 +131,8 @@ named_enum! {
     Congestion = "congestion",
     /// The kernel refused to cut the outer header off.
     NotCut = "not_cut",
+    /// A GUE packet with a control message, flags or extension fields, or of an unknown variant.
+    GueHeader = "gue_header",
 }
 
 impl DecapReason {
@@ -128,6 +147,7 @@ impl DecapReason {
             | Self::BadOuter
             | Self::Fragment
             | Self::ExtensionHeaders
+            | Self::GueHeader
             | Self::SourceNotAllowed => DecapAction::Pass,
             Self::InnerVersion
             | Self::BadInner

@@ -8,7 +8,7 @@ use crate::{
     net::{
         ethernet,
         frame::Frame,
-        headers::{EthernetAddresses, ExtensionHeader, Ipv4Hdr, Ipv6Hdr, ether_type, protocol},
+        headers::{EthernetAddresses, ExtensionHeader, Ipv4Hdr, Ipv6Hdr, UdpHdr, ether_type, protocol},
     },
 };
 
@@ -30,6 +30,8 @@ pub(super) struct Outer {
     pub(super) source: Address,
     /// Whether the outer header is IPv4.
     pub(super) is_v4: bool,
+    /// Whether a UDP header is at `inner`. [`super::gue::open`] finds the inner packet behind it.
+    pub(super) is_gue: bool,
     /// Whether the protocol number says that the inner header is IPv4.
     pub(super) carries_v4: bool,
     /// Explicit Congestion Notification of the outer header, two bits.
@@ -47,6 +49,7 @@ impl Outer {
             ip_payload_len: policy.forget(self.ip_payload_len),
             source: self.source,
             is_v4: policy.forget(usize::from(self.is_v4)) != 0,
+            is_gue: policy.forget(usize::from(self.is_gue)) != 0,
             carries_v4: policy.forget(usize::from(self.carries_v4)) != 0,
             ecn: policy.forget(self.ecn as usize) as u32,
         }
@@ -59,27 +62,37 @@ impl Outer {
 ///
 /// The frame is no tunnel packet, or its inner offset is uncertain. For each of these reasons the frame is passed.
 #[inline(always)]
-pub(super) fn read(frame: &Frame<'_>) -> Result<Outer, DecapReason> {
+pub(super) fn read(frame: &Frame<'_>, policy: &DecapPolicy) -> Result<Outer, DecapReason> {
     let addresses = frame.header::<EthernetAddresses>(0).ok_or(DecapReason::BadOuter)?;
     if addresses.destination[0] & 1 != 0 {
         return Err(DecapReason::LinkMulticast);
     }
     let (kind, network) = ethernet::network(frame).ok_or(DecapReason::BadOuter)?;
     match kind {
-        ether_type::IPV4 => ipv4(frame, network),
-        ether_type::IPV6 => ipv6(frame, network),
+        ether_type::IPV4 => ipv4(frame, network, policy),
+        ether_type::IPV6 => ipv6(frame, network, policy),
         _ => Err(DecapReason::NotIp),
     }
 }
 
+/// Whether the UDP header at `at` is that of a GUE packet.
+#[inline(always)]
+fn is_gue(frame: &Frame<'_>, at: usize, policy: &DecapPolicy) -> bool {
+    frame.header::<UdpHdr>(at).is_some_and(|udp| policy.is_gue(u16::from_ne_bytes(udp.dst)))
+}
+
 /// RFC 2003, 3.1; RFC 4213, 3.6.
 #[inline(always)]
-fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Outer, DecapReason> {
+fn ipv4(frame: &Frame<'_>, network: usize, policy: &DecapPolicy) -> Result<Outer, DecapReason> {
     let ip = frame.header::<Ipv4Hdr>(network).ok_or(DecapReason::BadOuter)?;
-    if ip.proto != protocol::IPV4 && ip.proto != protocol::IPV6 {
+    let header_len = usize::from(ip.vihl & 0xf) * 4;
+    // A later fragment has no ports.
+    let is_gue = ip.proto == protocol::UDP
+        && u16::from_be_bytes(ip.frags) & 0x1fff == 0
+        && is_gue(frame, network + header_len, policy);
+    if ip.proto != protocol::IPV4 && ip.proto != protocol::IPV6 && !is_gue {
         return Err(DecapReason::NotTunnel);
     }
-    let header_len = usize::from(ip.vihl & 0xf) * 4;
     let total = usize::from(u16::from_be_bytes(ip.tot_len));
     if ip.vihl >> 4 != 4
         || header_len < size_of::<Ipv4Hdr>()
@@ -98,6 +111,7 @@ fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Outer, DecapReason> {
         ip_payload_len: total - header_len,
         source: Address::v4(ip.src_addr),
         is_v4: true,
+        is_gue,
         carries_v4: ip.proto == protocol::IPV4,
         ecn: u32::from(ip.tos & 3),
     })
@@ -105,7 +119,7 @@ fn ipv4(frame: &Frame<'_>, network: usize) -> Result<Outer, DecapReason> {
 
 /// RFC 2473, 3.
 #[inline(always)]
-fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Outer, DecapReason> {
+fn ipv6(frame: &Frame<'_>, network: usize, policy: &DecapPolicy) -> Result<Outer, DecapReason> {
     let ip = frame.header::<Ipv6Hdr>(network).ok_or(DecapReason::BadOuter)?;
     let payload = usize::from(u16::from_be_bytes(ip.payload_len));
     let ecn = u32::from(ip.vcf[1] >> 4 & 3);
@@ -134,7 +148,9 @@ fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Outer, DecapReason> {
     if next == protocol::DESTINATION_OPTIONS {
         return Err(DecapReason::ExtensionHeaders);
     }
-    if next != protocol::IPV4 && next != protocol::IPV6 {
+    let transport = network + size_of::<Ipv6Hdr>() + options;
+    let is_gue = next == protocol::UDP && is_gue(frame, transport, policy);
+    if next != protocol::IPV4 && next != protocol::IPV6 && !is_gue {
         return Err(DecapReason::NotTunnel);
     }
     if !is_v6 || payload < options || frame.len() < network + size_of::<Ipv6Hdr>() + payload {
@@ -146,10 +162,11 @@ fn ipv6(frame: &Frame<'_>, network: usize) -> Result<Outer, DecapReason> {
     }
     Ok(Outer {
         network,
-        inner: network + size_of::<Ipv6Hdr>() + options,
+        inner: transport,
         ip_payload_len: payload - options,
         source,
         is_v4: false,
+        is_gue,
         carries_v4: next == protocol::IPV4,
         ecn,
     })

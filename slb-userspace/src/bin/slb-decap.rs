@@ -12,7 +12,7 @@ use slb_userspace::{
     telemetry, version,
 };
 
-/// Decapsulates tunnel packets of SLB (IPv4 or IPv6 in IPv4 or IPv6) in XDP, on servers whose kernel has no tunnel
+/// Decapsulates tunnel packets of SLB (IPv4 or IPv6 in IPv4 or IPv6, or in UDP) in XDP, on servers whose kernel has no tunnel
 /// device.
 #[derive(Parser)]
 #[command(name = "slb-decap", version = version::DECAP_VERSION.as_str())]
@@ -41,6 +41,9 @@ enum Command {
         /// Accept every inner destination: a forged or compromised source then reaches whatever this server routes to.
         #[arg(long, conflicts_with = "vip")]
         any_vip: bool,
+        /// UDP destination port of tunnel packets of mode `gue`; 0 leaves all UDP to the kernel.
+        #[arg(long, value_name = "PORT", default_value_t = 6080)]
+        gue_port: u16,
         /// XDP mode.
         #[arg(long, value_enum, default_value = "auto")]
         xdp_mode: attach::XdpMode,
@@ -78,9 +81,9 @@ fn main() -> ExitCode {
 
 fn execute(arguments: Arguments) -> Result<()> {
     match arguments.command {
-        Command::Attach { interface, from, vip, any_vip, xdp_mode } => {
+        Command::Attach { interface, from, vip, any_vip, gue_port, xdp_mode } => {
             let vips = if any_vip { attach::Vips::Any } else { attach::Vips::Only(vip) };
-            attach::attach(arguments.pin_dir, &interface, &from, &vips, xdp_mode)
+            attach::attach(arguments.pin_dir, &interface, &from, &vips, gue_port, xdp_mode)
         }
         Command::Detach { interface, force, .. } => {
             detach::detach(arguments.pin_dir, interface.as_deref(), force)

@@ -33,8 +33,15 @@ pub enum XdpMode {
 ///
 /// # Errors
 /// Neither the interface nor the pins have changed.
-pub fn attach(pin_dir: PathBuf, interface: &str, from: &[IpAddr], vips: &Vips, mode: XdpMode) -> Result<()> {
-    let policy = addresses::policy(from, vips)?;
+pub fn attach(
+    pin_dir: PathBuf,
+    interface: &str,
+    from: &[IpAddr],
+    vips: &Vips,
+    gue_port: u16,
+    mode: XdpMode,
+) -> Result<()> {
+    let policy = addresses::policy(from, vips, gue_port)?;
     ensure_root("attach")?;
     let links = links()?;
     let link = find(&links, interface)?;

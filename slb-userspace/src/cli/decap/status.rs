@@ -36,6 +36,8 @@ pub struct DecapInterface {
     pub sources: Vec<IpAddr>,
     /// Accepted inner destinations; empty for any.
     pub vips: Vec<IpAddr>,
+    /// UDP destination port of GUE tunnel packets; `None` if UDP is not decapsulated.
+    pub gue_port: Option<u16>,
     /// Frames by reason since the first attach. Each frame is counted under one reason. The verdict is `strip`, `pass`
     /// or `drop`.
     pub reasons: Vec<ReasonCount>,
@@ -76,6 +78,7 @@ fn read(pins: &DecapPins, links: &[Link]) -> Result<DecapStatus> {
             program,
             sources: state.policy.sources().iter().map(to_ip).collect(),
             vips: state.policy.destinations().iter().map(to_ip).collect(),
+            gue_port: state.policy.gue_port(),
             reasons: reasons.collect(),
         });
     }
@@ -99,6 +102,9 @@ fn render(status: &DecapStatus) -> Result<String> {
         }
         writeln!(text, "  from {}", list(&interface.sources))?;
         writeln!(text, "  to   {vips}")?;
+        if let Some(port) = interface.gue_port {
+            writeln!(text, "  gue  port {port}")?;
+        }
         if interface.reasons.is_empty() {
             writeln!(text, "  no frame yet")?;
             continue;

@@ -1,5 +1,7 @@
 //! The table of decapsulator cases.
 
+mod gue;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use slb_common::abi::decap::{DecapPolicy, DecapReason};
@@ -27,12 +29,13 @@ const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x10)
 /// Policy of all cases: accepted outer sources and inner destinations.
 pub fn policy() -> DecapPolicy {
     let addresses = |list: &[IpAddr]| list.iter().copied().map(to_address).collect::<Vec<_>>();
-    DecapPolicy::new(&addresses(&[BALANCER4, BALANCER6]), &addresses(&[VIP4, VIP6])).expect("few addresses")
+    let policy = DecapPolicy::new(&addresses(&[BALANCER4, BALANCER6]), &addresses(&[VIP4, VIP6]));
+    policy.expect("few addresses").with_gue_port(gue::PORT)
 }
 
 /// Every case.
 pub fn all() -> Vec<DecapCase> {
-    [stripped(), passed(), dropped()].into_iter().flatten().collect()
+    [stripped(), passed(), dropped(), gue::cases()].into_iter().flatten().collect()
 }
 
 fn inner4() -> Frame {
