@@ -9,7 +9,7 @@
 //! | program | decides on |
 //! |---|---|
 //! | [`fast`] | most packets of known flows, frames for other hosts |
-//! | [`full_nat`] | packets of known source-translated flows |
+//! | [`full_nat`] | packets of known flows of the modes `full-nat` and `gue` |
 //! | [`slow`] | nothing: parses, names the next program |
 //! | [`to_server`] | packets to a listener: selects the server |
 //! | [`source`] | packets whose source is translated: finds or chooses their source |
@@ -58,6 +58,7 @@ mod echo;
 mod fast;
 mod forward;
 mod fragments;
+mod gue;
 mod icmp;
 mod macs;
 mod nat;

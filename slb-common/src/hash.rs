@@ -49,7 +49,8 @@ pub const fn flow_hash(salt: u64, client: &Address, port: u16) -> u64 {
     }
 }
 
-/// IPv6 flow label, by which routers on the path to a server tell flows apart. Costs as much as [`mix`].
+/// IPv6 flow label, and UDP source port of mode `gue`, by which routers and NICs on the path to a server tell flows
+/// apart. Costs as much as [`mix`].
 #[inline(always)]
 pub const fn flow_label(salt: u64, client: &Address, port: u16) -> u32 {
     let [_, low] = client.halves();

@@ -12,7 +12,7 @@ const REQUIRED: [Capability; 7] = [
     Capability::CAP_BPF,
     Capability::CAP_NET_ADMIN,
     Capability::CAP_PERFMON,
-    // Probe packets in the modes dsr and ipip, and their network namespace.
+    // Probe packets in the modes dsr, ipip and gue, and their network namespace.
     Capability::CAP_NET_RAW,
     Capability::CAP_SYS_ADMIN,
     // Raise the limits of open files and, before Linux 5.11, of locked memory.

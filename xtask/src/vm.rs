@@ -92,6 +92,8 @@ const SELECTIONS: [Selection; 3] = [
             "ipip",
             "sit",
             "ip6_tunnel",
+            "fou",
+            "fou6",
         ],
         // LACP and teams run in `cargo xtask vm` only: they take as long as all of these together.
         load: &[
@@ -101,6 +103,7 @@ const SELECTIONS: [Selection; 3] = [
             "guest::unusable_bond_vlan_and_vrf_interfaces",
             "guest::nat_works_with_native_xdp",
             "guest::tunnels_are_decapsulated",
+            "guest::gue_packets_are_decapsulated",
         ],
         load_in: Some(Kernel::V6_12),
         all: &[GUEST_ONLY],

@@ -130,12 +130,29 @@ pub mod mode {
     pub const IPIP: u8 = Mode::Ipip.number();
     /// [`Mode::FullNat`].
     pub const FULL_NAT: u8 = Mode::FullNat.number();
+    /// [`Mode::Gue`].
+    pub const GUE: u8 = Mode::Gue.number();
 
     /// Whether replies return through SLB.
     #[inline(always)]
     pub const fn sees_replies(mode: u8) -> bool {
         mode & !FULL_NAT == NAT
     }
+
+    /// Whether the fast path of this mode is a program of its own.
+    #[inline(always)]
+    pub const fn has_own_fast_path(mode: u8) -> bool {
+        mode >= FULL_NAT
+    }
+
+    /// Whether packets to servers are encapsulated.
+    #[inline(always)]
+    pub const fn is_tunnel(mode: u8) -> bool {
+        mode & IPIP != 0
+    }
+
+    const _: () = assert!(has_own_fast_path(GUE) && is_tunnel(GUE) && is_tunnel(IPIP));
+    const _: () = assert!(!is_tunnel(NAT | DSR | FULL_NAT) && !has_own_fast_path(NAT | DSR | IPIP));
 }
 
 /// Policies of a service or a VIP, as bits.
@@ -323,11 +340,13 @@ impl IndexEntry {
 pub struct ServiceIndex {
     /// Seed of the index's hash, chosen so that no entry needs more than [`INDEX_PROBES`] probes.
     pub seed: u64,
+    /// UDP destination port of mode `gue`, in network byte order.
+    pub gue_port: u16,
     /// Padding; zero.
-    pub reserved: u32,
+    pub reserved: u16,
     /// Jiffies per second, the unit of time on the packet path.
     pub hz: u32,
-    /// Source addresses of mode `ipip`.
+    /// Source addresses of the modes `ipip` and `gue`.
     pub tunnel: Tunnel,
     /// Sources of mode `full-nat`.
     pub locals: LocalAddresses,

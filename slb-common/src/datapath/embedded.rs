@@ -9,7 +9,7 @@ use crate::{
         address::Address,
         ethernet::priority_tags_len,
         frame::Frame,
-        headers::{FragmentHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, protocol},
+        headers::{FragmentHeader, IcmpHdr, Ipv4Hdr, Ipv6Hdr, Ports, UdpHdr, protocol},
     },
 };
 
@@ -25,7 +25,7 @@ const MIN_MTU6: u32 = 1280;
 const MIN_MTU4: u32 = 576;
 
 /// Smallest path MTU that is believed of an ICMP error to `destination`, in bytes. Behind the smallest one of a tunnel an
-/// IPv6 packet of the smallest MTU still fits.
+/// IPv6 packet of the smallest MTU still fits. The UDP header of mode `gue` is not part of it.
 #[inline(always)]
 pub(super) fn minimum_mtu(destination: &Address, tunnel: &Tunnel) -> u32 {
     let (smallest, family) =
@@ -36,8 +36,9 @@ pub(super) fn minimum_mtu(destination: &Address, tunnel: &Tunnel) -> u32 {
 
 /// Reads the packet that an ICMP error embeds, with its ends exchanged: the sender of the embedded packet, which is to
 /// receive the error, is the destination of `embedded`. `outer` is the ICMP error, as [`parse`](super::parse::parse) has
-/// left it. `minimum` is the smallest path MTU that is believed. Offsets are those in the frame without priority tags;
-/// `len` counts the embedded bytes; VLAN and VLAN device are those of the error; `network` is 0 if the addresses have not been read.
+/// left it. `minimum` is the smallest path MTU that is believed; that of a tunnel is eight bytes larger if the embedded
+/// packet has a UDP header. Offsets are those in the frame without priority tags; `len` counts the embedded bytes; VLAN
+/// and VLAN device are those of the error; `network` is 0 if the addresses have not been read.
 ///
 /// # Errors
 ///
@@ -119,6 +120,9 @@ pub fn parse_embedded(
     if end < at + header_len {
         return Err(Reason::Truncated);
     }
+    // A tunnel packet of mode `gue`. Only the smallest path MTU of a tunnel is larger than that of IPv6.
+    let is_gue = embedded.protocol == protocol::UDP && minimum > MIN_MTU6;
+    let is_forged = is_forged || (is_gue && mtu < minimum + size_of::<UdpHdr>() as u32);
     if !matches!(embedded.protocol, protocol::TCP | protocol::UDP) {
         return Err(if is_forged { Reason::ForgedIcmp } else { Reason::OtherProtocol });
     }

@@ -5,6 +5,7 @@ use core::borrow::Borrow as _;
 use super::{
     charge,
     frame_calls::FrameCalls,
+    gue,
     icmp_error::{IcmpError, IcmpMessage},
     ipip,
     macs::{macs, readdress},
@@ -63,7 +64,8 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
 }
 
 impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
-    /// Rewrites a packet and sends it to its server. With `SOURCE` the selection may have a source. `sender` is the source hardware address of the frame.
+    /// Rewrites a packet and sends it to its server. With `SOURCE` the selection may have a source, and the mode may be
+    /// `gue`. `sender` is the source hardware address of the frame.
     #[inline(always)]
     pub(super) fn forward<const SOURCE: bool, G: FrameCalls>(
         &self,
@@ -82,7 +84,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         }
         let mut frame = head.frame();
         let bytes = frame.len();
-        let overhead = if mode == mode::IPIP { ipip::overhead(backend) } else { 0 };
+        let overhead = ipip::overhead(mode, backend);
         // The RST that a segment of a finished connection becomes is small.
         if packet.len + overhead > hop.mtu as usize && !is_finished {
             let mtu = hop.mtu.saturating_sub(overhead as u32);
@@ -135,6 +137,11 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             mode::IPIP => {
                 let flow = flow_label(service.salt, &packet.source, packet.source_port);
                 ipip::encapsulate(head, packet, backend, hop, &self.index.tunnel, flow)?;
+            }
+            // The program without `SOURCE` has left it to another one.
+            mode::GUE if SOURCE => {
+                let flow = flow_label(service.salt, &packet.source, packet.source_port);
+                gue::encapsulate(head, packet, backend, hop, self.index, flow)?;
             }
             _ => return Err(Refusal::drop(Reason::NotReady)),
         }

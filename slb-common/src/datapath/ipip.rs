@@ -7,7 +7,7 @@ use crate::{
         backend::{Backend, NextHop},
         family::Family,
         mode::Mode,
-        service::Tunnel,
+        service::{Tunnel, mode},
         stats::Reason,
     },
     net::{
@@ -31,10 +31,14 @@ const VERSION_4: u8 = 0x45;
 const MAC_PAIR_LEN: usize = 12;
 const UNTAGGED: usize = 14;
 
-/// Bytes that encapsulation adds towards a server.
+/// Bytes that this mode adds to packets to a server.
 #[inline(always)]
-pub(super) const fn overhead(backend: &Backend) -> usize {
-    Mode::Ipip.overhead(if backend.address.is_v4() { Family::V4 } else { Family::V6 })
+pub(super) const fn overhead(mode: u8, backend: &Backend) -> usize {
+    if !mode::is_tunnel(mode) {
+        return 0;
+    }
+    let family = if backend.address.is_v4() { Family::V4 } else { Family::V6 };
+    if mode == mode::GUE { Mode::Gue.overhead(family) } else { Mode::Ipip.overhead(family) }
 }
 
 /// Sum of the words of an outer IPv4 header that are the same in every packet from `source` to `destination`: all but
@@ -61,7 +65,7 @@ pub(super) fn encapsulate<G: FrameBuffer>(
     tunnel: &Tunnel,
     flow: u32,
 ) -> Result<(), Reason> {
-    if !head.grow(overhead(backend)) {
+    if !head.grow(overhead(mode::IPIP, backend)) {
         return Err(Reason::NoHeadroom);
     }
     let frame = &mut head.frame();
@@ -78,17 +82,20 @@ pub(super) fn encapsulate<G: FrameBuffer>(
     .ok_or(Reason::Truncated)
 }
 
-/// Fields that the outer header takes from the inner one.
-struct InnerHeader {
-    /// Length of the inner packet in bytes. The sum with the outer header fits: longer packets have been refused.
-    len: u16,
-    /// TOS or traffic class.
-    class: u8,
-    protocol: u8,
+/// Fields of the outer header that depend on the inner packet.
+pub(super) struct InnerHeader {
+    /// Length of the outer header's payload in bytes. The sum with the outer header fits: longer packets have been
+    /// refused.
+    pub(super) len: u16,
+    /// TOS or traffic class: DSCP and ECN are copied (RFC 2983, uniform model; RFC 6040, 4.1, normal mode).
+    pub(super) class: u8,
+    /// Protocol number of the outer header's payload.
+    pub(super) protocol: u8,
 }
 
+/// Reads the header of the packet that is encapsulated, at `at`, and decrements its TTL or hop limit.
 #[inline(always)]
-fn inner(frame: &mut Frame<'_>, at: usize, packet: &Packet) -> Option<InnerHeader> {
+pub(super) fn inner(frame: &mut Frame<'_>, at: usize, packet: &Packet) -> Option<InnerHeader> {
     if packet.destination.is_v4() {
         let ip = frame.header_mut::<Ipv4Hdr>(at)?;
         let before = u16::from_ne_bytes([ip.ttl, ip.proto]);
@@ -130,8 +137,9 @@ pub(super) fn ethernet(
     Some(())
 }
 
+/// Writes the outer IPv4 header.
 #[inline(always)]
-fn ipv4(
+pub(super) fn ipv4(
     frame: &mut Frame<'_>,
     network: usize,
     inner: &InnerHeader,
@@ -157,9 +165,10 @@ fn ipv4(
     Some(())
 }
 
-/// The flow label is a hash of the flow, so that routers spread flows, not packets (RFC 6438).
+/// Writes the outer IPv6 header. The flow label is a hash of the flow, so that routers spread flows, not packets (RFC
+/// 6438).
 #[inline(always)]
-fn ipv6(
+pub(super) fn ipv6(
     frame: &mut Frame<'_>,
     network: usize,
     inner: &InnerHeader,

@@ -17,6 +17,7 @@ use super::{
     embedded::minimum_mtu,
     flows::{Conflicts, Flows, NOT_FOUND},
     frame_calls::FrameCalls,
+    gue,
     icmp_nat::Translation,
     ipip,
     macs::{macs, readdress},
@@ -50,7 +51,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let (metadata, is_vip) = (metadata.borrow(), self.index.vip(&packet.destination).is_some());
         let (embedded, is_forged) = (&metadata.packet, metadata.is_refused_for(Reason::ForgedIcmp));
         let (vip, port) = (&embedded.destination, embedded.destination_port);
-        let Tunnel { v4, v6 } = &self.index.tunnel;
+        let Tunnel { v4, v6, .. } = &self.index.tunnel;
         let is_tunnel = packet.destination.same(v4) | packet.destination.same(v6);
         let is_of_another = is_vip && embedded.network != 0 && !packet.destination.same(vip);
         if is_of_another || (is_forged && (is_vip | is_tunnel)) {
@@ -131,7 +132,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         if packet.hop_limit <= 1 && mode != mode::DSR {
             return Err(Refusal::drop(Reason::HopLimit));
         }
-        let overhead = if mode == mode::IPIP { ipip::overhead(backend) } else { 0 };
+        let overhead = ipip::overhead(mode, backend);
         if packet.len + overhead > hop.mtu as usize {
             return Err(Refusal::drop(Reason::TooBig));
         }
@@ -160,6 +161,10 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             mode::IPIP => {
                 let flow = flow_label(service.salt, &embedded.source, embedded.source_port);
                 ipip::encapsulate(head, packet, backend, hop, &self.index.tunnel, flow)?;
+            }
+            mode::GUE => {
+                let flow = flow_label(service.salt, &embedded.source, embedded.source_port);
+                gue::encapsulate(head, packet, backend, hop, self.index, flow)?;
             }
             _ => return Err(Refusal::drop(Reason::NotReady)),
         }

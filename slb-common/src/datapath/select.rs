@@ -88,8 +88,9 @@ pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
         return Err(Refusal::Next(TailCalled::FullNat));
     }
     // The slow path gives the flow a source, and inserts the client endpoint into segments that open a connection.
+    let lacks_source = !source.is_allocated() && service.mode != mode::GUE;
     let is_opening = found.sequence_word.state() & state::ASSURED == 0;
-    if SOURCE && (!source.is_allocated() || (service.policy & policy::TOA != 0 && is_opening)) {
+    if SOURCE && (lacks_source || (service.policy & policy::TOA != 0 && is_opening)) {
         return Err(Refusal::DECLINE);
     }
     match request.disposition::<true>(&query, &found, &flows)? {

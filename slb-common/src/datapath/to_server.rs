@@ -54,7 +54,8 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
 }
 
 impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
-    /// Decides on a packet to a listener. Without `SOURCE` it leaves source-translated flows to another program.
+    /// Decides on a packet to a listener. Without `SOURCE` it leaves source-translated flows and
+    /// those of mode `gue` to another program.
     #[inline(always)]
     pub(super) fn to_server<const SOURCE: bool, G: FrameCalls>(
         &self,
@@ -64,7 +65,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
     ) -> Result<Egress, Refusal> {
         let Self { index, maps, .. } = *self;
         let mode = service.mode;
-        if FAST && !SOURCE && mode == mode::FULL_NAT {
+        if FAST && !SOURCE && mode::has_own_fast_path(mode) {
             return Err(Refusal::Next(TailCalled::FullNat));
         }
         // Before the hop limit: a denied client receives no answer.
@@ -85,7 +86,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         let selection = match select::select_untracked::<FAST, T>(&request, mode)? {
             // The fast path has separate code for untracked flows, which is shorter.
             Some(selection) if FAST => {
-                return self.forward::<false, G>(head, packet, sender, service, mode, &selection);
+                return self.forward::<SOURCE, G>(head, packet, sender, service, mode, &selection);
             }
             Some(selection) => {
                 if selection.is_new {

@@ -56,7 +56,7 @@ impl<'t> Selection<'t> {
     /// Whether the packet exceeds the MTU towards the server.
     #[inline(always)]
     fn is_too_big(&self, packet: &Packet, mode: u8) -> bool {
-        let overhead = if mode == mode::IPIP { ipip::overhead(self.backend) } else { 0 };
+        let overhead = ipip::overhead(mode, self.backend);
         packet.len + overhead > self.hop.mtu as usize
     }
 }

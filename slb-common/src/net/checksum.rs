@@ -23,6 +23,28 @@ impl Delta {
         Self(self.0 + word as u64)
     }
 
+    /// Subtracts a word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn minus(self, word: u16) -> Self {
+        Self(self.0 + (!word) as u64)
+    }
+
+    /// Adds an address. The common words of mapped addresses add nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn plus_address(self, address: &Address) -> Self {
+        let [a, b, c, d] = address.0;
+        Self(self.0 + a as u64 + b as u64 + c as u64 + d as u64)
+    }
+
+    /// Subtracts an IPv4 address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn minus_v4(self, address: &Address) -> Self {
+        Self(self.0 + (!address.0[3]) as u64)
+    }
+
     /// Adds another sum.
     #[inline(always)]
     #[must_use]

@@ -350,7 +350,7 @@ pub struct ApiListener {
     pub limits: Option<ApiLimits>,
     /// Traffic of this listener.
     pub counters: ApiCounters,
-    /// Flows now; `None` where flows are untracked (modes `dsr` and `ipip`).
+    /// Flows now; `None` where flows are untracked (modes `dsr`, `ipip` and `gue`).
     pub current_flows: Option<u64>,
     /// [`Status::digest`] of this listener alone; `None` if it is stopped.
     pub digest: Option<String>,
@@ -426,7 +426,7 @@ pub struct ApiServer {
     pub slots: u32,
     /// Traffic of this server.
     pub counters: ApiCounters,
-    /// Flows now; `None` where flows are untracked (modes `dsr` and `ipip`).
+    /// Flows now; `None` where flows are untracked (modes `dsr`, `ipip` and `gue`).
     pub current_flows: Option<u64>,
     /// Set while it drains: it receives no new flows.
     pub draining: Option<DrainStatus>,

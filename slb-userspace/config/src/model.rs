@@ -59,8 +59,10 @@ pub struct DaemonConfig {
     pub flow_table_entries: u32,
     /// Capacity of the maps, in servers. 1,024 to 1,048,576.
     pub max_servers: u32,
-    /// Source addresses of tunnels (mode `ipip`): at most one per address family.
+    /// Source addresses of tunnels (modes `ipip` and `gue`): at most one per address family.
     pub tunnel_addresses: Vec<IpAddr>,
+    /// UDP destination port of tunnel packets of mode `gue`. Not 0.
+    pub gue_port: u16,
     /// Addresses at which connections to servers begin (mode `full-nat`): unique, at most 32 per address family, no
     /// VIPs and no servers' addresses.
     pub local_addresses: Vec<IpAddr>,

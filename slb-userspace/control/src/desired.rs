@@ -121,6 +121,7 @@ pub fn desired(config: &Config, observations: ObservedInputs<'_>) -> Desired {
         services,
         pools,
         tunnel: tunnel(config),
+        gue_port: config.daemon.gue_port,
         locals: desired_local_addresses(config, observations.vips),
     }
 }
@@ -144,11 +145,12 @@ pub fn vips_without_listeners(config: &Config, vips: &BTreeMap<IpAddr, VipState>
         services: services.filter_map(dropped).collect(),
         pools: Vec::new(),
         tunnel: tunnel(config),
+        gue_port: config.daemon.gue_port,
         locals: desired_local_addresses(config, observations.vips),
     }
 }
 
-/// The VIPs at which servers of `dsr` and `ipip` are probed. Servers of another load balancer need not hold them.
+/// The VIPs at which servers of `dsr`, `ipip` and `gue` are probed. Servers of another load balancer need not hold them.
 fn checked_at<'a>(balancer: &'a LoadBalancer, listener: &Listener) -> Option<&'a [IpAddr]> {
     (!listener.mode.sees_replies() && listener.health_check.is_some())
         .then_some(balancer.addresses.as_slice())

@@ -140,7 +140,7 @@ impl<'a> FinishedFlows<'a> {
         if entry.protocol() != Some(IpProtocol::Tcp) {
             return false;
         }
-        // In `dsr` and `ipip` no RST is provoked for an expired flow, so none is outstanding.
+        // In `dsr`, `ipip` and `gue` no RST is provoked for an expired flow, so none is outstanding.
         if (entry.sees_replies() || flow.left.is_some())
             && let Some(has_rst_outstanding) = self.removed.get_mut(&flow.backend)
         {

@@ -142,6 +142,7 @@ pub fn assign(
     state.index = IndexContent {
         hz: limits.hz,
         tunnel: desired.tunnel,
+        gue_port: desired.gue_port,
         locals: local_addresses::assign(&desired.locals, &actual.index.locals, inputs.unused_locals)?,
         entries,
         servers: answers,

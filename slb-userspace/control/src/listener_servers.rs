@@ -74,7 +74,7 @@ pub(super) fn family(listener: &Listener, vip: IpAddr) -> Option<Family> {
     match listener.mode {
         Mode::Nat | Mode::FullNat => Some(Family::of(vip)),
         // The packet reaches the server untranslated, so the server needs only the VIP.
-        Mode::Dsr | Mode::Ipip => None,
+        Mode::Dsr | Mode::Ipip | Mode::Gue => None,
     }
 }
 

@@ -82,6 +82,8 @@ pub struct Desired {
     pub pools: Vec<DesiredPool>,
     /// Source addresses of tunnel packets.
     pub tunnel: Tunnel,
+    /// UDP destination port of tunnel packets of mode `gue`.
+    pub gue_port: u16,
     /// Local addresses (mode `full-nat`). Each once, and at most 32 of a family.
     pub locals: Vec<DesiredLocalAddress>,
 }

@@ -45,7 +45,7 @@ impl CheckEvidence {
         match self {
             Self::CheckPasses => {
                 "answers do not return through SLB: make SLB's address the server's gateway (default route, or a policy route; in mode \
-                 \"full-nat\" for the local addresses only), let its firewall answer the clients, or use mode \"full-nat\", \"dsr\" or \"ipip\""
+                 \"full-nat\" for the local addresses only), let its firewall answer the clients, or use mode \"full-nat\", \"dsr\", \"ipip\" or \"gue\""
             }
             Self::Unchecked => {
                 "no answer to new connections passes through SLB: the server is down, its accept queue is full, a firewall drops them, or \

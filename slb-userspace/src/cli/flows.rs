@@ -21,7 +21,8 @@ What becomes of connections whose entries are erased:
                hash; on a migrating slot it goes to the previous backend. With the schedulers maglev and maglev-client that is mostly
                the same server, and the connection goes on. Another server answers by a RST: connections of rr, wrr, wlc, of session_persistence, or that
                began before or during a change of the servers, may end.
-  dsr, ipip    Packets go by the hash: connections go on where nothing is tracked. Else as in mode nat.
+  dsr, ipip, gue
+               Packets go by the hash: connections go on where nothing is tracked. Else as in mode nat.
 With --not-assured, established connections keep their entries. A connection that is being opened loses packets, which are sent again;
 under rr, wrr, wlc and session_persistence it may be reset. A UDP flow without an answer, or younger than 2 s, begins anew. To end a
 server's connections use `slb server drain`.")]

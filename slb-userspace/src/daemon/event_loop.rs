@@ -347,6 +347,7 @@ pub(super) fn probes(config: &Config) -> ProbeSettings {
         sources: config.daemon.probe_source.clone(),
         mark: config.daemon.probe_mark,
         tunnel_addresses: config.daemon.tunnel_addresses.clone(),
+        gue_port: config.daemon.gue_port,
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn fill_in(
         (SeedOrigin::Configured, Some(in_use)) if in_use != seed => tracing::warn!(
             hash_seed = seed,
             in_use,
-            "another hash_seed takes effect: connections without a flow-table entry (modes dsr and ipip) move to other servers"
+            "another hash_seed takes effect: connections without a flow-table entry (modes dsr, ipip and gue) move to other servers"
         ),
         (SeedOrigin::FromMaps, _) if seed == 0 => tracing::warn!(
             "hash_seed 0 of an earlier start stays in use, so that no connection moves; it is a well-known value: to replace it, set \

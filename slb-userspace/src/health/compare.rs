@@ -17,7 +17,7 @@ async fn compare(target: &Target, error: &ProbeError, paths: &ProbePaths) -> Opt
     let (way, silent) = match target.via {
         Via::Direct => return None,
         Via::Dsr { vip } => (format!("at {vip}"), format!("is {vip} on its loopback interface?")),
-        Via::Ipip { vip } => (
+        Via::Ipip { vip } | Via::Gue { vip } => (
             format!("at {vip} through the tunnel"),
             format!(
                 "does it take packets out of tunnels from this host, and is {vip} on its loopback interface?"

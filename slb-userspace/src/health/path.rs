@@ -1,6 +1,6 @@
 //! Paths of probes, and their sockets.
 //!
-//! Probes take the path of the traffic: in mode `nat` to the server's own address, in `dsr` and `ipip` to a VIP at the
+//! Probes take the path of the traffic: in mode `nat` to the server's own address, in `dsr`, `ipip` and `gue` to a VIP at the
 //! server. For the latter see `vip_path`.
 
 mod capture;
@@ -57,6 +57,8 @@ pub struct ProbeSettings {
     pub mark: Option<u32>,
     /// Source addresses of tunnels.
     pub tunnel_addresses: Vec<IpAddr>,
+    /// UDP destination port of tunnels of mode `gue`.
+    pub gue_port: u16,
 }
 
 impl ProbeSettings {
@@ -212,7 +214,7 @@ impl ProbePaths {
             made.inspect_err(|error| {
                 tracing::warn!(
                     error = format!("{error:#}"),
-                    "health checks of listeners in the modes `dsr` and `ipip` go to the servers' own addresses, not along the path of the traffic"
+                    "health checks of listeners in the modes `dsr`, `ipip` and `gue` go to the servers' own addresses, not along the path of the traffic"
                 );
             })
             .ok()

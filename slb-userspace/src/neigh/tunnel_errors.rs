@@ -1,9 +1,15 @@
 //! Makes the kernel learn path MTUs from ICMP errors about tunnel packets (RFC 2003, 5.1; RFC 2473, 6.7).
+//! The protocol of a tunnel packet is that of the inner packet in mode `ipip`, and UDP in mode `gue`.
 //!
 //! A router that drops a tunnel packet sends its ICMP error to the tunnel packet's source, this host. The kernel takes
 //! the path MTU from it only if a socket of that protocol exists.
 
-use std::{collections::BTreeSet, io, net::IpAddr, os::fd::AsRawFd as _};
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd as _,
+};
 
 use futures_util::future::{pending, select_all};
 use nix::{
@@ -17,6 +23,8 @@ use slb_common::net::headers::protocol;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::io::{Interest, unix::AsyncFd};
 
+/// Protocols of tunnel packets.
+const PROTOCOLS: [u8; 3] = [protocol::IPV4, protocol::IPV6, protocol::UDP];
 /// Errors read at once; further ones follow.
 const BATCH: usize = 64;
 
@@ -25,15 +33,13 @@ const BATCH: usize = 64;
 pub(super) struct TunnelErrors(Vec<AsyncFd<Socket>>);
 
 impl TunnelErrors {
-    /// Opens sockets for the families of these tunnel addresses; none for none.
+    /// Opens sockets for these tunnel addresses; none for none.
     ///
     /// # Errors
     /// A raw socket cannot be opened; it requires `CAP_NET_RAW`.
     pub(super) fn open(tunnel_addresses: &BTreeSet<IpAddr>) -> io::Result<Self> {
-        let families: BTreeSet<bool> = tunnel_addresses.iter().map(IpAddr::is_ipv4).collect();
-        let inner = [protocol::IPV4, protocol::IPV6];
-        let each = families.into_iter().flat_map(|outer_v4| inner.map(|inner| (outer_v4, inner)));
-        each.map(|(outer_v4, inner)| open(outer_v4, inner)).collect::<io::Result<_>>().map(Self)
+        let each = tunnel_addresses.iter().flat_map(|from| PROTOCOLS.map(|protocol| (*from, protocol)));
+        each.map(|(from, protocol)| open(from, protocol)).collect::<io::Result<_>>().map(Self)
     }
 
     /// Waits for errors, and discards them: the kernel has learned from them.
@@ -51,11 +57,15 @@ impl TunnelErrors {
     }
 }
 
-fn open(outer_v4: bool, inner: u8) -> io::Result<AsyncFd<Socket>> {
+fn open(from: IpAddr, protocol: u8) -> io::Result<AsyncFd<Socket>> {
+    let outer_v4 = from.is_ipv4();
     let domain = if outer_v4 { Domain::IPV4 } else { Domain::IPV6 };
-    let protocol = Protocol::from(i32::from(inner));
+    let protocol = Protocol::from(i32::from(protocol));
     let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
     socket.attach_filter(&[SockFilter::new((BPF_RET | BPF_K) as u16, 0, 0, 0)])?;
+    // The kernel copies the packets to the address for the socket, before the filter. An address that this host does not
+    // have yet stays unbound: errors are more important than copies.
+    let _ = socket.bind(&SocketAddr::new(from, 0).into());
     // Without it the kernel ignores IPv6 errors for a socket that is not connected.
     if outer_v4 { setsockopt(&socket, Ipv4RecvErr, &true) } else { setsockopt(&socket, Ipv6RecvErr, &true) }?;
     // SAFETY: a `Socket` owns its descriptor and returns the same one for as long as it lives.

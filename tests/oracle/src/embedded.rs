@@ -69,11 +69,14 @@ impl Packet {
         is_error.then_some(mtu)
     }
 
-    /// What an ICMP message says about another packet; `least` is the smallest path MTU that there may be.
-    pub(crate) fn embedded(&self, least: u32) -> Result<Embedded, Unread> {
+    /// What an ICMP message says about another packet; `least` is the smallest path MTU that there may be. With `tunnel` that
+    /// of a datagram is larger: its UDP header may be that of a tunnel packet.
+    pub(crate) fn embedded(&self, least: u32, tunnel: bool) -> Result<Embedded, Unread> {
         let end = self.network + self.len;
         let mtu = self.stated_mtu().ok_or(Unread::NotRelated)?;
         let embedded = self.embedded_in(self.transport + 8..end);
+        let is_datagram = matches!(embedded, Some(Some(Embedded { protocol: Protocol::Udp, .. })));
+        let least = if tunnel && is_datagram { least + 8 } else { least };
         let is_tiny = mtu.is_some_and(|mtu| mtu < least);
         match embedded.ok_or(Unread::NotRelated)? {
             embedded if is_tiny => Err(Unread::TinyMtu(embedded)),

@@ -23,6 +23,7 @@ mod embedded;
 mod flow;
 mod rewrite;
 mod toa;
+mod tunnel;
 mod vlan;
 
 pub use self::{

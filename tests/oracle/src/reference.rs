@@ -26,6 +26,7 @@ use crate::{
     flow::{Clock, Flow},
     outcome::{Action, Expected, Group, Reason, Verdict},
     packet::{Content, Packet, number, parse},
+    tunnel::TunnelFlow,
     world::{Interface, Protocol, ServerState, Tag, Vip, World},
 };
 
@@ -82,15 +83,15 @@ pub struct Reference<'s, S> {
     fragments: HashMap<FragmentKey, Record>,
     limits: Limits,
     buckets: Buckets,
-    /// Flow labels seen, by listener and client endpoint.
-    labels: HashMap<(usize, SocketAddr), u32>,
+    /// What tells flows in tunnels apart, as seen, by listener and client endpoint.
+    tunnel_flows: HashMap<(usize, SocketAddr), TunnelFlow>,
     traffic: BTreeMap<Counted, Traffic>,
 }
 
 /// What the product did with a packet, as far as it is the product's choice.
 #[expect(missing_debug_implementations, reason = "a function has none")]
 pub struct Seen<'a> {
-    /// The frame that it sent: an outer IPv6 header has a flow label.
+    /// The frame that it sent: an outer IPv6 header has a flow label, an outer UDP header a source port.
     pub frame: &'a [u8],
     /// The source of the flow of a client endpoint, a protocol and a position in the world's listeners.
     pub source: &'a dyn Fn(SocketAddr, Protocol, usize) -> Option<SocketAddr>,
@@ -127,7 +128,7 @@ impl<'s, S: Slots> Reference<'s, S> {
             fragments: HashMap::new(),
             limits: Limits::default(),
             buckets: Buckets::default(),
-            labels: HashMap::new(),
+            tunnel_flows: HashMap::new(),
             traffic: BTreeMap::new(),
         }
     }
@@ -149,7 +150,7 @@ impl<'s, S: Slots> Reference<'s, S> {
 
     /// What must happen to a frame that arrives on the interface `ifindex`.
     ///
-    /// A flow label must be the same for all packets of a flow, and so must a source.
+    /// Flow label and outer source port must be the same for all packets of a flow, and so must a source.
     pub fn judge(&mut self, frame: &[u8], ifindex: u32, seen: &Seen<'_>) -> Expected {
         match self.sent(frame, ifindex, seen) {
             Ok(Sent { out, action, reason, frame, group }) => {

@@ -5,13 +5,11 @@ use std::{
     ops::Range,
 };
 
-use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
-
 use crate::{
     bytes::put,
     checksum::carry,
-    packet::{Content, Packet, number},
-    world::{Hop, Mac, World},
+    packet::{Content, Packet},
+    world::Mac,
 };
 
 /// The TTL or hop limit of packets that SLB builds: the default of RFC 1700 and Linux.
@@ -121,49 +119,6 @@ impl Packet {
         if self.content != Content::Tcp && out[at..at + 2] == [0, 0] {
             out[at..at + 2].fill(0xff);
         }
-    }
-
-    /// The frame inside an IP packet to the server. `label` is the flow label of an outer IPv6 header.
-    pub(crate) fn encapsulated(&self, world: &World, server: IpAddr, hop: &Hop, label: u32) -> Vec<u8> {
-        let mut inner = self.frame.clone();
-        inner[self.hop_limit_at()] -= 1;
-        self.refresh_header(&mut inner, self.network);
-        let ip = &inner[self.network..];
-        let (class, protocol, len) = if self.is_v4() {
-            (ip[1], number::IPV4, u16::from_be_bytes([ip[2], ip[3]]))
-        } else {
-            let len = u16::from_be_bytes([ip[4], ip[5]]);
-            (ip[0] << 4 | ip[1] >> 4, number::IPV6, len + 40)
-        };
-        let mut out = self.readdressed(hop.peer, hop.own);
-        out.truncate(self.network - 2);
-        match server {
-            IpAddr::V4(to) => {
-                let from = world.tunnel.0.octets();
-                let mut header = Ipv4Header::new(len, HOP_LIMIT, IpNumber(protocol), from, to.octets())
-                    .expect("the packet was below the MTU");
-                header.dscp = (class >> 2).try_into().expect("six bits");
-                header.ecn = (class & 3).try_into().expect("two bits");
-                header.header_checksum = header.calc_header_checksum();
-                out.extend([8, 0]);
-                out.extend(header.to_bytes());
-            }
-            IpAddr::V6(to) => {
-                let header = Ipv6Header {
-                    traffic_class: class,
-                    flow_label: Ipv6FlowLabel::try_new(label).expect("20 bits"),
-                    payload_length: len,
-                    next_header: IpNumber(protocol),
-                    hop_limit: HOP_LIMIT,
-                    source: world.tunnel.1.octets(),
-                    destination: to.octets(),
-                };
-                out.extend([0x86, 0xdd]);
-                out.extend(header.to_bytes());
-            }
-        }
-        out.extend(ip);
-        out
     }
 }
 

@@ -7,6 +7,7 @@ use etherparse::{Ipv4HeaderSlice, NetSlice, SlicedPacket, TransportSlice};
 use crate::{
     checksum::sum,
     packet::number::{IPV4, IPV6},
+    world::GUE_PORT,
 };
 
 /// Whether a receiver would accept the frame, and the packet inside a tunnel packet or an ICMP error.
@@ -40,6 +41,16 @@ fn is_sound_packet(packet: &SlicedPacket<'_>) -> bool {
         }
         (Some(TransportSlice::Tcp(tcp)), IpAddr::V6(from), IpAddr::V6(to)) => {
             tcp.calc_checksum_ipv6(from.octets(), to.octets()).ok().map(|right| (tcp.checksum(), right))
+        }
+        (Some(TransportSlice::Udp(udp)), ..)
+            if udp.destination_port() == GUE_PORT
+                && !SlicedPacket::from_ip(udp.payload()).is_ok_and(|inner| is_sound_packet(&inner)) =>
+        {
+            return false;
+        }
+        // RFC 6935: a tunnel packet over IPv6 may have no checksum.
+        (Some(TransportSlice::Udp(udp)), ..) if udp.destination_port() == GUE_PORT && udp.checksum() == 0 => {
+            return true;
         }
         (Some(TransportSlice::Udp(udp)), IpAddr::V4(from), IpAddr::V4(to)) => {
             let right = udp.to_header().calc_checksum_ipv4_raw(from.octets(), to.octets(), udp.payload());

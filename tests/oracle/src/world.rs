@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+/// UDP destination port of mode `gue`.
+pub const GUE_PORT: u16 = 6080;
+
 /// A hardware address.
 pub type Mac = [u8; 6];
 
@@ -35,7 +38,7 @@ pub struct World {
     pub local_ports: (u16, u16),
     /// The access lists. A list's number is its position.
     pub access_lists: Vec<Vec<Network>>,
-    /// Outer source addresses of mode `ipip`.
+    /// Outer source addresses of the modes `ipip` and `gue`.
     pub tunnel: (Ipv4Addr, Ipv6Addr),
 }
 
@@ -111,6 +114,8 @@ pub enum Mode {
     Dsr,
     /// The packet goes into an IP packet.
     Ipip,
+    /// The packet goes into a UDP datagram.
+    Gue,
 }
 
 impl Mode {
@@ -119,11 +124,18 @@ impl Mode {
         matches!(self, Self::Nat | Self::FullNat)
     }
 
-    /// Bytes of the outer header of packets to a server.
+    /// Whether packets are encapsulated, so that servers of the other family may receive them.
+    pub(crate) fn is_tunnel(self) -> bool {
+        matches!(self, Self::Ipip | Self::Gue)
+    }
+
+    /// Bytes of the outer headers of packets to a server.
     pub(crate) fn overhead(self, server: SocketAddr) -> usize {
         match (self, server.is_ipv4()) {
             (Self::Ipip, true) => 20,
             (Self::Ipip, false) => 40,
+            (Self::Gue, true) => 20 + 8,
+            (Self::Gue, false) => 40 + 8,
             _ => 0,
         }
     }

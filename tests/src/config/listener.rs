@@ -21,8 +21,10 @@ pub enum Mode {
     FullNat,
     /// SLB rewrites only the MACs.
     Dsr,
-    /// SLB encapsulates packets.
+    /// SLB encapsulates packets in IP packets.
     Ipip,
+    /// SLB encapsulates packets in UDP datagrams.
+    Gue,
 }
 
 impl Mode {
@@ -31,16 +33,18 @@ impl Mode {
         match self {
             Self::Nat | Self::FullNat => service.vip_port(),
             // Without translation the ports are equal.
-            Self::Dsr | Self::Ipip => service.backend_port(),
+            Self::Dsr | Self::Ipip | Self::Gue => service.backend_port(),
         }
     }
 
-    fn name(self) -> &'static str {
+    /// The mode's name in the configuration.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Nat => "nat",
             Self::FullNat => "full-nat",
             Self::Dsr => "dsr",
             Self::Ipip => "ipip",
+            Self::Gue => "gue",
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{net::Family, server::Service};
 
 #[test]
 fn plan_renders_valid_configuration_without_warnings() {
-    for mode in [Mode::Nat, Mode::FullNat, Mode::Dsr, Mode::Ipip] {
+    for mode in [Mode::Nat, Mode::FullNat, Mode::Dsr, Mode::Ipip, Mode::Gue] {
         is_valid(mode, false);
     }
     is_valid(Mode::Nat, true);
@@ -81,7 +81,7 @@ fn is_valid(mode: Mode, direct: bool) {
         direct,
         tunnel_addresses: vec![[10, 90, 0, 1].into(), [0xfd90, 0, 0, 0, 0, 0, 0, 1].into()],
         local_addresses: local_addresses(mode),
-        unknown_datagrams: matches!(mode, Mode::Dsr | Mode::Ipip).then_some("follow"),
+        unknown_datagrams: matches!(mode, Mode::Dsr | Mode::Ipip | Mode::Gue).then_some("follow"),
         roles: [("client0".to_owned(), "client")].into(),
         xdp_mode: "auto",
         hash_seed: None,

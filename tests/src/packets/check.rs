@@ -136,7 +136,12 @@ pub fn verify(frame: &[u8]) -> Result<(), String> {
         return Ok(());
     }
     if let Some(inner) = tunnel::inner(&packet) {
-        return verify(&inner);
+        verify(&inner)?;
+        match &packet.transport {
+            // RFC 6935: over IPv6, too, a tunnel packet may have no checksum.
+            Some(TransportSlice::Udp(udp)) if udp.checksum() != 0 => {}
+            _ => return Ok(()),
+        }
     }
     match (&packet.transport, addresses) {
         (Some(TransportSlice::Tcp(tcp)), Ok((source, destination))) => {

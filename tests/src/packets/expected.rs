@@ -235,7 +235,7 @@ impl ExpectedCounters {
     }
 }
 
-/// How a packet to a server is rewritten. For mode `ipip` the caller adds the outer header.
+/// How a packet to a server is rewritten. In the modes `ipip` and `gue` the caller adds the outer headers.
 fn to_server(held: &MapState, listener: &PacketListener, server: &PacketServer) -> Rewrite {
     match mode_of(held, listener) {
         mode::NAT => Rewrite::Destination(server.at),

@@ -21,7 +21,7 @@ use super::{
     host::{self, Host},
     icmp::IcmpCause,
     kernel::{Kernel, action},
-    tunnel,
+    tunnel::{self, TunnelFlow},
     world::{self, IDS, LO, PacketWorld},
 };
 
@@ -201,20 +201,21 @@ struct CaseRun<'k> {
     labels: FlowLabels,
 }
 
-/// Flow labels seen, by addresses, ports and protocol of the client's packets. A flow keeps its label, and different
-/// flows of a case have different ones.
+/// Flow labels and outer source ports seen, by addresses, ports and protocol of the client's packets. A flow keeps both,
+/// and different flows of a case have different labels.
 #[derive(Default)]
-struct FlowLabels(BTreeMap<Vec<u8>, u32>);
+struct FlowLabels(BTreeMap<Vec<u8>, TunnelFlow>);
 
 impl FlowLabels {
-    fn note(&mut self, frame: &Frame, label: u32) -> Result<()> {
+    fn note(&mut self, frame: &Frame, tunnel: TunnelFlow) -> Result<()> {
         let ip = &frame.bytes[frame.network..];
         let addresses = if ip[0] >> 4 == 4 { &ip[12..20] } else { &ip[8..40] };
         let flow = [addresses, &frame.bytes[frame.transport..][..4], &[frame.protocol]].concat();
-        let known = *self.0.entry(flow.clone()).or_insert(label);
-        ensure!(known == label, "flow label {label:#x} after {known:#x}");
+        let known = *self.0.entry(flow.clone()).or_insert(tunnel);
+        ensure!(known == tunnel, "{tunnel:x?} after {known:x?}");
         // IPv4 has no flow label.
-        let shared = self.0.iter().any(|(other, known)| *other != flow && *known == label && label != 0);
+        let label = tunnel.label;
+        let shared = self.0.iter().any(|(other, known)| *other != flow && known.label == label && label != 0);
         ensure!(!shared, "flow label {label:#x} of another flow");
         Ok(())
     }
@@ -268,14 +269,15 @@ impl CaseRun<'_> {
         if let Expect::ToServer(listener, server, _)
         | Expect::EndServer(listener, server, _)
         | Expect::FragmentToServer(listener, server, ..) = expect
-            && mode_of(&self.held, listener) == mode::IPIP
+            && mode::is_tunnel(mode_of(&self.held, listener))
         {
             let leaving = sent(frame, expect).in_vlan(server.hop.vlan);
-            let label = tunnel::label(&out, leaving.network);
+            let mode = mode_of(&self.held, listener);
+            let flow = TunnelFlow::read(&out, leaving.network, mode);
             // A fragment has the label of its flow, whose ports only the first one has.
             let of = if let Expect::FragmentToServer(.., fragment) = expect { fragment.whole } else { frame };
-            self.labels.note(of, label)?;
-            bytes = tunnel::wrapped(&leaving, &server.hop, server.at, label);
+            self.labels.note(of, flow)?;
+            bytes = tunnel::wrapped(&leaving, &server.hop, server.at, mode, flow);
         }
         // A dropped frame may be left half rewritten.
         if verdict != Verdict::Drop {

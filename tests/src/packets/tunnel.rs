@@ -1,26 +1,64 @@
-//! Expected tunnel packets of mode `ipip`, built independently of the packet path.
+//! Expected tunnel packets of the modes `ipip` and `gue`, built independently of the packet path.
 
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{NetSlice, SlicedPacket};
+use slb_common::abi::service::mode;
 
 use super::{
     check::{put, sum},
     frames::Frame,
-    world::{Hop, TUNNEL4, TUNNEL6},
+    world::{GUE_PORT, Hop, TUNNEL4, TUNNEL6},
 };
 
 /// IP protocol numbers of IP in IP.
 const IPV4: u8 = 4;
 const IPV6: u8 = 41;
 
-/// The expected frame to a server. `label` is the IPv6 flow label, which SLB chooses.
-pub fn wrapped(frame: &Frame, hop: &Hop, server: SocketAddr, label: u32) -> Vec<u8> {
+const UDP: u8 = 17;
+/// First port of the range for source ports of tunnels (RFC 6335, 6).
+const FIRST_EPHEMERAL: u16 = 49_152;
+
+/// What SLB chooses for a flow's tunnel packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TunnelFlow {
+    /// Flow label of an outer IPv6 header; 0 over IPv4.
+    pub label: u32,
+    /// Outer UDP source port; 0 without UDP header.
+    port: u16,
+}
+
+impl TunnelFlow {
+    /// Reads it from a frame whose outer IP header starts at offset `network`. A port out of its range is replaced.
+    pub fn read(frame: &[u8], network: usize, mode: u8) -> Self {
+        let (label, transport) = match frame.get(network..network + 4) {
+            Some([first, rest @ ..]) if first >> 4 == 6 => {
+                (u32::from_be_bytes([0, rest[0], rest[1], rest[2]]) & 0xf_ffff, network + 40)
+            }
+            _ => (0, network + 20),
+        };
+        let port = match frame.get(transport..transport + 2) {
+            Some([high, low]) if mode == mode::GUE => u16::from_be_bytes([*high, *low]).max(FIRST_EPHEMERAL),
+            _ => 0,
+        };
+        Self { label, port }
+    }
+}
+
+/// The expected frame to a server.
+pub fn wrapped(frame: &Frame, hop: &Hop, server: SocketAddr, mode: u8, flow: TunnelFlow) -> Vec<u8> {
     let mut packet = frame.bytes[frame.network..].to_vec();
     let v4 = packet[0] >> 4 == 4;
     let class = if v4 { packet[1] } else { packet[0] << 4 | packet[1] >> 4 };
-    let protocol = if v4 { IPV4 } else { IPV6 };
-    let len = (frame.end - frame.network) as u16;
+    let is_gue = mode == mode::GUE;
+    let protocol = if is_gue {
+        UDP
+    } else if v4 {
+        IPV4
+    } else {
+        IPV6
+    };
+    let len = (frame.end - frame.network) as u16 + if is_gue { 8 } else { 0 };
     if v4 {
         packet[8] -= 1;
         put(&mut packet, 10, 0);
@@ -49,7 +87,7 @@ pub fn wrapped(frame: &Frame, hop: &Hop, server: SocketAddr, label: u32) -> Vec<
         }
         (IpAddr::V6(to), _, IpAddr::V6(from)) => {
             out.extend([0x86, 0xdd]);
-            out.extend((6 << 28 | u32::from(class) << 20 | label).to_be_bytes());
+            out.extend((6 << 28 | u32::from(class) << 20 | flow.label).to_be_bytes());
             out.extend(len.to_be_bytes());
             out.extend([protocol, 64]);
             out.extend(from.octets());
@@ -57,18 +95,35 @@ pub fn wrapped(frame: &Frame, hop: &Hop, server: SocketAddr, label: u32) -> Vec<
         }
         _ => panic!("tunnels have no such source"),
     }
+    if is_gue {
+        out.extend(udp_header(frame, &packet, server, flow, len));
+    }
     out.extend(packet);
     out
 }
 
-/// The flow label of a frame whose IPv6 header starts at offset `network`; 0 in any other frame.
-pub fn label(frame: &[u8], network: usize) -> u32 {
-    match frame.get(network..network + 4) {
-        Some([first, rest @ ..]) if first >> 4 == 6 => {
-            u32::from_be_bytes([0, rest[0], rest[1], rest[2]]) & 0xf_ffff
-        }
-        _ => 0,
+/// Over IPv4 without a checksum. Over IPv6 with that of all bytes, if the inner packet has one over all of them.
+fn udp_header(frame: &Frame, packet: &[u8], server: SocketAddr, flow: TunnelFlow, len: u16) -> Vec<u8> {
+    let mut header = [flow.port, GUE_PORT, len, 0].map(u16::to_be_bytes).concat();
+    let transport = frame.transport - frame.network;
+    let is_whole = if packet[0] >> 4 == 4 {
+        u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff == 0
+    } else {
+        transport == 40
+    };
+    let packet = &packet[..usize::from(len) - 8];
+    let is_unchecked = frame.protocol == UDP
+        && (packet[transport + 6..transport + 8] == [0, 0]
+            || packet[transport + 4..transport + 6] != ((packet.len() - transport) as u16).to_be_bytes());
+    if let (IpAddr::V6(to), IpAddr::V6(from)) = (server.ip(), TUNNEL6)
+        && is_whole
+        && !is_unchecked
+    {
+        let ends = [from.octets(), to.octets()].concat();
+        let check = !sum(&[&ends[..], &len.to_be_bytes(), &[0, UDP], &header, packet].concat());
+        put(&mut header, 6, if check == 0 { 0xffff } else { check });
     }
+    header
 }
 
 /// The inner packet of a tunnel packet, as a frame.
@@ -81,6 +136,11 @@ pub(super) fn inner(packet: &SlicedPacket<'_>) -> Option<Vec<u8>> {
     let kind: [u8; 2] = match protocol {
         IPV4 => [8, 0],
         IPV6 => [0x86, 0xdd],
+        UDP if payload.get(2..4) == Some(&GUE_PORT.to_be_bytes()[..]) => {
+            let inner = payload.get(8..)?;
+            let kind: [u8; 2] = if inner.first()? >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
+            return Some([&[0; 12], &kind[..], inner].concat());
+        }
         _ => return None,
     };
     Some([&[0; 12], &kind[..], payload].concat())

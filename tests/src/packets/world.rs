@@ -286,6 +286,9 @@ pub fn interfaces_in_roles(near: u16, far: u16) -> Interfaces {
     interfaces
 }
 
+/// UDP destination port of tunnel packets of mode `gue`: not the default.
+pub const GUE_PORT: u16 = 7_777;
+
 /// Outer source addresses of tunnel packets.
 pub fn tunnel() -> Tunnel {
     Tunnel { v4: to_address(TUNNEL4), v6: to_address(TUNNEL6) }
@@ -310,6 +313,7 @@ impl PacketWorld {
         world.state.settings = ControlSettings { seed: SEED, generation: 1 };
         world.state.index.hz = HZ;
         world.state.index.tunnel = tunnel();
+        world.state.index.gue_port = GUE_PORT;
         world.state.interfaces.extend([LO, FAR]);
         for hop in [LAN, ROUTER] {
             let hop_entry = NextHop { ifindex: hop.out, mtu: MTU, macs: MacPair::new(hop.peer, hop.own) };

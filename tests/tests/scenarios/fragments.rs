@@ -31,8 +31,8 @@ const SIZES: [usize; 2] = [8_192, 60_000];
 const DATAGRAMS: u16 = 24;
 /// MTU of the client's link.
 const MTU: u16 = 1_500;
-/// MTU of the links to servers in mode `ipip`: a full fragment fits with its outer header.
-const ROOM: u16 = 1_540;
+/// MTU of the links to servers behind tunnels: a full fragment fits with its outer headers.
+const ROOM: u16 = 1_548;
 
 #[test]
 fn nat() {
@@ -52,6 +52,16 @@ fn ipip_over_ipv4() {
 #[test]
 fn ipip_over_ipv6() {
     scenario!(&WEIGHTS, |world| datagrams_arrive_whole(world, Some(DirectMode::Ipip(Family::V6))));
+}
+
+#[test]
+fn gue_over_ipv4() {
+    scenario!(&WEIGHTS, |world| datagrams_arrive_whole(world, Some(DirectMode::Gue(Family::V4))));
+}
+
+#[test]
+fn gue_over_ipv6() {
+    scenario!(&WEIGHTS, |world| datagrams_arrive_whole(world, Some(DirectMode::Gue(Family::V6))));
 }
 
 /// Frames of the flood in each family: more than the table has records.
@@ -142,7 +152,7 @@ fn arrivals(source: IpAddr, vip: SocketAddr, is_over: &AtomicBool) -> Result<(u3
 
 fn datagrams_arrive_whole(world: &mut World, mode: Option<DirectMode>) -> Result<()> {
     if let Some(mode) = mode {
-        if let DirectMode::Ipip(_) = mode {
+        if mode.tunnel().is_some() {
             for backend in &world.net.backends {
                 backend.set_mtu(&world.net.slb, ROOM, MTU)?;
             }

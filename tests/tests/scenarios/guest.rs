@@ -25,6 +25,8 @@ const WEIGHTS: [u8; 2] = [50, 50];
 const EXCHANGES: u64 = 60;
 /// Longest time until the daemon has read a new member of a bond, on an emulated CPU.
 const MEMBER_LIMIT: Duration = Duration::from_secs(20);
+/// Default of `gue_port`.
+const GUE_PORT: u16 = 6080;
 /// Long-lived connections per listener of modes `dsr` and `ipip`.
 const CONNECTIONS: usize = 16;
 
@@ -184,25 +186,40 @@ fn vlan_device_and_bond_forward_with_generic_xdp() {
 #[test]
 fn tunnels_are_decapsulated_by_kernel_devices() {
     with_devices(function_name!(), &["ipip", "sit", "ip6tnl"], |world| {
-        world.net.route_answers()?;
-        world.plan.mode = Mode::Ipip;
-        world.plan.unknown_datagrams = Some("follow");
-        world.plan.tunnel_addresses = Family::ALL.map(|family| world.net.slb_address(family)).into();
-        for (index, outer) in Family::ALL.into_iter().enumerate() {
-            let backend = &world.net.backends[index];
-            backend.add_vips()?;
-            backend.end_tunnels(outer)?;
-            let addresses = &mut world.plan.servers[index].addresses;
-            addresses.retain(|address| address.is_ipv4() == (outer == Family::V4));
-        }
-        world.start()?;
-        works(world)?;
-        for (index, device) in [(0, "t4"), (0, "t6"), (1, "t0")] {
-            let received = received(world, index, device)?;
-            ensure!(received > EXCHANGES / 4, "{device}: {received} packets");
-        }
-        Ok(())
+        decapsulated_by_kernel(world, Mode::Ipip)
     });
+}
+
+/// The kernel's `fou` takes packets out of UDP for the same devices.
+#[test]
+fn gue_packets_are_decapsulated_by_kernel() {
+    with_devices(function_name!(), &["ipip", "sit", "ip6tnl", "fou"], |world| {
+        decapsulated_by_kernel(world, Mode::Gue)
+    });
+}
+
+fn decapsulated_by_kernel(world: &mut World, mode: Mode) -> Result<()> {
+    world.net.route_answers()?;
+    world.plan.mode = mode;
+    world.plan.unknown_datagrams = Some("follow");
+    world.plan.tunnel_addresses = Family::ALL.map(|family| world.net.slb_address(family)).into();
+    for (index, outer) in Family::ALL.into_iter().enumerate() {
+        let backend = &world.net.backends[index];
+        backend.add_vips()?;
+        backend.end_tunnels(outer)?;
+        if mode == Mode::Gue {
+            backend.receive_gue(outer, GUE_PORT)?;
+        }
+        let addresses = &mut world.plan.servers[index].addresses;
+        addresses.retain(|address| address.is_ipv4() == (outer == Family::V4));
+    }
+    world.start()?;
+    works(world)?;
+    for (index, device) in [(0, "t4"), (0, "t6"), (1, "t0")] {
+        let received = received(world, index, device)?;
+        ensure!(received > EXCHANGES / 4, "{device}: {received} packets");
+    }
+    Ok(())
 }
 
 /// Clients are behind the network card of a virtual machine.

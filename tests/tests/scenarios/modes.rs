@@ -1,4 +1,4 @@
-//! Modes `dsr` and `ipip`, in which answers bypass SLB.
+//! Modes `dsr`, `ipip` and `gue`, in which answers bypass SLB.
 
 pub(super) mod beside;
 mod change;
@@ -19,6 +19,18 @@ pub(super) enum DirectMode {
     Dsr,
     /// Tunnel packets of one outer family, with inner packets of both.
     Ipip(Family),
+    /// The same with a UDP header.
+    Gue(Family),
+}
+
+impl DirectMode {
+    /// The outer family of tunnel packets; `None` without tunnels.
+    pub(super) fn tunnel(self) -> Option<Family> {
+        match self {
+            Self::Dsr => None,
+            Self::Ipip(outer) | Self::Gue(outer) => Some(outer),
+        }
+    }
 }
 
 /// Runs a scenario in each of these ways.
@@ -50,13 +62,29 @@ macro_rules! in_each_mode {
                     super::$body(world)
                 });
             }
+
+            #[test]
+            fn gue_over_ipv4() {
+                scenario!(&WEIGHTS, |world| {
+                    prepare(world, DirectMode::Gue(Family::V4))?;
+                    super::$body(world)
+                });
+            }
+
+            #[test]
+            fn gue_over_ipv6() {
+                scenario!(&WEIGHTS, |world| {
+                    prepare(world, DirectMode::Gue(Family::V6))?;
+                    super::$body(world)
+                });
+            }
         }
     };
 }
 use in_each_mode;
 
 in_each_mode!(flows_spread_by_weight_and_answers_bypass_slb);
-in_each_mode!(killed_server_loses_new_flows_in_dsr_and_ipip);
+in_each_mode!(killed_server_loses_new_flows_in_dsr_and_tunnels);
 in_each_mode!(drain_resets_active_connections_at_both_ends);
 
 /// Servers hold the VIPs and decapsulate if needed, and their answers reach the client.
@@ -65,21 +93,22 @@ pub(super) fn prepare(world: &mut World, direct_mode: DirectMode) -> Result<()> 
     let own = Family::ALL.map(|family| world.net.slb_address(family));
     for backend in &world.net.backends {
         backend.add_vips()?;
-        if let DirectMode::Ipip(_) = direct_mode {
+        if direct_mode.tunnel().is_some() {
             backend.decapsulate(&own)?;
         }
     }
     // Servers become ready one by one. By default, untracked datagrams would go to the previous backends of each change
     // until the idle timeout.
     world.plan.unknown_datagrams = Some("follow");
-    match direct_mode {
-        DirectMode::Dsr => world.plan.mode = Mode::Dsr,
-        DirectMode::Ipip(outer) => {
-            world.plan.mode = Mode::Ipip;
-            world.plan.tunnel_addresses = own.into();
-            for server in &mut world.plan.servers {
-                server.addresses.retain(|address| address.is_ipv4() == (outer == Family::V4));
-            }
+    world.plan.mode = match direct_mode {
+        DirectMode::Dsr => Mode::Dsr,
+        DirectMode::Ipip(_) => Mode::Ipip,
+        DirectMode::Gue(_) => Mode::Gue,
+    };
+    if let Some(outer) = direct_mode.tunnel() {
+        world.plan.tunnel_addresses = own.into();
+        for server in &mut world.plan.servers {
+            server.addresses.retain(|address| address.is_ipv4() == (outer == Family::V4));
         }
     }
     Ok(())
@@ -89,7 +118,7 @@ fn flows_spread_by_weight_and_answers_bypass_slb(world: &mut World) -> Result<()
     world.start()?;
     spreads(world, &world.plan.weights(), EXCHANGES)?;
     let status = world.status()?;
-    let mode = if world.plan.mode == Mode::Dsr { "dsr" } else { "ipip" };
+    let mode = world.plan.mode.name();
     for service in [Service::Http, Service::Echo] {
         let mut listeners = status.load_balancers.iter().flat_map(|balancer| &balancer.listeners);
         let listener =
@@ -108,7 +137,7 @@ fn flows_spread_by_weight_and_answers_bypass_slb(world: &mut World) -> Result<()
     ensure!(world.packets("forward", Some("to_server"))? > 0, "{:?}", status.reasons);
     ensure!(world.packets("forward", Some("to_client"))? == 0, "{:?}", status.reasons);
     ensure!(world.packets("drop", None)? == 0, "{:?}", status.reasons);
-    if world.plan.mode == Mode::Ipip {
+    if world.plan.mode != Mode::Dsr {
         came_through_tunnels(world)?;
     }
     Ok(())
@@ -138,7 +167,7 @@ fn drain_resets_active_connections_at_both_ends(world: &mut World) -> Result<()>
     })
 }
 
-fn killed_server_loses_new_flows_in_dsr_and_ipip(world: &mut World) -> Result<()> {
+fn killed_server_loses_new_flows_in_dsr_and_tunnels(world: &mut World) -> Result<()> {
     failure::killed(world)?;
     ensure!(world.packets("forward", Some("to_client"))? == 0, "{:?}", world.status()?.reasons);
     Ok(())

@@ -11,7 +11,7 @@ use slb_tests::{
 
 use super::modes::{DirectMode, prepare};
 
-/// MTU of the narrow link. With the outer headers of `ipip`, IPv6 packets of the smallest MTU still fit.
+/// MTU of the narrow link. With the outer headers of tunnels, IPv6 packets of the smallest MTU still fit.
 const NARROW: u16 = 1_340;
 /// Not a multiple of any segment size.
 const BYTES: u64 = 300_007;
@@ -41,6 +41,16 @@ mod before_slb {
         scenario!(&[50], |world| transfers_pass(world, Some(DirectMode::Ipip(Family::V6))));
     }
 
+    #[test]
+    fn gue_over_ipv4() {
+        scenario!(&[50], |world| transfers_pass(world, Some(DirectMode::Gue(Family::V4))));
+    }
+
+    #[test]
+    fn gue_over_ipv6() {
+        scenario!(&[50], |world| transfers_pass(world, Some(DirectMode::Gue(Family::V6))));
+    }
+
     fn transfers_pass(world: &mut World, mode: Option<DirectMode>) -> Result<()> {
         let router = world.net.insert_router(&world.id.prefix(), 0, NARROW)?;
         if let Some(mode) = mode {
@@ -67,18 +77,29 @@ mod behind_slb {
 
     #[test]
     fn ipip_over_ipv4() {
-        scenario!(&[50], |world| transfers_pass(world, Some(Family::V4)));
+        scenario!(&[50], |world| transfers_pass(world, Some(DirectMode::Ipip(Family::V4))));
     }
 
     #[test]
     fn ipip_over_ipv6() {
-        scenario!(&[50], |world| transfers_pass(world, Some(Family::V6)));
+        scenario!(&[50], |world| transfers_pass(world, Some(DirectMode::Ipip(Family::V6))));
     }
 
-    fn transfers_pass(world: &mut World, outer: Option<Family>) -> Result<()> {
+    #[test]
+    fn gue_over_ipv4() {
+        scenario!(&[50], |world| transfers_pass(world, Some(DirectMode::Gue(Family::V4))));
+    }
+
+    #[test]
+    fn gue_over_ipv6() {
+        scenario!(&[50], |world| transfers_pass(world, Some(DirectMode::Gue(Family::V6))));
+    }
+
+    fn transfers_pass(world: &mut World, mode: Option<DirectMode>) -> Result<()> {
+        let outer = mode.and_then(DirectMode::tunnel);
         let router = world.net.insert_router(&world.id.prefix(), 1, NARROW)?;
-        if let Some(outer) = outer {
-            prepare(world, DirectMode::Ipip(outer))?;
+        if let Some(mode) = mode {
+            prepare(world, mode)?;
         }
         world.start()?;
         let [v4, v6] = Family::ALL

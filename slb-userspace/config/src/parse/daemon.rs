@@ -27,6 +27,8 @@ const SOCKET: &str = "/run/slb/slbd.sock";
 /// The word for no read-only socket.
 const OFF: &str = "off";
 const STATE_DIR: &str = "/var/lib/slb";
+/// That of IANA for Generic UDP Encapsulation.
+const GUE_PORT: u16 = 6080;
 const FLOW_TABLE_ENTRIES: u32 = 262_144;
 
 const XDP_MODES: [(&str, XdpMode); 3] =
@@ -59,6 +61,7 @@ pub(super) fn build(
         checker.integer("max_servers", value, 1 << 10..=MAX_BACKENDS)
     });
     let tunnel_addresses = one_of_each_family(checker, "tunnel_addresses", raw.tunnel_addresses.as_ref());
+    let gue_port = raw.gue_port.as_ref().map_or(Some(GUE_PORT), |value| checker.port("gue_port", value));
     let local_addresses = local_addresses::build(checker, raw.local_addresses.as_ref());
     let probe_source = one_of_each_family(checker, "probe_source", raw.probe_source.as_ref());
     let probe_mark = raw
@@ -78,6 +81,7 @@ pub(super) fn build(
         flow_table_entries: flow_table_entries?,
         max_servers: max_servers?,
         tunnel_addresses: tunnel_addresses?,
+        gue_port: gue_port?,
         local_addresses: local_addresses?,
         hash_seed: hash_seed?,
         probe_source: probe_source?,

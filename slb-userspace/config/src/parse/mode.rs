@@ -8,11 +8,12 @@ use crate::{
     raw::{self, Value},
 };
 
-const MODES: [(&str, Mode); 4] = [
+const MODES: [(&str, Mode); 5] = [
     (Mode::Nat.name(), Mode::Nat),
     (Mode::FullNat.name(), Mode::FullNat),
     (Mode::Dsr.name(), Mode::Dsr),
     (Mode::Ipip.name(), Mode::Ipip),
+    (Mode::Gue.name(), Mode::Gue),
 ];
 const TRACKING: [(&str, Tracking); 2] = [("auto", Tracking::Auto), ("always", Tracking::Always)];
 const UNKNOWN_DATAGRAMS: [(&str, UnknownDatagrams); 2] =
@@ -49,7 +50,7 @@ pub(super) fn build(
             Diagnostic::error(
                 value.span(),
                 "`unknown_datagrams` has no meaning here",
-                "for listeners of UDP in the modes `dsr` and `ipip`",
+                "for listeners of UDP in the modes `dsr`, `ipip` and `gue`",
             )
             .help("remove it"),
         );
@@ -120,14 +121,18 @@ pub(super) fn check_ports(
 }
 
 /// Checks that a tunnel source address exists for these servers' address families.
-pub(super) fn check_tunnels(scope: &mut BalancerScope<'_, '_>, mode: &Value, servers: Families) {
+pub(super) fn check_tunnels(
+    scope: &mut BalancerScope<'_, '_>,
+    (mode, at): (Mode, &Value),
+    servers: Families,
+) {
     let Some(tunnels) = scope.tunnels else { return };
     let missing = servers.without(tunnels);
     if !missing.is_empty() {
         scope.checker.note(
             Diagnostic::error(
-                mode.span(),
-                format!("mode `ipip` to {missing} servers needs a `tunnel_addresses` of that family"),
+                at.span(),
+                format!("mode `{}` to {missing} servers needs a `tunnel_addresses` of that family", mode.name()),
                 "the outer header needs a source address",
             )
             .help(

@@ -237,8 +237,8 @@ impl<'s, 'a> TargetChecker<'_, 's, 'a> {
     }
 
     fn check_tunnels(&mut self, families: Families) {
-        if let (Some(Mode::Ipip), Some(value)) = (self.mode, self.mode_value) {
-            mode::check_tunnels(self.scope, value, families);
+        if let (Some(mode @ (Mode::Ipip | Mode::Gue)), Some(value)) = (self.mode, self.mode_value) {
+            mode::check_tunnels(self.scope, (mode, value), families);
         }
     }
 

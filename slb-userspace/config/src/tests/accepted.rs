@@ -33,6 +33,7 @@ fn unset_settings_have_their_defaults() {
     assert_eq!(config.daemon.flow_table_entries, 262_144);
     assert_eq!(config.daemon.max_servers, 16_384);
     assert_eq!(config.daemon.tunnel_addresses, [] as [IpAddr; 0]);
+    assert_eq!(config.daemon.gue_port, 6080);
     assert_eq!(config.daemon.local_addresses, [] as [IpAddr; 0]);
     assert_eq!(config.daemon.hash_seed, None);
     assert_eq!((config.daemon.probe_source.as_slice(), config.daemon.probe_mark), ([].as_slice(), None));
@@ -349,6 +350,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "flow_table_entries",
         "max_servers",
         "tunnel_addresses",
+        "gue_port",
         "local_addresses",
         "hash_seed",
         "probe_source",

@@ -72,6 +72,8 @@ pub struct IndexContent {
     pub hz: u32,
     /// Source addresses of tunnel packets.
     pub tunnel: Tunnel,
+    /// UDP destination port of tunnel packets of mode `gue`.
+    pub gue_port: u16,
     /// Sources of mode `full-nat`.
     pub locals: LocalAddressTable,
     /// Services by id.
@@ -91,6 +93,7 @@ impl IndexContent {
         let mut built = ServiceIndex::empty();
         built.hz = self.hz;
         built.tunnel = self.tunnel;
+        built.gue_port = self.gue_port.to_be();
         self.locals.write(&mut built.locals);
         built.servers.copy_from_slice(&self.servers.0);
         'seeds: for seed in 0..SEEDS {

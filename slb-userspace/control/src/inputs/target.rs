@@ -35,6 +35,11 @@ pub enum Via {
         /// The VIP.
         vip: IpAddr,
     },
+    /// To the VIP, in a UDP tunnel to the server (mode `gue`).
+    Gue {
+        /// The VIP.
+        vip: IpAddr,
+    },
 }
 
 impl Via {
@@ -42,7 +47,7 @@ impl Via {
     pub fn vip(self) -> Option<IpAddr> {
         match self {
             Self::Direct => None,
-            Self::Dsr { vip } | Self::Ipip { vip } => Some(vip),
+            Self::Dsr { vip } | Self::Ipip { vip } | Self::Gue { vip } => Some(vip),
         }
     }
 }
@@ -62,7 +67,7 @@ impl Target {
 
     /// The target of a server of a listener; `None` if the listener has no health check.
     ///
-    /// In modes `dsr` and `ipip` one VIP stands for all of the load balancer: the first of the server's address family,
+    /// In modes `dsr`, `ipip` and `gue` one VIP stands for all of the load balancer: the first of the server's address family,
     /// else the first.
     pub fn of(balancer: &LoadBalancer, listener: &Listener, server: SocketAddr) -> Option<Self> {
         let check = listener.health_check.as_ref()?;
@@ -72,6 +77,7 @@ impl Target {
             Mode::Nat | Mode::FullNat => Via::Direct,
             Mode::Dsr => Via::Dsr { vip: vip()? },
             Mode::Ipip => Via::Ipip { vip: vip()? },
+            Mode::Gue => Via::Gue { vip: vip()? },
         };
         Some(Self::new(server, via, check))
     }
@@ -83,6 +89,7 @@ impl Target {
             Via::Direct => "directly".to_owned(),
             Via::Dsr { vip } => format!("by dsr to {vip}"),
             Via::Ipip { vip } => format!("by ipip to {vip}"),
+            Via::Gue { vip } => format!("by gue to {vip}"),
         };
         let watched = watched.map(|server| format!(", traffic of {server}")).unwrap_or_default();
         format!("{address} {via}: {}{watched}", in_full(check))

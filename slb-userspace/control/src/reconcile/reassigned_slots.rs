@@ -180,7 +180,7 @@ fn tracked_tables(actual: &MapState, desired: &BTreeMap<ServiceId, Service>) -> 
     actual.tables.keys().filter(|id| !by_table.contains(id)).copied().collect()
 }
 
-/// Tables of `dsr` and `ipip` whose services begin or cease to pin new flows to another backend. Tracked flows must be
+/// Tables of `dsr`, `ipip` and `gue` whose services begin or cease to pin new flows to another backend. Tracked flows must be
 /// found from now on, and untracked ones belong to the backend of their slot.
 fn repinned_tables(actual: &MapState, desired: &BTreeMap<ServiceId, Service>) -> BTreeSet<TableId> {
     // In mode `nat` every flow is tracked anyway.

@@ -298,6 +298,7 @@ impl Maps {
         Ok(IndexContent {
             hz: index.hz,
             tunnel: index.tunnel,
+            gue_port: u16::from_be(index.gue_port),
             locals: LocalAddressTable::read(&index.locals),
             entries: entries.map(|entry| (entry.service_id(), *entry)).collect(),
             servers: ServerFilter(index.servers.into()),

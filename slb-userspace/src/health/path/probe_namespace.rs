@@ -1,4 +1,4 @@
-//! Probe namespace: a network namespace in which probes of `dsr` and `ipip` start.
+//! Probe namespace: a network namespace in which probes of `dsr`, `ipip` and `gue` start.
 //!
 //! No VIP is local there, and every route leads into the TUN device. The kernel's TCP can therefore be used for packets
 //! that the host would deliver locally or route elsewhere. The host's routes, rules and addresses are unchanged, and

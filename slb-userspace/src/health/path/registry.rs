@@ -28,6 +28,8 @@ pub(super) enum ProbePath {
     Dsr { interface: u32, mac: Mac },
     /// In an IP tunnel.
     Ipip { server: IpAddr },
+    /// In a UDP tunnel.
+    Gue { server: IpAddr },
 }
 
 /// Why this host did not send a packet of a probe, if so.

@@ -1,4 +1,4 @@
-//! VIP path: how probes of `dsr` and `ipip` reach a VIP at a server.
+//! VIP path: how probes of `dsr`, `ipip` and `gue` reach a VIP at a server.
 //!
 //! ```text
 //! probe namespace                          host
@@ -96,7 +96,7 @@ impl VipPath {
     pub(super) async fn open(settings: &ProbeSettings) -> Result<Self> {
         let (namespace, tun) = ProbeNamespace::create().await?;
         let tun = Arc::new(tun);
-        let emitter = ProbeSender::open(&settings.tunnel_addresses, settings.mark)?;
+        let emitter = ProbeSender::open(settings)?;
         let registry = Arc::new(Registry::default());
         let [v4, v6] = [Capture::open(true)?, Capture::open(false)?].map(Arc::new);
         let (released, over) = mpsc::unbounded_channel();
@@ -147,6 +147,7 @@ impl VipPath {
         let source = source(settings, vip, server, hop)?;
         let probe_path = match target.via {
             Via::Dsr { .. } => ProbePath::Dsr { interface: hop.interface_index, mac: hop.destination_mac },
+            Via::Gue { .. } => ProbePath::Gue { server },
             Via::Ipip { .. } | Via::Direct => ProbePath::Ipip { server },
         };
         let lease = self.register(source, transport, &RunningProbe { probe_path, send_error })?;

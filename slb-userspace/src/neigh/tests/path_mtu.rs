@@ -119,11 +119,11 @@ fn icmp_errors_about_tunnel_packets_are_learned_from() {
             "ip link set lo up; ip route add 198.51.100.0/24 via 192.0.2.2; ip route add 2001:db8:9::/64 via 2001:db8::2",
         );
         let errors = TunnelErrors::open(&["192.0.2.1", "2001:db8::1"].map(ip).into()).unwrap();
-        for inner in [protocol::IPV4, protocol::IPV6] {
+        for outer in [protocol::IPV4, protocol::IPV6, protocol::UDP] {
             for (distant, say) in
                 [(DISTANT[0], say_too_big_about as fn(u8)), (DISTANT[1], say_too_big_v6_about as fn(u8))]
             {
-                say(inner);
+                say(outer);
                 timeout(SOON, errors.arrive()).await.expect("an error");
                 let route = run(&format!("ip route get {distant}"));
                 assert!(route.contains(&format!("mtu {MTU}")), "{route}");

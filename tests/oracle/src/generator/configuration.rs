@@ -182,10 +182,18 @@ fn table(choices: &mut impl Choices, number: usize, servers: &[Server]) -> Table
 }
 
 fn listener(choices: &mut impl Choices, at: SocketAddr, world: &World) -> Listener {
-    let mode =
-        choices.pick(&[Mode::Nat, Mode::Nat, Mode::Nat, Mode::FullNat, Mode::FullNat, Mode::Dsr, Mode::Ipip]);
+    let mode = choices.pick(&[
+        Mode::Nat,
+        Mode::Nat,
+        Mode::Nat,
+        Mode::FullNat,
+        Mode::FullNat,
+        Mode::Dsr,
+        Mode::Ipip,
+        Mode::Gue,
+    ]);
     let tables: Vec<_> = (0..world.tables.len())
-        .filter(|table| mode == Mode::Ipip || table.is_multiple_of(2) == at.is_ipv4())
+        .filter(|table| mode.is_tunnel() || table.is_multiple_of(2) == at.is_ipv4())
         .collect();
     let protocol = choices.pick(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp]);
     Listener {

@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Counted, Reference, Refusal, Sent, Slots, to_server::label};
+use super::{Counted, Reference, Refusal, Sent, Slots};
 use crate::{
     flow::{NO_MAC, Path},
     outcome::{Action, Group, Reason},
     packet::{Packet, Refused},
     rewrite::End,
+    tunnel::TunnelFlow,
     world::{Interface, Mode, ServerState},
 };
 
@@ -135,11 +136,13 @@ impl<S: Slots> Reference<'_, S> {
                 (packet.translated(ends, hop.peer, hop.own), group)
             }
             Mode::Dsr => (packet.readdressed(hop.peer, hop.own), Group::FragmentToServerDsr),
-            Mode::Ipip => {
+            Mode::Ipip | Mode::Gue => {
                 // That of the flow, whose ports the first fragment has.
-                let seen = label(seen);
-                let known = *self.labels.entry((listener, client)).or_insert(seen);
-                (packet.encapsulated(&self.world, server.at.ip(), &hop, known), Group::FragmentToServerIpip)
+                let seen = TunnelFlow::read(seen, mode);
+                let known = *self.tunnel_flows.entry((listener, client)).or_insert(seen);
+                let group =
+                    if mode == Mode::Gue { Group::FragmentToServerGue } else { Group::FragmentToServerIpip };
+                (packet.encapsulated(&self.world, mode, server.at.ip(), &hop, known), group)
             }
         };
         let frame = self.world.in_vlan(frame, packet, arrival, hop.tag);

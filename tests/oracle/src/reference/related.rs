@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::{Counted, FlowKey, Reference, Refusal, Sent, Slots, to_server::label};
+use super::{Counted, FlowKey, Reference, Refusal, Sent, Slots};
 use crate::{
     embedded::{Embedded, Unread},
     flow::NO_MAC,
     outcome::{Action, Group, Reason},
     packet::{Content, Packet, Segment},
     rewrite::End,
+    tunnel::TunnelFlow,
     world::{Interface, Mode, Protocol, ServerState},
 };
 
@@ -35,7 +36,7 @@ impl<S: Slots> Reference<'_, S> {
             (false, true) => 576,
             (false, false) => 1280,
         };
-        let embedded = match packet.embedded(least) {
+        let embedded = match packet.embedded(least, is_for_tunnel) {
             Ok(embedded) => embedded,
             Err(Unread::TinyMtu(_)) if is_for_vip || is_for_tunnel => return Err(FORGED),
             Err(Unread::TinyMtu(Some(embedded))) if embedded.sender.ip() == to => {
@@ -89,11 +90,11 @@ impl<S: Slots> Reference<'_, S> {
                 packet.translated_error(embedded, ends, hop.peer, hop.own)
             }
             Mode::Dsr => packet.readdressed(hop.peer, hop.own),
-            Mode::Ipip => {
+            Mode::Ipip | Mode::Gue => {
                 // That of the flow's packets: routers choose the same path by it.
-                let seen = label(seen);
-                let known = *self.labels.entry((number, client)).or_insert(seen);
-                packet.encapsulated(&self.world, server.at.ip(), &hop, known)
+                let seen = TunnelFlow::read(seen, mode);
+                let known = *self.tunnel_flows.entry((number, client)).or_insert(seen);
+                packet.encapsulated(&self.world, mode, server.at.ip(), &hop, known)
             }
         };
         let frame = self.world.in_vlan(frame, packet, arrival, hop.tag);
@@ -109,6 +110,8 @@ impl<S: Slots> Reference<'_, S> {
             (Mode::Dsr, NamedBy::Hash) => Group::ErrorToServerDsrByHash,
             (Mode::Ipip, NamedBy::Flow) => Group::ErrorToServerIpipByFlow,
             (Mode::Ipip, NamedBy::Hash) => Group::ErrorToServerIpipByHash,
+            (Mode::Gue, NamedBy::Flow) => Group::ErrorToServerGueByFlow,
+            (Mode::Gue, NamedBy::Hash) => Group::ErrorToServerGueByHash,
             (_, NamedBy::MigratingSlot) => Group::ErrorToPreviousServer,
         };
         let reason = Reason::ToServer;

@@ -7,6 +7,7 @@ use crate::{
     outcome::{Action, Group, Reason},
     packet::Packet,
     rewrite::End,
+    tunnel::TunnelFlow,
     world::{Interface, Mode},
 };
 
@@ -69,10 +70,10 @@ impl<S: Slots> Reference<'_, S> {
                 packet.translated([(End::Source, source), (End::Destination, server.at)], hop.peer, hop.own)
             }
             Mode::Dsr => packet.readdressed(hop.peer, hop.own),
-            Mode::Ipip => {
-                let seen = label(seen.frame);
-                let known = *self.labels.entry((listener, packet.source)).or_insert(seen);
-                packet.encapsulated(&self.world, server.at.ip(), &hop, known)
+            Mode::Ipip | Mode::Gue => {
+                let seen = TunnelFlow::read(seen.frame, mode);
+                let known = *self.tunnel_flows.entry((listener, packet.source)).or_insert(seen);
+                packet.encapsulated(&self.world, mode, server.at.ip(), &hop, known)
             }
         };
         let frame = self.world.in_vlan(frame, packet, arrival, hop.tag);
@@ -95,16 +96,5 @@ impl<S: Slots> Reference<'_, S> {
         let may = packet.fragment.is_none() && self.may_send(Generated::Resets);
         let reset = may.then(|| packet.forward_reset()).flatten();
         reset.map(Some).ok_or(Refusal::Drop(Reason::Reset))
-    }
-}
-
-/// The flow label of an IPv6 frame with up to two VLAN tags; 0 of any other frame.
-pub(super) fn label(frame: &[u8]) -> u32 {
-    let is_tag = |at: usize| matches!(frame.get(at..at + 2), Some([0x81, 0] | [0x88, 0xa8]));
-    let tags = [12, 16].into_iter().take_while(|at| is_tag(*at)).count();
-    let network = 14 + 4 * tags;
-    match frame.get(network..network + 4) {
-        Some([first, a, b, c]) if first >> 4 == 6 => u32::from_be_bytes([0, a & 0x0f, *b, *c]),
-        _ => 0,
     }
 }

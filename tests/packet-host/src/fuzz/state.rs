@@ -27,7 +27,7 @@ use slb_control::{
     slot_migration::SlotMigration,
 };
 use slb_oracle::world::{
-    Access, Listener, Mode, Protocol, Server, ServerState, Table, Tag, Unmatched, Vip, World,
+    Access, GUE_PORT, Listener, Mode, Protocol, Server, ServerState, Table, Tag, Unmatched, Vip, World,
 };
 
 use super::slots::TableSlots;
@@ -63,6 +63,7 @@ pub fn state(world: &World) -> MapState {
     let mut state = MapState { settings, ..MapState::default() };
     state.index.hz = world.hz;
     state.index.tunnel = tunnel(world);
+    state.index.gue_port = GUE_PORT;
     state.index.locals = locals::table(&world.locals, world.local_ports);
     state.interfaces = world.interfaces.iter().map(|interface| interface.index).collect();
     for (number, server) in world.servers.iter().enumerate() {
@@ -186,6 +187,7 @@ fn service(world: &World, listener: &Listener) -> Service {
             Mode::FullNat => mode::FULL_NAT,
             Mode::Dsr => mode::DSR,
             Mode::Ipip => mode::IPIP,
+            Mode::Gue => mode::GUE,
         },
         // A table that does not exist.
         lookup_table: listener.table.map_or(99, table_id),

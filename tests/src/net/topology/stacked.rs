@@ -22,6 +22,16 @@ impl Topology {
     /// The command fails for another reason.
     pub fn lacks(&self, kinds: &[&'static str]) -> Result<Option<&'static str>> {
         for kind in kinds {
+            if *kind == "fou" {
+                // `fou` is no device: a receiver over each family shows that both modules are there.
+                for family in ["", "-6"] {
+                    match self.slb.ip(&format!("fou add port 9 gue {family}")) {
+                        Ok(()) => self.slb.ip(&format!("fou del port 9 {family}"))?,
+                        Err(_) => return Ok(Some(kind)),
+                    }
+                }
+                continue;
+            }
             let (lower, options) = match *kind {
                 "vlan" => ("link client0", "id 5"),
                 "macvlan" => ("link client0", ""),
@@ -139,6 +149,16 @@ fn is_unknown(error: &anyhow::Error) -> bool {
 }
 
 impl Backend {
+    /// Has the kernel take packets out of GUE (`fou`) at this UDP port. Its tunnel devices, [`Self::end_tunnels`], receive
+    /// the inner packets.
+    ///
+    /// # Errors
+    /// The kernel has no `fou`.
+    pub fn receive_gue(&self, outer: Family, port: u16) -> Result<()> {
+        let family = if outer == Family::V4 { "" } else { "-6" };
+        self.namespace.ip(&format!("fou add port {port} gue {family}"))
+    }
+
     /// Creates the kernel's own tunnel devices, which decapsulate packets with outer headers of this family.
     ///
     /// # Errors

@@ -64,7 +64,8 @@ const FAMILIES: [Family; 2] = [
 pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = Vec::new();
     for family in FAMILIES {
-        for (name, mode) in [("nat", mode::NAT), ("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+        for (name, mode) in [("nat", mode::NAT), ("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)]
+        {
             let named = |case: Scenario| {
                 let name = format!("access: {name} {}: {}", family.listener.at.ip(), case.name);
                 Scenario { name, ..case }

@@ -236,7 +236,7 @@ impl ForgedFlow {
 /// Modes whose answers bypass SLB, with tracked flows.
 fn past_slb() -> Vec<Scenario> {
     let mut cases = Vec::new();
-    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)] {
         let world = move || {
             PacketWorld::standard().with(HTTP4, |service: &mut Service| {
                 service.mode = mode;

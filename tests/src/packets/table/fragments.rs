@@ -85,7 +85,7 @@ pub(super) fn cases() -> Vec<Scenario> {
             tags(ends),
             id_again(ends),
         ]);
-        for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+        for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)] {
             cases.push(direct(ends, name, mode));
             cases.push(direct_change(ends, name, mode));
         }

@@ -81,6 +81,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         ("dsr", mode::DSR, false),
         ("dsr, tracked", mode::DSR, true),
         ("ipip", mode::IPIP, false),
+        ("gue", mode::GUE, false),
     ] {
         for (source, is_host) in sources() {
             let (http, web, dns, server) =

@@ -1,8 +1,9 @@
-//! Modes `dsr` and `ipip`: the expected bytes of forwarded packets.
+//! Modes `dsr`, `ipip` and `gue`: the expected bytes of forwarded packets.
 
 use std::net::SocketAddr;
 
 use slb_common::abi::{
+    mode::Mode,
     service::{mode, policy},
     stats::Reason,
 };
@@ -26,9 +27,15 @@ pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = dsr_bytes();
     cases.extend(dsr_ways());
     for (name, server) in [("IPv4", WEB4), ("IPv6", WEB6)] {
-        let tunnel = TunnelCase { server };
-        let named = |case: Scenario| Scenario { name: format!("ipip over {name}: {}", case.name), ..case };
-        cases.extend(tunnel.bytes().into_iter().chain(tunnel.refused()).chain(tunnel.labels()).map(named));
+        for mode in [Mode::Ipip, Mode::Gue] {
+            let tunnel = TunnelCase { server, mode };
+            let named = |case: Scenario| Scenario {
+                name: format!("{} over {name}: {}", mode.name(), case.name),
+                ..case
+            };
+            let all = tunnel.bytes().into_iter().chain(tunnel.refused()).chain(tunnel.labels());
+            cases.extend(all.map(named));
+        }
     }
     cases
 }
@@ -127,6 +134,7 @@ fn dsr_ways() -> Vec<Scenario> {
 #[derive(Clone, Copy)]
 struct TunnelCase {
     server: PacketServer,
+    mode: Mode,
 }
 
 impl TunnelCase {
@@ -135,7 +143,7 @@ impl TunnelCase {
         [(HTTP4, 1), (HTTP6, 2), (DNS4, 3), (DNS6, 4)].into_iter().fold(
             PacketWorld::standard(),
             |world, (listener, table)| {
-                world.with(listener, |service| service.mode = mode::IPIP).table(table, &[self.server])
+                world.with(listener, |service| service.mode = self.mode.number()).table(table, &[self.server])
             },
         )
     }
@@ -211,7 +219,8 @@ impl TunnelCase {
     }
 
     fn refused(self) -> Vec<Scenario> {
-        let grown = if self.server.at.is_ipv4() { 20 } else { 40 };
+        let ip = if self.server.at.is_ipv4() { 20 } else { 40 };
+        let grown = ip + if self.mode == Mode::Gue { 8 } else { 0 };
         let room = MTU as usize - grown;
         let datagram =
             |client: SocketAddr, listener: PacketListener, headers: usize, len: usize| -> Builder {

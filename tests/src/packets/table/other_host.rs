@@ -21,7 +21,7 @@ const OTHER_MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 0x77], [2, 0, 0, 0, 0, 0x00]];
 
 pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = Vec::new();
-    for (name, mode) in [("nat", mode::NAT), ("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+    for (name, mode) in [("nat", mode::NAT), ("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)] {
         cases.extend(to_listeners(name, mode));
     }
     cases.extend([answers_of_servers(), what_is_answered(), not_for_a_vip(), own_addresses()]);

@@ -20,7 +20,7 @@ const CURRENT: PacketServer = OTHER4;
 
 pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = Vec::new();
-    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)] {
         let slots = SlotCase { mode };
         let named = |case: Scenario| Scenario { name: format!("{name}: {}", case.name), ..case };
         let all = slots.connections().into_iter().chain(slots.previous_backends()).chain(slots.datagrams());

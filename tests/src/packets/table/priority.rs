@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use slb_common::abi::{
     backend::Backend,
+    mode::Mode,
     service::{mode, policy},
     stats::Reason,
 };
@@ -45,7 +46,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     ];
     for family in [PriorityCase::Four, PriorityCase::Six] {
         cases.extend([family.nat(), family.near(), family.ended(), family.icmp_error(), family.echo()]);
-        cases.extend([mode::DSR, mode::IPIP].map(|mode| family.one_way(mode)));
+        cases.extend([mode::DSR, mode::IPIP, mode::GUE].map(|mode| family.one_way(mode)));
     }
     cases
 }
@@ -134,7 +135,7 @@ impl PriorityCase {
 
     fn one_way(self, mode: u8) -> Scenario {
         let (listener, server) = self.far();
-        let name = if mode == mode::DSR { "dsr" } else { "ipip" };
+        let name = Mode::from_number(mode).map_or("", Mode::name);
         let world = PacketWorld::standard().with(listener, |service| service.mode = mode);
         let mut case = self.case(&format!("{name}, through another interface")).in_world(world);
         for tags in NONE {

@@ -175,16 +175,26 @@ fn about_another_protocol(ends: &Ends, from: IpAddr) -> Frame {
 
 /// Errors about tunnel packets go to the kernel, which learns path MTUs from them.
 fn about_tunnels() -> Scenario {
-    let of = |tunnel: IpAddr, server: IpAddr, mtu| {
+    let about = |tunnel: IpAddr, server: IpAddr, packet: Builder, mtu| {
         let head = if tunnel.is_ipv4() { [3, 4, 0, 0] } else { [2, 0, 0, 0] };
-        let packet = other(tunnel, server, IPIP, &[0x45; 20]);
         error(server, tunnel, head, mtu, &embedded(packet, ALL)).build()
+    };
+    let of = |tunnel: IpAddr, server: IpAddr, mtu| {
+        about(tunnel, server, other(tunnel, server, IPIP, &[0x45; 20]), mtu)
+    };
+    let gue = |tunnel: IpAddr, server: IpAddr, mtu| {
+        let ends = [(tunnel, 50_000), (server, GUE_PORT)].map(SocketAddr::from);
+        about(tunnel, server, udp(ends[0], ends[1], &[0x45; 20]), mtu)
     };
     Scenario::new("path MTUs of tunnels, behind which an IPv6 packet of the smallest MTU must fit")
         .frame(of(TUNNEL4, WEB4.at.ip(), 1300), Expect::Pass(Reason::OtherProtocol))
         .frame(of(TUNNEL4, WEB4.at.ip(), 1299), FORGED)
         .frame(of(TUNNEL6, WEB6.at.ip(), 1320), Expect::Pass(Reason::OtherProtocol))
         .frame(of(TUNNEL6, WEB6.at.ip(), 1319), FORGED)
+        .frame(gue(TUNNEL4, WEB4.at.ip(), 1308), Expect::Pass(Reason::OtherProtocol))
+        .frame(gue(TUNNEL4, WEB4.at.ip(), 1307), FORGED)
+        .frame(gue(TUNNEL6, WEB6.at.ip(), 1328), Expect::Pass(Reason::OtherProtocol))
+        .frame(gue(TUNNEL6, WEB6.at.ip(), 1327), FORGED)
 }
 
 /// While a flow may have its entry in the table that is replaced, no other end gets its errors.
@@ -249,7 +259,7 @@ fn untracked() -> Vec<Scenario> {
     let mut cases = Vec::new();
     for ends in [TCP4, TCP6] {
         let Ends { client, listener, server } = ends;
-        for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+        for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)] {
             let world = PacketWorld::standard().with(listener, |service| service.mode = mode);
             let error = ends.too_big(ends.router(), listener.at, client, SHORT, 1400);
             cases.push(

@@ -310,7 +310,7 @@ fn twin() -> Scenario {
 /// Modes whose answers bypass SLB, with tracked flows.
 fn past_slb() -> Vec<Scenario> {
     let mut cases = Vec::new();
-    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)] {
         let world = move || {
             PacketWorld::standard().with(HTTP4, |service: &mut Service| {
                 service.mode = mode;
@@ -369,7 +369,7 @@ fn past_slb() -> Vec<Scenario> {
 /// Untracked connections on migrating slots: they stay with the previous backend, and a SYN goes to the current one.
 fn migrating() -> Vec<Scenario> {
     let mut cases = Vec::new();
-    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+    for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)] {
         let world = move || {
             let quiet = PacketWorld::standard().with(HTTP4, |service: &mut Service| service.mode = mode);
             quiet.table(1, &[OTHER4]).with_previous_backend(1, WEB4)

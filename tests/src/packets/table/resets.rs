@@ -21,7 +21,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         let ends = ResetFlow { client, listener, server, other };
         let named = |case: Scenario| Scenario { name: format!("{family}: {}", case.name), ..case };
         cases.extend(ends.cut().into_iter().chain(ends.gone()).chain(ends.silent()).map(named));
-        for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+        for (name, mode) in [("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)] {
             let named =
                 |case: Scenario| Scenario { name: format!("{family}, {name}: {}", case.name), ..case };
             cases.extend(ends.stateless(mode).into_iter().map(named));

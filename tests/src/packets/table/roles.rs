@@ -22,7 +22,8 @@ const NOT_OURS: Expect = Expect::Pass(Reason::NotOurs);
 pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = Vec::new();
     for (client, listener, server) in [(CLIENT4, HTTP4, WEB4), (CLIENT6, HTTP6, WEB6)] {
-        for (name, mode) in [("nat", mode::NAT), ("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+        for (name, mode) in [("nat", mode::NAT), ("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)]
+        {
             let world = PacketWorld::standard().with(listener, |service| service.mode = mode);
             let case = Scenario::new(format!("roles: {name} {}", listener.at.ip())).in_world(world);
             cases.push(clients(case, client, listener, server));

@@ -17,10 +17,12 @@ use slb_tests::{
 use super::{VICTIM, WEIGHTS, able_again, used};
 use crate::modes::{DirectMode, prepare};
 
-const DIRECT_MODES: [(&str, DirectMode); 3] = [
+const DIRECT_MODES: [(&str, DirectMode); 5] = [
     ("dsr", DirectMode::Dsr),
     ("ipip over IPv4", DirectMode::Ipip(Family::V4)),
     ("ipip over IPv6", DirectMode::Ipip(Family::V6)),
+    ("gue over IPv4", DirectMode::Gue(Family::V4)),
+    ("gue over IPv6", DirectMode::Gue(Family::V6)),
 ];
 
 /// Probes to wait for; several rounds of checks.

@@ -60,7 +60,7 @@ fn daemon(choices: &mut Choices<'_>) -> String {
     let xdp_mode = choices.of(&["", "xdp_mode = \"native\"\n"]);
     let addresses = choices.of(&[
         "",
-        "tunnel_addresses = [\"10.0.0.5\", \"fd00::5\"]\n",
+        "tunnel_addresses = [\"10.0.0.5\", \"fd00::5\"]\ngue_port = 6081\n",
         "local_addresses = [\"10.0.0.6\", \"10.0.0.7\", \"fd00::5\"]\n",
     ]);
     let probes = choices.of(&["", "probe_source = [\"10.0.0.5\"]\n", "probe_mark = 0x51b\nhash_seed = 7\n"]);

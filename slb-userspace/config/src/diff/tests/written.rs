@@ -149,6 +149,7 @@ fn file(config: &crate::Config) -> Table {
         ("flow_table_entries", Written::from(262_144)),
         ("max_servers", Written::from(16_384)),
         ("tunnel_addresses", Written::Array(Vec::new())),
+        ("gue_port", Written::from(6_080)),
         ("local_addresses", Written::Array(Vec::new())),
         ("probe_source", Written::Array(Vec::new())),
     ];

@@ -28,7 +28,7 @@ fn invalid_listeners_are_refused() {
             "22:8",
             &[
                 "`mode` cannot be `drs`",
-                "allowed: \"nat\", \"full-nat\", \"dsr\", \"ipip\"",
+                "allowed: \"nat\", \"full-nat\", \"dsr\", \"ipip\", \"gue\"",
                 "did you mean \"dsr\"?",
             ],
         ),

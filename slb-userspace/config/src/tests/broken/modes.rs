@@ -27,9 +27,10 @@ fn broken(text: &str, from: &str, to: &str, at: &str, words: &[&str]) {
 }
 
 #[test]
-fn modes_dsr_and_ipip_are_accepted() {
+fn modes_dsr_ipip_and_gue_are_accepted() {
     accepted(&untranslated("dsr"));
     accepted(&untranslated("ipip"));
+    accepted(&untranslated("gue"));
     // Only tunnels need a source address.
     accepted(&untranslated("dsr").replace(&format!("{TUNNELS}\n"), ""));
     // A server of either address family can serve a VIP of either.
@@ -44,7 +45,7 @@ fn invalid_modes_and_tracking_are_refused() {
         (
             "mode = \"tunnel\"",
             "22:8",
-            ["`mode` cannot be `tunnel`", "\"nat\", \"full-nat\", \"dsr\", \"ipip\""],
+            ["`mode` cannot be `tunnel`", "\"nat\", \"full-nat\", \"dsr\", \"ipip\", \"gue\""],
         ),
         ("mode = 1", "22:8", ["expected a string", "an integer"]),
         ("tracking = \"allways\"", "22:12", ["`tracking` cannot be `allways`", "did you mean \"always\"?"]),
@@ -66,12 +67,13 @@ fn invalid_modes_and_tracking_are_refused() {
 
 #[test]
 fn unknown_datagrams_is_refused_outside_udp_in_dsr_and_ipip() {
-    let words = ["`unknown_datagrams` has no meaning here", "UDP in the modes `dsr` and `ipip`", "remove it"];
+    let words =
+        ["`unknown_datagrams` has no meaning here", "UDP in the modes `dsr`, `ipip` and `gue`", "remove it"];
     check(&[
         (DNS_TARGET, "default_group_port = 5353\nunknown_datagrams = \"keep\"", "16:21", &words),
         (WEB_TARGET, "server_group = \"web\"\nunknown_datagrams = \"follow\"", "22:21", &words),
     ]);
-    for mode in ["dsr", "ipip"] {
+    for mode in ["dsr", "ipip", "gue"] {
         let with = format!("{WEB_TARGET}\nunknown_datagrams = \"follow\"");
         broken(&untranslated(mode), WEB_TARGET, &with, "24:21", &words);
     }
@@ -79,7 +81,7 @@ fn unknown_datagrams_is_refused_outside_udp_in_dsr_and_ipip() {
 
 #[test]
 fn translated_ports_are_refused_in_dsr_and_ipip() {
-    for mode in ["dsr", "ipip"] {
+    for mode in ["dsr", "ipip", "gue"] {
         let text = untranslated(mode);
         let says = format!("mode `{mode}` does not translate");
         broken(
@@ -112,6 +114,24 @@ fn translated_ports_are_refused_in_dsr_and_ipip() {
     // One server of a group is enough for the error.
     let text = untranslated("dsr").replace(", port = 80 }", ", port = 8080 }");
     assert_single(&errors(&text), "29:35", &["port 8080 is not the listener's"], &text);
+}
+
+#[test]
+fn gue_without_a_tunnel_address_is_refused_and_its_port_checked() {
+    let text = untranslated("gue");
+    let without = text
+        .replace(TUNNELS, "tunnel_addresses = []")
+        .replace(&format!("{WEB_TARGET}\nmode = \"gue\""), WEB_TARGET);
+    let words = ["mode `gue` to IPv4 servers needs a `tunnel_addresses` of that family", "a source address"];
+    assert_single(&errors(&without), "17:8", &words, &without);
+    accepted(&text.replace(TUNNELS, &format!("{TUNNELS}\ngue_port = 1")));
+    for (value, words) in [
+        ("0", ["`gue_port`", "1 to 65535"]),
+        ("65536", ["`gue_port`", "1 to 65535"]),
+        ("\"6080\"", ["expected an integer", "a string"]),
+    ] {
+        broken(&text, TUNNELS, &format!("{TUNNELS}\ngue_port = {value}"), "4:12", &words);
+    }
 }
 
 #[test]

@@ -15,8 +15,28 @@ use crate::{
 };
 
 /// Path MTUs around the least one of each family, and others.
-const MTUS: [u32; 16] =
-    [1400, 1500, 1280, 1279, 576, 575, 1300, 1299, 1320, 1319, 0, 68, 0xffff, 0x1_0000, 0x1_0240, u32::MAX];
+const MTUS: [u32; 20] = [
+    1308,
+    1307,
+    1328,
+    1327,
+    1400,
+    1500,
+    1280,
+    1279,
+    576,
+    575,
+    1300,
+    1299,
+    1320,
+    1319,
+    0,
+    68,
+    0xffff,
+    0x1_0000,
+    0x1_0240,
+    u32::MAX,
+];
 
 /// The packet that an error is about, and who receives the error.
 struct About {
