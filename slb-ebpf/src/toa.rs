@@ -1,8 +1,8 @@
 //! The programs of `slb-toa`, which run on a server: they give applications the client endpoint in place of SLB's local
 //! address, from the TCP option of SLB (`slb_common::abi::toa`).
 //!
-//! The SYN alone is believed. Every SYN of SLB begins with the option, or has none of its kind. Later segments are not
-//! checked by SLB, and a client could write the option itself.
+//! The SYN alone is trusted. The options of every source-translated SYN begin with the client endpoint, or have none of
+//! that kind. SLB does not check later segments, and a client could write the option itself.
 #![no_std]
 #![no_main]
 
@@ -21,7 +21,7 @@ use aya_ebpf::{
 use slb_common::{
     abi::{
         Address,
-        toa::{ClientOption, HEADER_LEN, TOA_OUTCOMES, ToaCounters, ToaOutcome, ToaPolicy},
+        toa::{ClientOption, HEADER_LEN, TCP_SAVE_SYN, TOA_OUTCOMES, ToaCounters, ToaOutcome, ToaPolicy},
     },
     opaque::masked,
 };
@@ -34,21 +34,20 @@ static TOA_COUNTERS: PerCpuArray<ToaCounters, 1> = PerCpuArray::new();
 #[btf_map]
 static TOA_CLIENTS: SkStorage<ClientOption> = SkStorage::new();
 
-/// `SOL_TCP`, `TCP_SAVE_SYN` and `TCP_BPF_SYN` of include/linux/socket.h and include/uapi/linux/tcp.h, bpf.h.
+/// `SOL_TCP` and `TCP_BPF_SYN` of include/linux/socket.h and include/uapi/linux/bpf.h.
 const SOL_TCP: i32 = 6;
-const TCP_SAVE_SYN: i32 = 27;
 const TCP_BPF_SYN: i32 = 1005;
 /// `AF_INET`.
 const AF_INET: u32 = 2;
 /// `ENOSPC`: the header is longer than the buffer, which has its beginning.
 const ENOSPC: i64 = 28;
 
-/// Has the kernel keep the SYNs of listening sockets, and reads that of each accepted connection.
+/// Has the kernel save the SYNs of sockets that begin to listen, and reads that of each accepted connection.
 #[sock_ops]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn slb_toa_ops(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_LISTEN_CB => keep_syns(&ctx),
+        BPF_SOCK_OPS_TCP_LISTEN_CB => save_syns(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             let source = source(ctx.ops);
             if TOA_POLICY.get(0).is_some_and(|policy| policy.sources.contains(&source)) {
@@ -60,7 +59,8 @@ fn slb_toa_ops(ctx: SockOpsContext) -> u32 {
     1
 }
 
-fn keep_syns(ctx: &SockOpsContext) {
+/// An application that wants the link header as well sets the option itself after this.
+fn save_syns(ctx: &SockOpsContext) {
     let mut on = 1_i32;
     // SAFETY: the kernel reads four bytes.
     unsafe {

@@ -78,14 +78,17 @@ impl ClientOption {
     }
 }
 
+/// The socket option that has the kernel save SYNs (include/uapi/linux/tcp.h).
+pub const TCP_SAVE_SYN: i32 = 27;
+
 /// Version of the layouts of `slb-toa`, part of the names of its pins.
 pub const TOA_ABI_VERSION: u32 = 1;
 
-/// Whose options are believed.
+/// Sources whose option is trusted.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ToaPolicy {
-    /// Sources of connections: local addresses of SLB. An empty list believes none.
+    /// Local addresses of SLB. An empty list trusts none.
     pub sources: AddressList,
 }
 
@@ -96,7 +99,7 @@ named_enum! {
     Client = "client",
     /// Its SYN has no option, or another one first.
     NoOption = "no_option",
-    /// The kernel has not kept its SYN: the listening socket is older than `slb-toa`, or it sends SYN cookies.
+    /// The kernel has not saved its SYN: it sent SYN cookies, or the connection began before `slb-toa` was attached.
     NoSyn = "no_syn",
     /// The kernel has no memory for the client endpoint.
     NoMemory = "no_memory",

@@ -25,6 +25,7 @@ use crate::{
         token_bucket::Limit,
     },
     hash::flow_label,
+    net::headers::protocol,
 };
 
 /// Sends a packet to the server that another program has selected.
@@ -123,12 +124,8 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
                     nat::to_server(&mut frame, packet, address, port)
                 }
                 .ok_or(Reason::Truncated)?;
-                if SOURCE && !FAST && is_opening && service.policy & policy::TOA != 0 && source.is_allocated()
-                {
-                    let room = (hop.mtu as usize).saturating_sub(packet.len);
-                    if !head.insert_client_option(packet, room) {
-                        return Err(Refusal::drop(Reason::Truncated));
-                    }
+                if SOURCE && !FAST && is_opening && source.is_allocated() {
+                    Self::set_client_option(head, packet, service, hop.mtu)?;
                     frame = head.frame();
                 }
                 readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?;
@@ -149,5 +146,22 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         self.record_to_server(packet, backend.handle, service.service, source);
         self.count(service, backend.handle.id(), bytes, is_new);
         Ok(Egress::forward(verdict, reason))
+    }
+
+    /// Inserts the client endpoint into a source-translated segment that opens a connection, if its listener asks for it.
+    /// Where it does not, a SYN still loses such an option of its client: the server believes SLB's local addresses.
+    #[inline(always)]
+    fn set_client_option<G: FrameCalls>(
+        head: &mut G,
+        packet: &Packet,
+        service: &IndexEntry,
+        mtu: u32,
+    ) -> Result<(), Refusal> {
+        let has_toa = service.policy & policy::TOA != 0;
+        if packet.protocol != protocol::TCP || !(has_toa || packet.flags.is_syn()) {
+            return Ok(());
+        }
+        let room = if has_toa { (mtu as usize).saturating_sub(packet.len) } else { 0 };
+        if head.insert_client_option(packet, room) { Ok(()) } else { Err(Refusal::drop(Reason::Truncated)) }
     }
 }

@@ -12,13 +12,15 @@ use crate::{
     net::{
         checksum::Delta,
         frame::{Frame, FrameBuffer},
-        headers::{Ipv4Hdr, Ipv6Hdr, TcpHdr, protocol},
+        headers::{Ipv4Hdr, Ipv6Hdr, TcpHdr, VlanTag, protocol},
     },
     opaque::forget_long,
 };
 
 /// Length of a TCP header without options.
 const TCP: usize = size_of::<TcpHdr>();
+/// Length of a VLAN tag.
+const TAG: usize = size_of::<VlanTag>();
 /// Offset of its header length and flags.
 const OFFSET: usize = 12;
 /// Most words of a TCP header.
@@ -33,8 +35,11 @@ const NO_OPERATION: u8 = 1;
 const OTHER_KIND: u8 = 253;
 
 /// Inserts the client endpoint of `packet` into its frame, whose other headers are rewritten already. `room` is how much
-/// longer the IP packet may become, in bytes. A fragment is the first one, which has the whole TCP header. Where the option does not fit, the segment stays without, and options of
-/// this kind that the client has written get another one. `None` if the frame is truncated: it must be dropped.
+/// longer the IP packet may become, in bytes. `packet` is whole or a first fragment: the parser guarantees the whole TCP
+/// header.
+///
+/// Where the option does not fit, the segment stays without, and options of this kind that the client has written get
+/// another one. `None` if the frame is truncated: it must be dropped.
 #[inline(always)]
 pub fn insert<G: FrameBuffer>(head: &mut G, packet: &Packet, room: usize) -> Option<()> {
     if packet.protocol != protocol::TCP {
@@ -58,7 +63,8 @@ fn insert_option<G: FrameBuffer, const LEN: usize, const HEADER: usize>(
     let is_plain =
         packet.fragmentation == Fragmentation::WHOLE && packet.transport == packet.network + HEADER;
     let fits = is_plain && words + LEN / 4 <= MAX_WORDS && LEN <= room;
-    if !fits || !head.grow(LEN) {
+    // With room for a VLAN tag, which the frame may get afterwards.
+    if !fits || !head.grow(LEN + TAG) || !head.shrink(TAG) {
         return rename(&mut head.frame(), packet, words);
     }
     let frame = &mut head.frame();

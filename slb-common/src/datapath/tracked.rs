@@ -198,7 +198,9 @@ impl<'t, T: Maps> Request<'t, '_, T> {
         if flows.touch(found, bits, idle) && !FAST {
             update_connection_count(service.policy, was, bits, backend, maps);
         }
-        let is_opening = found.sequence_word.state() & state::ASSURED == 0 && !packet.flags.rst();
+        // A SYN begins another connection if the server no longer has the one of an assured flow.
+        let may_open = packet.flags.is_syn() || found.sequence_word.state() & state::ASSURED == 0;
+        let is_opening = may_open && !packet.flags.rst();
         Ok(Disposition::Forward(Selection { is_opening, source: found.flow.source, ..selection }))
     }
 

@@ -26,17 +26,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Give client addresses for connections of these sources, until `detach`. A repeated attach replaces the sources
-    /// atomically; no connection is missed, and open ones keep their client address.
+    /// Give client addresses for connections of these sources, until `detach`. A repeated attach replaces the sources;
+    /// no connection is missed, and open ones keep their client address.
     Attach {
-        /// Local addresses of the load balancers. The options of all other sources are not believed.
+        /// Local addresses of the load balancers. The options of other sources are ignored.
         #[arg(long, value_name = "ADDRESS", num_args = 1.., value_delimiter = ',')]
         from: Vec<IpAddr>,
-        /// Directory of a cgroup (version 2): only its processes get client addresses. By default all do.
+        /// Directory of a cgroup (version 2): only sockets made in it give client addresses. By default all do.
         #[arg(long, value_name = "DIRECTORY")]
         cgroup: Option<PathBuf>,
     },
-    /// Take the programs off and remove their pins.
+    /// Detach the programs and remove their pins.
     Detach,
     /// Show sources, and connections by outcome.
     Status {

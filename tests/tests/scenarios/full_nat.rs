@@ -39,7 +39,7 @@ pub(super) fn prepare(world: &mut World) -> Result<()> {
 }
 
 /// Plans these local addresses, of both families, and makes servers reach them.
-fn use_locals(world: &mut World, numbers: &[u8]) -> Result<()> {
+pub(super) fn use_locals(world: &mut World, numbers: &[u8]) -> Result<()> {
     let numbered = |number: &u8| Family::ALL.map(|family| family.local_address(*number));
     let locals: Vec<IpAddr> = numbers.iter().flat_map(numbered).collect();
     for local in &locals {

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
+    process::{self, Command},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,6 +17,7 @@ use slb_tests::{
     leftovers::BPF_FS,
     net::{Family, run},
     scenario,
+    wait::wait_for,
 };
 use slb_userspace::cli::toa::status::ToaStatus;
 
@@ -25,6 +26,8 @@ use super::full_nat;
 /// Port of the servers, which no other server uses.
 const PORT: u16 = 7100;
 const VIP_PORT: u16 = 7200;
+/// Number of the local addresses, which no other scenario uses.
+const LOCAL: u8 = 77;
 
 /// All of these tests attach programs to the cgroup of this process, with the same local addresses.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -76,6 +79,8 @@ impl Drop for ClientAddresses {
 /// A world of one server without routes to clients, with a listener that sends client addresses.
 fn prepare(world: &mut World) -> Result<()> {
     full_nat::prepare(world)?;
+    // Scenarios beside this one, in namespaces of their own, have other local addresses: the programs see all sockets.
+    full_nat::use_locals(world, &[LOCAL])?;
     let group = world.plan.group("toa", PORT);
     world.plan.put_group(group);
     let target = Target::Group("toa".to_owned());
@@ -208,26 +213,69 @@ fn only_the_load_balancers_client_addresses_are_believed() {
     });
 }
 
-/// Processes outside of the cgroup see local addresses.
+/// A cgroup that this process is in, until it is dropped: sockets are those of the cgroup that they are made in.
+struct InCgroup {
+    own: PathBuf,
+    group: PathBuf,
+}
+
+impl InCgroup {
+    /// `root` is the cgroup of all processes.
+    fn enter(root: &Path, group: &Path) -> Result<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup")?;
+        let own = groups.lines().find_map(|line| line.strip_prefix("0::/")).context("no cgroup version 2")?;
+        let own = root.join(own);
+        fs::write(group.join("cgroup.procs"), process::id().to_string())?;
+        Ok(Self { own, group: group.to_owned() })
+    }
+}
+
+impl Drop for InCgroup {
+    fn drop(&mut self) {
+        // Also what this process has started meanwhile, in other threads: it keeps the cgroup from being removed.
+        let processes = fs::read_to_string(self.group.join("cgroup.procs")).unwrap_or_default();
+        for process in processes.lines() {
+            if let Err(error) = fs::write(self.own.join("cgroup.procs"), process) {
+                eprintln!("process {process} stays in {}: {error}", self.group.display());
+            }
+        }
+    }
+}
+
+/// Sockets that were made in the cgroup give client addresses, others local addresses. Without the cgroup nothing is
+/// attached.
 #[test]
-fn only_processes_of_the_cgroup_get_client_addresses() {
+fn only_sockets_of_the_cgroup_give_client_addresses() {
     scenario!(&[1], |world| {
         prepare(world)?;
         let toa = ClientAddresses::new(world);
-        let listener = listen(world, IpAddr::V6(Ipv6Addr::UNSPECIFIED))?;
+        let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         let locals: Vec<_> = world.plan.local_addresses.iter().map(ToString::to_string).collect();
         let attach = |more: &[&str]| toa.run(&[&["attach", "--from", &locals.join(",")], more].concat());
         let attached = attach(&[])?;
-        let all = attached.split(": ").next().context("no cgroup is named")?;
-        let group = Path::new(all).join(world.net.backends[0].namespace.name());
-        fs::create_dir(&group)?;
-        let other = attach(&["--cgroup", &group.display().to_string()]);
-        let other = other.and_then(|_| connect(world, &listener, Family::V4)?.names_a_local_address(world));
+        let root = PathBuf::from(attached.split(": ").next().context("no cgroup is named")?);
         toa.run(&["detach"])?;
+        let group = root.join(world.net.backends[0].namespace.name());
+        fs::create_dir(&group)?;
+        let in_group = || -> Result<()> {
+            let inside = InCgroup::enter(&root, &group)?;
+            let listener = listen(world, any)?;
+            attach(&["--cgroup", &group.display().to_string()])?;
+            connect(world, &listener, Family::V4)?.names_the_client().context("old listener")?;
+            drop(listener);
+            let listener = listen(world, any)?;
+            drop(inside);
+            connect(world, &listener, Family::V4)?.names_the_client().context("new listener")?;
+            drop(listener);
+            connect(world, &listen(world, any)?, Family::V4)?.names_a_local_address(world)
+        };
+        let done = in_group();
         fs::remove_dir(&group)?;
-        other?;
+        done?;
+        // The kernel detaches the programs once the last socket of the cgroup is gone.
+        wait_for("detached programs", PATIENCE, || Ok((!toa.status()?.attached).then_some(())))?;
         attach(&[])?;
-        connect(world, &listener, Family::V4)?.names_the_client()
+        connect(world, &listen(world, any)?, Family::V4)?.names_the_client()
     });
 }
 

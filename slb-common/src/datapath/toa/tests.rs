@@ -160,7 +160,7 @@ fn segment_without_room_stays_as_it_is() {
     for is_v4 in [false, true] {
         let len = option(is_v4).len();
         for (options, headroom, room) in
-            [(&OPTIONS[..], 64, len - 1), (&OPTIONS[..], len - 1, 1000), (&full[..], 64, 1000)]
+            [(&OPTIONS[..], 64, len - 1), (&OPTIONS[..], len + 3, 1000), (&full[..], 64, 1000)]
         {
             let frame = segment(is_v4, 0, options, b"data");
             assert_eq!(inserted(&frame, headroom, room), frame, "{headroom} {room}");

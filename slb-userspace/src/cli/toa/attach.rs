@@ -15,11 +15,11 @@ use crate::{
     dataplane::bpf::toa::ToaPins,
 };
 
-/// Attaches the programs to a cgroup, or replaces those that are attached, and has the kernel keep the SYNs of sockets
+/// Attaches the programs to a cgroup, or replaces those that are attached, and has the kernel save the SYNs of sockets
 /// that listen already.
 ///
 /// # Errors
-/// What was attached before is still attached.
+/// The message says whether the programs are attached.
 pub fn attach(pin_dir: PathBuf, cgroup: Option<PathBuf>, from: &[IpAddr]) -> Result<()> {
     let policy = policy(from)?;
     ensure_root("attach")?;
@@ -29,17 +29,28 @@ pub fn attach(pin_dir: PathBuf, cgroup: Option<PathBuf>, from: &[IpAddr]) -> Res
     let _lock = pins.lock()?;
     let was_attached = pins.are_attached();
     if let Err(error) = pins.attach(&cgroup.directory, &policy) {
-        if !was_attached {
-            pins.remove()?;
-        }
-        return Err(error);
+        let state = match was_attached {
+            true => "the programs that were attached before may be attached still: see `slb-toa status`"
+                .to_owned(),
+            false => match pins.remove() {
+                Ok(_) => "nothing is attached".to_owned(),
+                Err(error) => format!("pins are left: {error:#}"),
+            },
+        };
+        return Err(error.context(state));
     }
     println!("{}: {}", cgroup.path.display(), if was_attached { "replaced" } else { "attached" });
-    let kept = listeners::keep_syns(&cgroup.name).context(
-        "attached, but sockets that listen already may give no client addresses until their processes restart",
-    )?;
-    println!("{kept} sockets listen already");
-    Ok(())
+    let found = listeners::save_syns(&cgroup.name)
+        .context("attached, but sockets that listen already give no client addresses: attach again")?;
+    println!("{} sockets listen already, and give client addresses from now on", found.saving());
+    let failed = found.failed();
+    match found.error {
+        None => Ok(()),
+        Some(error) => Err(error.context(format!(
+            "attached, but {failed} sockets that listen already give no client addresses: restart their processes, or \
+             attach again"
+        ))),
+    }
 }
 
 /// The policy that believes these sources.

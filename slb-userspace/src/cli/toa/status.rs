@@ -17,7 +17,7 @@ use crate::{
 pub struct ToaStatus {
     /// Whether programs are attached.
     pub attached: bool,
-    /// Sources whose options are believed.
+    /// Sources whose option is trusted.
     pub sources: Vec<IpAddr>,
     /// Connections of these sources by outcome since the first attach.
     pub connections: Vec<ToaConnections>,
@@ -47,7 +47,7 @@ pub fn status(pin_dir: PathBuf, output: Output) -> Result<()> {
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
         Output::Table if !status.attached => {
-            println!("slb-toa is not attached (no pins in {})", pins.root().display());
+            println!("slb-toa is not attached (pins: {})", pins.root().display());
         }
         Output::Table => println!("{}", render(&status)),
     }

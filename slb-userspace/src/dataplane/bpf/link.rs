@@ -64,6 +64,12 @@ impl Link {
         Ok(LinkBinding { interface: Some(info.ifindex).filter(|index| *index != 0), program: info.program })
     }
 
+    /// Id of the program of a link at a cgroup; `None` if it is detached, as when its cgroup is gone.
+    pub fn program_at_cgroup(&self) -> Result<Option<u32>> {
+        // `struct bpf_link_info` has the cgroup's id where that of an XDP link has the interface.
+        self.bound().map(|bound| bound.interface.map(|_| bound.program))
+    }
+
     /// Detaches its program at once, also while it is pinned.
     pub fn detach(&self) -> Result<()> {
         syscall::detach_link(self.descriptor.as_fd())

@@ -7,6 +7,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::fd::AsFd,
     path::{Path, PathBuf},
 };
@@ -33,6 +34,8 @@ const PEERS: [&str; 2] = ["slb_toa_peer4", "slb_toa_peer6"];
 const POLICY: &str = "TOA_POLICY";
 const CLIENTS: &str = "TOA_CLIENTS";
 const COUNTERS: &str = "TOA_COUNTERS";
+/// The pinned maps and their files.
+const MAPS: [(&str, &str); 2] = [(CLIENTS, "clients"), (COUNTERS, "counters")];
 /// The option that chooses the directory, for messages.
 const SETTING: &str = "--pin-dir";
 
@@ -80,13 +83,21 @@ impl ToaPins {
         if !bpffs::is_bpf_fs(root)? {
             bail!("{} is not on a BPF file system: these are not pins", root.display());
         }
+        let mut removed = false;
         for name in [OPS].into_iter().chain(PEERS) {
-            if let Some(link) = Link::open(&self.link(name))? {
-                link.detach()?;
+            for path in [self.link(name), self.new_link(name)] {
+                if let Some(link) = Link::open(&path)? {
+                    link.detach()?;
+                    removed |= remove_pin(&path)?;
+                }
             }
         }
-        fs::remove_dir_all(root).with_context(|| format!("cannot remove {}", root.display()))?;
-        Ok(true)
+        for (_, file) in MAPS {
+            removed |= remove_pin(&self.map(file))?;
+        }
+        // Fails if it holds what is not of this program.
+        let _ = fs::remove_dir(root);
+        Ok(removed)
     }
 
     /// Whether programs are attached.
@@ -94,14 +105,16 @@ impl ToaPins {
         self.link(OPS).exists()
     }
 
-    /// Attaches the programs to a cgroup, or replaces those that are attached.
+    /// Attaches the programs to a cgroup, or replaces those that are attached: each new one is attached before the old
+    /// one is detached, so for a moment both count.
     ///
     /// # Errors
-    /// The kernel refuses a program. What was attached before is still attached.
+    /// If the kernel refuses a program, what was attached before is still attached. If a pin cannot be replaced, old and
+    /// new programs may be attached; another attach mends that.
     pub fn attach(&self, cgroup: &File, policy: &ToaPolicy) -> Result<()> {
         let mut loader = EbpfLoader::new();
-        for (map, file) in [(CLIENTS, "clients"), (COUNTERS, "counters")] {
-            loader.map_pin_path(map, self.root().join(format!("{file}-v{TOA_ABI_VERSION}")));
+        for (map, file) in MAPS {
+            loader.map_pin_path(map, self.map(file));
         }
         let loaded = loader.load(OBJECT).map_err(|error| with_advice(error.into(), Attempt::MakeMap));
         let mut ebpf = loaded.context("cannot load the BPF object")?;
@@ -121,9 +134,9 @@ impl ToaPins {
 
     /// Pins a link in place of the one with this name, which is detached then.
     fn replace(&self, name: &str, link: FdLink) -> Result<()> {
-        let (path, new) = (self.link(name), self.link(&format!("{name}-new")));
-        // Of an attach that was killed.
-        let _ = fs::remove_file(&new);
+        let (path, new) = (self.link(name), self.new_link(name));
+        // Left by a killed attach.
+        remove_pin(&new)?;
         link.pin(&new).with_context(|| format!("cannot pin {}", new.display()))?;
         let old = Link::open(&path)?;
         fs::rename(&new, &path).with_context(|| format!("cannot pin {}", path.display()))?;
@@ -134,25 +147,46 @@ impl ToaPins {
         self.root().join(name)
     }
 
-    /// Policy and counters of the attached programs; `None` if there are none.
+    /// Where a link is pinned before it takes the place of [`Self::link`].
+    fn new_link(&self, name: &str) -> PathBuf {
+        self.root().join(format!("{name}-new"))
+    }
+
+    fn map(&self, file: &str) -> PathBuf {
+        self.root().join(format!("{file}-v{TOA_ABI_VERSION}"))
+    }
+
+    /// Policy and counters of the attached programs; `None` if there are none, or their cgroup is gone.
     ///
     /// # Errors
     /// The programs are of another version.
     pub fn read(&self) -> Result<Option<ToaState>> {
         let Some(link) = Link::open(&self.link(OPS))? else { return Ok(None) };
-        read(link.bound()?.program).map(Some)
+        link.program_at_cgroup()?.map(read).transpose()
     }
 }
 
+/// Removes a pin; `false` if there is none.
+fn remove_pin(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+    }
+}
+
+// A link at a cgroup stands beside others there, and takes no flags: that is `Single` here.
+
 fn attach_ops(ebpf: &mut Ebpf, cgroup: impl AsFd) -> Result<FdLink> {
-    let program: &mut SockOps = ebpf.program_mut(OPS).context("the BPF object has no program")?.try_into()?;
+    let program: &mut SockOps =
+        ebpf.program_mut(OPS).context("the BPF object has no program slb_toa_ops")?.try_into()?;
     program.load().map_err(|error| refused(error, OPS))?;
     let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| not_attached(error, OPS))?;
     Ok(program.take_link(id)?.try_into()?)
 }
 
 fn attach_peer(ebpf: &mut Ebpf, name: &str, cgroup: impl AsFd) -> Result<FdLink> {
-    let program = ebpf.program_mut(name).context("the BPF object has no program")?;
+    let program = ebpf.program_mut(name).with_context(|| format!("the BPF object has no program {name}"))?;
     let program: &mut CgroupSockAddr = program.try_into()?;
     program.load().map_err(|error| refused(error, name))?;
     let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(|error| not_attached(error, name))?;
@@ -165,13 +199,16 @@ fn refused(error: impl Into<anyhow::Error>, name: &str) -> anyhow::Error {
 }
 
 fn not_attached(error: impl Into<anyhow::Error>, name: &str) -> anyhow::Error {
-    error.into().context(format!("cannot attach `{name}` to the cgroup"))
+    error.into().context(format!(
+        "cannot attach `{name}` to the cgroup: does `bpftool cgroup tree` show a program there, or above, that allows no \
+         others? If so, name another --cgroup"
+    ))
 }
 
 /// Policy and counters of the attached programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToaState {
-    /// Whose options are believed.
+    /// Sources whose option is trusted.
     pub policy: ToaPolicy,
     /// Connections of these sources by outcome since the first attach.
     pub connections: Vec<(ToaOutcome, u64)>,

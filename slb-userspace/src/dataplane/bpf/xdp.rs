@@ -17,7 +17,7 @@ use aya::{
     },
 };
 use nix::errno::Errno;
-use slb_common::net::headers::Ipv6Hdr;
+use slb_common::net::headers::{Ipv6Hdr, VlanTag};
 
 use super::link::Link;
 use crate::advice::{Attempt, with_advice};
@@ -188,8 +188,8 @@ impl Program {
     /// Runs the program once over `frame`, as if it had arrived at the loopback interface. Returns the XDP action and
     /// the frame as the program left it.
     pub fn test_run(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
-        // Room for headers that the program may put before the frame: IPv6 and ICMP.
-        let mut out = vec![0; frame.len() + size_of::<Ipv6Hdr>() + 8];
+        // Room for headers that the program may insert: IPv6, ICMP or UDP, and a VLAN tag.
+        let mut out = vec![0; frame.len() + size_of::<Ipv6Hdr>() + 8 + size_of::<VlanTag>()];
         let result = self.xdp()?.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),

@@ -8,7 +8,7 @@ use crate::{
     packet::Packet,
     rewrite::End,
     tunnel::TunnelFlow,
-    world::{Interface, Mode},
+    world::{Interface, Mode, Protocol},
 };
 
 impl<S: Slots> Reference<'_, S> {
@@ -34,7 +34,9 @@ impl<S: Slots> Reference<'_, S> {
         let was_assured = self.flows.get(&(packet.source, protocol, listener)).map(|flow| flow.marks.assured);
         let selected = self.select(packet, listener, path)?;
         let Selected { server: number, is_new, is_finished } = selected;
-        let is_opening = is_new || (was_assured == Some(false) && !is_finished && !packet.is_rst());
+        // The server may take any SYN for the beginning of a connection.
+        let may_open = packet.segment.is_syn() || was_assured == Some(false);
+        let is_opening = is_new || (may_open && was_assured.is_some() && !is_finished && !packet.is_rst());
         let source = self.source_of(packet, (packet.source, protocol, listener), &selected, seen)?;
         let server = self.world.servers[number];
         let hop = server.hop.ok_or(Refusal::Drop(Reason::NoNextHop))?;
@@ -60,11 +62,14 @@ impl<S: Slots> Reference<'_, S> {
             }
             None => packet,
         };
-        let has_option = self.world.listeners[listener].toa && is_opening && source.is_some();
+        let has_toa = self.world.listeners[listener].toa;
+        let opens = is_opening && source.is_some();
+        let is_tcp = packet.protocol() == Some(Protocol::Tcp);
+        let changes_options = opens && is_tcp && (has_toa || packet.segment.is_syn());
         let frame = match mode {
             Mode::Nat | Mode::FullNat => {
-                let with_option =
-                    has_option.then(|| packet.with_client_option(hop.mtu as usize - packet.len));
+                let room = if has_toa { (hop.mtu as usize).saturating_sub(packet.len) } else { 0 };
+                let with_option = changes_options.then(|| packet.with_client_option(room));
                 let source = source.unwrap_or(packet.source);
                 let packet = with_option.as_ref().unwrap_or(packet);
                 packet.translated([(End::Source, source), (End::Destination, server.at)], hop.peer, hop.own)
@@ -83,7 +88,7 @@ impl<S: Slots> Reference<'_, S> {
             traffic.bytes_in += bytes as u64;
             traffic.new_flows += u64::from(is_new);
         }
-        let opening = has_option.then_some(Group::ToServerWithClientOption);
+        let opening = (has_toa && changes_options).then_some(Group::ToServerWithClientOption);
         let group = opening.or_else(|| packet.tag_change(&frame));
         Ok(Sent { out: hop.interface, action: Action::Forward, reason, frame, group })
     }

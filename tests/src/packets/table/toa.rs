@@ -31,6 +31,9 @@ pub(super) fn cases() -> Vec<Scenario> {
             sizes(of("segments as large as the MTU"), ends),
             refused(of("a client's RST"), ends),
             fragments(of("a SYN in fragments"), ends),
+            reused(of("a port that is used again"), ends),
+            switched_off(of("a listener without it"), ends),
+            hairpin(of("a flow of mode nat with a source"), ends),
         ]);
     }
     cases.push(extension());
@@ -153,6 +156,44 @@ fn refused(name: String, ends: Ends) -> Scenario {
         .frame(tcp(client, listener.at, flag::RST).build(), Expect::Drop(Reason::Reset))
         .frame(ends.first(), with(Toa::Inserted, ends, FlowKind::New))
         .frame(tcp(client, listener.at, flag::RST).build(), without(ends, FlowKind::Old))
+}
+
+/// A SYN of an established connection, whose server may take it for another one.
+fn reused(name: String, ends: Ends) -> Scenario {
+    let Ends { client, listener, server } = ends;
+    let option = option(&ends.first());
+    let old = |toa| with(toa, ends, FlowKind::Old);
+    Scenario::new(name)
+        .in_world(world(ends))
+        .frame(ends.first(), with(Toa::Inserted, ends, FlowKind::New))
+        .frame(answer(ends, source(ends)), Expect::ToClientOf(listener, server, client))
+        .frame(client_segment(ends, flag::ACK, b""), old(Toa::Inserted))
+        .frame(syn(ends, &option, 5, b""), old(Toa::Inserted))
+        .frame(syn(ends, &option, 10, b""), old(Toa::Renamed(0)))
+        .frame(client_segment(ends, flag::RST, b""), without(ends, FlowKind::Old))
+        .frame(syn(ends, &option, 5, b""), old(Toa::Inserted))
+}
+
+/// Servers that believe the local address believe no client.
+fn switched_off(name: String, ends: Ends) -> Scenario {
+    let Ends { client, listener, server } = ends;
+    let forged = syn(ends, &option(&ends.first()), 5, b"");
+    Scenario::new(name)
+        .in_world(full_nat(ends, PORTS))
+        .frame(forged.clone(), with(Toa::Renamed(0), ends, FlowKind::New))
+        .frame(answer(ends, source(ends)), Expect::ToClientOf(listener, server, client))
+        .frame(client_segment(ends, flag::ACK, b""), without(ends, FlowKind::Old))
+        .frame(forged, with(Toa::Renamed(0), ends, FlowKind::Old))
+}
+
+/// A server that asks its own VIP.
+fn hairpin(name: String, ends: Ends) -> Scenario {
+    let client = SocketAddr::new(ends.server.at.ip(), ends.client.port());
+    let asking = Ends { client, ..ends };
+    let forged = syn(asking, &option(&asking.first()), 5, b"");
+    Scenario::new(name)
+        .in_world(PacketWorld::standard().locals(&[LOCAL4, LOCAL6], PORTS))
+        .frame(forged, with(Toa::Renamed(0), asking, FlowKind::New))
 }
 
 /// A SYN in fragments gets no option, and its client cannot forge it.
