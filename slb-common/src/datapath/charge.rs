@@ -7,14 +7,11 @@ use crate::abi::{
     token_bucket::Limit,
 };
 
-/// Charges a packet that begins a flow.
+/// Charges a packet that begins a flow, to a service with [`policy::LIMIT_NEW_CONNECTIONS`].
 #[inline(always)]
 pub(super) fn new_connection<T: PathCalls>(service: &IndexEntry, maps: &T) -> Result<(), Refusal> {
-    let is_limited = service.policy & policy::LIMIT_NEW_CONNECTIONS != 0;
-    if is_limited && !maps.take_tokens(service.id(), Limit::NewConnections, 1) {
-        return Err(Refusal::drop(Reason::NewConnectionLimit));
-    }
-    Ok(())
+    let may_begin = maps.take_tokens(service.id(), Limit::NewConnections, 1);
+    if may_begin { Ok(()) } else { Err(Refusal::drop(Reason::NewConnectionLimit)) }
 }
 
 impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {

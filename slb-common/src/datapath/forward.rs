@@ -3,7 +3,6 @@
 use core::borrow::Borrow as _;
 
 use super::{
-    charge,
     frame_calls::FrameCalls,
     gue,
     icmp_error::{IcmpError, IcmpMessage},
@@ -93,10 +92,6 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
                 reason: Reason::TooBig,
                 message: IcmpMessage::too_big(packet.destination.is_v4(), mtu),
             }));
-        }
-        // The slow path charges new flows when it selects their server. It decides on packets that are too big, too.
-        if FAST && is_new {
-            charge::new_connection(service, self.maps)?;
         }
         // A server that does not hold the VIP would route the packet back to SLB, in an endless loop.
         if mode == mode::DSR && sender == hop.macs.receiver() {

@@ -38,6 +38,7 @@ use crate::{
         stats::Reason,
     },
     net::{frame::Frame, headers::protocol},
+    opaque::opaque,
 };
 
 /// Selects the server of a packet of an untracked flow. `None` where the flow is tracked.
@@ -119,7 +120,8 @@ pub(super) fn select_tracked<'t, T: PathCalls>(
         None if disposition == PackedDisposition::OTHER_CONNECTION => request.by_hash(),
         None => request.begin_flow(
             &query,
-            if disposition == PackedDisposition::RESELECT { distance } else { NOT_FOUND },
+            if disposition.is_reselect() { distance } else { NOT_FOUND },
+            disposition.live(),
         ),
     }
 }
@@ -136,9 +138,9 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
     }
 
     /// Selects a server for a packet without an entry, or with one that does not hold for it. `distance` is that of the
-    /// entry to replace, or [`NOT_FOUND`].
+    /// entry to replace, or [`NOT_FOUND`]; `live` is 1 if the flow of that entry has not ended, else 0.
     #[inline(always)]
-    fn begin_flow(&self, query: &Query, distance: u32) -> Result<Selection<'t>, Refusal> {
+    fn begin_flow(&self, query: &Query, distance: u32, live: u64) -> Result<Selection<'t>, Refusal> {
         let Self { packet, arrival, service, maps, .. } = *self;
         let (sees_replies, is_mid_stream) = (self.sees_replies(), self.is_mid_stream());
         let (is_syn, is_new_entry) = (packet.flags.is_syn(), distance == NOT_FOUND);
@@ -163,7 +165,10 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
             return Err(Refusal::drop(Reason::ClientPortBusy));
         }
         let is_new = (is_syn && !packet.flags.rst()) || (sees_replies && !self.is_tcp());
-        if is_new {
+        // A flow that loses its server is no new one. Without branches: each one would double the paths the verifier
+        // follows.
+        let is_limited = service.policy & policy::LIMIT_NEW_CONNECTIONS != 0;
+        if opaque(is_limited as u64 & is_new as u64 & !live) != 0 {
             charge::new_connection(service, maps)?;
         }
         let scheduled = schedule(packet, service, conflicts, maps);

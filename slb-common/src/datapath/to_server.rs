@@ -3,7 +3,7 @@
 use core::borrow::Borrow as _;
 
 use super::{
-    access, charge,
+    access,
     frame_calls::FrameCalls,
     icmp_error::{IcmpError, IcmpMessage},
     macs::macs,
@@ -88,12 +88,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             Some(selection) if FAST => {
                 return self.forward::<SOURCE, G>(head, packet, sender, service, mode, &selection);
             }
-            Some(selection) => {
-                if selection.is_new {
-                    charge::new_connection(service, maps)?;
-                }
-                selection
-            }
+            Some(selection) => selection,
             None if FAST => select::select_tracked_fast::<SOURCE, T>(&request, &frame)?,
             None => select::select_tracked(&request)?,
         };

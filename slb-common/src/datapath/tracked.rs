@@ -113,7 +113,10 @@ pub fn disposition<T: Maps>(
             let Selection { backend, is_finished, is_opening, .. } = selection;
             PackedDisposition::forward(backend.handle.id(), is_finished, is_opening)
         }
-        Ok(Disposition::Reselect) => PackedDisposition::RESELECT,
+        Ok(Disposition::Reselect) => {
+            let has_ended = flows.is_expired(found.sequence_word) || found.sequence_word.is_finished();
+            if has_ended { PackedDisposition::RESELECT } else { PackedDisposition::RESELECT_LIVE }
+        }
         Ok(Disposition::OtherConnection) => PackedDisposition::OTHER_CONNECTION,
         Err(refusal) => PackedDisposition::refusal(&refusal),
     }

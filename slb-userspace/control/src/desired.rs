@@ -317,7 +317,12 @@ fn policies_of(listener: &Listener) -> PolicySet {
         Some(_) => policy::LIMIT_NEW_CONNECTIONS,
     } | if listener.toa { policy::TOA } else { 0 };
     let policies = PolicySet::new(bits);
-    if policies.has(policy::PINNED_ELSEWHERE) { policies.with(policy::TRACK) } else { policies }
+    // A SYN that is sent again is known by its entry.
+    if policies.has(policy::PINNED_ELSEWHERE | policy::LIMIT_NEW_CONNECTIONS) {
+        policies.with(policy::TRACK)
+    } else {
+        policies
+    }
 }
 
 /// The service of a VIP itself: echo replies while a listener runs, and what happens to unmatched packets. `None` if

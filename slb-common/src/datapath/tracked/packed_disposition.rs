@@ -21,6 +21,8 @@ impl PackedDisposition {
     pub const NO_ENTRY: Self = Self(1 << 62);
     /// The entry does not hold for the packet. A server is selected anew.
     pub(in crate::datapath) const RESELECT: Self = Self(1 << 61);
+    /// As [`Self::RESELECT`], for a flow that has not ended: its server may no longer receive the packet.
+    pub(in crate::datapath) const RESELECT_LIVE: Self = Self(Self::RESELECT.0 | 1);
     /// The packet belongs to another connection than the entry.
     pub(in crate::datapath) const OTHER_CONNECTION: Self = Self(1 << 60);
 
@@ -45,6 +47,18 @@ impl PackedDisposition {
     }
 
     /// The server; `None` where one must be selected.
+    /// 1 for [`Self::RESELECT_LIVE`], 0 for [`Self::RESELECT`] and [`Self::NO_ENTRY`].
+    #[inline(always)]
+    pub(in crate::datapath) const fn live(self) -> u64 {
+        self.0 & 1
+    }
+
+    /// Whether it is [`Self::RESELECT`] or [`Self::RESELECT_LIVE`].
+    #[inline(always)]
+    pub(in crate::datapath) const fn is_reselect(self) -> bool {
+        self.0 | 1 == Self::RESELECT_LIVE.0
+    }
+
     #[inline(always)]
     pub(in crate::datapath) fn selection<T: Maps>(self, maps: &T) -> Result<Option<Selection<'_>>, Refusal> {
         if self == Self::RST_DUE {
@@ -75,6 +89,7 @@ mod tests {
             PackedDisposition::forward(u32::MAX, true, true),
             PackedDisposition::NO_ENTRY,
             PackedDisposition::RESELECT,
+            PackedDisposition::RESELECT_LIVE,
             PackedDisposition::OTHER_CONNECTION,
             PackedDisposition::refusal(&Refusal::RST_DUE),
             PackedDisposition::refusal(&Refusal::drop(Reason::NoNextHop)),

@@ -6,5 +6,7 @@ use crate::{choices::Choices, world::Listener};
 pub(super) fn with_limits(choices: &mut impl Choices, listener: Listener) -> Listener {
     let bandwidth = choices.rarely(5).then(|| choices.pick(&[1, 8, 40, 100, 1000, 1_000_000]));
     let new_connections = choices.rarely(5).then(|| choices.pick(&[1, 5, 10, 50, 1_000_000]));
-    Listener { bandwidth, new_connections, ..listener }
+    // The flows of such a listener are tracked.
+    let track = listener.track || new_connections.is_some();
+    Listener { bandwidth, new_connections, track, ..listener }
 }

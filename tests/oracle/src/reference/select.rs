@@ -57,9 +57,6 @@ impl<S: Slots> Reference<'_, S> {
             let server = self.current(packet, slots[0])?;
             self.check_hop(server)?;
             let is_new = packet.segment.is_syn() && !packet.is_rst();
-            if is_new {
-                self.check_new_connection(number)?;
-            }
             return Ok(Selected { server, is_new, is_finished: false });
         }
         let key = (packet.source, protocol, number);
@@ -181,7 +178,10 @@ impl<S: Slots> Reference<'_, S> {
         let is_tcp = packet.content == Content::Tcp;
         let is_syn = packet.segment.is_syn();
         let is_new = (is_syn && !packet.is_rst()) || (sees_replies && !is_tcp);
-        if is_new {
+        // A flow that has lost its server is no new one.
+        let now = self.now;
+        let has_ended = |flow: &Flow| flow.marks.is_finished() || flow.is_expired(now);
+        if is_new && self.flows.get(&key).is_none_or(has_ended) {
             self.check_new_connection(key.2)?;
         }
         let (server, previous) = self.by_hash(packet, key, listener)?;

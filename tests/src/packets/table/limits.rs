@@ -28,7 +28,9 @@ const SECOND: u64 = 1_000_000_000;
 pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = Vec::new();
     for (name, ends) in [("tcp4", TCP4), ("tcp6", TCP6), ("udp4", UDP4), ("udp6", UDP6)] {
-        for (mode_name, mode) in [("nat", mode::NAT), ("dsr", mode::DSR), ("ipip", mode::IPIP)] {
+        for (mode_name, mode) in
+            [("nat", mode::NAT), ("dsr", mode::DSR), ("ipip", mode::IPIP), ("gue", mode::GUE)]
+        {
             let of = |what: &str| format!("limits: {mode_name}, {name}: {what}");
             let limited = Limited { ends, mode };
             cases.push(limited.bandwidth(of("bandwidth")));
@@ -42,7 +44,10 @@ pub(super) fn cases() -> Vec<Scenario> {
     }
     cases.extend([
         round_robin_takes_no_turn(),
-        syn_of_known_flow(),
+        syn_of_known_flow(HTTP4, mode::NAT),
+        syn_of_known_flow(HTTP4, mode::DSR),
+        flow_without_its_server(TCP4),
+        flow_without_its_server(UDP4),
         listeners_share_a_bucket_only_by_its_number(),
         bytes_and_time(),
         connections_and_time(),
@@ -57,7 +62,8 @@ fn limit_bandwidth(service: &mut Service, kilobits: u32) {
 }
 
 fn limit_connections(service: &mut Service, number: u32) {
-    service.policy |= policy::LIMIT_NEW_CONNECTIONS;
+    // The daemon has the flows of such a listener tracked.
+    service.policy |= policy::LIMIT_NEW_CONNECTIONS | policy::TRACK;
     service.new_connections = number;
     service.token_buckets = service.handle.id();
 }
@@ -227,15 +233,32 @@ fn round_robin_takes_no_turn() -> Scenario {
 }
 
 /// A SYN that is retransmitted is no new connection, nor is one of an established connection.
-fn syn_of_known_flow() -> Scenario {
-    let limited = PacketWorld::standard().with(HTTP4, |service| limit_connections(service, 1));
-    let to = |flow| Expect::ToServer(HTTP4, WEB4, flow);
-    Scenario::new("limits: a SYN of a known flow is no new connection")
+fn syn_of_known_flow(listener: PacketListener, mode: u8) -> Scenario {
+    let limited = PacketWorld::standard().with(listener, |service| {
+        service.mode = mode;
+        limit_connections(service, 1);
+    });
+    let to = |flow| Expect::ToServer(listener, WEB4, flow);
+    Scenario::new(format!("limits: a SYN of a known flow is no new connection, mode {mode}"))
         .in_world(limited)
         .frame(syn(0), to(FlowKind::New))
         .frame(syn(0), to(FlowKind::Old))
         .frame(syn(0), to(FlowKind::Old))
         .frame(syn(1), OVER_CONNECTIONS)
+}
+
+/// A flow whose server fails is no new connection; one that begins at the other server is.
+fn flow_without_its_server(ends: Ends) -> Scenario {
+    let Ends { listener, server, .. } = ends;
+    let limited = || PacketWorld::standard().with(listener, |service| limit_connections(service, 1));
+    let table = listener.table.expect("a listener with servers");
+    let to = |server| Expect::ToServer(listener, server, FlowKind::New);
+    Scenario::new(format!("limits: a flow of protocol {} that loses its server", listener.protocol))
+        .in_world(limited())
+        .frame(first(ends, 0).build(), to(server))
+        .change(limited().table(table, &[FOURTH]).flags(server, 0))
+        .frame(first(ends, 0).build(), to(FOURTH))
+        .frame(first(ends, 1).build(), OVER_CONNECTIONS)
 }
 
 /// As the services of a listener with several VIPs do.
