@@ -126,9 +126,16 @@ impl Interface {
         vlan_of(self.extra_macs[0].load()).is_some()
     }
 
-    /// The interface by which frames leave, and their VLAN.
+    /// The interface by which frames leave, and their VLAN; interface 0 if the entry is empty.
     #[inline(always)]
     pub fn exit(&self) -> (u32, Vlan) {
+        // The words of an entry that changes may be those of the interface before.
+        if self.ifindex() == 0 { (0, Vlan::NONE) } else { self.link() }
+    }
+
+    /// The link of an entry that is not empty: the interface that has its frames, and their VLAN there.
+    #[inline(always)]
+    pub fn link(&self) -> (u32, Vlan) {
         let word = self.extra_macs[0].load();
         vlan_of(word).map_or((self.ifindex(), Vlan::NONE), |vlan| (word as u32, vlan))
     }
@@ -139,6 +146,7 @@ impl Interface {
         let [ids, address, first, second] = properties.words();
         if self.ifindex() != properties.ifindex {
             self.ids.store(0);
+            self.extra_macs[0].store(NO_EXTRA_MAC);
         }
         let before = [self.extra_macs[0].load(), self.extra_macs[1].load()];
         let address_first = before.contains(&(address & MAC));
@@ -161,6 +169,7 @@ impl Interface {
     /// Empties the entry.
     pub fn clear(&self) {
         self.ids.store(0);
+        self.extra_macs.iter().for_each(|word| word.store(NO_EXTRA_MAC));
         self.address.store(0);
     }
 
@@ -206,11 +215,14 @@ impl InterfaceProperties {
     }
 }
 
-/// The word of a further address. Without one, it has bits that no address of a frame has: a frame to the broadcast
-/// address is not the interface's own.
+/// The word without a further address. It has bits that no address of a frame has: a frame to the broadcast address is
+/// not the interface's own.
+const NO_EXTRA_MAC: u64 = u64::MAX;
+
+/// The word of a further address.
 const fn extra_mac_word(mac: [u8; 6]) -> u64 {
     let word = mac_word(mac);
-    if word == mac_word(NO_MAC) { u64::MAX } else { word }
+    if word == mac_word(NO_MAC) { NO_EXTRA_MAC } else { word }
 }
 
 const fn bytes(mac: u64) -> [u8; 6] {
@@ -262,6 +274,22 @@ mod tests {
         assert_eq!(Interface::new(&PROPERTIES).properties(), Some(PROPERTIES));
         entry.clear();
         assert_eq!(entry.properties(), None);
+        assert!(!entry.has_mac(mac_word(MAC)) && !entry.has_mac(mac_word([0, 0, 0x5e, 0, 1, 51])));
+    }
+
+    #[test]
+    fn cleared_entry_of_vlan_device_names_no_interface_below() {
+        let vlan = Vlan::new(7, false);
+        let device = InterfaceProperties { extra_macs: [NO_MAC; EXTRA_MACS], below: 2, vlan, ..PROPERTIES };
+        let entry = Interface::new(&device);
+        entry.clear();
+        assert_eq!((entry.exit(), entry.is_vlan_device()), ((0, Vlan::NONE), false));
+        entry.store(&PROPERTIES);
+        assert_eq!(entry.properties(), Some(PROPERTIES));
+        entry.store(&device);
+        // A packet may come between the words of a change.
+        entry.ids.store(0);
+        assert_eq!(entry.exit(), (0, Vlan::NONE));
     }
 
     #[test]

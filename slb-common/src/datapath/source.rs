@@ -119,7 +119,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             return false;
         };
         let entry = self.maps.interface(link);
-        let (below, vlan) = entry.map_or((link, Vlan::NONE), Interface::exit);
+        let (below, vlan) = entry.map_or((link, Vlan::NONE), Interface::link);
         let is_its_interface = below == hop.ifindex || entry.map_or(0, Interface::group) == hop.ifindex;
         is_its_interface && vlan == hop.macs.vlan
     }

@@ -59,8 +59,14 @@ pub(super) fn cases() -> Vec<Scenario> {
         let lan = VlanCase { client, listener, server };
         let far = VlanCase { client, listener: far, server: distant };
         let one_way = [mode::DSR, mode::IPIP].map(|mode| lan.one_way(mode));
-        let both =
-            [lan.server_in_vlan(), lan.both_in_vlans(), lan.finished(), lan.routed(), far.client_in_vlan()];
+        let both = [
+            lan.server_in_vlan(),
+            lan.both_in_vlans(),
+            lan.finished(),
+            lan.routed(),
+            lan.device_removed(),
+            far.client_in_vlan(),
+        ];
         both.into_iter().chain(one_way)
     };
     families.into_iter().flat_map(of_family).chain(sources::cases()).collect()
@@ -129,6 +135,17 @@ impl VlanCase {
                 self.ask(flag::ACK).tag(SERVICE_VLAN, 8).tag(VLAN, 9).build(),
                 self.to_server(SEVEN, FlowKind::Old),
             )
+    }
+
+    /// The device that leads to the client is removed.
+    fn device_removed(self) -> Scenario {
+        let back = Expect::Drop(Reason::NoInterface);
+        self.case("the client's device is removed", PacketWorld::standard())
+            .frame(self.ask(flag::SYN).tag(VLAN, 7).build(), self.to_server(Vlan::NONE, FlowKind::New))
+            .frame(self.answer(flag::SYN | flag::ACK).build(), self.to_client(SEVEN))
+            .interfaces(interfaces_in_roles(FROM_CLIENTS | SERVER, FROM_CLIENTS | SERVER))
+            .frame(self.answer(flag::ACK).build(), back)
+            .frame(self.answer(flag::ACK).tag(VLAN, PRIORITY).build(), back)
     }
 
     fn client_in_vlan(self) -> Scenario {
