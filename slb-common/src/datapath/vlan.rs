@@ -19,15 +19,17 @@ impl<T: Maps, const FAST: bool> PacketPath<'_, T, FAST> {
         if FAST || packet.vlan_device == 0 { self.ifindex } else { packet.vlan_device }
     }
 
-    /// The verdict for a frame that leaves through the interface `out` in the VLAN `vlan`. A VLAN for which the host has
-    /// no device means nothing on another interface.
+    /// The verdict for a frame that leaves through the interface `out` in the VLAN `vlan`. A frame of a VLAN for which the
+    /// host has no device leaves by the interface that it came in by and in its VLAN: else SLB would connect VLANs that
+    /// the host does not route between.
     #[inline(always)]
     pub(super) fn egress_verdict(&self, out: u32, vlan: Vlan, packet: &Packet) -> Result<Verdict, Reason> {
+        let stays = out == self.ifindex && (vlan.is_none() || vlan == packet.vlan);
+        if packet.is_tagged() && packet.vlan_device == 0 && !stays {
+            return Err(Reason::VlanCrossing);
+        }
         if out == self.ifindex {
             return Ok(Verdict::Transmit);
-        }
-        if packet.is_tagged() && vlan.is_none() && packet.vlan_device == 0 {
-            return Err(Reason::VlanCrossing);
         }
         if self.maps.redirect(out) { Ok(Verdict::Redirect(out)) } else { Err(Reason::NoInterface) }
     }

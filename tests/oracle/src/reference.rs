@@ -280,7 +280,8 @@ impl<'s, S: Slots> Reference<'s, S> {
         Clock { now: self.now, hz: self.world.hz, idle: self.world.listeners[listener].idle }
     }
 
-    /// Whether a frame may leave by the interface `out`, with this tag.
+    /// Whether a frame may leave by the interface `out`, with this tag. The host takes part in a VLAN by a device for it:
+    /// without one, the frames of the VLAN stay in it and on their interface.
     fn check_egress(
         &self,
         packet: &Packet,
@@ -288,15 +289,12 @@ impl<'s, S: Slots> Reference<'s, S> {
         out: u32,
         tag: Option<Tag>,
     ) -> Result<(), Refusal> {
-        let is_known = tag.is_some() || self.world.vlan_device(packet, arrival).is_some();
-        if out == arrival.index {
-            Ok(())
-        } else if packet.is_tagged() && !is_known {
-            Err(Refusal::Drop(Reason::VlanCrossing))
-        } else if self.world.interface(out).is_none() {
-            Err(Refusal::Drop(Reason::NoInterface))
-        } else {
-            Ok(())
+        let takes_part = !packet.is_tagged() || self.world.vlan_device(packet, arrival).is_some();
+        let stays = out == arrival.index && tag.is_none_or(|tag| packet.tag() == Some(tag));
+        if !takes_part {
+            return if stays { Ok(()) } else { Err(Refusal::Drop(Reason::VlanCrossing)) };
         }
+        let exists = out == arrival.index || self.world.interface(out).is_some();
+        if exists { Ok(()) } else { Err(Refusal::Drop(Reason::NoInterface)) }
     }
 }

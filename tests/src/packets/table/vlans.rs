@@ -66,6 +66,7 @@ pub(super) fn cases() -> Vec<Scenario> {
             lan.routed(),
             lan.device_removed(),
             far.client_in_vlan(),
+            far.crossing(),
         ];
         both.into_iter().chain(one_way)
     };
@@ -133,7 +134,7 @@ impl VlanCase {
             )
             .frame(
                 self.ask(flag::ACK).tag(SERVICE_VLAN, 8).tag(VLAN, 9).build(),
-                self.to_server(SEVEN, FlowKind::Old),
+                Expect::Drop(Reason::VlanCrossing),
             )
     }
 
@@ -167,18 +168,35 @@ impl VlanCase {
             .host_only()
     }
 
+    /// Without a device for their VLAN, frames leave in it by the interface that they came in by, or not at all.
+    fn crossing(self) -> Scenario {
+        let five = Vlan::new(5, false);
+        let crossing = Expect::Drop(Reason::VlanCrossing);
+        let world = PacketWorld::standard().hop_in_vlan(ROUTER, five);
+        self.case("no device for the VLAN, server on another interface", world)
+            .frame(self.ask(flag::SYN).tag(VLAN, 7).build(), self.to_server(five, FlowKind::New))
+            .frame(self.ask(flag::ACK).tag(VLAN, 5).build(), crossing)
+            .frame(self.ask(flag::ACK).tag(VLAN, 5).tag(VLAN, 5).build(), crossing)
+            .frame(self.ask(flag::ACK).build(), self.to_server(five, FlowKind::Old))
+    }
+
     fn one_way(self, mode: u8) -> Scenario {
         let with_mode = |world: PacketWorld| world.with(self.listener, |service| service.mode = mode);
         let world = with_mode(PacketWorld::standard().hop_in_vlan(LAN, EIGHT));
         let name = if mode == mode::DSR { "dsr" } else { "ipip" };
+        let crossing = Expect::Drop(Reason::VlanCrossing);
         self.case(name, world)
             .frame(self.ask(flag::SYN).build(), self.to_server(EIGHT, FlowKind::New))
             .frame(self.ask(flag::SYN).tag(VLAN, 7).build(), self.to_server(EIGHT, FlowKind::New))
-            .frame(
-                self.ask(flag::SYN).tag(VLAN, 5).tag(VLAN, 6).padding(3).build(),
-                self.to_server(EIGHT, FlowKind::New),
-            )
             .frame(self.ask(flag::SYN).tag(SERVICE_VLAN, 8).build(), self.to_server(EIGHT, FlowKind::New))
+            .frame(self.ask(flag::SYN).tag(VLAN, 5).build(), crossing)
+            .frame(self.ask(flag::SYN).tag(VLAN, 8).build(), crossing)
+            .frame(self.ask(flag::SYN).tag(VLAN, 5).tag(VLAN, 6).padding(3).build(), crossing)
+            .frame(self.ask(flag::SYN).tag(SERVICE_VLAN, 8).tag(VLAN, 6).build(), crossing)
+            .interfaces(interfaces_in_roles(FROM_CLIENTS | SERVER, FROM_CLIENTS | SERVER))
+            .frame(self.ask(flag::SYN).tag(SERVICE_VLAN, 8).build(), self.to_server(EIGHT, FlowKind::New))
+            .frame(self.ask(flag::SYN).tag(VLAN, 7).build(), crossing)
+            .interfaces(interfaces())
             .change(with_mode(PacketWorld::standard()))
             .frame(self.ask(flag::SYN).tag(VLAN, 7).build(), self.to_server(Vlan::NONE, FlowKind::New))
     }
