@@ -23,7 +23,7 @@ use crate::{
         source::Source,
         stats::Reason,
     },
-    net::headers::protocol,
+    net::{headers::protocol, vlan::Vlan},
 };
 
 /// The client that a reply goes to, and the service whose VIP becomes its source.
@@ -236,11 +236,12 @@ fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
 }
 
 /// Whether a server's packets may arrive on this interface: that of its next hop and in its VLAN, or one with the role
-/// `server` alone.
+/// `server` alone. A server in no VLAN may answer in one that the host has no device for.
 #[inline(always)]
 pub(super) fn is_path_from<T: Maps>(backend: &Backend, packet: &Packet, ifindex: u32, maps: &T) -> bool {
     let Some(hop) = maps.next_hop(backend.next_hop).filter(|hop| hop.ifindex != 0) else { return true };
-    let is_its_vlan = hop.macs.vlan.is_none() || hop.macs.vlan == packet.vlan;
+    let is_foreign = packet.vlan_device == 0 && packet.vlan != Vlan::STACKED;
+    let is_its_vlan = hop.macs.vlan == packet.vlan || (hop.macs.vlan.is_none() && is_foreign);
     if hop.ifindex == ifindex && is_its_vlan {
         return true;
     }

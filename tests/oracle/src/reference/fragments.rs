@@ -166,7 +166,7 @@ impl<S: Slots> Reference<'_, S> {
         if !arrival.server {
             return Err(Refusal::Drop(Reason::WrongInterface));
         }
-        self.world.servers[number].check_way(packet, arrival)?;
+        self.world.servers[number].check_way(packet, arrival, &self.world)?;
         if packet.hop_limit <= 1 {
             return Err(Refusal::Drop(Reason::HopLimit));
         }

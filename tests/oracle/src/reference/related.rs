@@ -154,7 +154,7 @@ impl<S: Slots> Reference<'_, S> {
         }
         let Embedded { sender, receiver: server, protocol, .. } = *embedded;
         let key = self.answered_flow(sender, protocol, server).ok_or(Refusal::Unmatched)?;
-        self.world.servers[self.flows[&key].server].check_way(packet, arrival)?;
+        self.world.servers[self.flows[&key].server].check_way(packet, arrival, &self.world)?;
         Ok(key)
     }
 

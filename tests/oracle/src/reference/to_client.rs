@@ -9,7 +9,7 @@ use crate::{
     outcome::{Action, Reason},
     packet::{Content, Packet, flag},
     rewrite::End,
-    world::{Hop, Interface, Mode, Protocol, Server, ServerState},
+    world::{Hop, Interface, Mode, Protocol, Server, ServerState, World},
 };
 
 impl<S: Slots> Reference<'_, S> {
@@ -102,7 +102,7 @@ impl<S: Slots> Reference<'_, S> {
         let (clock, segment) = (self.clock(key.2), packet.segment);
         let flow = self.flows.get_mut(&key).expect("the flow was found");
         let server = self.world.servers[flow.server];
-        server.check_way(packet, arrival)?;
+        server.check_way(packet, arrival, &self.world)?;
         if segment.has(flag::SYN) && flow.refuses_syn_ack(clock.now) {
             flow.marks.reused = true;
             return Err(Refusal::Unmatched);
@@ -128,10 +128,20 @@ impl<S: Slots> Reference<'_, S> {
 }
 
 impl Server {
-    /// What servers send arrives by the way to them, or where there are no clients.
-    pub(super) fn check_way(&self, packet: &Packet, arrival: &Interface) -> Result<(), Refusal> {
-        let is_way =
-            |hop: Hop| hop.interface == arrival.index && (hop.tag.is_none() || hop.tag == packet.tag());
+    /// What servers send arrives by the way to them, or where there are no clients. The way without a VLAN is that of
+    /// untagged frames, and of one tag that means nothing to the host.
+    pub(super) fn check_way(
+        &self,
+        packet: &Packet,
+        arrival: &Interface,
+        world: &World,
+    ) -> Result<(), Refusal> {
+        let is_foreign = packet.tag().is_some() && world.vlan_device(packet, arrival).is_none();
+        let is_in_vlan = |hop: Hop| match hop.tag {
+            Some(tag) => packet.tag() == Some(tag),
+            None => !packet.is_tagged() || is_foreign,
+        };
+        let is_way = |hop: Hop| hop.interface == arrival.index && is_in_vlan(hop);
         match self.hop {
             Some(hop) if !is_way(hop) && (arrival.client || !arrival.server) => {
                 Err(Refusal::Drop(Reason::WrongInterface))

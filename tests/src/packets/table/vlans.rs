@@ -61,6 +61,7 @@ pub(super) fn cases() -> Vec<Scenario> {
         let one_way = [mode::DSR, mode::IPIP].map(|mode| lan.one_way(mode));
         let both = [
             lan.server_in_vlan(),
+            lan.server_in_no_vlan(),
             lan.both_in_vlans(),
             lan.finished(),
             lan.routed(),
@@ -147,6 +148,22 @@ impl VlanCase {
             .interfaces(interfaces_in_roles(FROM_CLIENTS | SERVER, FROM_CLIENTS | SERVER))
             .frame(self.answer(flag::ACK).build(), back)
             .frame(self.answer(flag::ACK).tag(VLAN, PRIORITY).build(), back)
+    }
+
+    /// A server without a VLAN does not answer by a VLAN device, nor in two tags.
+    fn server_in_no_vlan(self) -> Scenario {
+        let wrong = Expect::Drop(Reason::WrongInterface);
+        let answer = |kind, id| self.answer(flag::SYN | flag::ACK).tag(kind, id);
+        let back = Expect::ToClient(self.listener, self.server, CLIENT);
+        self.case("server and client in no VLAN", PacketWorld::standard())
+            .frame(self.ask(flag::SYN).build(), Expect::ToServer(self.listener, self.server, FlowKind::New))
+            .frame(answer(VLAN, 7).build(), wrong)
+            .frame(answer(SERVICE_VLAN, PRIORITY | 8).build(), wrong)
+            .frame(answer(VLAN, 7).tag(VLAN, 9).build(), wrong)
+            .frame(answer(VLAN, 5).tag(VLAN, 6).build(), wrong)
+            // SLB has no part in this VLAN.
+            .frame(answer(VLAN, 5).build(), back)
+            .frame(answer(VLAN, PRIORITY).build(), back)
     }
 
     fn client_in_vlan(self) -> Scenario {
