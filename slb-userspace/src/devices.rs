@@ -29,6 +29,7 @@ pub(crate) mod tests {
             altnames: Vec::new(),
             mac: Some([2; 6]),
             up: true,
+            is_enabled: true,
             kind: kind.map(str::to_owned),
             xdp: None,
             mtu: 1500,

@@ -45,6 +45,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// Whether it is up and has carrier.
     pub up: bool,
+    /// Whether it is set up (`IFF_UP`), with carrier or without.
+    pub is_enabled: bool,
     /// The kernel's name for its kind (`veth`, `bond`, ...); most physical interfaces have none.
     pub kind: Option<String>,
     /// The attached XDP program.
@@ -69,6 +71,7 @@ impl Link {
             altnames: Vec::new(),
             mac: None,
             up: true,
+            is_enabled: true,
             kind: None,
             xdp: None,
             mtu: 1500,

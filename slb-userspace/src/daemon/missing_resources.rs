@@ -68,6 +68,7 @@ mod tests {
             altnames: Vec::new(),
             mac: None,
             up: true,
+            is_enabled: true,
             kind: None,
             xdp: None,
             mtu: 65_536,

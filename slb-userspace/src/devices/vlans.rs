@@ -16,7 +16,7 @@ pub struct VlanExit {
 }
 
 /// The VLAN devices upon the interfaces with these indexes, by index. Leaves out those that run the program themselves,
-/// and those of a VRF, bridge or bond.
+/// those of a VRF, bridge or bond, and those that are set down: the kernel takes no frames from them either.
 pub fn vlan_devices<'links>(
     running: &BTreeSet<u32>,
     links: impl Iterator<Item = &'links Link>,
@@ -24,7 +24,7 @@ pub fn vlan_devices<'links>(
     let exit = |link: &Link| {
         let below = link.below.filter(|below| below.namespace.is_none())?.index;
         let is_served = running.contains(&below) && !running.contains(&link.index) && link.master.is_none();
-        is_served.then_some((link.index, VlanExit { below, vlan: link.vlan? }))
+        (is_served && link.is_enabled).then_some((link.index, VlanExit { below, vlan: link.vlan? }))
     };
     links.filter_map(exit).collect()
 }
@@ -43,12 +43,14 @@ mod tests {
         };
         let links = [
             link(2, "eth1", None),
-            upon(2, None, 3),
+            // Without carrier it comes back as it was.
+            Link { up: false, ..upon(2, None, 3) },
             upon(3, None, 4),
             upon(2, Some(1), 5),
             Link { master: Some(9), ..upon(2, None, 6) },
             Link { vlan: None, ..upon(2, None, 7) },
             upon(2, None, 8),
+            Link { up: false, is_enabled: false, ..upon(2, None, 9) },
         ];
         let devices = vlan_devices(&BTreeSet::from([2, 8]), links.iter());
         let exit = VlanExit { below: 2, vlan: Vlan::new(100, false) };

@@ -224,6 +224,7 @@ pub(crate) fn link(message: LinkMessage) -> Option<Link> {
         mac: None,
         mtu: 0,
         up: header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        is_enabled: header.flags.contains(LinkFlags::Up),
         kind: None,
         xdp: None,
         master: None,

@@ -348,6 +348,7 @@ fn links_are_listed_with_their_attributes() {
             altnames: Vec::new(),
             mac: Some(MAC),
             up: true,
+            is_enabled: true,
             kind: Some("veth".into()),
             xdp: None,
             mtu: 1500,
