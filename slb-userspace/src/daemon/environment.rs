@@ -140,8 +140,9 @@ pub(super) trait Interfaces {
     /// What to do about servers behind interfaces without the program, by interface name.
     fn advice(&self) -> BTreeMap<String, String>;
 
-    /// VLAN devices upon interfaces that run the program, by index.
-    fn vlans(&self) -> BTreeMap<u32, VlanExit>;
+    /// VLAN devices upon interfaces that run the program, by index, as they are once it no longer runs on those named in
+    /// `without`.
+    fn vlans(&self, without: &[String]) -> BTreeMap<u32, VlanExit>;
 
     /// Whether the program could not be attached to an existing interface.
     fn has_refused(&self) -> bool;

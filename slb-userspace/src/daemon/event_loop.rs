@@ -275,7 +275,7 @@ impl<E: Environment> EventLoop<E> {
         let (refused, absent) = (interfaces.refused(), interfaces.absent());
         self.observations.set_interfaces(interfaces.attached_without(without), refused, absent);
         self.observations.set_advice(interfaces.advice());
-        self.observations.set_vlans(interfaces.vlans());
+        self.observations.set_vlans(interfaces.vlans(without));
         self.read_next_hops();
     }
 

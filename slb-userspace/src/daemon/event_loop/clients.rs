@@ -55,7 +55,7 @@ impl<E: Environment> EventLoop<E> {
         let before = self.clients.on_link();
         let interfaces = self.env.interfaces();
         let attached = interfaces.attached_without(&[]);
-        let vlans = interfaces.vlans().into_iter().filter(|(_, exit)| attached.contains_key(&exit.below));
+        let vlans = interfaces.vlans(&[]).into_iter().filter(|(_, exit)| attached.contains_key(&exit.below));
         let attached = vlans.map(|(index, _)| index).chain(attached.keys().copied()).collect();
         let changed_paths = self.clients.changed_paths(next_hops, &attached);
         if self.clients.on_link() != before {

@@ -68,7 +68,7 @@ impl<E: Environment> EventLoop<E> {
         let attached = env.interfaces().attached_without(&[]);
         let mut observations = Observations::restored(&config, reconciler.actual()?, attached);
         observations.set_advice(env.interfaces().advice());
-        observations.set_vlans(env.interfaces().vlans());
+        observations.set_vlans(env.interfaces().vlans(&[]));
         observations.set_announced(announced(&config, false));
         observations.set_locals(local_addresses(&config));
         observations.set_vips(vips);

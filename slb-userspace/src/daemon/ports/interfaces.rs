@@ -11,7 +11,7 @@ use anyhow::Result;
 use super::{PortState, Ports, renamed};
 use crate::{
     daemon::environment::{Interfaces, Links},
-    devices::VlanExit,
+    devices::{self, VlanExit},
     neigh::Link,
 };
 use slb_config::model::InterfaceRole;
@@ -57,8 +57,14 @@ impl Interfaces for Ports {
         self.stacked.advice.clone()
     }
 
-    fn vlans(&self) -> BTreeMap<u32, VlanExit> {
-        self.stacked.vlans.clone()
+    fn vlans(&self, without: &[String]) -> BTreeMap<u32, VlanExit> {
+        let remains = |index: &u32| {
+            let mut names = self.ports.iter().filter(|(_, port)| port.runs() == Some(*index));
+            // An interface has several names if it has alternative ones.
+            names.any(|(name, _)| !without.contains(name))
+        };
+        let running = self.held.keys().copied().filter(remains).collect();
+        devices::vlan_devices(&running, self.seen.values())
     }
 
     fn has_refused(&self) -> bool {
@@ -99,6 +105,8 @@ impl Interfaces for Ports {
                 self.unpin(name, index);
             }
         }
+        // A VLAN device that ran the program is reached through the interface below now.
+        self.update_members(&self.seen.clone());
         self.restore_merging();
         self.publish();
     }

@@ -20,7 +20,7 @@ pub(super) struct Stacked {
     /// Names of members without a slot in the maps, by bond index. Answers to requests that arrive by them are dropped.
     unlisted_members: BTreeMap<u32, Vec<String>>,
     /// VLAN devices upon interfaces that run the program, by index.
-    pub(super) vlans: BTreeMap<u32, VlanExit>,
+    vlans: BTreeMap<u32, VlanExit>,
     /// What to do about servers behind interfaces without the program, by interface name.
     pub(super) advice: BTreeMap<String, String>,
 }

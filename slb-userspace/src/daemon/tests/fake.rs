@@ -53,6 +53,8 @@ pub(super) struct FakeHost {
     pub(super) fails_gc: bool,
     /// Interfaces that run the program.
     pub(super) attached: BTreeSet<String>,
+    /// Which interfaces are VLAN devices, by index.
+    pub(super) vlan_devices: BTreeMap<u32, VlanExit>,
     /// The targets of health checks.
     pub(super) targets: BTreeSet<Target>,
     /// Number of GC passes that have begun.
@@ -241,8 +243,11 @@ impl Interfaces for FakeInterfaces {
         BTreeMap::new()
     }
 
-    fn vlans(&self) -> BTreeMap<u32, VlanExit> {
-        BTreeMap::new()
+    fn vlans(&self, without: &[String]) -> BTreeMap<u32, VlanExit> {
+        let attached = self.attached_without(without);
+        let mut devices = self.0.borrow().vlan_devices.clone();
+        devices.retain(|index, exit| attached.contains_key(&exit.below) && !attached.contains_key(index));
+        devices
     }
 
     fn has_refused(&self) -> bool {

@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use slb_common::net::vlan::Vlan;
 use slb_control::dataplane::fake::FailurePoint;
 use tokio::time::sleep;
 
 use super::{SECOND, World, answered, is_outstanding, run};
 use crate::{
+    devices::VlanExit,
     server::requests::{ApiCommand, RequestError},
     telemetry::logged,
 };
@@ -154,6 +156,29 @@ fn interface_that_refuses_the_program_refuses_the_configuration() {
         answered(world.command(ApiCommand::Reload { loaded }).await).await.unwrap();
         assert_eq!(world.host.borrow().attached, ["eth0", "eth1"].map(str::to_owned).into());
         assert_eq!(world.plane.borrow().state.interfaces, [1, 2].into());
+    });
+}
+
+#[test]
+fn servers_behind_a_vlan_device_stay_reached_when_the_interface_below_replaces_it() {
+    run(async {
+        let world = World::start(&[1]).await;
+        let vlan = Vlan::new(100, false);
+        // eth0, by which the server is reached, is a VLAN device upon eth1.
+        world.host.borrow_mut().vlan_devices = [(1, VlanExit { below: 2, vlan })].into();
+        let exits = |world: &World| -> Vec<_> {
+            world.plane.borrow().state.next_hops.values().map(|hop| (hop.ifindex, hop.macs.vlan)).collect()
+        };
+        for (interfaces, exit) in [
+            ("eth1", (2, vlan)),
+            ("eth0", (1, Vlan::NONE)),
+            ("eth1", (2, vlan)),
+            ("eth0 eth1", (1, Vlan::NONE)),
+        ] {
+            let loaded = Box::new(world.config(interfaces, &[1]));
+            answered(world.command(ApiCommand::Reload { loaded }).await).await.unwrap();
+            assert_eq!(exits(&world), [exit], "{interfaces}");
+        }
     });
 }
 
