@@ -177,8 +177,8 @@ impl<'t, T: Maps> Request<'t, '_, T> {
             return Err(Refusal::DECLINE);
         }
         let selection = Selection::new(backend, false, maps)?;
-        // The slow path answers it by an ICMP error, and must find the flow as it was.
-        if FAST && selection.is_too_big(packet, service.mode) {
+        // The slow path answers it by an ICMP error or sends it into a VLAN, and must find the flow as it was.
+        if FAST && (selection.is_too_big(packet, service.mode) || !selection.hop.macs.vlan.is_none()) {
             return Err(Refusal::DECLINE);
         }
         let was = found.sequence_word.state() & if !FAST && is_expired { !state::ENDS } else { !0 };

@@ -2,6 +2,7 @@
 
 extern crate std;
 
+mod declined;
 mod sources;
 mod stalled;
 
@@ -44,6 +45,8 @@ struct SharedTable {
     sources: Vec<SourceBucket>,
     /// The server with id 0. There is no other.
     server: Backend,
+    /// The server's next hop.
+    hop: Option<NextHop>,
     /// Jiffies, the low word.
     now: AtomicU32,
 }
@@ -56,7 +59,7 @@ impl SharedTable {
         let sources = (0..SLOTS / FLOWS_PER_BUCKET).map(|_| Default::default()).collect();
         let (address, handle) = (Address::v4([10, 0, 0, 1]), Handle::new(0, 1));
         let server = Backend { address, port: 80, handle, ..Backend::default() };
-        Self { index, entries, sources, server, now: AtomicU32::new(1000 * HZ) }
+        Self { index, entries, sources, server, hop: None, now: AtomicU32::new(1000 * HZ) }
     }
 }
 
@@ -79,7 +82,7 @@ impl Maps for SharedTable {
         false
     }
     fn next_hop(&self, _: u32) -> Option<&NextHop> {
-        None
+        self.hop.as_ref()
     }
     fn flow_mask(&self) -> u32 {
         SLOTS - 1
