@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use slb_common::abi::MAX_INTERFACES;
 
-use super::merging::ABOVE_LINK;
+use super::merging::{self, ABOVE_LINK};
 use crate::neigh::Link;
 
 /// Interfaces by name; alternative names are keys too.
@@ -36,18 +36,17 @@ pub fn unfit_reason(link: &Link, links: &Links) -> Option<String> {
     ))
 }
 
-/// Why the program cannot run on an interface beside those in `names`: its lower interface is one of them.
+/// Why the program cannot run on an interface beside those in `names`: it, or an interface below it, is a device upon
+/// one of them.
 pub fn shadow_reason(link: &Link, names: &[String], links: &Links) -> Option<String> {
-    let lower = lower(link, links)?;
-    let is_named = names.iter().filter_map(|name| links.get(name)).any(|named| named.index == lower.index);
-    is_named.then(|| {
-        format!(
-            "{name} lies upon {lower}, which is in [daemon] interfaces too, and whose program takes the frames of {name}: leave \
-             {lower} out (what it carries without a VLAN tag needs an interface of its own), or leave {name} out",
-            name = link.name,
-            lower = lower.name
-        )
-    })
+    let is_named = |index| names.iter().filter_map(|name| links.get(name)).any(|named| named.index == index);
+    let (_, lower) = lowers(link, links).find(|(_, lower)| is_named(lower.index))?;
+    Some(format!(
+        "{name} lies upon {lower}, which is in [daemon] interfaces too, and whose program takes the frames of {name}: leave \
+         {lower} out (what it carries without a VLAN tag needs an interface of its own), or leave {name} out",
+        name = link.name,
+        lower = lower.name
+    ))
 }
 
 /// Why the maps have no room for these interfaces and the members of their bonds.
@@ -86,28 +85,26 @@ pub fn advice(name: &str, links: &Links, runs: impl Fn(u32) -> bool) -> Option<S
     if kind(link) == Some("vrf") || masters(link, links).iter().any(|master| kind(master) == Some("vrf")) {
         return unfit_reason(link, links);
     }
-    let lower = lower(link, links)?;
-    if runs(lower.index) && link.vlan.is_some() && link.master.is_none() {
+    let (device, lower) = lowers(link, links).find(|(_, lower)| runs(lower.index))?;
+    let (name, lower) = (&link.name, &lower.name);
+    if device.index != link.index {
+        let device_name = &device.name;
+        let why = match (kind(link), kind(device)) {
+            (Some("vlan"), Some("vlan")) => "sends frames with one tag alone",
+            _ => "does not send through both",
+        };
+        return Some(format!(
+            "{name} lies upon {device_name}, which lies upon {lower}, and the program on {lower} {why}: name {name} in [daemon] \
+             interfaces in place of {lower} (what {lower} carries besides needs an interface of its own)"
+        ));
+    }
+    if link.vlan.is_some() && link.master.is_none() {
         // The program sends into its VLAN.
-        return None;
-    }
-    if kind(lower) == Some("vlan") && !runs(lower.index) {
-        return self::lower(lower, links).filter(|lowest| runs(lowest.index)).map(|lowest| {
-            format!(
-                "{name} lies upon the VLAN device {lower}, and the program on {lowest} sends frames with one tag alone: name {name} \
-                 in [daemon] interfaces in place of {lowest}",
-                lower = lower.name,
-                lowest = lowest.name
-            )
-        });
-    }
-    if !runs(lower.index) {
         return None;
     }
     Some(format!(
         "{name} lies upon {lower}, and the program on {lower} does not send through it: name {name} in [daemon] interfaces in \
-         place of {lower} (what {lower} carries besides needs an interface of its own)",
-        lower = lower.name
+         place of {lower} (what {lower} carries besides needs an interface of its own)"
     ))
 }
 
@@ -133,6 +130,15 @@ fn lower<'links>(link: &Link, links: &'links Links) -> Option<&'links Link> {
     let is_above = kind(link).is_some_and(|kind| ABOVE_LINK.contains(&kind));
     let below = link.below.filter(|below| is_above && below.namespace.is_none())?;
     links.values().find(|other| other.index == below.index)
+}
+
+/// Devices with their lower interfaces: of this interface first, then of those below it.
+fn lowers<'links>(
+    link: &'links Link,
+    links: &'links Links,
+) -> impl Iterator<Item = (&'links Link, &'links Link)> {
+    let devices = [link].into_iter().chain(merging::below(link, links));
+    devices.filter_map(|device| Some((device, lower(device, links)?)))
 }
 
 /// The masters of an interface, nearest first.
@@ -244,6 +250,26 @@ mod tests {
         assert_eq!(advice("bond0.100", &vlans, |index| index == 5), None, "the program sends into the VLAN");
         let why = advice("twice", &vlans, |index| index == 5).unwrap();
         assert!(why.contains("one tag alone: name twice in [daemon] interfaces in place of bond0"), "{why}");
+        // Devices between the interface with the program and the one to the server.
+        let bond = link(21, "bond1", Some("bond"));
+        let bridge = link(22, "br2", Some("bridge"));
+        for (top, via) in [
+            (upon(7, None, link(23, "macvlan0", Some("macvlan"))), None),
+            (bond, Some(21)),
+            (bridge, Some(22)),
+        ] {
+            let mut vlans = vlans.clone();
+            vlans.insert(top.name.clone(), top.clone());
+            vlans.get_mut("bond0.100").unwrap().master = via;
+            let why = advice(&top.name, &vlans, |index| index == 5).unwrap_or_default();
+            let expected = format!("name {} in [daemon] interfaces in place of bond0", top.name);
+            assert!(why.contains("bond0.100") && why.contains(&expected), "{}: {why}", top.name);
+            assert!(!why.contains("one tag"), "{why}");
+            let why = refusal(&[], &names(&["bond0", &top.name]), &vlans).unwrap_or_default();
+            assert!(why.contains(&format!("{} lies upon bond0", top.name)), "{}: {why}", top.name);
+        }
+        let why = refusal(&[], &names(&["twice", "bond0"]), &vlans).unwrap_or_default();
+        assert!(why.contains("twice lies upon bond0"), "{why}");
         assert!(advice("eth2", &links, |_| false).unwrap().contains("belongs to the VRF red"));
         assert_eq!(advice("bond0.100", &links, |_| false), None);
         assert_eq!(advice("eth9.5", &links, |_| true), None);
