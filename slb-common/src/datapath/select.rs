@@ -168,7 +168,7 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         // A flow that loses its server is no new one. Without branches: each one would double the paths the verifier
         // follows.
         let is_limited = service.policy & policy::LIMIT_NEW_CONNECTIONS != 0;
-        if opaque(is_limited as u64 & is_new as u64 & !live) != 0 {
+        if opaque(u64::from(is_limited) & u64::from(is_new) & !live) != 0 {
             charge::new_connection(service, maps)?;
         }
         let scheduled = schedule(packet, service, conflicts, maps);

@@ -43,7 +43,7 @@ mod tests {
         };
         let links = [
             link(2, "eth1", None),
-            // Without carrier it comes back as it was.
+            // Without carrier it returns as it was.
             Link { up: false, ..upon(2, None, 3) },
             upon(3, None, 4),
             upon(2, Some(1), 5),

@@ -51,7 +51,7 @@ fn inserted(frame: &Frame) -> Frame {
     let option = option(frame);
     let mut bytes = frame.bytes.clone();
     bytes.splice(frame.transport + TCP..frame.transport + TCP, option.iter().copied());
-    bytes[frame.transport + 12] += (option.len() / 4 << 4) as u8;
+    bytes[frame.transport + 12] += (option.len() * 4) as u8;
     // Total length of IPv4, payload length of IPv6.
     let at = frame.network + if bytes[frame.network] >> 4 == 4 { 2 } else { 4 };
     let len = u16::from_be_bytes([bytes[at], bytes[at + 1]]) + option.len() as u16;
