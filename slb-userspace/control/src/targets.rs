@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::listener_servers::{ServerGroups, running};
 use crate::inputs::Target;
+use slb_common::{abi::mode::Mode, net::headers::protocol};
 use slb_config::model::{Announce, Config};
 
 /// The addresses whose state on this host matters: all VIPs, also those of stopped load balancers, and local addresses.
@@ -35,6 +36,21 @@ pub fn targets(config: &Config) -> BTreeSet<Target> {
             checked.filter_map(move |member| Target::of(balancer, listener, member.address))
         })
         .collect()
+}
+
+/// Source address and IP protocol of the tunnel packets of running listeners. The protocol is that of the inner packet in
+/// mode `ipip`, and UDP in mode `gue`.
+pub fn tunnels(config: &Config) -> BTreeSet<(IpAddr, u8)> {
+    let protocols: BTreeSet<u8> = running(config)
+        .flat_map(|(_, listener)| match listener.mode {
+            Mode::Ipip => &[protocol::IPV4, protocol::IPV6][..],
+            Mode::Gue => &[protocol::UDP],
+            Mode::Nat | Mode::FullNat | Mode::Dsr => &[],
+        })
+        .copied()
+        .collect();
+    let addresses = config.daemon.tunnel_addresses.iter();
+    addresses.flat_map(|from| protocols.iter().map(|protocol| (*from, *protocol))).collect()
 }
 
 /// Addresses of all servers of running listeners. Their next hops are resolved.

@@ -94,6 +94,9 @@ pub(super) trait Environment {
     /// Watches the next hops to these servers.
     fn watch_servers(&self, destinations: BTreeSet<IpAddr>);
 
+    /// Learns path MTUs from ICMP errors about packets of these sources and IP protocols.
+    fn follow_tunnels(&self, tunnels: BTreeSet<(IpAddr, u8)>);
+
     /// Watches the next hops to these clients.
     fn watch_clients(&self, samples: BTreeSet<IpAddr>);
 

@@ -73,7 +73,6 @@ impl Kernel {
     ) -> Result<Self> {
         let Subscriptions { links_changed, vip_watcher, vip_states } = subscriptions;
         let (resolver, next_hops) = Resolver::spawn()?;
-        resolver.follow_tunnels(probes.tunnel_addresses.iter().copied().collect());
         let (client_resolver, client_next_hops) = Resolver::spawn()?;
         let (probe_results, probe_events) = mpsc::channel(PROBE_RESULTS);
         let paths = ProbePaths::new(probes, next_hops.clone(), resolver.doubts());
@@ -150,7 +149,6 @@ impl Environment for Kernel {
     }
 
     fn restart_probes(&mut self, settings: ProbeSettings) {
-        self.resolver.follow_tunnels(settings.tunnel_addresses.iter().copied().collect());
         let paths = ProbePaths::new(settings, self.next_hops.clone(), self.resolver.doubts());
         self.supervisor =
             Supervisor::new(self.probe_results.clone(), paths).with_failures(self.failures.clone());
@@ -158,6 +156,10 @@ impl Environment for Kernel {
 
     fn watch_servers(&self, destinations: BTreeSet<IpAddr>) {
         self.resolver.watch(destinations);
+    }
+
+    fn follow_tunnels(&self, tunnels: BTreeSet<(IpAddr, u8)>) {
+        self.resolver.follow_tunnels(tunnels);
     }
 
     fn watch_clients(&self, samples: BTreeSet<IpAddr>) {

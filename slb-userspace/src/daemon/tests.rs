@@ -5,6 +5,7 @@ mod fake;
 mod gc_passes;
 mod reconfigurations;
 mod restarts;
+mod tunnels;
 
 use std::{
     cell::RefCell, collections::BTreeSet, future::Future, net::IpAddr, rc::Rc, sync::Arc, time::Duration,

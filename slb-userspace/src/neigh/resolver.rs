@@ -43,7 +43,7 @@ const DOUBTS: usize = 1_024;
 #[derive(Debug)]
 pub struct Resolver {
     watched: watch::Sender<BTreeSet<IpAddr>>,
-    tunnel_addresses: watch::Sender<BTreeSet<IpAddr>>,
+    tunnels: watch::Sender<BTreeSet<(IpAddr, u8)>>,
     doubts: mpsc::Sender<IpAddr>,
 }
 
@@ -61,15 +61,15 @@ impl Resolver {
     /// Outside of a Tokio runtime. The namespace is that of the calling thread, which the runtime's threads must share.
     pub fn spawn() -> Result<(Self, watch::Receiver<Resolutions>)> {
         let (watched, watched_set) = watch::channel(BTreeSet::new());
-        let (tunnel_addresses, tunnel_sources) = watch::channel(BTreeSet::new());
+        let (tunnels, followed_tunnels) = watch::channel(BTreeSet::new());
         let (published, resolutions) = watch::channel(Resolutions::default());
         let connections = Connections::open()?;
         let (doubts, doubted) = mpsc::channel(DOUBTS);
         tokio::spawn(follow::run(
-            ResolverWorker { watched_set, tunnel_sources, doubted, published, view: KernelView::default() },
+            ResolverWorker { watched_set, followed_tunnels, doubted, published, view: KernelView::default() },
             connections,
         ));
-        Ok((Self { watched, tunnel_addresses, doubts }, resolutions))
+        Ok((Self { watched, tunnels, doubts }, resolutions))
     }
 
     /// Channel for watched destinations that do not answer. Their next hops are verified at once, even if the kernel
@@ -87,11 +87,12 @@ impl Resolver {
         });
     }
 
-    /// Replaces the source addresses of tunnel packets. Path MTUs are learned from ICMP errors about such packets.
-    pub fn follow_tunnels(&self, addresses: BTreeSet<IpAddr>) {
-        self.tunnel_addresses.send_if_modified(|followed| {
-            let changed = *followed != addresses;
-            *followed = addresses;
+    /// Replaces source addresses and IP protocols of tunnel packets. Path MTUs are learned from ICMP errors about such
+    /// packets.
+    pub fn follow_tunnels(&self, tunnels: BTreeSet<(IpAddr, u8)>) {
+        self.tunnels.send_if_modified(|followed| {
+            let changed = *followed != tunnels;
+            *followed = tunnels;
             changed
         });
     }
@@ -112,7 +113,7 @@ impl Connections {
 
 struct ResolverWorker {
     watched_set: watch::Receiver<BTreeSet<IpAddr>>,
-    tunnel_sources: watch::Receiver<BTreeSet<IpAddr>>,
+    followed_tunnels: watch::Receiver<BTreeSet<(IpAddr, u8)>>,
     doubted: mpsc::Receiver<IpAddr>,
     published: watch::Sender<Resolutions>,
     view: KernelView,
@@ -159,7 +160,7 @@ impl Follower for ResolverWorker {
                     outdated = Staleness::Nothing;
                     pass_at = self.view.next_pass(Instant::now());
                 }
-                changed = self.tunnel_sources.changed() => {
+                changed = self.followed_tunnels.changed() => {
                     if changed.is_err() {
                         return Ok(());
                     }
@@ -197,8 +198,8 @@ impl ResolverWorker {
     }
 
     fn tunnel_errors(&mut self) -> TunnelErrors {
-        let sources = self.tunnel_sources.borrow_and_update();
-        TunnelErrors::open(&sources).unwrap_or_else(|error| {
+        let tunnels = self.followed_tunnels.borrow_and_update();
+        TunnelErrors::open(&tunnels).unwrap_or_else(|error| {
             warn!(%error, "path MTUs of tunnels are learned from routes alone: no socket for ICMP errors");
             TunnelErrors::default()
         })

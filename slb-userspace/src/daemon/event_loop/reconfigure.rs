@@ -24,7 +24,7 @@ use slb_config::{Config, diff::diff, immutable_settings};
 use slb_control::{
     desired::desired,
     inherited_state,
-    targets::{addresses, announced, destinations, local_addresses, targets},
+    targets::{addresses, announced, destinations, local_addresses, targets, tunnels},
     warm_up::{HealthyWeights, warm_up},
 };
 
@@ -222,8 +222,8 @@ impl<E: Environment> EventLoop<E> {
         applied
     }
 
-    /// Sets the targets of health checks and the servers whose next hops are resolved. They come from the active
-    /// configuration, the pending one, and the one to roll back to.
+    /// Sets the targets of health checks, the servers whose next hops are resolved, and the tunnels whose path MTUs are
+    /// learned. They come from the active configuration, the pending one, and the one to roll back to.
     pub(super) fn expect(&mut self) -> Result<()> {
         let others = [
             self.reconfiguration.as_ref().map(|reconfiguration| &reconfiguration.config),
@@ -242,6 +242,7 @@ impl<E: Environment> EventLoop<E> {
         self.env.set_targets(self.observations.targets());
         self.env.watch_vips(configs.iter().flat_map(|config| addresses(config)).collect());
         self.env.watch_servers(destinations);
+        self.env.follow_tunnels(configs.iter().flat_map(|config| tunnels(config)).collect());
         Ok(())
     }
 }

@@ -41,7 +41,7 @@ use slb_control::{
     outages::OutageTracker,
     reconcile::Reconciler,
     source_usage::ScarceSources,
-    targets::{announced, destinations, local_addresses, targets},
+    targets::{announced, destinations, local_addresses, targets, tunnels},
     warm_up::{HealthyWeights, WarmUp, warm_up},
 };
 
@@ -77,6 +77,7 @@ impl<E: Environment> EventLoop<E> {
             tracing::warn!("{}", in_words(&ended));
         }
         env.watch_servers(destinations(&config));
+        env.follow_tunnels(tunnels(&config));
         env.set_targets(observations.targets());
         let (request_sender, requests) = mpsc::channel(REQUEST_QUEUE);
         let now = Instant::now();

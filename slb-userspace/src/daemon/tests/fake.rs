@@ -59,6 +59,8 @@ pub(super) struct FakeHost {
     pub(super) targets: BTreeSet<Target>,
     /// Number of GC passes that have begun.
     pub(super) gc_passes: usize,
+    /// Sources and IP protocols of tunnel packets.
+    pub(super) tunnels: BTreeSet<(IpAddr, u8)>,
     /// What is announced.
     pub(super) announced: Wanted,
 }
@@ -165,6 +167,10 @@ impl Environment for FakeEnvironment {
         };
         let hops = destinations.iter().map(|address| (*address, Resolution::Resolved(hop(address))));
         self.send(Event::NextHops(Arc::new(hops.collect())));
+    }
+
+    fn follow_tunnels(&self, tunnels: BTreeSet<(IpAddr, u8)>) {
+        self.interfaces.0.borrow_mut().tunnels = tunnels;
     }
 
     fn watch_clients(&self, _: BTreeSet<IpAddr>) {}

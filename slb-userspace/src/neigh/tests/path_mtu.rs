@@ -16,6 +16,8 @@ use super::{super::tunnel_errors::TunnelErrors, *};
 const SOON: Duration = Duration::from_secs(8);
 const DISTANT: [&str; 2] = ["198.51.100.7", "2001:db8:9::7"];
 const MTU: u16 = 1_400;
+/// An error that has been sent wakes within this time.
+const QUIET: Duration = Duration::from_millis(100);
 
 /// Meanwhile other neighbours change all the time, and a server in the interface's subnet does not answer.
 #[test]
@@ -78,7 +80,12 @@ fn say_too_big() {
 /// As [`say_too_big`], about a packet of another protocol.
 fn say_too_big_about(protocol: u8) {
     let [high, low] = MTU.to_be_bytes();
-    let mut message = vec![3, 4, 0, 0, 0, 0, high, low];
+    say_about(protocol, [3, 4, 0, 0, 0, 0, high, low]);
+}
+
+/// Sends this host an ICMP error with this header, except the checksum.
+fn say_about(protocol: u8, header: [u8; 8]) {
+    let mut message = header.to_vec();
     message.extend([0x45, 0, 5, 220, 0, 0, 0x40, 0, 63, protocol, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7]);
     message.extend(UDP);
     let sum: u32 = message.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
@@ -94,8 +101,13 @@ fn say_too_big_v6() {
 
 /// As [`say_too_big_v6`], about a packet of another protocol.
 fn say_too_big_v6_about(protocol: u8) {
-    let mut message = vec![2, 0, 0, 0, 0, 0];
-    message.extend(MTU.to_be_bytes());
+    let [high, low] = MTU.to_be_bytes();
+    say_v6_about(protocol, [2, 0, 0, 0, 0, 0, high, low]);
+}
+
+/// As [`say_about`], over IPv6.
+fn say_v6_about(protocol: u8, header: [u8; 8]) {
+    let mut message = header.to_vec();
     message.extend([0x60, 0, 0, 0, 5, 200, protocol, 63]);
     let (own, distant): (Ipv6Addr, Ipv6Addr) = ("2001:db8::1".parse().unwrap(), DISTANT[1].parse().unwrap());
     message.extend(own.octets());
@@ -118,11 +130,19 @@ fn icmp_errors_about_tunnel_packets_are_learned_from() {
         run(
             "ip link set lo up; ip route add 198.51.100.0/24 via 192.0.2.2; ip route add 2001:db8:9::/64 via 2001:db8::2",
         );
-        let errors = TunnelErrors::open(&["192.0.2.1", "2001:db8::1"].map(ip).into()).unwrap();
-        for outer in [protocol::IPV4, protocol::IPV6, protocol::UDP] {
+        let protocols = [protocol::IPV4, protocol::IPV6, protocol::UDP];
+        let sources = ["192.0.2.1", "2001:db8::1"].map(ip);
+        let each = sources.into_iter().flat_map(|from| protocols.map(|protocol| (from, protocol)));
+        let errors = TunnelErrors::open(&each.collect()).unwrap();
+        for outer in protocols {
             for (distant, say) in
                 [(DISTANT[0], say_too_big_about as fn(u8)), (DISTANT[1], say_too_big_v6_about as fn(u8))]
             {
+                // Unreachable, which states no MTU.
+                say_about(outer, [3, 3, 0, 0, 0, 0, 0, 0]);
+                say_v6_about(outer, [1, 4, 0, 0, 0, 0, 0, 0]);
+                let woken = timeout(QUIET, errors.arrive()).await;
+                assert!(woken.is_err(), "woken by an error without MTU about protocol {outer}");
                 say(outer);
                 timeout(SOON, errors.arrive()).await.expect("an error");
                 let route = run(&format!("ip route get {distant}"));
