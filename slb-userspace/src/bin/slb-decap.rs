@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, value_parser};
 use slb_userspace::{
     cli::{
         decap::{attach, detach, status},
@@ -41,9 +41,10 @@ enum Command {
         /// Accept every inner destination: a forged or compromised source then reaches whatever this server routes to.
         #[arg(long, conflicts_with = "vip")]
         any_vip: bool,
-        /// UDP destination port of tunnel packets of mode `gue`; 0 leaves all UDP to the kernel.
-        #[arg(long, value_name = "PORT", default_value_t = 6080)]
-        gue_port: u16,
+        /// UDP destination port of tunnel packets of mode `gue`, for instance 6080. Without it all UDP passes to the
+        /// kernel.
+        #[arg(long, value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
+        gue_port: Option<u16>,
         /// XDP mode.
         #[arg(long, value_enum, default_value = "auto")]
         xdp_mode: attach::XdpMode,

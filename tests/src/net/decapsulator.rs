@@ -31,7 +31,10 @@ impl Decapsulator {
     /// As [`Self::allow`], on another interface.
     pub(super) fn allow_at(&self, interface: &str, from: &[IpAddr]) -> Result<()> {
         let addresses: Vec<_> = from.iter().map(ToString::to_string).collect();
-        self.run(&["attach", "--interface", interface, "--from", &addresses.join(","), "--any-vip"]).map(drop)
+        let from = addresses.join(",");
+        let gue = ["--gue-port", "6080"];
+        self.run(&[&["attach", "--interface", interface, "--from", &from, "--any-vip"][..], &gue].concat())
+            .map(drop)
     }
 
     /// Status of the first interface that it is attached to.

@@ -18,11 +18,11 @@ pub enum Vips {
     Any,
 }
 
-/// The policy for these outer sources and inner destinations, and this UDP port of GUE packets (0 for none).
+/// The policy for these outer sources and inner destinations, and this UDP port of GUE packets.
 ///
 /// # Errors
 /// There is no source or no destination, an address is not that of one host, or there are too many.
-pub(super) fn policy(from: &[IpAddr], vips: &Vips, gue_port: u16) -> Result<DecapPolicy> {
+pub(super) fn policy(from: &[IpAddr], vips: &Vips, gue_port: Option<u16>) -> Result<DecapPolicy> {
     if from.is_empty() {
         bail!(
             "no source given: name the addresses the load balancers send from, for instance `--from 192.0.2.1`; \
@@ -46,7 +46,7 @@ pub(super) fn policy(from: &[IpAddr], vips: &Vips, gue_port: u16) -> Result<Deca
             vips.len()
         )
     };
-    Ok(policy.with_gue_port(gue_port))
+    Ok(gue_port.map_or(policy, |port| policy.with_gue_port(port)))
 }
 
 #[cfg(test)]
@@ -65,44 +65,44 @@ mod tests {
 
     #[test]
     fn decap_without_source_is_refused_with_an_example() {
-        let error = policy(&[], &only(&[ip("192.0.2.1")]), 0).unwrap_err().to_string();
+        let error = policy(&[], &only(&[ip("192.0.2.1")]), None).unwrap_err().to_string();
         assert!(error.contains("--from 192.0.2.1"), "{error}");
     }
 
     #[test]
     fn decap_without_vip_is_refused_unless_any_vip_is_set() {
         let from = [ip("192.0.2.1")];
-        let error = policy(&from, &only(&[]), 0).unwrap_err().to_string();
+        let error = policy(&from, &only(&[]), None).unwrap_err().to_string();
         assert!(error.contains("`--vip 198.51.100.10`") && error.contains("`--any-vip`"), "{error}");
-        let any = policy(&from, &Vips::Any, 0).unwrap();
+        let any = policy(&from, &Vips::Any, None).unwrap();
         assert!(any.destinations().is_empty() && any.accepts(&to_address(ip("203.0.113.9"))));
     }
 
     #[test]
     fn decap_refuses_addresses_that_no_machine_has() {
         for wrong in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "127.0.0.1", "::1", "255.255.255.255"] {
-            let error = policy(&[ip(wrong)], &Vips::Any, 0).unwrap_err().to_string();
+            let error = policy(&[ip(wrong)], &Vips::Any, None).unwrap_err().to_string();
             assert!(error.contains(&format!("--from {wrong}")), "{error}");
-            let error = policy(&[ip("192.0.2.1")], &only(&[ip(wrong)]), 0).unwrap_err().to_string();
+            let error = policy(&[ip("192.0.2.1")], &only(&[ip(wrong)]), None).unwrap_err().to_string();
             assert!(error.contains(&format!("--vip {wrong}")), "{error}");
         }
-        let error = policy(&[ip("::ffff:192.0.2.1")], &Vips::Any, 0).unwrap_err().to_string();
+        let error = policy(&[ip("::ffff:192.0.2.1")], &Vips::Any, None).unwrap_err().to_string();
         assert!(error.contains("write --from 192.0.2.1"), "{error}");
     }
 
     #[test]
-    fn gue_port_0_decapsulates_no_udp() {
+    fn no_gue_port_decapsulates_no_udp() {
         let port = |port| policy(&[ip("192.0.2.1")], &Vips::Any, port).unwrap();
-        assert_eq!(port(0).gue_port(), None);
-        assert!(!port(0).is_gue(0) && !port(0).is_gue(6080_u16.to_be()));
-        assert_eq!(port(6080).gue_port(), Some(6080));
-        assert!(port(6080).is_gue(6080_u16.to_be()) && !port(6080).is_gue(6081_u16.to_be()));
+        assert_eq!(port(None).gue_port(), None);
+        assert!(!port(None).is_gue(0) && !port(None).is_gue(6080_u16.to_be()));
+        assert_eq!(port(Some(6080)).gue_port(), Some(6080));
+        assert!(port(Some(6080)).is_gue(6080_u16.to_be()) && !port(Some(6080)).is_gue(6081_u16.to_be()));
     }
 
     #[test]
     fn duplicate_decap_addresses_count_once() {
         let four = ip("192.0.2.1");
-        let policy = policy(&[four; 100], &only(&[ip("2001:db8::1"), four]), 0).unwrap();
+        let policy = policy(&[four; 100], &only(&[ip("2001:db8::1"), four]), None).unwrap();
         assert_eq!(policy.sources(), [to_address(four)]);
         assert_eq!(policy.destinations(), [to_address(ip("2001:db8::1")), to_address(four)]);
     }
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn more_than_64_decap_addresses_are_refused() {
         let many: Vec<_> = (0..65).map(|n| Ipv4Addr::new(192, 0, 2, n).into()).collect();
-        let error = policy(&many, &Vips::Any, 0).unwrap_err().to_string();
+        let error = policy(&many, &Vips::Any, None).unwrap_err().to_string();
         assert!(error.contains("65 addresses in --from"), "{error}");
     }
 }

@@ -38,7 +38,7 @@ pub fn attach(
     interface: &str,
     from: &[IpAddr],
     vips: &Vips,
-    gue_port: u16,
+    gue_port: Option<u16>,
     mode: XdpMode,
 ) -> Result<()> {
     let policy = addresses::policy(from, vips, gue_port)?;
