@@ -3,8 +3,9 @@
 //! Variant 1, which SLB sends, has the IP packet behind the UDP header. Variant 0 has a header of four bytes between them.
 //! Its flags, extension fields and control messages are left to the kernel.
 //!
-//! The UDP checksum is not verified: the inner packet's checksums cover all that the kernel uses. A datagram without
-//! checksum is accepted over IPv6, too (RFC 6935).
+//! The UDP checksum is not verified: it would cost a read of all bytes. The inner packet's checksums cover the most, but
+//! not UDP over IPv4 without checksum, nor hop limit, traffic class and flow label of IPv6. A datagram without checksum is
+//! accepted over IPv6, too (RFC 6935).
 
 use super::outer::Outer;
 use crate::{
