@@ -24,21 +24,25 @@ const MIN_MTU6: u32 = 1280;
 /// Size of a datagram that every host accepts (RFC 791, 3.1). A smaller path MTU is refused.
 const MIN_MTU4: u32 = 576;
 
-/// Smallest path MTU that is believed of an ICMP error to `destination`, in bytes. Behind the smallest one of a tunnel an
-/// IPv6 packet of the smallest MTU still fits. The UDP header of mode `gue` is not part of it.
+/// Smallest path MTU that is believed of an ICMP error to `destination`, in bytes, in the low 16 bits. Behind the smallest
+/// one of a tunnel an IPv6 packet of the smallest MTU still fits. In the high 16 bits the UDP destination port `gue_port`, in
+/// network byte order, of tunnel packets whose smallest path MTU is larger by their UDP header; 0 for none.
 #[inline(always)]
-pub(super) fn minimum_mtu(destination: &Address, tunnel: &Tunnel) -> u32 {
+pub(super) fn minimum_mtu(destination: &Address, tunnel: &Tunnel, gue_port: u16) -> u32 {
     let (smallest, family) =
         if destination.is_v4() { (MIN_MTU4, Family::V4) } else { (MIN_MTU6, Family::V6) };
     let is_tunnel = destination.same(&tunnel.v4) | destination.same(&tunnel.v6);
-    if is_tunnel { MIN_MTU6 + Mode::Ipip.overhead(family) as u32 } else { smallest }
+    if is_tunnel {
+        (u32::from(gue_port) << 16) | (MIN_MTU6 + Mode::Ipip.overhead(family) as u32)
+    } else {
+        smallest
+    }
 }
 
 /// Reads the packet that an ICMP error embeds, with its ends exchanged: the sender of the embedded packet, which is to
 /// receive the error, is the destination of `embedded`. `outer` is the ICMP error, as [`parse`](super::parse::parse) has
-/// left it. `minimum` is the smallest path MTU that is believed; that of a tunnel is eight bytes larger if the embedded
-/// packet has a UDP header. Offsets are those in the frame without priority tags; `len` counts the embedded bytes; VLAN
-/// and VLAN device are those of the error; `network` is 0 if the addresses have not been read.
+/// left it. `minimum` is that of [`minimum_mtu`]. Offsets are those in the frame without priority tags; `len` counts the
+/// embedded bytes; VLAN and VLAN device are those of the error; `network` is 0 if the addresses have not been read.
 ///
 /// # Errors
 ///
@@ -77,6 +81,7 @@ pub fn parse_embedded(
         }
         if kind == 2 { u32::from_be_bytes([icmp[4], icmp[5], icmp[6], icmp[7]]) } else { u32::MAX }
     };
+    let (minimum, gue_port) = (minimum & 0xffff, (minimum >> 16) as u16);
     let is_forged = mtu < minimum;
     let (at, end) = (outer.transport + ICMP_HEADER, outer.network + outer.len);
     if end < at + if is_v4 { size_of::<Ipv4Hdr>() } else { size_of::<Ipv6Hdr>() } {
@@ -120,9 +125,6 @@ pub fn parse_embedded(
     if end < at + header_len {
         return Err(Reason::Truncated);
     }
-    // A tunnel packet of mode `gue`. Only the smallest path MTU of a tunnel is larger than that of IPv6.
-    let is_gue = embedded.protocol == protocol::UDP && minimum > MIN_MTU6;
-    let is_forged = is_forged || (is_gue && mtu < minimum + size_of::<UdpHdr>() as u32);
     if !matches!(embedded.protocol, protocol::TCP | protocol::UDP) {
         return Err(if is_forged { Reason::ForgedIcmp } else { Reason::OtherProtocol });
     }
@@ -135,6 +137,9 @@ pub fn parse_embedded(
     let ports = frame.header::<Ports>(embedded.transport).ok_or(Reason::Truncated)?;
     embedded.source_port = u16::from_ne_bytes(ports.destination);
     embedded.destination_port = u16::from_ne_bytes(ports.source);
+    // A tunnel packet of mode `gue`. The ends are exchanged.
+    let is_gue = gue_port != 0 && embedded.protocol == protocol::UDP && embedded.source_port == gue_port;
+    let is_forged = is_forged || (is_gue && mtu < minimum + size_of::<UdpHdr>() as u32);
     if is_forged { Err(Reason::ForgedIcmp) } else { Ok(()) }
 }
 

@@ -46,7 +46,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
     #[inline(always)]
     pub(super) fn related<G: FrameCalls>(&self, head: &mut G, packet: &Packet) -> Result<Egress, Refusal> {
         const UNRELATED: Refusal = Refusal::Unmatched(Reason::OtherProtocol as u32);
-        let minimum = minimum_mtu(&packet.destination, &self.index.tunnel);
+        let minimum = minimum_mtu(&packet.destination, &self.index.tunnel, self.index.gue_port);
         let metadata = head.parse_embedded(packet, minimum).ok_or(Reason::NotReady)?;
         let (metadata, is_vip) = (metadata.borrow(), self.index.vip(&packet.destination).is_some());
         let (embedded, is_forged) = (&metadata.packet, metadata.is_refused_for(Reason::ForgedIcmp));

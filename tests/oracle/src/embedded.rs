@@ -12,7 +12,7 @@ use crate::{
     checksum::carry,
     packet::{Packet, number},
     rewrite::{End, write_address},
-    world::{Mac, Protocol},
+    world::{GUE_PORT, Mac, Protocol},
 };
 
 /// Bytes of the embedded transport header that every ICMP error holds (RFC 792). Its ports are among them.
@@ -70,13 +70,14 @@ impl Packet {
     }
 
     /// What an ICMP message says about another packet; `least` is the smallest path MTU that there may be. With `tunnel` that
-    /// of a datagram is larger: its UDP header may be that of a tunnel packet.
+    /// of a datagram to [`GUE_PORT`] is larger: its UDP header is that of a tunnel packet.
     pub(crate) fn embedded(&self, least: u32, tunnel: bool) -> Result<Embedded, Unread> {
         let end = self.network + self.len;
         let mtu = self.stated_mtu().ok_or(Unread::NotRelated)?;
         let embedded = self.embedded_in(self.transport + 8..end);
-        let is_datagram = matches!(embedded, Some(Some(Embedded { protocol: Protocol::Udp, .. })));
-        let least = if tunnel && is_datagram { least + 8 } else { least };
+        let is_gue = matches!(embedded, Some(Some(Embedded { protocol: Protocol::Udp, receiver, .. }))
+            if receiver.port() == GUE_PORT);
+        let least = if tunnel && is_gue { least + 8 } else { least };
         let is_tiny = mtu.is_some_and(|mtu| mtu < least);
         match embedded.ok_or(Unread::NotRelated)? {
             embedded if is_tiny => Err(Unread::TinyMtu(embedded)),

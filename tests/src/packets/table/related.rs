@@ -182,10 +182,13 @@ fn about_tunnels() -> Scenario {
     let of = |tunnel: IpAddr, server: IpAddr, mtu| {
         about(tunnel, server, other(tunnel, server, IPIP, &[0x45; 20]), mtu)
     };
-    let gue = |tunnel: IpAddr, server: IpAddr, mtu| {
-        let ends = [(tunnel, 50_000), (server, GUE_PORT)].map(SocketAddr::from);
+    let datagram = |tunnel: IpAddr, server: IpAddr, port: u16, mtu| {
+        let ends = [(tunnel, 50_000), (server, port)].map(SocketAddr::from);
         about(tunnel, server, udp(ends[0], ends[1], &[0x45; 20]), mtu)
     };
+    let gue = |tunnel: IpAddr, server: IpAddr, mtu| datagram(tunnel, server, GUE_PORT, mtu);
+    // No tunnel packet: the host's own datagram.
+    let own = |tunnel: IpAddr, server: IpAddr, mtu| datagram(tunnel, server, GUE_PORT + 1, mtu);
     Scenario::new("path MTUs of tunnels, behind which an IPv6 packet of the smallest MTU must fit")
         .frame(of(TUNNEL4, WEB4.at.ip(), 1300), Expect::Pass(Reason::OtherProtocol))
         .frame(of(TUNNEL4, WEB4.at.ip(), 1299), FORGED)
@@ -195,6 +198,10 @@ fn about_tunnels() -> Scenario {
         .frame(gue(TUNNEL4, WEB4.at.ip(), 1307), FORGED)
         .frame(gue(TUNNEL6, WEB6.at.ip(), 1328), Expect::Pass(Reason::OtherProtocol))
         .frame(gue(TUNNEL6, WEB6.at.ip(), 1327), FORGED)
+        .frame(own(TUNNEL4, WEB4.at.ip(), 1300), Expect::Pass(Reason::OtherProtocol))
+        .frame(own(TUNNEL4, WEB4.at.ip(), 1299), FORGED)
+        .frame(own(TUNNEL6, WEB6.at.ip(), 1320), Expect::Pass(Reason::OtherProtocol))
+        .frame(own(TUNNEL6, WEB6.at.ip(), 1319), FORGED)
 }
 
 /// While a flow may have its entry in the table that is replaced, no other end gets its errors.

@@ -11,7 +11,7 @@ use crate::{
         mutation::mutated,
     },
     packet::number,
-    world::{Mac, Protocol},
+    world::{GUE_PORT, Mac, Protocol},
 };
 
 /// Path MTUs around the least one of each family, and others.
@@ -112,6 +112,7 @@ impl SequenceDraft<'_> {
             3 => from.set_port(from.port() ^ 1),
             4 => to.set_port(to.port() ^ 1),
             5 => (from, to) = (to, from),
+            6..=8 => to.set_port(GUE_PORT),
             _ => {}
         }
         let content = match choices.below(16) {
