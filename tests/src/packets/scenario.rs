@@ -1,6 +1,9 @@
 //! A packet case: a sequence of frames and changes with the expected result of each, on the host and in the kernel.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use slb_common::{
@@ -189,6 +192,7 @@ impl Scenario {
                 Step::GcPass => run.host.collect(world::HZ),
             }
         }
+        run.labels.are_spread().with_context(|| self.name.clone())?;
         run.compare_counters().with_context(|| format!("{}: counters", self.name))
     }
 }
@@ -202,7 +206,7 @@ struct CaseRun<'k> {
 }
 
 /// Flow labels and outer source ports seen, by addresses, ports and protocol of the client's packets. A flow keeps both,
-/// and different flows of a case have different labels.
+/// and different flows of a case have different labels and, but for one in eight, different ports.
 #[derive(Default)]
 struct FlowLabels(BTreeMap<Vec<u8>, TunnelFlow>);
 
@@ -217,6 +221,14 @@ impl FlowLabels {
         let label = tunnel.label;
         let shared = self.0.iter().any(|(other, known)| *other != flow && known.label == label && label != 0);
         ensure!(!shared, "flow label {label:#x} of another flow");
+        Ok(())
+    }
+
+    /// Checks that outer source ports differ. Of few ports, two flows may have the same one.
+    fn are_spread(&self) -> Result<()> {
+        let ports: Vec<u16> = self.0.values().map(|flow| flow.port).filter(|port| *port != 0).collect();
+        let distinct = BTreeSet::from_iter(&ports).len();
+        ensure!(distinct * 8 >= ports.len() * 7, "{distinct} source ports of {} flows", ports.len());
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ pub struct TunnelFlow {
     /// Flow label of an outer IPv6 header; 0 over IPv4.
     pub label: u32,
     /// Outer UDP source port; 0 without UDP header.
-    port: u16,
+    pub port: u16,
 }
 
 impl TunnelFlow {

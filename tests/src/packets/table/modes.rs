@@ -267,7 +267,7 @@ impl TunnelCase {
         ]
     }
 
-    /// The case itself checks that labels are stable, and different per flow.
+    /// The case itself checks that labels and ports are stable, and different per flow.
     fn labels(self) -> Vec<Scenario> {
         let mut case = self.case("flow labels");
         for flags in [flag::SYN, flag::ACK, flag::ACK | flag::FIN] {

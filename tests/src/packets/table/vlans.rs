@@ -58,7 +58,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     let of_family = |(client, listener, server, far, distant)| {
         let lan = VlanCase { client, listener, server };
         let far = VlanCase { client, listener: far, server: distant };
-        let one_way = [mode::DSR, mode::IPIP].map(|mode| lan.one_way(mode));
+        let one_way = [mode::DSR, mode::IPIP, mode::GUE].map(|mode| lan.one_way(mode));
         let both = [
             lan.server_in_vlan(),
             lan.server_in_no_vlan(),
@@ -200,7 +200,11 @@ impl VlanCase {
     fn one_way(self, mode: u8) -> Scenario {
         let with_mode = |world: PacketWorld| world.with(self.listener, |service| service.mode = mode);
         let world = with_mode(PacketWorld::standard().hop_in_vlan(LAN, EIGHT));
-        let name = if mode == mode::DSR { "dsr" } else { "ipip" };
+        let name = match mode {
+            mode::DSR => "dsr",
+            mode::IPIP => "ipip",
+            _ => "gue",
+        };
         let crossing = Expect::Drop(Reason::VlanCrossing);
         self.case(name, world)
             .frame(self.ask(flag::SYN).build(), self.to_server(EIGHT, FlowKind::New))
