@@ -1,8 +1,8 @@
 //! Finished flows: what a flow-table GC pass does with each entry. Pure.
 //!
 //! A pass ends connections whose ends may not know that they have ended. It also finds flows to rehome after a table
-//! split. It ends TCP connections of mode `nat` that have expired, and those of terminating servers. In `dsr` and
-//! `ipip` SLB does not see the answers, so silence proves nothing: an end receives its RST when it sends.
+//! split. It ends TCP connections of mode `nat` that have expired, and those of terminating servers. In `dsr`,
+//! `ipip` and `gue` SLB does not see the answers, so silence proves nothing: an end receives its RST when it sends.
 
 use std::{
     cell::OnceCell,

@@ -86,7 +86,7 @@ fn new_connections_of_udp_need_a_mode_that_sees_replies() {
             .replace("[[load_balancer.server]]\naddress = \"10.0.0.21\"\n\n", "")
             + group
     };
-    for mode in ["dsr", "ipip"] {
+    for mode in ["dsr", "ipip", "gue"] {
         let tunnel = |text: String| {
             text.replace(
                 "interfaces = [\"eth0\"]",

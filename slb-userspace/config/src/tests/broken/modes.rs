@@ -66,7 +66,7 @@ fn invalid_modes_and_tracking_are_refused() {
 }
 
 #[test]
-fn unknown_datagrams_is_refused_outside_udp_in_dsr_and_ipip() {
+fn unknown_datagrams_is_refused_outside_udp_that_is_not_translated() {
     let words =
         ["`unknown_datagrams` has no meaning here", "UDP in the modes `dsr`, `ipip` and `gue`", "remove it"];
     check(&[
@@ -80,7 +80,7 @@ fn unknown_datagrams_is_refused_outside_udp_in_dsr_and_ipip() {
 }
 
 #[test]
-fn translated_ports_are_refused_in_dsr_and_ipip() {
+fn translated_ports_are_refused_in_dsr_ipip_and_gue() {
     for mode in ["dsr", "ipip", "gue"] {
         let text = untranslated(mode);
         let says = format!("mode `{mode}` does not translate");
