@@ -38,7 +38,7 @@ pub trait FrameCalls: FrameBuffer {
     /// in the lower half, destination in the upper half, each in network byte order.
     fn follow(&mut self, ports: u32, selection: PackedSelection, source: Source);
     /// [`Metadata::read_embedded`], a BPF subprogram. `packet` is what [`Self::parse`] has returned, `minimum` the
-    /// smallest path MTU that is believed.
+    /// smallest path MTU that is believed, as `embedded::minimum_mtu` packs it.
     fn parse_embedded(&mut self, packet: &Packet, minimum: u32) -> Option<Self::Metadata>;
     /// [`icmp_nat::translate`], a BPF subprogram. After `false` the frame must be dropped.
     fn translate_icmp(
