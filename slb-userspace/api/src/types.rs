@@ -1,8 +1,12 @@
 //! Documents of the API. They expose no map layouts.
 
+mod limits;
+
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+pub use limits::ApiLimits;
 
 /// `GET /v1/status`: everything that SLB does now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -359,21 +363,6 @@ pub struct ApiListener {
     /// Its servers; none if it is stopped. Listeners with equal servers, ports and health check share servers and their
     /// counters.
     pub servers: Vec<ApiServer>,
-}
-
-/// Limits of a listener, at least one, and the packets that they have dropped. A limit holds for all VIPs together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiLimits {
-    /// Bits of frames per second in each direction that SLB forwards; `None` for no limit.
-    pub bandwidth: Option<u64>,
-    /// New connections per second: SYNs, or flows of UDP; `None` for no limit.
-    pub new_connections: Option<u32>,
-    /// Packets from clients over the bandwidth.
-    pub dropped_from_clients: u64,
-    /// Packets to clients over the bandwidth.
-    pub dropped_to_clients: u64,
-    /// Packets that would have begun a connection.
-    pub dropped_new_connections: u64,
 }
 
 /// The access list of a listener. Packets of denied clients count under the reason `access_denied`.
