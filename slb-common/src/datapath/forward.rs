@@ -144,7 +144,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
     }
 
     /// Inserts the client endpoint into a source-translated segment that opens a connection, if its listener asks for it.
-    /// Where it does not, a SYN still loses such an option of its client: the server believes SLB's local addresses.
+    /// Without `toa` a SYN loses such an option of its client: servers trust SLB's local addresses.
     #[inline(always)]
     fn set_client_option<G: FrameCalls>(
         head: &mut G,

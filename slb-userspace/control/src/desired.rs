@@ -317,7 +317,7 @@ fn policies_of(listener: &Listener) -> PolicySet {
         Some(_) => policy::LIMIT_NEW_CONNECTIONS,
     } | if listener.toa { policy::TOA } else { 0 };
     let policies = PolicySet::new(bits);
-    // A SYN that is sent again is known by its entry.
+    // The entry tells a retransmitted SYN from a new connection.
     if policies.has(policy::PINNED_ELSEWHERE | policy::LIMIT_NEW_CONNECTIONS) {
         policies.with(policy::TRACK)
     } else {

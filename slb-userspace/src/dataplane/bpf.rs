@@ -26,6 +26,7 @@ mod mapped_array;
 pub mod maps;
 mod pinned_map;
 pub mod pins;
+mod program_maps;
 pub mod resize;
 pub mod seeds;
 mod sources;

@@ -60,7 +60,7 @@ fn inserted(frame: &Frame) -> Frame {
 }
 
 /// Attaches the programs of `slb-toa` to the cgroup of all processes, replaces them, and detaches them. Returns what
-/// they say of themselves after each attach. They believe an address that no connection has.
+/// they say of themselves after each attach. They trust an address that no connection has.
 ///
 /// # Errors
 /// The kernel refuses a program, or something is left.

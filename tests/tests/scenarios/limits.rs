@@ -64,7 +64,7 @@ fn measured(read: impl Fn() -> Result<Reading>, rates: &[Rate]) -> Result<Vec<f6
     Ok(rates.iter().map(|rate| (rate(&after.listener) - rate(&before.listener)) as f64 / seconds).collect())
 }
 
-/// Expects these rates to be right. None is ever too large.
+/// Expects each rate to be within the tolerance of `limit` in one window, and above it in none.
 fn expect(limit: f64, read: impl Fn() -> Result<Reading>, rates: &[Rate]) -> Result<()> {
     let mut all = Vec::new();
     for _ in 0..WINDOWS {

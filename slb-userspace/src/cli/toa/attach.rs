@@ -53,7 +53,7 @@ pub fn attach(pin_dir: PathBuf, cgroup: Option<PathBuf>, from: &[IpAddr]) -> Res
     }
 }
 
-/// The policy that believes these sources.
+/// The policy that trusts these sources.
 fn policy(from: &[IpAddr]) -> Result<ToaPolicy> {
     if from.is_empty() {
         bail!(

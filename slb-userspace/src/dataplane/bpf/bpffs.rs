@@ -87,6 +87,15 @@ impl PinRoot {
         Some((metadata.dev(), metadata.ino()))
     }
 
+    /// Locks the directory for this process, which runs `command`.
+    ///
+    /// # Errors
+    /// Another process has the lock.
+    pub(super) fn lock_for(&self, command: &str) -> Result<Flock<File>> {
+        let shown = self.path.display();
+        self.lock()?.with_context(|| format!("another {command} is running in {shown}: try again"))
+    }
+
     /// Locks the directory for this process; `None` while another process has the lock.
     pub(super) fn lock(&self) -> Result<Option<Flock<File>>> {
         let file = File::open(&self.path).with_context(|| format!("cannot open {}", self.path.display()))?;

@@ -13,11 +13,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     EbpfLoader,
-    maps::{Array, Map, MapData, MapInfo, MapType, PerCpuArray},
-    programs::{
-        links::{FdLink, PinnedLink},
-        loaded_programs,
-    },
+    maps::{Array, MapData, MapType, PerCpuArray},
+    programs::links::{FdLink, PinnedLink},
 };
 use nix::fcntl::Flock;
 use slb_common::abi::decap::{DECAP_ABI_VERSION, DecapCounters, DecapPolicy, DecapReason};
@@ -26,6 +23,7 @@ use super::{
     bpffs::{self, PinRoot},
     link::{Link, LinkBinding},
     map_shapes::{MapShape, shape},
+    program_maps::{self, maps_of},
     xdp::Program,
 };
 
@@ -65,9 +63,7 @@ impl DecapPins {
     /// # Errors
     /// Another process has the lock.
     pub fn lock(&self) -> Result<Flock<File>> {
-        self.root
-            .lock()?
-            .with_context(|| format!("another slb-decap is running in {}: try again", self.root().display()))
+        self.root.lock_for("slb-decap")
     }
 
     /// Sorted indexes of the interfaces that have pins; none if there is no directory.
@@ -162,32 +158,18 @@ pub struct DecapState {
 /// # Errors
 /// The program is gone, or of another version.
 pub fn read(program: u32) -> Result<DecapState> {
-    let info = loaded_programs()
-        .find_map(|info| info.map(|info| (info.id() == program).then_some(info)).transpose())
-        .with_context(|| format!("program {program} is gone"))??;
-    let (mut policy, mut tally) = (None, None);
-    for id in info.map_ids()?.unwrap_or_default() {
-        let map = MapInfo::from_id(id)?;
-        match map.name_as_str() {
-            Some(POLICY) if map.value_size() as usize == size_of::<DecapPolicy>() => {
-                policy = Some(Array::<_, DecapPolicy>::try_from(open(id)?)?.get(&0, 0)?);
-            }
-            Some(name) if name == TALLY.name && map.value_size() as usize == size_of::<DecapCounters>() => {
-                tally = Some(sum(&PerCpuArray::try_from(open(id)?)?)?);
-            }
-            _ => {}
-        }
-    }
+    let maps = maps_of(program)?;
+    let policy = program_maps::open(&maps, POLICY, size_of::<DecapPolicy>())?;
+    let tally = program_maps::open(&maps, TALLY.name, size_of::<DecapCounters>())?;
     match (policy, tally) {
-        (Some(policy), Some(tally)) => Ok(DecapState { policy, tally }),
+        (Some(policy), Some(tally)) => Ok(DecapState {
+            policy: Array::<_, DecapPolicy>::try_from(policy)?.get(&0, 0)?,
+            tally: sum(&PerCpuArray::try_from(tally)?)?,
+        }),
         _ => bail!(
             "program {program} is of another version: `slb-decap attach` replaces it without missing a packet"
         ),
     }
-}
-
-fn open(id: u32) -> Result<Map> {
-    Ok(Map::from_map_data(MapData::from_id(id)?)?)
 }
 
 fn sum<T: std::borrow::Borrow<MapData>>(

@@ -15,8 +15,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, Map, MapData, MapInfo, PerCpuArray},
-    programs::{CgroupAttachMode, CgroupSockAddr, SockOps, links::FdLink, loaded_programs},
+    maps::{Array, MapData, PerCpuArray},
+    programs::{CgroupAttachMode, CgroupSockAddr, SockOps, links::FdLink},
 };
 use nix::fcntl::Flock;
 use slb_common::abi::toa::{TOA_ABI_VERSION, ToaCounters, ToaOutcome, ToaPolicy};
@@ -24,6 +24,7 @@ use slb_common::abi::toa::{TOA_ABI_VERSION, ToaCounters, ToaOutcome, ToaPolicy};
 use super::{
     bpffs::{self, PinRoot},
     link::Link,
+    program_maps::{self, maps_of},
 };
 use crate::advice::{Attempt, with_advice};
 
@@ -67,8 +68,7 @@ impl ToaPins {
     /// # Errors
     /// Another process has the lock.
     pub fn lock(&self) -> Result<Flock<File>> {
-        let lock = self.root.lock()?;
-        lock.with_context(|| format!("another slb-toa is running in {}: try again", self.root().display()))
+        self.root.lock_for("slb-toa")
     }
 
     /// Detaches the programs and removes the pins. Returns `false` if there were none.
@@ -216,25 +216,14 @@ pub struct ToaState {
 
 /// Reads the maps of a program.
 fn read(program: u32) -> Result<ToaState> {
-    let info = loaded_programs()
-        .find_map(|info| info.map(|info| (info.id() == program).then_some(info)).transpose())
-        .with_context(|| format!("program {program} is gone"))??;
-    let (mut policy, mut connections) = (None, None);
-    for id in info.map_ids()?.unwrap_or_default() {
-        let map = MapInfo::from_id(id)?;
-        let open = || Map::from_map_data(MapData::from_id(id)?);
-        match map.name_as_str() {
-            Some(POLICY) if map.value_size() as usize == size_of::<ToaPolicy>() => {
-                policy = Some(Array::<_, ToaPolicy>::try_from(open()?)?.get(&0, 0)?);
-            }
-            Some(COUNTERS) if map.value_size() as usize == size_of::<ToaCounters>() => {
-                connections = Some(sum(&PerCpuArray::try_from(open()?)?)?);
-            }
-            _ => {}
-        }
-    }
+    let maps = maps_of(program)?;
+    let policy = program_maps::open(&maps, POLICY, size_of::<ToaPolicy>())?;
+    let connections = program_maps::open(&maps, COUNTERS, size_of::<ToaCounters>())?;
     match (policy, connections) {
-        (Some(policy), Some(connections)) => Ok(ToaState { policy, connections }),
+        (Some(policy), Some(connections)) => Ok(ToaState {
+            policy: Array::<_, ToaPolicy>::try_from(policy)?.get(&0, 0)?,
+            connections: sum(&PerCpuArray::try_from(connections)?)?,
+        }),
         _ => bail!("program {program} is of another version: `slb-toa attach` replaces it"),
     }
 }

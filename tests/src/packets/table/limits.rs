@@ -104,7 +104,7 @@ impl Limited {
         Expect::ToServer(self.ends.listener, self.ends.server, flow)
     }
 
-    /// One frame takes all, in both paths, and a change gives way at once.
+    /// One frame empties the bucket, for the fast and the slow path. Without the limit the next frame is admitted.
     fn bandwidth(self, name: String) -> Scenario {
         let ends = self.ends;
         let syn = |n| first(ends, n);
@@ -120,7 +120,7 @@ impl Limited {
             .frame(next(ends, 0).build(), self.to(FlowKind::Old))
     }
 
-    /// The second connection is refused. What is known goes on, also where both limits are set.
+    /// The second connection is refused. Packets of the established connection are admitted, with both limits set.
     fn new_connections(self, name: String) -> Scenario {
         let ends = self.ends;
         let limited = self.world().with(ends.listener, |service| {

@@ -174,7 +174,7 @@ fn reused(name: String, ends: Ends) -> Scenario {
         .frame(syn(ends, &option, 5, b""), old(Toa::Inserted))
 }
 
-/// Servers that believe the local address believe no client.
+/// Servers trust the local address, whatever the listener: the client's own option must not reach them.
 fn switched_off(name: String, ends: Ends) -> Scenario {
     let Ends { client, listener, server } = ends;
     let forged = syn(ends, &option(&ends.first()), 5, b"");
