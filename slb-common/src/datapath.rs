@@ -11,7 +11,8 @@
 //! | [`fast`] | most packets of known flows, frames for other hosts |
 //! | [`full_nat`] | packets of known flows of the modes `full-nat` and `gue` |
 //! | [`slow`] | nothing: parses, names the next program |
-//! | [`to_server`] | packets to a listener: selects the server |
+//! | [`to_server`] | packets to a listener: selects the server of untracked flows and of known ones |
+//! | [`new_flow`] | packets that begin a tracked flow: selects the server, inserts the flow |
 //! | [`source`] | packets whose source is translated: finds or chooses their source |
 //! | [`forward`] | packets with a selected server: rewrites them |
 //! | [`to_client`] | packets that may answer a flow (modes `nat`, `full-nat`) |
@@ -62,6 +63,7 @@ mod gue;
 mod icmp;
 mod macs;
 mod nat;
+mod new_flow;
 mod path;
 mod refused;
 mod related;
@@ -80,6 +82,7 @@ pub use forward::forward;
 pub use fragments::fragment;
 use frame_calls::FrameCalls;
 pub use icmp::icmp;
+pub use new_flow::new_flow;
 pub use path::Verdict;
 use path_calls::PathCalls;
 pub use refused::refused;
@@ -98,6 +101,7 @@ pub fn process<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T
             Err(TailCalled::FullNat) => full_nat(head, ifindex, maps),
             Err(TailCalled::Slow) => slow(head, ifindex, maps),
             Err(TailCalled::ToServer) => to_server(head, ifindex, maps),
+            Err(TailCalled::NewFlow) => new_flow(head, ifindex, maps),
             Err(TailCalled::Source) => source(head, ifindex, maps),
             Err(TailCalled::Forward) => forward(head, ifindex, maps),
             Err(TailCalled::ToClient) => to_client(head, ifindex, maps),

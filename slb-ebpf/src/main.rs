@@ -28,7 +28,7 @@ use slb_common::{
         icmp_error::{self, IcmpMessage},
         icmp_nat::{self, Translation},
         maps::Maps as _,
-        metadata::{Metadata, PackedSelection},
+        metadata::{Metadata, PackedSelection, ReplacedEntry},
         parse::Packet,
         refusal::PackedRefusal,
         reset, toa,
@@ -106,6 +106,14 @@ impl FrameCalls for Context {
         if let Some(metadata) = METADATA.get_ptr_mut(0) {
             // SAFETY: as above.
             unsafe { (*metadata).refusal = refusal }
+        }
+    }
+
+    #[inline(always)]
+    fn begin_flow(&mut self, replaced: ReplacedEntry) {
+        if let Some(metadata) = METADATA.get_ptr_mut(0) {
+            // SAFETY: as above.
+            unsafe { (*metadata).replaced = replaced }
         }
     }
 
@@ -305,6 +313,10 @@ xdp_program!(
     slb_to_server = datapath::to_server
 );
 xdp_program!(
+    /// [`datapath::new_flow`].
+    slb_new_flow = datapath::new_flow
+);
+xdp_program!(
     /// [`datapath::source`].
     slb_source = datapath::source
 );
@@ -337,6 +349,7 @@ fn tail_call(ctx: &XdpContext, program: TailCalled) -> u32 {
         TailCalled::FullNat => jump::<{ TailCalled::FullNat as u32 }>(ctx),
         TailCalled::Slow => jump::<{ TailCalled::Slow as u32 }>(ctx),
         TailCalled::ToServer => jump::<{ TailCalled::ToServer as u32 }>(ctx),
+        TailCalled::NewFlow => jump::<{ TailCalled::NewFlow as u32 }>(ctx),
         TailCalled::Source => jump::<{ TailCalled::Source as u32 }>(ctx),
         TailCalled::Forward => jump::<{ TailCalled::Forward as u32 }>(ctx),
         TailCalled::ToClient => jump::<{ TailCalled::ToClient as u32 }>(ctx),

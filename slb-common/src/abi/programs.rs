@@ -8,8 +8,10 @@ pub enum TailCalled {
     FullNat,
     /// Parses what the fast path does not decide on, and names the program that decides.
     Slow,
-    /// Packets to a listener: selects the server.
+    /// Packets to a listener: selects the server of untracked flows and of known ones.
     ToServer,
+    /// Packets that begin a tracked flow: selects the server, inserts the flow.
+    NewFlow,
     /// Packets with a selected server, to which they may come from a source of SLB's: finds or chooses it.
     Source,
     /// Packets with a selected server.
@@ -28,10 +30,11 @@ const _: () = assert!(TailCalled::NAMES.len() == TailCalled::Refused as usize + 
 
 impl TailCalled {
     /// Names of the programs, by slot.
-    pub const NAMES: [&str; 9] = [
+    pub const NAMES: [&str; 10] = [
         "slb_full_nat",
         "slb_slow",
         "slb_to_server",
+        "slb_new_flow",
         "slb_source",
         "slb_forward",
         "slb_to_client",

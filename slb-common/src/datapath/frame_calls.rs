@@ -7,7 +7,7 @@ use super::{embedded, icmp_error, icmp_nat, parse, reset, toa};
 use super::{
     icmp_error::IcmpMessage,
     icmp_nat::Translation,
-    metadata::{Metadata, PackedSelection},
+    metadata::{Metadata, PackedSelection, ReplacedEntry},
     parse::Packet,
     refusal::PackedRefusal,
 };
@@ -30,6 +30,8 @@ pub trait FrameCalls: FrameBuffer {
     fn arrive_by(&mut self, vlan_device: u32);
     /// Leaves a refusal in [`Self::metadata`] for a later program.
     fn refuse(&mut self, refusal: PackedRefusal);
+    /// Leaves the entry that the packet's flow replaces in [`Self::metadata`] for a later program.
+    fn begin_flow(&mut self, replaced: ReplacedEntry);
     /// Leaves a selected server in [`Self::metadata`] for a later program, and [`Source::NONE`].
     fn select(&mut self, selection: PackedSelection);
     /// Leaves the source of a packet, or [`Source::UNTRANSLATED`], in [`Self::metadata`] for a later program.

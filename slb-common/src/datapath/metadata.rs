@@ -2,6 +2,7 @@
 
 use super::{
     embedded::parse_embedded,
+    flows::NOT_FOUND,
     parse::{EMPTY_PACKET, Packet, parse},
     refusal::PackedRefusal,
     tracked::Selection,
@@ -23,8 +24,8 @@ pub struct Metadata {
     pub selection: PackedSelection,
     /// The source that it gets, [`Source::UNTRANSLATED`], or [`Source::NONE`] before that is decided.
     pub source: Source,
-    /// Keeps the size a multiple of eight.
-    pub reserved: u32,
+    /// The entry that its flow replaces, if it begins one.
+    pub replaced: ReplacedEntry,
 }
 
 impl Metadata {
@@ -34,7 +35,7 @@ impl Metadata {
         refusal: PackedRefusal::unmatched(Reason::NotReady),
         selection: PackedSelection(0),
         source: Source::NONE,
-        reserved: 0,
+        replaced: ReplacedEntry::NONE,
     };
 
     /// [`parse`].
@@ -81,6 +82,34 @@ const fn refusal(read: Result<(), Reason>) -> PackedRefusal {
     }
 }
 
+/// The flow-table entry that a new flow replaces, or none: its distance from the home bucket, and a flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplacedEntry(pub u32);
+
+impl ReplacedEntry {
+    /// The flow gets a new entry.
+    pub const NONE: Self = Self(NOT_FOUND);
+    const LIVE: u32 = 8;
+
+    /// The entry at `distance` from the home bucket. `live` is 1 if its flow has not ended, else 0.
+    #[inline(always)]
+    pub(super) const fn new(distance: u32, live: u64) -> Self {
+        Self(distance | (live as u32) << Self::LIVE)
+    }
+
+    /// Distance from the home bucket, or [`NOT_FOUND`].
+    #[inline(always)]
+    pub(super) const fn distance(self) -> u32 {
+        self.0 & ((1 << Self::LIVE) - 1)
+    }
+
+    /// 1 if the flow of the entry has not ended, else 0.
+    #[inline(always)]
+    pub(super) const fn live(self) -> u64 {
+        (self.0 >> Self::LIVE) as u64
+    }
+}
+
 /// A selected server, and how the packet goes to it, as a number in a map: the server's handle and two flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PackedSelection(pub u64);
@@ -97,6 +126,13 @@ impl PackedSelection {
     #[inline(always)]
     pub(super) const fn new(server: Handle) -> Self {
         Self(server.0)
+    }
+
+    /// The selection for a packet that begins a flow, if `is_new`. `is_finished` says whether it goes to the server as a RST.
+    #[inline(always)]
+    pub(super) const fn begins(server: Handle, is_new: bool, is_finished: bool) -> Self {
+        let flags = is_new as u64 * (Self::NEW + Self::OPENING) + is_finished as u64 * Self::FINISHED;
+        Self(server.0 | flags)
     }
 
     /// What the next program needs of a selection.

@@ -16,29 +16,23 @@
 //!   apart.
 
 use super::{
-    charge,
-    flows::{Conflicts, FAR, Flows, NOT_FOUND, Query},
-    insert::NewFlow,
-    parse::Packet,
+    flows::{Conflicts, FAR, Flows, NOT_FOUND},
+    metadata::ReplacedEntry,
     path_calls::PathCalls,
     refusal::Refusal,
-    schedule::SchedulerResult,
-    schedule_calls::ScheduleCalls,
     slots::{current_backend, hash_of},
-    tracked::{Disposition, PackedDisposition, Request, Selection, found, next_hop},
+    tracked::{Disposition, PackedDisposition, Request, Selection, found},
 };
 use crate::{
     abi::{
-        backend::Backend,
         flow::{Client, state},
         lookup_table::LookupTable,
         programs::TailCalled,
-        service::{IndexEntry, mode, policy},
+        service::{mode, policy},
         source::Source,
         stats::Reason,
     },
-    net::{frame::Frame, headers::protocol},
-    opaque::opaque,
+    net::frame::Frame,
 };
 
 /// Selects the server of a packet of an untracked flow. `None` where the flow is tracked.
@@ -100,11 +94,17 @@ pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
     }
 }
 
+/// What the slow path finds for a packet of a tracked flow.
+pub(super) enum Tracked<'t> {
+    /// The server of the flow.
+    Selected(Selection<'t>),
+    /// The packet begins a flow.
+    Begins(ReplacedEntry),
+}
+
 /// Selects the server of a packet of a tracked flow in the slow path.
 #[inline(always)]
-pub(super) fn select_tracked<'t, T: PathCalls>(
-    request: &Request<'t, '_, T>,
-) -> Result<Selection<'t>, Refusal> {
+pub(super) fn select_tracked<'t, T: PathCalls>(request: &Request<'t, '_, T>) -> Result<Tracked<'t>, Refusal> {
     let Request { packet, service, index, maps, .. } = *request;
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
@@ -115,15 +115,14 @@ pub(super) fn select_tracked<'t, T: PathCalls>(
     } else {
         maps.flow_disposition(packet, service, request.arrival, distance)
     };
-    match disposition.selection(maps)? {
-        Some(selection) => Ok(selection),
-        None if disposition == PackedDisposition::OTHER_CONNECTION => request.by_hash(),
-        None => request.begin_flow(
-            &query,
-            if disposition.is_reselect() { distance } else { NOT_FOUND },
-            disposition.live(),
-        ),
-    }
+    Ok(match disposition.selection(maps)? {
+        Some(selection) => Tracked::Selected(selection),
+        None if disposition == PackedDisposition::OTHER_CONNECTION => Tracked::Selected(request.by_hash()?),
+        None if disposition.is_reselect() => {
+            Tracked::Begins(ReplacedEntry::new(distance, disposition.live()))
+        }
+        None => Tracked::Begins(ReplacedEntry::NONE),
+    })
 }
 
 impl<'t, T: PathCalls> Request<'t, '_, T> {
@@ -136,152 +135,4 @@ impl<'t, T: PathCalls> Request<'t, '_, T> {
         let is_finished = backend.is_terminating() && !packet.flags.rst();
         Ok(Selection { is_finished, ..Selection::new(backend, false, maps)? })
     }
-
-    /// Selects a server for a packet without an entry, or with one that does not hold for it. `distance` is that of the
-    /// entry to replace, or [`NOT_FOUND`]; `live` is 1 if the flow of that entry has not ended, else 0.
-    #[inline(always)]
-    fn begin_flow(&self, query: &Query, distance: u32, live: u64) -> Result<Selection<'t>, Refusal> {
-        let Self { packet, arrival, service, maps, .. } = *self;
-        let (sees_replies, is_mid_stream) = (self.sees_replies(), self.is_mid_stream());
-        let (is_syn, is_new_entry) = (packet.flags.is_syn(), distance == NOT_FOUND);
-        // The flow's entry may still be in the table that this one replaces, with another server. TCP retransmits the
-        // segment.
-        if is_mid_stream && is_new_entry && maps.is_resizing() {
-            return Err(Refusal::drop(Reason::NotReady));
-        }
-        // The flow's server is gone, so its connection cannot continue. In the other modes another server answers the
-        // segment.
-        if sees_replies && is_mid_stream && !is_new_entry {
-            return Err(Refusal::RST_DUE);
-        }
-        // Only `nat` flows have reverse-tuple conflicts. In `full-nat` replies differ in their destination port.
-        let conflicts = if self.service.mode == mode::NAT {
-            Conflicts(maps.conflicting_flows(query, service.service))
-        } else {
-            Conflicts::default()
-        };
-        // [`Conflicts`] holds four flows; a fifth could not be told from them. A RST begins no flow.
-        if conflicts.is_full() && !packet.flags.rst() {
-            return Err(Refusal::drop(Reason::ClientPortBusy));
-        }
-        let is_new = (is_syn && !packet.flags.rst()) || (sees_replies && !self.is_tcp());
-        // A flow that loses its server is no new one. Without branches: each one would double the paths the verifier
-        // follows.
-        let is_limited = service.policy & policy::LIMIT_NEW_CONNECTIONS != 0;
-        if opaque(u64::from(is_limited) & u64::from(is_new) & !live) != 0 {
-            charge::new_connection(service, maps)?;
-        }
-        let scheduled = schedule(packet, service, conflicts, maps);
-        let backend = maps.backend(scheduled.backend()?).ok_or(Reason::NoServer)?;
-        let previous_backend = scheduled.previous_backend().and_then(|id| maps.backend(id));
-        // Before an entry is made: the packet that gets through is the one that begins the flow.
-        let is_finished = is_mid_stream && backend.is_terminating() && !packet.flags.rst();
-        next_hop(backend, maps)?;
-        // A flow of the previous backend needs no entry if that is the current backend, too: the hash finds it. But an
-        // old entry of the endpoint must be replaced, or later packets would match it.
-        let is_known = !sees_replies
-            && is_new_entry
-            && service.policy & policy::TRACK == 0
-            && is_syn
-            && previous_backend.is_some_and(|previous_backend| previous_backend.handle == backend.handle);
-        // A RST begins no flow. It is forwarded to the end that may still have the connection.
-        if is_known || packet.flags.rst() {
-            return Selection::new(backend, is_new, maps)
-                .map(|selection| Selection { is_finished, ..selection });
-        }
-        let new = NewFlow::new(backend.handle.id(), distance, is_finished);
-        let is_inserted = maps.insert_flow(packet, service, arrival, new);
-        let selection = Selection { is_finished, ..Selection::new(backend, is_new, maps)? };
-        if is_inserted {
-            return Ok(selection);
-        }
-        if sees_replies {
-            // Without an entry replies cannot be translated: it holds the VIP and the client path.
-            return Err(Refusal::drop(Reason::FlowTableFull));
-        }
-        self.without_entry(selection, previous_backend, conflicts)
-    }
-
-    /// The server of a packet whose flow got no entry, in modes where replies are not seen. Later packets must find the
-    /// same server.
-    #[inline(always)]
-    fn without_entry(
-        &self,
-        selection: Selection<'t>,
-        previous_backend: Option<&'t Backend>,
-        conflicts: Conflicts,
-    ) -> Result<Selection<'t>, Refusal> {
-        let Self { packet, service, maps, .. } = *self;
-        match previous_backend {
-            // The hash leads later packets to the same server, for as long as the slot keeps this previous backend.
-            Some(_) if !packet.flags.is_syn() => {
-                maps.count_evicted_migrating();
-                Ok(selection)
-            }
-            // The hash finds a new flow of the previous backend without an entry. With any other server the second
-            // packet would break the flow.
-            Some(previous_backend) if previous_backend.flags & Backend::ACCEPTS_NEW != 0 => {
-                maps.count_evicted_migrating();
-                Selection::new(previous_backend, true, maps)
-            }
-            Some(previous_backend) if previous_backend.handle != selection.backend.handle => {
-                Err(Refusal::drop(Reason::FlowTableFull))
-            }
-            _ if service.policy & policy::PINNED_ELSEWHERE != 0 && !self.is_mid_stream() => {
-                // If the hash leads to the selected server, later packets find it without an entry.
-                let by_hash = maps.server_by_hash(packet, service, conflicts.0);
-                let is_found = service.policy & (policy::ROUND_ROBIN | policy::LEAST_CONNECTIONS) == 0
-                    && by_hash.previous_backend().is_none()
-                    && by_hash.backend().is_ok_and(|id| id == selection.backend.handle.id());
-                if is_found { Ok(selection) } else { Err(Refusal::drop(Reason::FlowTableFull)) }
-            }
-            _ => Ok(selection),
-        }
-    }
-}
-
-/// Selects a server for a packet's flow. Updates affinity entry, round-robin position and connection count.
-#[inline(always)]
-fn schedule<T: ScheduleCalls>(
-    packet: &Packet,
-    service: &IndexEntry,
-    conflicts: Conflicts,
-    maps: &T,
-) -> SchedulerResult {
-    let is_tcp = packet.protocol == protocol::TCP;
-    let begins = !is_tcp || (packet.flags.is_syn() && !packet.flags.rst());
-    let policy = if begins { service.policy } else { 0 };
-    if !is_tcp
-        && !mode::sees_replies(service.mode)
-        && policy & policy::PINNED_ELSEWHERE != 0
-        && policy & policy::FOLLOW == 0
-    {
-        // The datagram may belong to an untracked flow of the slot's previous backend.
-        let affinity_server = maps.server_by_hash(packet, service, conflicts.0);
-        if affinity_server.is_previous_backend() {
-            return affinity_server;
-        }
-    }
-    let persists = policy & policy::PERSIST != 0;
-    let mut chosen = SchedulerResult::NO_SERVER;
-    if persists {
-        chosen = maps.affinity_server(packet, service, conflicts.0);
-    }
-    if chosen.is_refused() {
-        chosen = if policy & (policy::ROUND_ROBIN | policy::LEAST_CONNECTIONS) == 0 {
-            maps.server_by_hash(packet, service, conflicts.0)
-        } else {
-            maps.server_by_round_robin(packet, service, conflicts.0)
-        };
-        if persists {
-            chosen = maps.set_affinity(packet, service, conflicts.0, chosen);
-        }
-    }
-    if policy & policy::LEAST_CONNECTIONS != 0
-        && let Ok(backend) = chosen.backend()
-        && let Some(load) = maps.connection_count(backend)
-    {
-        load.add(1);
-    }
-    chosen
 }

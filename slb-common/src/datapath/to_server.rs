@@ -1,4 +1,4 @@
-//! Packets of clients: selects a server.
+//! Packets of clients: selects the server of untracked flows and of known ones.
 
 use core::borrow::Borrow as _;
 
@@ -12,15 +12,18 @@ use super::{
     path::{Egress, PacketPath, Verdict, conclude},
     path_calls::PathCalls,
     refusal::Refusal,
-    select,
+    select::{self, Tracked},
     tracked::Request,
 };
-use crate::abi::{
-    flow::ClientPath,
-    interface::CLIENT,
-    programs::TailCalled,
-    service::{IndexEntry, mode},
-    stats::Reason,
+use crate::{
+    abi::{
+        flow::ClientPath,
+        interface::CLIENT,
+        programs::TailCalled,
+        service::{IndexEntry, mode},
+        stats::Reason,
+    },
+    net::frame::Frame,
 };
 
 /// Decides on a packet that the slow path has parsed.
@@ -80,8 +83,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             }));
         }
         let frame = head.frame();
-        let sender = macs(&frame).ok_or(Reason::Truncated)?.sender();
-        let arrival = ClientPath::new(self.arrival(packet), sender);
+        let (sender, arrival) = self.origin(&frame, packet)?;
         let request = Request { packet, arrival, service, index, maps };
         let selection = match select::select_untracked::<FAST, T>(&request, mode)? {
             // The fast path has separate code for untracked flows, which is shorter.
@@ -90,12 +92,25 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             }
             Some(selection) => selection,
             None if FAST => select::select_tracked_fast::<SOURCE, T>(&request, &frame)?,
-            None => select::select_tracked(&request)?,
+            None => match select::select_tracked(&request)? {
+                Tracked::Selected(selection) => selection,
+                Tracked::Begins(replaced) => {
+                    head.begin_flow(replaced);
+                    return Err(Refusal::Next(TailCalled::NewFlow));
+                }
+            },
         };
         if FAST {
             return self.forward::<SOURCE, G>(head, packet, sender, service, mode, &selection);
         }
         head.select(PackedSelection::of(&selection));
         Err(Refusal::Next(TailCalled::Forward))
+    }
+
+    /// Source hardware address of a client's frame, and the client path that it makes with its interface.
+    #[inline(always)]
+    pub(super) fn origin(&self, frame: &Frame<'_>, packet: &Packet) -> Result<(u64, ClientPath), Refusal> {
+        let sender = macs(frame).ok_or(Reason::Truncated)?.sender();
+        Ok((sender, ClientPath::new(self.arrival(packet), sender)))
     }
 }

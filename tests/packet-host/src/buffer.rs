@@ -6,7 +6,7 @@ use slb_common::{
         frame_calls::FrameCalls,
         icmp_error::{self, IcmpMessage},
         icmp_nat::{self, Translation},
-        metadata::{Metadata, PackedSelection},
+        metadata::{Metadata, PackedSelection, ReplacedEntry},
         parse::Packet,
         refusal::PackedRefusal,
         reset, toa,
@@ -91,6 +91,10 @@ impl FrameCalls for Buffer {
 
     fn refuse(&mut self, refusal: PackedRefusal) {
         self.metadata.refusal = refusal;
+    }
+
+    fn begin_flow(&mut self, replaced: ReplacedEntry) {
+        self.metadata.replaced = replaced;
     }
 
     fn select(&mut self, selection: PackedSelection) {
