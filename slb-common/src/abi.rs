@@ -35,6 +35,7 @@ pub mod stats;
 pub mod time;
 pub mod toa;
 pub mod token_bucket;
+pub mod tunnel;
 #[cfg(feature = "user")]
 pub(crate) mod user;
 

@@ -8,6 +8,7 @@ use super::{
     policy_set::PolicySet,
     protocol::IpProtocol,
     time::BootSecs,
+    tunnel::Tunnel,
 };
 use crate::{
     hash::{address_hash, flow_hash},
@@ -358,16 +359,6 @@ pub struct ServiceIndex {
     pub all_vips: [u64; VIP_WORDS],
     /// The slots of the hash table.
     pub entries: [IndexEntry; INDEX_SLOTS],
-}
-
-/// Source addresses of outer headers.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tunnel {
-    /// IPv4, mapped.
-    pub v4: Address,
-    /// IPv6.
-    pub v6: Address,
 }
 
 impl ServiceIndex {

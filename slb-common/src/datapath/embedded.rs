@@ -4,7 +4,7 @@
 
 use super::parse::{EMPTY_PACKET, Packet};
 use crate::{
-    abi::{family::Family, mode::Mode, service::Tunnel, stats::Reason},
+    abi::{family::Family, mode::Mode, stats::Reason, tunnel::Tunnel},
     net::{
         address::Address,
         ethernet::priority_tags_len,
@@ -31,8 +31,7 @@ const MIN_MTU4: u32 = 576;
 pub(super) fn minimum_mtu(destination: &Address, tunnel: &Tunnel, gue_port: u16) -> u32 {
     let (smallest, family) =
         if destination.is_v4() { (MIN_MTU4, Family::V4) } else { (MIN_MTU6, Family::V6) };
-    let is_tunnel = destination.same(&tunnel.v4) | destination.same(&tunnel.v6);
-    if is_tunnel {
+    if tunnel.has(destination) {
         (u32::from(gue_port) << 16) | (MIN_MTU6 + Mode::Ipip.overhead(family) as u32)
     } else {
         smallest

@@ -127,7 +127,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             }
             mode::DSR => readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?,
             mode::IPIP => {
-                let flow = flow_label(service.salt, &packet.source, packet.source_port);
+                let flow = || flow_label(service.salt, &packet.source, packet.source_port);
                 ipip::encapsulate(head, packet, backend, hop, &self.index.tunnel, flow)?;
             }
             // The program without `SOURCE` has left it to another one.

@@ -69,7 +69,7 @@ fn over_ipv4(
     let at = packet.network;
     let outer = in_udp(&ipip::inner(frame, at + OUTER, packet)?);
     ipip::ethernet(frame, at, OUTER, &hop.macs, ether_type::IPV4)?;
-    ipip::ipv4(frame, at, &outer, backend, &index.tunnel)?;
+    ipip::ipv4(frame, at, &outer, backend, &index.tunnel, || flow)?;
     *frame.header_mut::<UdpHdr>(at + size_of::<Ipv4Hdr>())? = header(&outer, index.gue_port, flow);
     Some(())
 }
@@ -95,7 +95,7 @@ fn over_ipv6(
         let len = outer.len.to_be();
         // The pseudo-header (RFC 8200, 8.1) and the UDP header.
         let sum = sum
-            .plus_address(&index.tunnel.v6)
+            .plus_address(&index.tunnel.v6.with_last(flow & index.tunnel.by_flow_v6))
             .plus_address(&backend.address)
             .plus(len)
             .plus(u16::from(protocol::UDP).to_be())

@@ -7,8 +7,9 @@ use crate::{
         backend::{Backend, NextHop},
         family::Family,
         mode::Mode,
-        service::{Tunnel, mode},
+        service::mode,
         stats::Reason,
+        tunnel::Tunnel,
     },
     net::{
         checksum::Delta,
@@ -55,7 +56,8 @@ pub fn outer_sum(source: &crate::abi::Address, destination: &crate::abi::Address
         + u32::from(DONT_FRAGMENT)
 }
 
-/// Encapsulates the packet to the server. Decrements the inner TTL or hop limit, as a router does.
+/// Encapsulates the packet to the server. Decrements the inner TTL or hop limit, as a router does. `flow` computes a hash
+/// of the flow.
 #[inline(always)]
 pub(super) fn encapsulate<G: FrameBuffer>(
     head: &mut G,
@@ -63,7 +65,7 @@ pub(super) fn encapsulate<G: FrameBuffer>(
     backend: &Backend,
     hop: &NextHop,
     tunnel: &Tunnel,
-    flow: u32,
+    flow: impl Fn() -> u32,
 ) -> Result<(), Reason> {
     if !head.grow(overhead(mode::IPIP, backend)) {
         return Err(Reason::NoHeadroom);
@@ -73,11 +75,11 @@ pub(super) fn encapsulate<G: FrameBuffer>(
     if backend.address.is_v4() {
         let inner = inner(frame, at + IPV4_BYTES, packet).ok_or(Reason::Truncated)?;
         ethernet(frame, at, IPV4_BYTES, &hop.macs, ether_type::IPV4)
-            .and_then(|()| ipv4(frame, at, &inner, backend, tunnel))
+            .and_then(|()| ipv4(frame, at, &inner, backend, tunnel, flow))
     } else {
         let inner = inner(frame, at + IPV6_BYTES, packet).ok_or(Reason::Truncated)?;
         ethernet(frame, at, IPV6_BYTES, &hop.macs, ether_type::IPV6)
-            .and_then(|()| ipv6(frame, at, &inner, backend, tunnel, flow))
+            .and_then(|()| ipv6(frame, at, &inner, backend, tunnel, flow()))
     }
     .ok_or(Reason::Truncated)
 }
@@ -137,7 +139,7 @@ pub(super) fn ethernet(
     Some(())
 }
 
-/// Writes the outer IPv4 header.
+/// Writes the outer IPv4 header. `flow` computes a hash of the flow: most tunnels have one source and do not need it.
 #[inline(always)]
 pub(super) fn ipv4(
     frame: &mut Frame<'_>,
@@ -145,11 +147,14 @@ pub(super) fn ipv4(
     inner: &InnerHeader,
     backend: &Backend,
     tunnel: &Tunnel,
+    flow: impl Fn() -> u32,
 ) -> Option<()> {
+    let by_flow = if tunnel.by_flow_v4 == 0 { 0 } else { flow() & tunnel.by_flow_v4 };
     let len = (inner.len + IPV4_BYTES as u16).to_be();
     let class = u16::from_ne_bytes([0, inner.class]);
     let protocol = u16::from_ne_bytes([0, inner.protocol]);
     let sum = Delta::of(backend.outer_sum).plus(len).plus(class).plus(protocol);
+    let sum = sum.plus(by_flow as u16).plus((by_flow >> 16) as u16);
     let ip = frame.header_mut::<Ipv4Hdr>(network)?;
     // Field by field: a header built first would lie on the stack.
     ip.vihl = VERSION_4;
@@ -160,7 +165,7 @@ pub(super) fn ipv4(
     ip.ttl = HOP_LIMIT;
     ip.proto = inner.protocol;
     ip.check = sum.checksum();
-    ip.src_addr = tunnel.v4.v4_bytes();
+    ip.src_addr = tunnel.v4.with_last(by_flow).v4_bytes();
     ip.dst_addr = backend.address.v4_bytes();
     Some(())
 }
@@ -183,7 +188,7 @@ pub(super) fn ipv6(
     ip.payload_len = inner.len.to_be_bytes();
     ip.next_hdr = inner.protocol;
     ip.hop_limit = HOP_LIMIT;
-    ip.src_addr = tunnel.v6.v6_bytes();
+    ip.src_addr = tunnel.v6.with_last(flow & tunnel.by_flow_v6).v6_bytes();
     ip.dst_addr = backend.address.v6_bytes();
     Some(())
 }

@@ -34,7 +34,7 @@ use crate::{
         MacPair,
         flow::Client,
         interface::{CLIENT, SERVER},
-        service::{IndexEntry, Tunnel, mode},
+        service::{IndexEntry, mode},
         stats::Reason,
     },
     hash::flow_label,
@@ -51,8 +51,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let (metadata, is_vip) = (metadata.borrow(), self.index.vip(&packet.destination).is_some());
         let (embedded, is_forged) = (&metadata.packet, metadata.is_refused_for(Reason::ForgedIcmp));
         let (vip, port) = (&embedded.destination, embedded.destination_port);
-        let Tunnel { v4, v6, .. } = &self.index.tunnel;
-        let is_tunnel = packet.destination.same(v4) | packet.destination.same(v6);
+        let is_tunnel = self.index.tunnel.has(&packet.destination);
         let is_of_another = is_vip && embedded.network != 0 && !packet.destination.same(vip);
         if is_of_another || (is_forged && (is_vip | is_tunnel)) {
             return Err(Refusal::drop(Reason::ForgedIcmp));
@@ -159,7 +158,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             }
             mode::DSR => readdress(&mut head.frame(), &hop.macs).ok_or(Reason::Truncated)?,
             mode::IPIP => {
-                let flow = flow_label(service.salt, &embedded.source, embedded.source_port);
+                let flow = || flow_label(service.salt, &embedded.source, embedded.source_port);
                 ipip::encapsulate(head, packet, backend, hop, &self.index.tunnel, flow)?;
             }
             mode::GUE => {

@@ -42,6 +42,14 @@ impl Address {
         [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]]
     }
 
+    /// This address with `bits` (network byte order) set in its last four bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_last(&self, bits: u32) -> Self {
+        let [a, b, c, d] = self.0;
+        Self([a, b, c, d | bits])
+    }
+
     /// Whether this is an IPv4 address.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {

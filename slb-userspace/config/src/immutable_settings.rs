@@ -1,6 +1,6 @@
 //! Settings that cannot change while the daemon runs. Pure.
 
-use std::{fmt::Display, net::IpAddr};
+use std::fmt::Display;
 
 use super::model::{DaemonConfig, XdpMode};
 
@@ -32,22 +32,28 @@ pub fn violations(running: &DaemonConfig, wanted: &DaemonConfig) -> Vec<String> 
     fixed("hash_seed", &running.seed(), &wanted.seed(), seed);
     fixed("xdp_mode", &mode(running.xdp_mode), &mode(wanted.xdp_mode), DETACH);
     // Servers and tables would have to change atomically: tunnel headers in between would have a wrong checksum.
+    fixed(
+        "tunnel_sources",
+        &quoted_list(&running.tunnel_sources),
+        &quoted_list(&wanted.tunnel_sources),
+        RESTART,
+    );
     for address in
         running.tunnel_addresses.iter().filter(|address| !wanted.tunnel_addresses.contains(address))
     {
         refused.push(format!(
             "`[daemon] tunnel_addresses` cannot lose {address} while slbd runs: {RESTART}; or write \
-             `tunnel_addresses = [{}]`",
-            running
-                .tunnel_addresses
-                .iter()
-                .map(IpAddr::to_string)
-                .map(|address| format!("{address:?}"))
-                .collect::<Vec<_>>()
-                .join(", ")
+             `tunnel_addresses = {}`",
+            quoted_list(&running.tunnel_addresses)
         ));
     }
     refused
+}
+
+/// A list as the configuration file has it.
+fn quoted_list(items: &[impl Display]) -> String {
+    let quoted: Vec<_> = items.iter().map(|item| format!("\"{item}\"")).collect();
+    format!("[{}]", quoted.join(", "))
 }
 
 fn mode(mode: XdpMode) -> &'static str {
@@ -100,6 +106,16 @@ mod tests {
               untracked connections then move; or write `hash_seed = 0`"
             ]
         );
+    }
+
+    #[test]
+    fn tunnel_sources_are_fixed_while_slbd_runs() {
+        let with = |text: &str| daemon(&format!("tunnel_sources = [{text}]"));
+        assert!(violations(&with("\"10.200.0.0/16\""), &with("\"10.200.0.0/16\"")).is_empty());
+        for (running, wanted) in [("", "\"10.200.0.0/16\""), ("\"10.200.0.0/16\"", "")] {
+            let refused = violations(&with(running), &with(wanted));
+            assert!(refused[0].contains(&format!("tunnel_sources = [{running}]")), "{refused:?}");
+        }
     }
 
     #[test]

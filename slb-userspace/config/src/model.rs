@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 pub use slb_common::abi::mode::Mode;
 use slb_common::abi::protocol::IpProtocol;
 
@@ -61,6 +62,9 @@ pub struct DaemonConfig {
     pub max_servers: u32,
     /// Source addresses of tunnels (modes `ipip` and `gue`): at most one per address family.
     pub tunnel_addresses: Vec<IpAddr>,
+    /// Networks of the source addresses of clients' packets in tunnels, which then vary by flow: at most one per address
+    /// family. Without one the source is that of `tunnel_addresses`.
+    pub tunnel_sources: Vec<IpNet>,
     /// UDP destination port of tunnel packets of mode `gue`. Not 0.
     pub gue_port: u16,
     /// Addresses at which connections to servers begin (mode `full-nat`): unique, at most 32 per address family, no

@@ -52,6 +52,7 @@ pub(super) struct RawDaemon {
     pub(super) flow_table_entries: Option<Value>,
     pub(super) max_servers: Option<Value>,
     pub(super) tunnel_addresses: Option<Spanned<List<Value>>>,
+    pub(super) tunnel_sources: Option<Spanned<List<Value>>>,
     pub(super) gue_port: Option<Value>,
     pub(super) local_addresses: Option<Spanned<List<Value>>>,
     pub(super) hash_seed: Option<Value>,

@@ -6,12 +6,10 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use slb_common::abi::{
-    family::Family,
-    health::ServerHealth,
-    policy_set::PolicySet,
-    protocol::IpProtocol,
-    service::{Tunnel, policy},
+    family::Family, health::ServerHealth, policy_set::PolicySet, protocol::IpProtocol, service::policy,
+    tunnel::Tunnel,
 };
 
 use super::model::{
@@ -157,11 +155,22 @@ fn checked_at<'a>(balancer: &'a LoadBalancer, listener: &Listener) -> Option<&'a
 }
 
 fn tunnel(config: &Config) -> Tunnel {
-    let addresses = config.daemon.tunnel_addresses.iter();
-    addresses.fold(Tunnel::default(), |tunnel, address| match address {
-        IpAddr::V4(_) => Tunnel { v4: to_address(*address), ..tunnel },
-        IpAddr::V6(_) => Tunnel { v6: to_address(*address), ..tunnel },
+    let addresses = config.daemon.tunnel_addresses.iter().map(|address| IpNet::from(*address));
+    // The networks come last: they replace the address of their family.
+    let sources = addresses.chain(config.daemon.tunnel_sources.iter().copied());
+    sources.fold(Tunnel::default(), |tunnel, source| {
+        let (address, by_flow) = (to_address(source.network()), by_flow(source));
+        match source {
+            IpNet::V4(_) => Tunnel { v4: address, by_flow_v4: by_flow, ..tunnel },
+            IpNet::V6(_) => Tunnel { v6: address, by_flow_v6: by_flow, ..tunnel },
+        }
     })
+}
+
+/// The bits of a network's addresses that vary by flow, in network byte order: host bits, at most the last 32.
+fn by_flow(network: IpNet) -> u32 {
+    let host_bits = network.max_prefix_len() - network.prefix_len();
+    1_u32.checked_shl(host_bits.into()).map_or(u32::MAX, |end| end - 1).to_be()
 }
 
 fn servers_key<'a>(balancer: &'a LoadBalancer, listener: &'a Listener) -> PoolServers<'a> {

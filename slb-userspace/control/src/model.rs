@@ -9,11 +9,8 @@ use std::{
 };
 
 use slb_common::abi::{
-    backend::NextHop,
-    health::ServerHealth,
-    policy_set::PolicySet,
-    protocol::IpProtocol,
-    service::{Service, Tunnel},
+    backend::NextHop, health::ServerHealth, policy_set::PolicySet, protocol::IpProtocol, service::Service,
+    tunnel::Tunnel,
 };
 use slb_config::model::{
     AccessListKind, Bandwidth, Id, Listener, LoadBalancer, Mode, Networks, Scheduler, TableSize,

@@ -1,6 +1,11 @@
 //! What the daemon observes for a configuration: health-check targets, next hops of servers, and VIPs. Pure.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
 
 use super::listener_servers::{ServerGroups, running};
 use crate::inputs::Target;
@@ -49,8 +54,13 @@ pub fn tunnels(config: &Config) -> BTreeSet<(IpAddr, u8)> {
         })
         .copied()
         .collect();
-    let addresses = config.daemon.tunnel_addresses.iter();
-    addresses.flat_map(|from| protocols.iter().map(|protocol| (*from, *protocol))).collect()
+    // An unspecified address: a socket cannot be bound to a network.
+    let networks = config.daemon.tunnel_sources.iter().map(|network| match network {
+        IpNet::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpNet::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    });
+    let addresses = config.daemon.tunnel_addresses.iter().copied().chain(networks);
+    addresses.flat_map(|from| protocols.iter().map(move |protocol| (from, *protocol))).collect()
 }
 
 /// Addresses of all servers of running listeners. Their next hops are resolved.

@@ -23,6 +23,8 @@ pub(crate) struct TunnelFlow {
     label: u32,
     /// Outer UDP source port in mode `gue`; 0 in mode `ipip`.
     port: u16,
+    /// The last four bytes of the outer source address.
+    source: u32,
 }
 
 impl TunnelFlow {
@@ -31,15 +33,17 @@ impl TunnelFlow {
         let is_tag = |at: usize| matches!(frame.get(at..at + 2), Some([0x81, 0] | [0x88, 0xa8]));
         let tags = [12, 16].into_iter().take_while(|at| is_tag(*at)).count();
         let network = 14 + 4 * tags;
-        let (label, transport) = match frame.get(network..network + 4) {
+        let (label, source, transport) = match frame.get(network..network + 4) {
             Some([first, a, b, c]) if first >> 4 == 6 => {
-                (u32::from_be_bytes([0, a & 0x0f, *b, *c]), network + 40)
+                (u32::from_be_bytes([0, a & 0x0f, *b, *c]), network + 20, network + 40)
             }
-            _ => (0, network + 20),
+            _ => (0, network + 12, network + 20),
         };
+        let source =
+            frame.get(source..source + 4).map_or(0, |at| u32::from_be_bytes([at[0], at[1], at[2], at[3]]));
         let port =
             if mode == Mode::Gue { word(frame, transport).unwrap_or(0).max(FIRST_EPHEMERAL) } else { 0 };
-        Self { label, port }
+        Self { label, port, source }
     }
 }
 
@@ -68,9 +72,11 @@ impl Packet {
         }
         let mut out = self.readdressed(hop.peer, hop.own);
         out.truncate(self.network - 2);
+        let source_v4 = world.tunnel.0.to_bits() | flow.source & world.tunnel_by_flow.0;
+        let source_v6 = world.tunnel.1.to_bits() | u128::from(flow.source & world.tunnel_by_flow.1);
         match server {
             IpAddr::V4(to) => {
-                let from = world.tunnel.0.octets();
+                let from = source_v4.to_be_bytes();
                 let mut header = Ipv4Header::new(len, HOP_LIMIT, IpNumber(protocol), from, to.octets())
                     .expect("the packet was below the MTU");
                 header.dscp = (class >> 2).try_into().expect("six bits");
@@ -86,7 +92,7 @@ impl Packet {
                     payload_length: len,
                     next_header: IpNumber(protocol),
                     hop_limit: HOP_LIMIT,
-                    source: world.tunnel.1.octets(),
+                    source: source_v6.to_be_bytes(),
                     destination: to.octets(),
                 };
                 out.extend([0x86, 0xdd]);
@@ -98,7 +104,7 @@ impl Packet {
             if let IpAddr::V6(to) = server
                 && let Some(right) = self.with_right_checksums(&inner)
             {
-                let ends = [world.tunnel.1.octets(), to.octets()].concat();
+                let ends = [source_v6.to_be_bytes(), to.octets()].concat();
                 let ip = &right[self.network..self.network + usize::from(len) - UDP_HEADER];
                 let covered = [&ends[..], &len.to_be_bytes(), &[0, number::UDP], &header, ip].concat();
                 let check = !sum(&covered);

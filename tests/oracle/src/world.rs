@@ -40,6 +40,8 @@ pub struct World {
     pub access_lists: Vec<Vec<Network>>,
     /// Outer source addresses of the modes `ipip` and `gue`.
     pub tunnel: (Ipv4Addr, Ipv6Addr),
+    /// The low bits of these that SLB chooses for each flow; they are 0 in `tunnel`.
+    pub tunnel_by_flow: (u32, u32),
 }
 
 /// An interface that runs the program.
@@ -256,6 +258,15 @@ const UNREACHED_BANDWIDTH: u32 = 1_000_000_000;
 const UNREACHED_CONNECTIONS: u32 = 10_000_000;
 
 impl World {
+    /// Whether an address is an outer source address.
+    pub(crate) fn is_tunnel_source(&self, address: IpAddr) -> bool {
+        let ((v4, v6), (by_flow_v4, by_flow_v6)) = (self.tunnel, self.tunnel_by_flow);
+        match address {
+            IpAddr::V4(address) => address.to_bits() & !by_flow_v4 == v4.to_bits(),
+            IpAddr::V6(address) => address.to_bits() & !u128::from(by_flow_v6) == v6.to_bits(),
+        }
+    }
+
     /// The same, with limits that no sequence reaches, whatever time it takes.
     #[must_use]
     pub fn with_unreached_limits(mut self) -> Self {

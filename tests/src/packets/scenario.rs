@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use slb_common::{
-    abi::{flow::ClientPath, mac_word, service::mode},
+    abi::{flow::ClientPath, mac_word, service::mode, tunnel::Tunnel},
     datapath::Verdict,
 };
 use slb_control::{
@@ -192,7 +192,7 @@ impl Scenario {
                 Step::GcPass => run.host.collect(world::HZ),
             }
         }
-        run.labels.are_spread().with_context(|| self.name.clone())?;
+        run.labels.are_spread(&run.held.index.tunnel).with_context(|| self.name.clone())?;
         run.compare_counters().with_context(|| format!("{}: counters", self.name))
     }
 }
@@ -205,7 +205,7 @@ struct CaseRun<'k> {
     labels: FlowLabels,
 }
 
-/// Flow labels and outer source ports seen, by addresses, ports and protocol of the client's packets. A flow keeps both,
+/// Flow labels, outer source ports and addresses seen, by addresses, ports and protocol of the client's packets. A flow keeps both,
 /// and different flows of a case have different labels and, but for one in eight, different ports.
 #[derive(Default)]
 struct FlowLabels(BTreeMap<Vec<u8>, TunnelFlow>);
@@ -224,11 +224,16 @@ impl FlowLabels {
         Ok(())
     }
 
-    /// Checks that outer source ports differ. Of few ports, two flows may have the same one.
-    fn are_spread(&self) -> Result<()> {
+    /// Checks that outer source ports and addresses differ. Two flows may have the same one by chance.
+    fn are_spread(&self, tunnel: &Tunnel) -> Result<()> {
         let ports: Vec<u16> = self.0.values().map(|flow| flow.port).filter(|port| *port != 0).collect();
         let distinct = BTreeSet::from_iter(&ports).len();
         ensure!(distinct * 8 >= ports.len() * 7, "{distinct} source ports of {} flows", ports.len());
+        if tunnel.by_flow_v4 | tunnel.by_flow_v6 != 0 {
+            let sources: BTreeSet<_> = self.0.values().map(|flow| flow.source).collect();
+            let (distinct, all) = (sources.len(), self.0.len());
+            ensure!(distinct * 4 >= all * 3, "{distinct} sources of {all} flows");
+        }
         Ok(())
     }
 }
@@ -285,7 +290,7 @@ impl CaseRun<'_> {
         {
             let leaving = sent(frame, expect).in_vlan(server.hop.vlan);
             let mode = mode_of(&self.held, listener);
-            let flow = TunnelFlow::read(&out, leaving.network, mode);
+            let flow = TunnelFlow::read(&out, leaving.network, mode, &self.held.index.tunnel);
             // A fragment has the label of its flow, whose ports only the first one has.
             let of = if let Expect::FragmentToServer(.., fragment) = expect { fragment.whole } else { frame };
             self.labels.note(of, flow)?;

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{NetSlice, SlicedPacket};
-use slb_common::abi::service::mode;
+use slb_common::abi::{service::mode, tunnel::Tunnel};
+use slb_control::dataplane::state::to_address;
 
 use super::{
     check::{put, sum},
@@ -26,22 +27,27 @@ pub struct TunnelFlow {
     pub label: u32,
     /// Outer UDP source port; 0 without UDP header.
     pub port: u16,
+    /// The bits of the outer source address that vary by flow, in network byte order.
+    pub source: u32,
 }
 
 impl TunnelFlow {
     /// Reads it from a frame whose outer IP header starts at offset `network`. A port out of its range is replaced.
-    pub fn read(frame: &[u8], network: usize, mode: u8) -> Self {
-        let (label, transport) = match frame.get(network..network + 4) {
+    pub fn read(frame: &[u8], network: usize, mode: u8, tunnel: &Tunnel) -> Self {
+        let (label, source, transport) = match frame.get(network..network + 4) {
             Some([first, rest @ ..]) if first >> 4 == 6 => {
-                (u32::from_be_bytes([0, rest[0], rest[1], rest[2]]) & 0xf_ffff, network + 40)
+                (u32::from_be_bytes([0, rest[0], rest[1], rest[2]]) & 0xf_ffff, network + 20, network + 40)
             }
-            _ => (0, network + 20),
+            _ => (0, network + 12, network + 20),
         };
+        let by_flow = if transport == network + 40 { tunnel.by_flow_v6 } else { tunnel.by_flow_v4 };
+        let source =
+            frame.get(source..source + 4).map_or(0, |at| u32::from_ne_bytes([at[0], at[1], at[2], at[3]]));
         let port = match frame.get(transport..transport + 2) {
             Some([high, low]) if mode == mode::GUE => u16::from_be_bytes([*high, *low]).max(FIRST_EPHEMERAL),
             _ => 0,
         };
-        Self { label, port }
+        Self { label, port, source: source & by_flow }
     }
 }
 
@@ -73,27 +79,27 @@ pub fn wrapped(frame: &Frame, hop: &Hop, server: SocketAddr, mode: u8, flow: Tun
     out.extend(hop.peer);
     out.extend(hop.own);
     out.extend(&frame.bytes[12..frame.network - 2]);
-    match (server.ip(), TUNNEL4, TUNNEL6) {
-        (IpAddr::V4(to), IpAddr::V4(from), _) => {
+    let [v4, v6] = [TUNNEL4, TUNNEL6].map(|from| to_address(from).with_last(flow.source));
+    match server.ip() {
+        IpAddr::V4(to) => {
             let mut header = vec![0x45, class];
             header.extend((len + 20).to_be_bytes());
             header.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
-            header.extend(from.octets());
+            header.extend(v4.v4_bytes());
             header.extend(to.octets());
             let check = !sum(&header);
             put(&mut header, 10, check);
             out.extend([8, 0]);
             out.extend(header);
         }
-        (IpAddr::V6(to), _, IpAddr::V6(from)) => {
+        IpAddr::V6(to) => {
             out.extend([0x86, 0xdd]);
             out.extend((6 << 28 | u32::from(class) << 20 | flow.label).to_be_bytes());
             out.extend(len.to_be_bytes());
             out.extend([protocol, 64]);
-            out.extend(from.octets());
+            out.extend(v6.v6_bytes());
             out.extend(to.octets());
         }
-        _ => panic!("tunnels have no such source"),
     }
     if is_gue {
         out.extend(udp_header(frame, &packet, server, flow, len));
@@ -115,11 +121,11 @@ fn udp_header(frame: &Frame, packet: &[u8], server: SocketAddr, flow: TunnelFlow
     let is_unchecked = frame.protocol == UDP
         && (packet[transport + 6..transport + 8] == [0, 0]
             || packet[transport + 4..transport + 6] != ((packet.len() - transport) as u16).to_be_bytes());
-    if let (IpAddr::V6(to), IpAddr::V6(from)) = (server.ip(), TUNNEL6)
+    if let IpAddr::V6(to) = server.ip()
         && is_whole
         && !is_unchecked
     {
-        let ends = [from.octets(), to.octets()].concat();
+        let ends = [to_address(TUNNEL6).with_last(flow.source).v6_bytes(), to.octets()].concat();
         let check = !sum(&[&ends[..], &len.to_be_bytes(), &[0, UDP], &header, packet].concat());
         put(&mut header, 6, if check == 0 { 0xffff } else { check });
     }

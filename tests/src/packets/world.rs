@@ -14,7 +14,8 @@ use slb_common::{
         backend::{Backend, NextHop},
         ids::{BackendId, NextHopId, ServiceId, TableId},
         interface::{self, InterfaceProperties},
-        service::{Service, ServiceIndex, Tunnel, policy},
+        service::{Service, ServiceIndex, policy},
+        tunnel::Tunnel,
     },
     datapath::ipip::outer_sum,
     net::vlan::Vlan,
@@ -291,7 +292,7 @@ pub const GUE_PORT: u16 = 7_777;
 
 /// Outer source addresses of tunnel packets.
 pub fn tunnel() -> Tunnel {
-    Tunnel { v4: to_address(TUNNEL4), v6: to_address(TUNNEL6) }
+    Tunnel { v4: to_address(TUNNEL4), v6: to_address(TUNNEL6), ..Tunnel::default() }
 }
 
 /// A state of the data plane.

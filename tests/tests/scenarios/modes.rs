@@ -3,6 +3,7 @@
 pub(super) mod beside;
 mod change;
 pub(super) mod flows;
+mod sources;
 
 use anyhow::{Context as _, Result, ensure};
 use slb_tests::{World, config::Mode, net::Family, scenario, server::Service, traffic::spreads};

@@ -65,6 +65,7 @@ fn field(field: &FieldChange) -> Vec<String> {
     match (path.as_str(), old, new) {
         ("addresses", ..) => items("address", old, new),
         ("tunnel_addresses", ..) => items("tunnel address", old, new),
+        ("tunnel_sources", ..) => items("tunnel source network", old, new),
         ("local_addresses", ..) => items("local address", old, new),
         ("probe_source", ..) => items("probe source", old, new),
         ("entries", ..) => items("entry", old, new),

@@ -26,6 +26,7 @@ pub(super) fn daemon(daemon: &DaemonConfig) -> Fields {
         flow_table_entries,
         max_servers,
         tunnel_addresses,
+        tunnel_sources,
         gue_port,
         local_addresses,
         hash_seed,
@@ -44,6 +45,7 @@ pub(super) fn daemon(daemon: &DaemonConfig) -> Fields {
         ("hash_seed", or_absent(*hash_seed, number)),
         ("probe_mark", or_absent(*probe_mark, number)),
         ("tunnel_addresses", set(tunnel_addresses)),
+        ("tunnel_sources", set(tunnel_sources)),
         ("local_addresses", set(local_addresses)),
         ("probe_source", set(probe_source)),
     ]

@@ -1,6 +1,7 @@
 //! `[daemon]`.
 
 mod interfaces;
+mod tunnel_sources;
 
 use std::{
     collections::HashMap,
@@ -61,6 +62,7 @@ pub(super) fn build(
         checker.integer("max_servers", value, 1 << 10..=MAX_BACKENDS)
     });
     let tunnel_addresses = one_of_each_family(checker, "tunnel_addresses", raw.tunnel_addresses.as_ref());
+    let tunnel_sources = tunnel_sources::build(checker, raw.tunnel_sources.as_ref());
     let gue_port = raw.gue_port.as_ref().map_or(Some(GUE_PORT), |value| checker.port("gue_port", value));
     let local_addresses = local_addresses::build(checker, raw.local_addresses.as_ref());
     let probe_source = one_of_each_family(checker, "probe_source", raw.probe_source.as_ref());
@@ -81,6 +83,7 @@ pub(super) fn build(
         flow_table_entries: flow_table_entries?,
         max_servers: max_servers?,
         tunnel_addresses: tunnel_addresses?,
+        tunnel_sources: tunnel_sources?,
         gue_port: gue_port?,
         local_addresses: local_addresses?,
         hash_seed: hash_seed?,

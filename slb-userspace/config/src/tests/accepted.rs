@@ -350,6 +350,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "flow_table_entries",
         "max_servers",
         "tunnel_addresses",
+        "tunnel_sources",
         "gue_port",
         "local_addresses",
         "hash_seed",

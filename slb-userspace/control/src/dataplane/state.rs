@@ -16,11 +16,10 @@ use slb_common::{
         flow::{ClientPath, state},
         ids::{AccessListId, BackendId, NextHopId, ServiceId, ServiceTag, TableId},
         lookup_table::{LookupTable, MIGRATING},
-        service::{
-            FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, Tunnel, policy,
-        },
+        service::{FILTER_WORDS, INDEX_PROBES, INDEX_SLOTS, IndexEntry, Service, ServiceIndex, policy},
         source::Source,
         time::Jiffies,
+        tunnel::Tunnel,
     },
     datapath::flow_gc::{Clock, GcEntry},
 };

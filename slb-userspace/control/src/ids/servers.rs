@@ -7,8 +7,9 @@ use slb_common::{
         Handle,
         backend::Backend,
         ids::{BackendId, NextHopId, TableId},
-        service::{Service, ServiceIndex, Tunnel},
+        service::{Service, ServiceIndex},
         time::BootSecs,
+        tunnel::Tunnel,
     },
     datapath::ipip::outer_sum,
 };

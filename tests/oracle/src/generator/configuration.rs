@@ -84,7 +84,12 @@ pub fn world(choices: &mut impl Choices) -> World {
         ]),
         access_lists: access::lists(choices),
         tunnel: (Ipv4Addr::new(10, 0, 0, 254), Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0xfe)),
+        tunnel_by_flow: (0, 0),
     };
+    if choices.below(3) == 0 {
+        world.tunnel = (Ipv4Addr::new(10, 0x80, 0, 0), Ipv6Addr::new(0x2001, 0xdb8, 0x80, 0, 0, 0, 0, 0));
+        world.tunnel_by_flow = (choices.pick(&[0, 1, 0xffff]), choices.pick(&[0, 0xff, u32::MAX]));
+    }
     // Most listeners belong to the first VIP of each family, so that a client endpoint has many flows.
     for port in 80..96 {
         for family in 0..2 {

@@ -1,7 +1,5 @@
 //! ICMP errors about packets of flows: they go to the end that has sent the embedded packet.
 
-use std::net::IpAddr;
-
 use super::{Counted, FlowKey, Reference, Refusal, Sent, Slots};
 use crate::{
     embedded::{Embedded, Unread},
@@ -24,8 +22,8 @@ impl<S: Slots> Reference<'_, S> {
     ) -> Result<Sent, Refusal> {
         const FORGED: Refusal = Refusal::Drop(Reason::ForgedIcmp);
         let to = packet.destination.ip();
-        let (is_for_vip, (v4, v6)) = (self.world.vip(to).is_some(), self.world.tunnel);
-        let is_for_tunnel = [IpAddr::V4(v4), IpAddr::V6(v6)].contains(&to);
+        let is_for_vip = self.world.vip(to).is_some();
+        let is_for_tunnel = self.world.is_tunnel_source(to);
         if is_for_vip && packet.embedded_sender().is_some_and(|sender| sender != to) {
             return Err(FORGED);
         }

@@ -13,7 +13,8 @@ use slb_common::{
         ids::{AccessListId, BackendId, NextHopId, ServiceId, TableId},
         interface::{self, EXTRA_MACS, InterfaceProperties, NO_MAC, own_mac_key, slot},
         mac_word,
-        service::{Service, ServiceIndex, Tunnel, mode, policy},
+        service::{Service, ServiceIndex, mode, policy},
+        tunnel::Tunnel,
     },
     datapath::ipip::outer_sum,
     net::{headers::protocol, vlan::Vlan},
@@ -104,7 +105,12 @@ fn put_service(state: &mut MapState, number: usize, service: Service) {
 }
 
 fn tunnel(world: &World) -> Tunnel {
-    Tunnel { v4: to_address(world.tunnel.0.into()), v6: to_address(world.tunnel.1.into()) }
+    Tunnel {
+        v4: to_address(world.tunnel.0.into()),
+        v6: to_address(world.tunnel.1.into()),
+        by_flow_v4: world.tunnel_by_flow.0.to_be(),
+        by_flow_v6: world.tunnel_by_flow.1.to_be(),
+    }
 }
 
 /// The map entry of a server; `None` if its id is not in use.

@@ -267,9 +267,16 @@ impl TunnelCase {
         ]
     }
 
-    /// The case itself checks that labels and ports are stable, and different per flow.
+    /// The case itself checks that labels, ports and sources are stable, and different per flow.
     fn labels(self) -> Vec<Scenario> {
-        let mut case = self.case("flow labels");
+        let mut world = self.world();
+        (world.state.index.tunnel.by_flow_v4, world.state.index.tunnel.by_flow_v6) =
+            (u32::from_ne_bytes([0, 0, 0xff, 0]), u32::from_ne_bytes([0xff, 0xff, 0, 0]));
+        let case = self.case("flow labels and sources that vary by flow").in_world(world);
+        vec![self.each_flow_thrice(self.case("flow labels")), self.each_flow_thrice(case)]
+    }
+
+    fn each_flow_thrice(self, mut case: Scenario) -> Scenario {
         for flags in [flag::SYN, flag::ACK, flag::ACK | flag::FIN] {
             for port in 40_000..40_016 {
                 let flow = if flags == flag::SYN { FlowKind::New } else { FlowKind::Old };
@@ -279,6 +286,6 @@ impl TunnelCase {
                 }
             }
         }
-        vec![case]
+        case
     }
 }

@@ -185,6 +185,19 @@ fn invalid_tunnel_addresses_are_refused() {
 }
 
 #[test]
+fn invalid_tunnel_sources_are_refused() {
+    let text = untranslated("ipip");
+    for (sources, at, words) in [
+        ("\"10.1.0.0/16\", \"10.2.0.0/16\"", "4:34", ["an IPv4 network appears twice", "first here"]),
+        ("\"10.1.0.1/16\"", "4:19", ["has bits set after its prefix", "10.1.0.0/16"]),
+        ("\"10.1.0.1\"", "4:19", ["has a prefix length of 32", "allowed for IPv4: 8 to 31"]),
+        ("\"fd00::/16\"", "4:19", ["has a prefix length of 16", "allowed for IPv6: 32 to 127"]),
+    ] {
+        broken(&text, TUNNELS, &format!("{TUNNELS}\ntunnel_sources = [{sources}]"), at, &words);
+    }
+}
+
+#[test]
 fn dsr_servers_of_one_family_serve_vips_of_both_families() {
     let six = untranslated("dsr").replace("[\"192.0.2.10\"]", "[\"192.0.2.10\", \"2001:db8::10\"]");
     accepted(&six);

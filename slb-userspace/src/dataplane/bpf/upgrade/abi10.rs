@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, MapType, PerCpuArray, PerCpuValues};
 use slb_common::abi::{
     ABI_VERSION, control::Control, local_address::LocalAddresses, service::ServiceIndex, stats::Totals,
+    tunnel::Tunnel,
 };
 
 use super::{
@@ -60,13 +61,15 @@ pub(super) const ABI: OldAbi = OldAbi {
 const SERVICE_INDEX: &str = "SERVICE_INDEX";
 /// Words of the service index.
 const INDEX_WORDS: usize = 149_510;
-/// Words of it before the local addresses of later versions.
+/// Words of it before those that later versions have added: the bits of tunnel sources that vary by flow, and the local
+/// addresses.
 const HEAD_WORDS: usize = 6;
-/// Words of the local addresses in this version.
-const LOCAL_WORDS: usize = size_of::<LocalAddresses>() / 8;
+/// Words that later versions have added.
+const ADDED_WORDS: usize = 1 + size_of::<LocalAddresses>() / 8;
 
-const _: () = assert!(offset_of!(ServiceIndex, locals) == 8 * HEAD_WORDS);
-const _: () = assert!(size_of::<ServiceIndex>() == 8 * (INDEX_WORDS + LOCAL_WORDS));
+const _: () = assert!(offset_of!(ServiceIndex, tunnel) + offset_of!(Tunnel, by_flow_v4) == 8 * HEAD_WORDS);
+const _: () = assert!(offset_of!(ServiceIndex, servers) == 8 * (HEAD_WORDS + ADDED_WORDS));
+const _: () = assert!(size_of::<ServiceIndex>() == 8 * (INDEX_WORDS + ADDED_WORDS));
 
 /// Actions.
 const ACTIONS: usize = 4;
@@ -91,14 +94,14 @@ fn copy_control(old: &Path, new: &Path) -> Result<()> {
     copy.pin(new).with_context(|| format!("cannot pin {}", new.display()))
 }
 
-/// Copies the service index, without local addresses. Each index is an inner map of its own.
+/// Copies the service index, with zeros for what later versions have added. Each index is an inner map of its own.
 fn copy_index(old: &Path, new: &Path) -> Result<()> {
     let mut before = boxed::<INDEX_WORDS>();
     let copy = MapData::from_fd(syscall::array_of_maps(SERVICE_INDEX, size_of::<ServiceIndex>(), 1)?)?;
     if read_inner(&open(old)?, 0, before.as_mut())? {
-        let mut index = boxed::<{ INDEX_WORDS + LOCAL_WORDS }>();
+        let mut index = boxed::<{ INDEX_WORDS + ADDED_WORDS }>();
         index[..HEAD_WORDS].copy_from_slice(&before[..HEAD_WORDS]);
-        index[HEAD_WORDS + LOCAL_WORDS..].copy_from_slice(&before[HEAD_WORDS..]);
+        index[HEAD_WORDS + ADDED_WORDS..].copy_from_slice(&before[HEAD_WORDS..]);
         let inner = syscall::array_of(index.as_ref())?;
         syscall::update_batch(copy.fd().as_fd(), &[0], &[inner.as_raw_fd() as u32])
             .context("cannot copy the service index")?;

@@ -1,6 +1,6 @@
 //! ICMP errors about packets of flows, and messages that look like them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{SequenceDraft, between, martians, payload};
 use crate::{
@@ -60,8 +60,13 @@ impl SequenceDraft<'_> {
         let source = self.reporter(choices, &about);
         let content = Content::Icmp([head[0], head[1]], [&head[2..], &embedded].concat());
         // Errors about tunnel packets.
-        let (v4, v6) = self.world.tunnel;
-        let tunnel: IpAddr = if is_v4 { v4.into() } else { v6.into() };
+        let ((v4, v6), (by_flow_v4, by_flow_v6)) = (self.world.tunnel, self.world.tunnel_by_flow);
+        let flow = choices.below(1 << 16) as u32;
+        let tunnel: IpAddr = if is_v4 {
+            Ipv4Addr::from_bits(v4.to_bits() | flow & by_flow_v4).into()
+        } else {
+            Ipv6Addr::from_bits(v6.to_bits() | u128::from(flow & by_flow_v6)).into()
+        };
         let receiver = if choices.rarely(24) { tunnel } else { about.receiver };
         between(source, receiver, about.mac, content)
     }
