@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -26,6 +27,8 @@ const EXCHANGES: u64 = 1_500;
 const LONG_LIVED: usize = 16;
 /// Exchanges of each kind required after each step.
 const PROGRESS: u64 = 100;
+/// Time without an answer after which a flow counts as refused: answers take less than a millisecond.
+const REFUSAL: Duration = Duration::from_millis(100);
 /// First port from which `slb` takes ports for its own connections.
 const OWN_PORTS_FROM: u16 = 30_000;
 
@@ -141,6 +144,57 @@ fn own_address_serves_with_ports_that_the_host_does_not_use() {
         world.wait_for_health(0, ApiHealth::Healthy)?;
         traffic.expect_unbroken(None)?;
         traffic.stop().expect_no_failure()
+    });
+}
+
+/// Flows beyond the free ports are dropped for a reason of their own, and others go on. Another local address helps.
+#[test]
+fn exhausted_ports_are_shown_and_disturb_no_established_flow() {
+    /// The fewest ports that SLB shares with its host.
+    const PORTS: u16 = 1024;
+    const BEYOND: u16 = 64;
+    scenario!(&[1], |world| {
+        world.net.backends[0].remove_default_routes()?;
+        let own_ports = format!("{} 60999", 1024 + PORTS);
+        world.net.slb.sysctl("net/ipv4/ip_local_port_range", &own_ports)?;
+        world.plan.mode = Mode::FullNat;
+        world.plan.local_addresses = Family::ALL.map(|family| world.net.slb_address_at(0, family)).into();
+        world.start()?;
+        let is_answered = |world: &World, flow: u16, limit: Duration| {
+            let (from, to) =
+                ((world.net.sources(Family::V4)[0], 40_000 + flow), world.vip(Family::V4, Service::Echo));
+            let socket = world.net.client.on_thread(|| Ok(UdpSocket::bind(from)?))?;
+            socket.set_read_timeout(Some(limit))?;
+            socket.send_to(b"?", to)?;
+            anyhow::Ok(socket.recv(&mut [0; 64]).is_ok())
+        };
+        let refused = (0..PORTS + BEYOND)
+            .filter_map(|flow| match is_answered(world, flow, REFUSAL) {
+                Ok(true) => None,
+                Ok(false) => Some(Ok(flow)),
+                Err(error) => Some(Err(error)),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        // A new flow tries 512 ports: it may miss the last free ones, which a later flow finds.
+        let most = BEYOND + PORTS / 10;
+        ensure!((usize::from(BEYOND)..=most.into()).contains(&refused.len()), "{refused:?}");
+        ensure!(world.packets("drop", Some("no_source_port"))? > 0, "{:?}", world.status()?.reasons);
+        world.wait_for_line(&["few free ports", "server=", &format!("ports={PORTS}")])?;
+        wait_for("the used ports in the status", PATIENCE, || {
+            let text = world.slb(&["status"])?;
+            Ok(text.contains(&format!("at most {PORTS} of {PORTS} used (100.0 %)")).then_some(()))
+        })?;
+        for flow in (0..PORTS).filter(|flow| !refused.contains(flow)).take(BEYOND.into()) {
+            ensure!(is_answered(world, flow, PATIENCE)?, "flow {flow} is no longer answered");
+        }
+        let own = world.plan.local_addresses.clone();
+        use_locals(world, &[1])?;
+        world.plan.local_addresses.extend(own);
+        world.reload()?;
+        for flow in refused {
+            ensure!(is_answered(world, flow, PATIENCE)?, "flow {flow} gets no port of the added address");
+        }
+        Ok(())
     });
 }
 
