@@ -21,7 +21,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::{
-    net::{Family, Namespace, Topology},
+    net::{Backend, Family, Namespace, Topology},
     server::Service,
 };
 
@@ -50,6 +50,11 @@ impl Client {
     pub fn new(topology: &Topology) -> Self {
         let sources = |family| topology.sources(family).into();
         Self { namespace: topology.client.clone(), v4: sources(Family::V4), v6: sources(Family::V6) }
+    }
+
+    /// A client on a backend, with these addresses of the backend.
+    pub fn on_backend(backend: &Backend, v4: IpAddr, v6: IpAddr) -> Self {
+        Self { namespace: backend.namespace.clone(), v4: [v4].into(), v6: [v6].into() }
     }
 
     /// The client with those of its addresses alone for which `is_used` holds: at least one of each family.

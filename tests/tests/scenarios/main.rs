@@ -37,6 +37,7 @@ mod resize;
 mod restart;
 mod roles;
 mod scheduling;
+mod servers_link;
 mod slow_start;
 mod spread;
 mod tampering;

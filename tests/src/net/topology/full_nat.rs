@@ -6,6 +6,9 @@ use anyhow::{Context as _, Result};
 
 use super::{super::run, Backend, Family, SLB, Topology};
 
+/// Number of a further host on a server's link.
+const BESIDE: u8 = 20;
+
 impl Topology {
     /// Adds an address to `lo` of `slb`. Backends reach it after [`Backend::route_to`].
     ///
@@ -32,6 +35,20 @@ impl Family {
 }
 
 impl Backend {
+    /// Another address in its subnet, which no host has.
+    pub fn address_beside(&self, family: Family) -> IpAddr {
+        family.host(self.link, BESIDE)
+    }
+
+    /// Adds an address in its subnet.
+    ///
+    /// # Errors
+    /// The command fails.
+    pub fn add_address(&self, address: IpAddr) -> Result<()> {
+        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        self.namespace.ip(&format!("addr add {address}/{} dev eth0", family.prefix()))
+    }
+
     /// Removes its default routes: it then reaches its own link only.
     ///
     /// # Errors
