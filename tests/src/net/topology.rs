@@ -9,6 +9,7 @@
 //! program too; without one, veth does not deliver frames that XDP sent.
 
 mod full_nat;
+mod multipath;
 mod on_link;
 mod router;
 mod second;

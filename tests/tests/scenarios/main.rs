@@ -24,6 +24,7 @@ mod health;
 mod interfaces;
 mod limits;
 mod modes;
+mod multipath;
 mod namespaces;
 mod next_hop;
 mod one_way;

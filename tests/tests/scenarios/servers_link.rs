@@ -14,9 +14,8 @@ use slb_tests::{
     traffic::Traffic,
 };
 
-use super::{failure, full_nat::use_locals};
+use super::full_nat::use_locals;
 
-const WEIGHTS: [u8; 3] = failure::WEIGHTS;
 const EXCHANGES: u64 = 300;
 /// UDP flows of each family.
 const DATAGRAMS: usize = 32;
