@@ -27,6 +27,7 @@ mod named_enum;
 pub mod policy_set;
 pub mod programs;
 pub mod protocol;
+pub mod quic;
 pub mod rate_limit;
 pub mod service;
 pub mod shared_word;

@@ -9,7 +9,7 @@
 //! | program | decides on |
 //! |---|---|
 //! | [`fast`] | most packets of known flows, frames for other hosts |
-//! | [`full_nat`] | packets of known flows of the modes `full-nat` and `gue` |
+//! | [`full_nat`] | packets of known flows of the modes `full-nat` and `gue`, and of services with QUIC |
 //! | [`slow`] | nothing: parses, names the next program |
 //! | [`to_server`] | packets to a listener: selects the server of untracked flows and of known ones |
 //! | [`new_flow`] | packets that begin a tracked flow: selects the server, inserts the flow |
@@ -44,6 +44,7 @@ pub mod maps;
 pub mod metadata;
 pub mod parse;
 pub mod path_calls;
+pub mod quic;
 pub mod refusal;
 pub mod reset;
 pub mod schedule;

@@ -9,13 +9,14 @@ use aya_ebpf::{
 };
 use slb_common::{
     abi::{
-        Address,
+        Address, Handle,
         access_list::AccessKey,
         backend::{Backend, NextHop},
         flow::{ClientPath, FlowEntry},
         fragment::{FragmentKey, FragmentRecord},
         interface::{self, Interface},
         lookup_table::LookupTable,
+        quic::quic_key,
         service::{Service, ServiceIndex},
         shared_word::SharedWord,
         source::SourceBucket,
@@ -33,8 +34,8 @@ use slb_common::{
 use crate::{
     maps::{
         ACCESS_LISTS, BACKEND_COUNTERS, BACKENDS, CONNECTIONS, CONTROL, FLOW_MASK, FLOWS, FRAGMENTS,
-        INTERFACE_TABLE, INTERFACES, LIMIT_DROPS, LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, RESIZING, ROUND_ROBIN,
-        SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, SOURCES, TOKEN_BUCKETS, TOTALS,
+        INTERFACE_TABLE, INTERFACES, LIMIT_DROPS, LOOKUP_TABLES, NEXT_HOPS, OWN_MACS, QUIC_SERVERS, RESIZING,
+        ROUND_ROBIN, SERVICE_COUNTERS, SERVICE_INDEX, SERVICES, SOURCES, TOKEN_BUCKETS, TOTALS,
     },
     route,
 };
@@ -70,6 +71,12 @@ impl Maps for BpfMaps {
     fn is_listed(&self, access_list: u32, client: &Address) -> bool {
         let [high, low] = client.halves();
         slb_is_listed(access_list.into(), high, low) != 0
+    }
+
+    #[inline(always)]
+    fn quic_server(&self, lookup_table: u32, server_id: u32) -> Option<Handle> {
+        let server = slb_quic_server(quic_key(lookup_table, server_id));
+        if server == 0 { None } else { Some(Handle(server)) }
     }
 
     #[inline(always)]
@@ -270,6 +277,14 @@ extern "C" fn slb_is_own_mac(key: u64) -> u64 {
 extern "C" fn slb_vlan_device(key: u64) -> u64 {
     // SAFETY: a concurrent change replaces the element.
     unsafe { OWN_MACS.get(key) }.copied().unwrap_or(0)
+}
+
+/// The value of a key in [`QUIC_SERVERS`]; 0 without one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_quic_server(key: u64) -> u64 {
+    // SAFETY: a concurrent change replaces the element.
+    unsafe { QUIC_SERVERS.get(key) }.copied().unwrap_or(0)
 }
 
 /// Whether a network on an access list has the client. The key lies in a stack frame of its own.

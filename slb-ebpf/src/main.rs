@@ -19,6 +19,7 @@ use maps::{EMBEDDED, METADATA, PROGRAMS};
 use slb_common::{
     abi::{
         programs::TailCalled,
+        quic::CidFormat,
         source::Source,
         stats::{Action, Reason},
     },
@@ -30,6 +31,7 @@ use slb_common::{
         maps::Maps as _,
         metadata::{Metadata, PackedSelection, ReplacedEntry},
         parse::Packet,
+        quic::{self, NamedServer},
         refusal::PackedRefusal,
         reset, toa,
     },
@@ -110,10 +112,13 @@ impl FrameCalls for Context {
     }
 
     #[inline(always)]
-    fn begin_flow(&mut self, replaced: ReplacedEntry) {
+    fn begin_flow(&mut self, replaced: ReplacedEntry, named: NamedServer) {
         if let Some(metadata) = METADATA.get_ptr_mut(0) {
             // SAFETY: as above.
-            unsafe { (*metadata).replaced = replaced }
+            unsafe {
+                (*metadata).replaced = replaced;
+                (*metadata).named = named;
+            }
         }
     }
 
@@ -142,6 +147,11 @@ impl FrameCalls for Context {
             // SAFETY: as above.
             unsafe { (*metadata).follow(ports, selection, source) }
         }
+    }
+
+    #[inline(always)]
+    fn named_server(&mut self, transport: usize, len: usize, format: CidFormat) -> NamedServer {
+        NamedServer(opaque(slb_named_server(self.0, transport as u64, len as u64, format.number().into())))
     }
 
     #[inline(always)]
@@ -202,6 +212,14 @@ extern "C" fn slb_parse(ctx: *mut xdp_md) -> u64 {
         unsafe { (*metadata).read(&Context(ctx).frame()) };
     }
     0
+}
+
+/// [`quic::read`], a BPF subprogram.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_named_server(ctx: *mut xdp_md, transport: u64, len: u64, format: u64) -> u64 {
+    let format = CidFormat::from_number(format as u8);
+    quic::read(&Context(ctx).frame(), transport as usize, len as usize, format).0
 }
 
 /// [`Metadata::read_embedded`], a BPF subprogram, as [`slb_parse`].

@@ -23,6 +23,8 @@ use slb_common::datapath::metadata::Metadata;
 
 /// BPF_F_MMAPABLE: the daemon reads entries without a system call for each. Entries lie on cache lines of their own.
 const MMAPABLE: usize = 1 << 10;
+/// BPF_F_NO_PREALLOC: elements take memory when they are written.
+const NO_PREALLOC: usize = 1;
 
 /// The programs that `slb` tail-calls. Each load of the object has its own array.
 #[btf_map]
@@ -44,6 +46,10 @@ pub(crate) static NEXT_HOPS: Array<NextHop, { 2 * DEFAULT_BACKENDS as usize + 1 
 #[btf_map]
 pub(crate) static ACCESS_LISTS: LpmTrie<[u32; 5], u32, { access_list::MAX_ENTRIES as usize }> =
     LpmTrie::new();
+/// Servers that QUIC connection IDs name, by [`quic_key`](slb_common::abi::quic::quic_key): handles.
+#[btf_map]
+pub(crate) static QUIC_SERVERS: HashMap<u64, u64, { 2 * DEFAULT_BACKENDS as usize }, NO_PREALLOC> =
+    HashMap::new();
 #[btf_map]
 pub(crate) static FLOWS: Array<[SharedWord; WORDS], 1024, MMAPABLE> = Array::new();
 /// Slots of [`FLOWS`] less one, as the loader sets it. A constant of each program, so that a program over one flow

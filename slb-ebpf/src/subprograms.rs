@@ -17,6 +17,7 @@ use slb_common::{
         limits,
         parse::Packet,
         path_calls::PathCalls,
+        quic::NamedServer,
         schedule::{self, SchedulerResult},
         schedule_calls::ScheduleCalls,
         tracked::{self, PackedDisposition},
@@ -93,6 +94,17 @@ impl ScheduleCalls for BpfMaps {
         conflicts: u64,
     ) -> SchedulerResult {
         SchedulerResult(opaque(slb_server_by_round_robin(packet, service, conflicts)))
+    }
+
+    #[inline(always)]
+    fn server_by_connection_id(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        conflicts: u64,
+        named: NamedServer,
+    ) -> SchedulerResult {
+        SchedulerResult(opaque(slb_server_by_connection_id(packet, service, conflicts, named.0)))
     }
 
     #[inline(always)]
@@ -196,6 +208,11 @@ macro_rules! scheduling {
 
 scheduling!(slb_server_by_hash(conflicts) = schedule::by_hash, conflicts);
 scheduling!(slb_server_by_round_robin(conflicts) = schedule::by_round_robin, conflicts);
+scheduling!(
+    slb_server_by_connection_id(conflicts, named) = schedule::by_connection_id,
+    conflicts,
+    NamedServer(named)
+);
 scheduling!(slb_affinity_server(conflicts) = schedule::affinity_server, conflicts);
 scheduling!(slb_set_affinity(conflicts, chosen) = schedule::set_affinity, conflicts, SchedulerResult(chosen));
 

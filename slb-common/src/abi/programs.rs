@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum TailCalled {
-    /// Packets of source-translated flows, and of flows of mode `gue`, that need no new entry.
+    /// Packets of source-translated flows, of flows of mode `gue` and of services with QUIC, that need no new entry.
     FullNat,
     /// Parses what the fast path does not decide on, and names the program that decides.
     Slow,

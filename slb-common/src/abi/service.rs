@@ -7,6 +7,7 @@ use super::{
     mode::Mode,
     policy_set::PolicySet,
     protocol::IpProtocol,
+    quic::CidFormat,
     time::BootSecs,
     tunnel::Tunnel,
 };
@@ -38,7 +39,11 @@ pub struct Service {
     /// Bits of [`policy`].
     pub policy: u32,
     /// Session persistence in seconds after the client's last flow, up to 3,600.
-    pub persistence: u32,
+    pub persistence: u16,
+    /// [`CidFormat`] of its servers, with [`policy::QUIC`].
+    pub quic: u8,
+    /// Padding; zero.
+    pub reserved: u8,
     /// When [`policy::BY_CLIENT`] changed, in seconds since boot (`CLOCK_BOOTTIME`); 0 outside a hash-function
     /// transition. For the daemon.
     pub hash_changed_at: u32,
@@ -70,6 +75,8 @@ impl Default for Service {
             idle_timeout: 0,
             policy: 0,
             persistence: 0,
+            quic: 0,
+            reserved: 0,
             hash_changed_at: 0,
             access_list: 0,
             bandwidth: 0,
@@ -186,6 +193,8 @@ pub mod policy {
     /// Segments that open a connection carry the client endpoint to the server ([`super::super::toa`]). Mode `full-nat`
     /// and TCP.
     pub const TOA: u32 = 16384;
+    /// A QUIC connection ID that names a server decides before the hash of the flow ([`super::super::quic`]). UDP.
+    pub const QUIC: u32 = 32768;
 
     /// Its bandwidth is limited.
     pub const LIMIT_BANDWIDTH: u32 = 4096;
@@ -245,8 +254,8 @@ pub struct IndexEntry {
     pub policy: u32,
     /// Idle timeout of flows, in [`super::flow::idle_units`].
     pub idle: u8,
-    /// Padding.
-    pub reserved: u8,
+    /// [`CidFormat`] of its servers, with [`policy::QUIC`].
+    pub quic: u8,
     /// Session persistence in seconds after the client's last flow.
     pub persistence: u16,
     /// Access list, with [`policy::ALLOW_LISTED`] or [`policy::DENY_LISTED`].
@@ -289,6 +298,12 @@ impl IndexEntry {
     /// [`Mode::sees_replies`] of its mode.
     pub fn sees_replies(&self) -> bool {
         self.mode().is_some_and(Mode::sees_replies)
+    }
+
+    /// Format of its servers' connection IDs, with [`policy::QUIC`].
+    #[inline(always)]
+    pub const fn cid_format(&self) -> CidFormat {
+        CidFormat::from_number(self.quic)
     }
 
     /// Its access list; the empty one if it has none.

@@ -6,19 +6,28 @@
 
 use super::{maps::Maps, parse::Packet, refusal::Refusal};
 use crate::abi::{
-    service::{IndexEntry, ServiceIndex},
+    programs::TailCalled,
+    service::{IndexEntry, ServiceIndex, policy},
     stats::Reason,
 };
 
-/// Checks the access list in the fast path.
+/// Checks the access list in the fast path. Without `SOURCE` it leaves services with QUIC to another program: one test
+/// for both, so that no other service pays for it.
 #[inline(always)]
-pub(super) fn check_fast<T: Maps>(
+pub(super) fn check_fast<const SOURCE: bool, T: Maps>(
     packet: &Packet,
     service: &IndexEntry,
     index: &ServiceIndex,
     maps: &T,
 ) -> Result<(), Refusal> {
-    if !service.has_access_list() || !denies(packet, service, maps) {
+    const LISTED: u32 = policy::ALLOW_LISTED | policy::DENY_LISTED;
+    if service.policy & (LISTED | if SOURCE { 0 } else { policy::QUIC }) == 0 {
+        return Ok(());
+    }
+    if !SOURCE && service.policy & policy::QUIC != 0 {
+        return Err(Refusal::Next(TailCalled::FullNat));
+    }
+    if !denies(packet, service, maps) {
         return Ok(());
     }
     // The slow path counts packets from martian sources as such.

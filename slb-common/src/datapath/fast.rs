@@ -30,7 +30,8 @@ pub fn fast<G: FrameCalls, T: PathCalls>(
     conclude(decide::<false, G, T>(head, ifindex, maps), maps)
 }
 
-/// The fast path of source-translated flows (mode `full-nat`) and of mode `gue`. Other flows would pay for its registers.
+/// The fast path of source-translated flows (mode `full-nat`), of mode `gue`, and of services with QUIC. Other flows would
+/// pay for its registers.
 #[inline(always)]
 pub fn full_nat<G: FrameCalls, T: PathCalls>(
     head: &mut G,

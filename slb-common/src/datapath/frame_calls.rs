@@ -9,9 +9,10 @@ use super::{
     icmp_nat::Translation,
     metadata::{Metadata, PackedSelection, ReplacedEntry},
     parse::Packet,
+    quic::{self, NamedServer},
     refusal::PackedRefusal,
 };
-use crate::abi::source::Source;
+use crate::abi::{quic::CidFormat, source::Source};
 #[cfg(doc)]
 use crate::net::ethernet;
 use crate::net::{address::Address, frame::FrameBuffer, vlan::Vlan};
@@ -30,8 +31,9 @@ pub trait FrameCalls: FrameBuffer {
     fn arrive_by(&mut self, vlan_device: u32);
     /// Leaves a refusal in [`Self::metadata`] for a later program.
     fn refuse(&mut self, refusal: PackedRefusal);
-    /// Leaves the entry that the packet's flow replaces in [`Self::metadata`] for a later program.
-    fn begin_flow(&mut self, replaced: ReplacedEntry);
+    /// Leaves the entry that the packet's flow replaces in [`Self::metadata`] for a later program, and what its connection
+    /// ID names.
+    fn begin_flow(&mut self, replaced: ReplacedEntry, named: NamedServer);
     /// Leaves a selected server in [`Self::metadata`] for a later program, and [`Source::NONE`].
     fn select(&mut self, selection: PackedSelection);
     /// Leaves the source of a packet, or [`Source::UNTRANSLATED`], in [`Self::metadata`] for a later program.
@@ -39,6 +41,10 @@ pub trait FrameCalls: FrameBuffer {
     /// As [`Self::select`] and [`Self::translate_source`] for a later fragment, with the ports of the first one: source
     /// in the lower half, destination in the upper half, each in network byte order.
     fn follow(&mut self, ports: u32, selection: PackedSelection, source: Source);
+    /// [`quic::read`], a BPF subprogram.
+    fn named_server(&mut self, transport: usize, len: usize, format: CidFormat) -> NamedServer {
+        quic::read(&self.frame(), transport, len, format)
+    }
     /// [`Metadata::read_embedded`], a BPF subprogram. `packet` is what [`Self::parse`] has returned, `minimum` the
     /// smallest path MTU that is believed, as `embedded::minimum_mtu` packs it.
     fn parse_embedded(&mut self, packet: &Packet, minimum: u32) -> Option<Self::Metadata>;

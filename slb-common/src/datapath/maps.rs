@@ -3,7 +3,7 @@
 
 use super::parse::Packet;
 use crate::abi::{
-    Address,
+    Address, Handle,
     backend::{Backend, NextHop},
     flow::{ClientPath, FlowEntry},
     fragment::{FragmentKey, FragmentRecord},
@@ -38,6 +38,8 @@ pub trait Maps: Sized {
     fn backend(&self, id: u32) -> Option<&Backend>;
     /// Whether a network on an access list has the client.
     fn is_listed(&self, access_list: u32, client: &Address) -> bool;
+    /// The server with this QUIC server ID in a server table. Its entry may have been replaced since.
+    fn quic_server(&self, lookup_table: u32, server_id: u32) -> Option<Handle>;
     /// A next hop by its id.
     fn next_hop(&self, id: u32) -> Option<&NextHop>;
     /// Slots of the flow table less one; their number is a power of two.

@@ -4,6 +4,7 @@ use super::{
     embedded::parse_embedded,
     flows::NOT_FOUND,
     parse::{EMPTY_PACKET, Packet, parse},
+    quic::NamedServer,
     refusal::PackedRefusal,
     tracked::Selection,
 };
@@ -26,6 +27,8 @@ pub struct Metadata {
     pub source: Source,
     /// The entry that its flow replaces, if it begins one.
     pub replaced: ReplacedEntry,
+    /// What its connection ID names, if it begins a flow.
+    pub named: NamedServer,
 }
 
 impl Metadata {
@@ -36,6 +39,7 @@ impl Metadata {
         selection: PackedSelection(0),
         source: Source::NONE,
         replaced: ReplacedEntry::NONE,
+        named: NamedServer::NONE,
     };
 
     /// [`parse`].

@@ -8,10 +8,11 @@ use super::{
     flows::{Conflicts, Flows, NOT_FOUND},
     frame_calls::FrameCalls,
     insert::NewFlow,
-    metadata::{PackedSelection, ReplacedEntry},
+    metadata::{Metadata, PackedSelection, ReplacedEntry},
     parse::Packet,
     path::{Egress, PacketPath, Verdict, conclude},
     path_calls::PathCalls,
+    quic::NamedServer,
     refusal::Refusal,
     schedule::SchedulerResult,
     schedule_calls::ScheduleCalls,
@@ -44,20 +45,21 @@ pub fn new_flow<G: FrameCalls, T: PathCalls>(
 fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> Result<Egress, Refusal> {
     let path = PacketPath::open(ifindex, maps)?;
     let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
-    let (packet, replaced) = (&metadata.borrow().packet, metadata.borrow().replaced);
+    let Metadata { packet, replaced, named, .. } = metadata.borrow();
     let service = path.index.find(&packet.destination, packet.destination_port, packet.protocol);
     let (_, arrival) = path.origin(&head.frame(), packet)?;
-    let request =
-        Request { packet, arrival, service: service.ok_or(Refusal::UNMATCHED)?, index: path.index, maps };
-    let selection = request.begin_flow(replaced)?;
+    let service = service.ok_or(Refusal::UNMATCHED)?;
+    let request = Request { packet, arrival, service, index: path.index, maps };
+    let selection = request.begin_flow(*replaced, named)?;
     head.select(selection);
     Err(Refusal::Next(TailCalled::Forward))
 }
 
 impl<T: PathCalls> Request<'_, '_, T> {
-    /// Selects a server for a packet, and inserts its flow in place of `replaced`.
+    /// Selects a server for a packet, and inserts its flow in place of `replaced`. `named` is what its connection ID
+    /// names.
     #[inline(always)]
-    fn begin_flow(&self, replaced: ReplacedEntry) -> Result<PackedSelection, Refusal> {
+    fn begin_flow(&self, replaced: ReplacedEntry, named: &NamedServer) -> Result<PackedSelection, Refusal> {
         let Self { packet, arrival, service, index, maps } = *self;
         let distance = replaced.distance();
         let (sees_replies, is_mid_stream) = (self.sees_replies(), self.is_mid_stream());
@@ -91,7 +93,7 @@ impl<T: PathCalls> Request<'_, '_, T> {
         if opaque(u64::from(is_limited) & u64::from(is_new) & !replaced.live()) != 0 {
             charge::new_connection(service, maps)?;
         }
-        let scheduled = schedule(packet, service, conflicts, maps);
+        let scheduled = schedule(packet, service, named, conflicts, maps);
         let backend = maps.backend(scheduled.backend()?).ok_or(Reason::NoServer)?;
         let previous_backend = scheduled.previous_backend().and_then(|id| maps.backend(id));
         // Before an entry is made: the packet that gets through is the one that begins the flow.
@@ -116,6 +118,10 @@ impl<T: PathCalls> Request<'_, '_, T> {
         if sees_replies {
             // Without an entry replies cannot be translated: it holds the VIP and the client path.
             return Err(Refusal::drop(Reason::FlowTableFull));
+        }
+        // Later packets have a connection ID of the same server.
+        if scheduled.is_named() {
+            return Ok(selection);
         }
         self.without_entry(selection, previous_backend, conflicts)
     }
@@ -159,18 +165,25 @@ impl<T: PathCalls> Request<'_, '_, T> {
     }
 }
 
-/// Selects a server for a packet's flow. Updates affinity entry, round-robin position and connection count.
+/// Selects a server for a packet's flow. Updates affinity entry, round-robin position and connection count. A server that
+/// the packet's connection ID names comes first.
 #[inline(always)]
 fn schedule<T: ScheduleCalls>(
     packet: &Packet,
     service: &IndexEntry,
+    named: &NamedServer,
     conflicts: Conflicts,
     maps: &T,
 ) -> SchedulerResult {
     let is_tcp = packet.protocol == protocol::TCP;
     let begins = !is_tcp || (packet.flags.is_syn() && !packet.flags.rst());
     let policy = if begins { service.policy } else { 0 };
-    if !is_tcp
+    let mut chosen = match *named {
+        NamedServer::NONE => SchedulerResult::NO_SERVER,
+        named => maps.server_by_connection_id(packet, service, conflicts.0, named),
+    };
+    if chosen.is_refused()
+        && !is_tcp
         && !mode::sees_replies(service.mode)
         && policy & policy::PINNED_ELSEWHERE != 0
         && policy & policy::FOLLOW == 0
@@ -181,8 +194,7 @@ fn schedule<T: ScheduleCalls>(
             return affinity_server;
         }
     }
-    let persists = policy & policy::PERSIST != 0;
-    let mut chosen = SchedulerResult::NO_SERVER;
+    let persists = chosen.is_refused() && policy & policy::PERSIST != 0;
     if persists {
         chosen = maps.affinity_server(packet, service, conflicts.0);
     }

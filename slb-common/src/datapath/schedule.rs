@@ -11,6 +11,7 @@ use super::{
     flow_calls::FlowCalls,
     flows::{Conflicts, EntrySnapshot, Flows, Query},
     parse::Packet,
+    quic::{self, NamedServer},
     refusal::Refusal,
     slots::{current_backend, previous_backend},
 };
@@ -45,6 +46,7 @@ impl SchedulerResult {
     pub const NO_SERVER: Self = Self(Self::REFUSED | Reason::NoServer as u64);
     const ID: u64 = NO_BACKEND as u64;
     const PREVIOUS: u32 = 32;
+    const NAMED: u64 = 1 << 62;
 
     #[inline(always)]
     fn of(outcome: Result<(u32, u32), ReasonNumber>) -> Self {
@@ -54,6 +56,18 @@ impl SchedulerResult {
             }
             Err(reason) => Self::REFUSED | u64::from(reason),
         })
+    }
+
+    /// The same, selected by the packet's connection ID.
+    #[inline(always)]
+    const fn by_name(self) -> Self {
+        if self.is_refused() { self } else { Self(self.0 | Self::NAMED) }
+    }
+
+    /// Whether the packet's connection ID names the server.
+    #[inline(always)]
+    pub(super) const fn is_named(self) -> bool {
+        self.0 & (Self::NAMED | Self::REFUSED) == Self::NAMED
     }
 
     /// Whether a reason stands in place of a server.
@@ -144,6 +158,19 @@ pub fn set_affinity<T: FlowCalls>(
     if first.is_refused() { chosen } else { first }
 }
 
+/// Selects the server that the packet's connection ID names.
+#[inline(always)]
+pub fn by_connection_id<T: FlowCalls>(
+    packet: &Packet,
+    service: &IndexEntry,
+    conflicts: u64,
+    named: NamedServer,
+    maps: &T,
+) -> SchedulerResult {
+    let chosen = Scheduler::with(packet, service, conflicts, maps, |choice| choice.by_connection_id(named));
+    chosen.by_name()
+}
+
 struct Scheduler<'t, T> {
     packet: &'t Packet,
     service: &'t IndexEntry,
@@ -221,6 +248,18 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
             hash = mix(hash);
         }
         Err(self.number(Reason::PortConflict))
+    }
+
+    /// The server that a connection ID names, also one that takes no new flows: the connection may be an old one.
+    #[inline(always)]
+    fn by_connection_id(&self, named: NamedServer) -> Result<(u32, u32), ReasonNumber> {
+        let backend = quic::backend(named, self.service, self.maps).ok_or(self.number(Reason::NoServer))?;
+        let has_conflict = mode::sees_replies(self.service.mode)
+            && (self.is_hairpin(backend) || self.conflicts.include(backend));
+        if has_conflict {
+            return Err(self.number(Reason::PortConflict));
+        }
+        Ok((backend.handle.id(), NO_BACKEND))
     }
 
     /// Round robin: the next server that may have the flow. Least connections: of all candidates the first with the

@@ -3,6 +3,7 @@
 use super::{
     flow_calls::FlowCalls,
     parse::Packet,
+    quic::NamedServer,
     schedule::{self, SchedulerResult},
 };
 use crate::abi::service::IndexEntry;
@@ -21,6 +22,16 @@ pub trait ScheduleCalls: FlowCalls {
         conflicts: u64,
     ) -> SchedulerResult {
         schedule::by_round_robin(packet, service, conflicts, self)
+    }
+    /// [`schedule::by_connection_id`], a BPF subprogram.
+    fn server_by_connection_id(
+        &self,
+        packet: &Packet,
+        service: &IndexEntry,
+        conflicts: u64,
+        named: NamedServer,
+    ) -> SchedulerResult {
+        schedule::by_connection_id(packet, service, conflicts, named, self)
     }
     /// [`schedule::affinity_server`], a BPF subprogram.
     fn affinity_server(&self, packet: &Packet, service: &IndexEntry, conflicts: u64) -> SchedulerResult {

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     abi::{
+        backend::Backend,
         flow::{Client, state},
         lookup_table::LookupTable,
         programs::TailCalled,
@@ -35,13 +36,22 @@ use crate::{
     net::frame::Frame,
 };
 
-/// Selects the server of a packet of an untracked flow. `None` where the flow is tracked.
+/// Selects the server of a packet of an untracked flow. `None` where the flow is tracked. `named` is the server that the
+/// packet's connection ID names, if that decides alone.
 #[inline(always)]
 pub(super) fn select_untracked<'t, const FAST: bool, T: PathCalls>(
     request: &Request<'t, '_, T>,
     mode: u8,
+    named: Option<&'t Backend>,
 ) -> Result<Option<Selection<'t>>, Refusal> {
     let Request { packet, service, index, maps, .. } = *request;
+    if let Some(backend) = named {
+        // As below.
+        if FAST && index.may_be_martian(&packet.source) {
+            return Err(Refusal::DECLINE);
+        }
+        return Ok(Some(Selection::new(backend, false, maps)?));
+    }
     if mode::sees_replies(mode) || service.policy & policy::TRACK != 0 {
         return Ok(None);
     }
@@ -82,8 +92,9 @@ pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
     if !SOURCE && source != Source::NONE {
         return Err(Refusal::Next(TailCalled::FullNat));
     }
-    // The slow path gives the flow a source, and inserts the client endpoint into segments that open a connection.
-    let lacks_source = !source.is_allocated() && service.mode != mode::GUE;
+    // The slow path gives the flow a source, and inserts the client endpoint into segments that open a connection. Flows
+    // of the modes `nat`, `dsr` and `ipip` come here without a source for their connection IDs.
+    let lacks_source = !source.is_allocated() && (service.mode == mode::FULL_NAT || source != Source::NONE);
     let is_opening = found.sequence_word.state() & state::ASSURED == 0;
     if SOURCE && (lacks_source || (service.policy & policy::TOA != 0 && is_opening)) {
         return Err(Refusal::DECLINE);

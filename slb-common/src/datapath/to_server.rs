@@ -11,6 +11,7 @@ use super::{
     parse::Packet,
     path::{Egress, PacketPath, Verdict, conclude},
     path_calls::PathCalls,
+    quic::{self, NamedServer},
     refusal::Refusal,
     select::{self, Tracked},
     tracked::Request,
@@ -20,7 +21,7 @@ use crate::{
         flow::ClientPath,
         interface::CLIENT,
         programs::TailCalled,
-        service::{IndexEntry, mode},
+        service::{IndexEntry, mode, policy},
         stats::Reason,
     },
     net::frame::Frame,
@@ -57,8 +58,8 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
 }
 
 impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
-    /// Decides on a packet to a listener. Without `SOURCE` it leaves source-translated flows and
-    /// those of mode `gue` to another program.
+    /// Decides on a packet to a listener. Without `SOURCE` it leaves source-translated flows, those of mode `gue` and
+    /// those with QUIC to another program.
     #[inline(always)]
     pub(super) fn to_server<const SOURCE: bool, G: FrameCalls>(
         &self,
@@ -73,7 +74,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         }
         // Before the hop limit: a denied client receives no answer.
         if FAST {
-            access::check_fast(packet, service, index, maps)?;
+            access::check_fast::<SOURCE, T>(packet, service, index, maps)?;
         }
         // In mode `dsr` SLB does not act as a router.
         if packet.hop_limit <= 1 && mode != mode::DSR {
@@ -82,10 +83,16 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
                 message: IcmpMessage::hop_limit(packet.destination.is_v4()),
             }));
         }
+        // No other program than those with `SOURCE` has such services.
+        let named = if SOURCE && quic::decides_alone(service) {
+            quic::backend(named_server(head, packet, service), service, maps)
+        } else {
+            None
+        };
         let frame = head.frame();
         let (sender, arrival) = self.origin(&frame, packet)?;
         let request = Request { packet, arrival, service, index, maps };
-        let selection = match select::select_untracked::<FAST, T>(&request, mode)? {
+        let selection = match select::select_untracked::<FAST, T>(&request, mode, named)? {
             // The fast path has separate code for untracked flows, which is shorter.
             Some(selection) if FAST => {
                 return self.forward::<SOURCE, G>(head, packet, sender, service, mode, &selection);
@@ -95,7 +102,8 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             None => match select::select_tracked(&request)? {
                 Tracked::Selected(selection) => selection,
                 Tracked::Begins(replaced) => {
-                    head.begin_flow(replaced);
+                    let named = named_server(head, packet, service);
+                    head.begin_flow(replaced, named);
                     return Err(Refusal::Next(TailCalled::NewFlow));
                 }
             },
@@ -113,4 +121,14 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         let sender = macs(frame).ok_or(Reason::Truncated)?.sender();
         Ok((sender, ClientPath::new(self.arrival(packet), sender)))
     }
+}
+
+/// What the connection ID of a packet names; no server without [`policy::QUIC`].
+#[inline(always)]
+fn named_server<G: FrameCalls>(head: &mut G, packet: &Packet, service: &IndexEntry) -> NamedServer {
+    if service.policy & policy::QUIC == 0 {
+        return NamedServer::NONE;
+    }
+    let len = packet.network + packet.len - packet.transport;
+    head.named_server(packet.transport, len, service.cid_format())
 }

@@ -1,12 +1,16 @@
 //! Documents of the API. They expose no map layouts.
 
 mod limits;
+mod quic;
+mod source_ports;
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 pub use limits::ApiLimits;
+pub use quic::ApiQuic;
+pub use source_ports::ApiSourcePorts;
 
 /// `GET /v1/status`: everything that SLB does now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -349,6 +353,9 @@ pub struct ApiListener {
     /// Its access list; `None` lets every client in.
     #[serde(default)]
     pub access_list: Option<ApiAccessList>,
+    /// Its routing by QUIC connection ID; `None` if the hash alone decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic: Option<ApiQuic>,
     /// Its limits; `None` without any.
     #[serde(default)]
     pub limits: Option<ApiLimits>,
@@ -403,6 +410,9 @@ pub struct ApiServer {
     pub address: SocketAddr,
     /// Weight, 0 to 100.
     pub weight: u8,
+    /// The ID by which QUIC connection IDs name it; `None` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quic_server_id: Option<u32>,
     /// Health.
     pub health: ApiHealth,
     /// Its override.
@@ -423,17 +433,6 @@ pub struct ApiServer {
     /// used ports. `None` without such flows, and without a daemon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_ports: Option<ApiSourcePorts>,
-}
-
-/// Ports of a local address towards a server endpoint, as of the last scan of the flow table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiSourcePorts {
-    /// The local address.
-    pub local_address: IpAddr,
-    /// Ports that flows have.
-    pub used: u32,
-    /// Ports that new flows may have; 0 if the address is no longer configured.
-    pub ports: u32,
 }
 
 /// A drain.

@@ -19,10 +19,12 @@ pub use check::{
     PassiveCheck, TlsCheck, UdpCheck,
 };
 pub use limits::Bandwidth;
+pub use quic::QuicRouting;
 
 mod access;
 mod check;
 mod limits;
+mod quic;
 
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,6 +228,8 @@ pub struct Listener {
     pub bandwidth: Option<Bandwidth>,
     /// Most new connections per second; `None` for no limit. 1 to 10,000,000.
     pub new_connections: Option<u32>,
+    /// Routing by QUIC connection ID, before the hash of the flow; `None` for off. UDP.
+    pub quic: Option<QuicRouting>,
 }
 
 /// What chooses the server of a new flow.
@@ -392,6 +396,8 @@ pub struct ConfigServer {
     pub port: u16,
     /// Share of new flows.
     pub weight: Weight,
+    /// The ID by which QUIC connection IDs name it; unique within the group among the servers of its address family.
+    pub quic_server_id: Option<u32>,
 }
 
 /// A server of a default server group.
@@ -401,6 +407,8 @@ pub struct DefaultServer {
     pub address: IpAddr,
     /// Share of new flows.
     pub weight: Weight,
+    /// The ID by which QUIC connection IDs name it; unique within the group among the servers of its address family.
+    pub quic_server_id: Option<u32>,
 }
 
 /// A name: 1 to 63 characters of `A-Z a-z 0-9 . _ -`.

@@ -25,6 +25,7 @@ mod load_balancer;
 mod local_addresses;
 mod mode;
 mod primary_secondary;
+mod quic;
 mod scheduling;
 mod scope;
 mod target;
@@ -118,6 +119,7 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
     pair_index.warn_of_unused(checker, &used_pairs);
     list_index.warn_of_unused(checker, &used_lists);
     ignored_weights::warn(checker, document);
+    quic::check(checker, document);
     if document.load_balancer.0.is_empty() {
         checker.note(
             Diagnostic::warning(0..0, "there is no load balancer", "nothing will be forwarded")

@@ -92,6 +92,7 @@ pub(super) struct RawLoadBalancer {
 pub(super) struct RawDefaultServer {
     pub(super) address: Option<Value>,
     pub(super) weight: Option<Value>,
+    pub(super) quic_server_id: Option<Value>,
 }
 
 /// `[[load_balancer.listener]]`.
@@ -123,7 +124,16 @@ pub(super) struct RawListener {
     pub(super) access_list_type: Option<Value>,
     pub(super) bandwidth: Option<Value>,
     pub(super) new_connections: Option<Value>,
+    pub(super) quic: Option<RawTable<RawQuic>>,
     pub(super) health_check: Option<RawTable<RawHealthCheck>>,
+}
+
+/// `quic` of a listener.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawQuic {
+    pub(super) server_id_length: Option<Value>,
+    pub(super) config_rotation: Option<Value>,
 }
 
 /// `health_check` of a listener.
@@ -172,6 +182,7 @@ pub(super) struct RawServer {
     pub(super) address: Option<Value>,
     pub(super) port: Option<Value>,
     pub(super) weight: Option<Value>,
+    pub(super) quic_server_id: Option<Value>,
 }
 
 /// `[[primary_secondary_group]]`.

@@ -5,6 +5,7 @@ mod access_lists;
 mod broken;
 mod limits;
 mod mutated;
+mod quic;
 mod warned;
 
 use super::{Config, ConfigError, Diagnostic, DiagnosticReport, Severity, parse, samples::SHOP as BASE};

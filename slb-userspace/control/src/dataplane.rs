@@ -7,6 +7,7 @@ pub mod digest;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
 pub mod local_address_table;
+pub mod quic_server;
 pub mod rehome;
 #[cfg(any(test, feature = "testing"))]
 mod shared;

@@ -31,7 +31,7 @@ use crate::{
 };
 use slb_config::model::{
     AccessListKind, Config, HealthCheck, Listener, ListenerAccess, ListenerTarget as Servers, LoadBalancer,
-    Mode, Name, OnNoHealthy, Protocol, Scheduler, Tracking, UnknownDatagrams, Unmatched,
+    Mode, Name, OnNoHealthy, Protocol, QuicRouting, Scheduler, Tracking, UnknownDatagrams, Unmatched,
 };
 
 /// Observations, besides the configuration. `None` means that nothing of the kind is known.
@@ -253,6 +253,7 @@ fn server(
         server_override(&member, members_of.group_on(balancer, listener, side), observations.overrides);
     DesiredServer {
         weight: setting.weight.unwrap_or(weight),
+        quic_server_id: member.quic_server_id,
         admin_state: setting.state,
         server_override,
         health,
@@ -289,6 +290,7 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
         access: None,
         bandwidth: listener.bandwidth,
         new_connections: listener.new_connections.unwrap_or_default(),
+        quic: listener.quic.as_ref().map(QuicRouting::format),
     }
 }
 
@@ -324,7 +326,8 @@ fn policies_of(listener: &Listener) -> PolicySet {
     } | match listener.new_connections {
         None => 0,
         Some(_) => policy::LIMIT_NEW_CONNECTIONS,
-    } | if listener.toa { policy::TOA } else { 0 };
+    } | if listener.toa { policy::TOA } else { 0 }
+        | if listener.quic.is_some() { policy::QUIC } else { 0 };
     let policies = PolicySet::new(bits);
     // The entry tells a retransmitted SYN from a new connection.
     if policies.has(policy::PINNED_ELSEWHERE | policy::LIMIT_NEW_CONNECTIONS) {
@@ -362,6 +365,7 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, observations: ObservedInputs<'_
         access: None,
         bandwidth: None,
         new_connections: 0,
+        quic: None,
     })
 }
 

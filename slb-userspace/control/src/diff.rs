@@ -33,6 +33,11 @@ pub fn diff(actual: &MapState, desired: &MapState) -> Vec<Operation> {
     if !backends.is_empty() {
         operations.push(Operation::PutBackends(backends));
     }
+    let quic_servers: Vec<_> =
+        changed(&actual.quic_servers, &desired.quic_servers).map(|(key, server)| (key, *server)).collect();
+    if !quic_servers.is_empty() {
+        operations.push(Operation::PutQuicServers(quic_servers));
+    }
     let tables: BTreeMap<_, _> =
         changed(&actual.tables, &desired.tables).map(|(id, table)| (id, table.clone())).collect();
     // Answers of a server must be recognised before it receives its first flow.
@@ -63,6 +68,11 @@ pub fn diff(actual: &MapState, desired: &MapState) -> Vec<Operation> {
     operations.extend(lists.map(|id| Operation::ClearAccessList(id, actual.access_lists[&id].clone())));
     if !terminating.is_empty() {
         operations.push(Operation::PutBackends(terminating));
+    }
+    // A program that reads an ID now compares the handle with the server's entry.
+    let quic_servers: Vec<_> = removed(&actual.quic_servers, &desired.quic_servers).collect();
+    if !quic_servers.is_empty() {
+        operations.push(Operation::ClearQuicServers(quic_servers));
     }
     operations.extend(removed(&actual.backends, &desired.backends).map(Operation::ClearBackend));
     let hops: Vec<_> = removed(&actual.next_hops, &desired.next_hops).map(Operation::ClearNextHop).collect();

@@ -116,6 +116,7 @@ mod tests {
     fn server(weight: u8, health: ServerHealth) -> DesiredServer {
         let hop = NextHop { ifindex: 1, mtu: 1500, macs: MacPair::default() };
         DesiredServer {
+            quic_server_id: None,
             weight,
             admin_state: None,
             server_override: None,

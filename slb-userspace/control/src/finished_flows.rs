@@ -224,7 +224,7 @@ pub(super) fn max_gc_interval(actual: &MapState) -> Duration {
 /// half of the shortest session persistence. `None` without session persistence.
 pub(super) fn affinity_gc_interval(actual: &MapState) -> Option<Duration> {
     let keeping = actual.services.values().filter(|service| service.policies().has(policy::PERSIST));
-    keeping.map(|service| service.persistence / 2).min().map(clamp_interval)
+    keeping.map(|service| u32::from(service.persistence) / 2).min().map(clamp_interval)
 }
 
 /// This many seconds, clamped to the permitted time between passes.

@@ -5,6 +5,7 @@
 
 mod access_lists;
 mod local_addresses;
+mod quic_servers;
 mod servers;
 mod token_buckets;
 
@@ -22,6 +23,7 @@ use slb_common::{
         flow::idle_units,
         ids::{AccessListId, BackendId, NextHopId, ServiceId, TableId},
         pad_name,
+        quic::CidFormat,
         service::{IndexEntry, Service},
         time::BootSecs,
     },
@@ -133,7 +135,8 @@ pub fn assign(
     }
     servers.keep_rehoming(&known, &tables, &mut ids)?;
     let answers = servers.answers();
-    let ServerAssignment { backends, kept, mut steps, .. } = servers;
+    let ServerAssignment { backends, kept, quic_servers, mut steps, .. } = servers;
+    state.quic_servers = quic_servers.into_map();
     state.backends = backends.into_iter().map(|(_, id, backend)| (id, backend)).chain(kept).collect();
     let lists = AccessLists::assign(desired, actual)?;
     state.services = services(desired, actual, &tables, &lists, inputs.now, &mut ids, &mut steps)?;
@@ -189,7 +192,8 @@ fn services(
             mode: desired_service.mode.number(),
             policy: policies.bits(),
             hash_changed_at: BootSecs::word(hash_changed_at),
-            persistence: seconds(desired_service.persistence),
+            persistence: seconds(desired_service.persistence) as u16,
+            quic: desired_service.quic.map_or(0, CidFormat::number),
             handle,
             lookup_table: desired_service.pool.map_or(TableId::NONE, |pool| tables[pool]).index(),
             idle_timeout,
@@ -235,7 +239,8 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
         salt: salt(seed, &service.address, service.port, service.protocol),
         policy: service.policy,
         idle: idle_units(service.idle_timeout),
-        persistence: service.persistence as u16,
+        persistence: service.persistence,
+        quic: service.quic,
         access_list: service.access_list,
         ..IndexEntry::default()
     }

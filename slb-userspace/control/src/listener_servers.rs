@@ -44,11 +44,13 @@ pub(super) struct ListenerServer {
     secondary: Option<u8>,
     /// Whether the listener's health check applies to it.
     pub(super) is_checked: bool,
+    /// The ID by which QUIC connection IDs name it.
+    pub(super) quic_server_id: Option<u32>,
 }
 
 impl ListenerServer {
     fn new(address: SocketAddr, side: Side, weight: u8) -> Self {
-        let member = Self { address, primary: None, secondary: None, is_checked: true };
+        let member = Self { address, primary: None, secondary: None, is_checked: true, quic_server_id: None };
         match side {
             Side::Primary => Self { primary: Some(weight), ..member },
             Side::Secondary => Self { secondary: Some(weight), ..member },
@@ -134,15 +136,14 @@ impl<'a> ServerGroups<'a> {
             ListenerTarget::DefaultGroup { default_group_port } => {
                 let servers = balancer.servers.iter().map(|server| {
                     let address = SocketAddr::new(server.address, *default_group_port);
-                    ListenerServer::new(address, Side::Primary, server.weight.value())
+                    let member = ListenerServer::new(address, Side::Primary, server.weight.value());
+                    ListenerServer { quic_server_id: server.quic_server_id, ..member }
                 });
                 ListenerServers { slots: balancer.table_size, servers: servers.collect() }
             }
             ListenerTarget::ServerGroup(name) => {
-                let servers = self.group(name);
-                let servers =
-                    servers.map(|(address, weight)| ListenerServer::new(address, Side::Primary, weight));
-                ListenerServers { slots: self.slots(name), servers: servers.collect() }
+                let servers = self.group(name, Side::Primary).collect();
+                ListenerServers { slots: self.slots(name), servers }
             }
             ListenerTarget::PrimarySecondaryGroup(name) => {
                 let of = |pair: &&PrimarySecondaryGroup| {
@@ -157,13 +158,11 @@ impl<'a> ServerGroups<'a> {
                 }
             }
             ListenerTarget::PrimarySecondary { primary, secondary, .. } => {
-                let primaries = self
-                    .group(primary)
-                    .map(|(address, weight)| ListenerServer::new(address, Side::Primary, weight));
+                let primaries = self.group(primary, Side::Primary);
                 let mut servers: BTreeMap<_, _> = primaries.map(|member| (member.address, member)).collect();
-                for (address, weight) in self.group(secondary) {
-                    let member = ListenerServer::new(address, Side::Secondary, weight);
-                    servers.entry(address).and_modify(|both| both.secondary = Some(weight)).or_insert(member);
+                for member in self.group(secondary, Side::Secondary) {
+                    let both = servers.entry(member.address);
+                    both.and_modify(|both| both.secondary = member.secondary).or_insert(member);
                 }
                 let slots = self.slots(primary).max(self.slots(secondary));
                 ListenerServers { slots, servers: servers.into_values().collect() }
@@ -188,10 +187,14 @@ impl<'a> ServerGroups<'a> {
         }
     }
 
-    /// The servers of a group. Validation guarantees that the group exists.
-    fn group(&self, name: &Name) -> impl Iterator<Item = (SocketAddr, u8)> + 'a {
+    /// The servers of a group, on a side. Validation guarantees that the group exists.
+    fn group(&self, name: &Name, side: Side) -> impl Iterator<Item = ListenerServer> + 'a {
         let servers = self.groups.get(name).map(|group| group.servers.as_slice()).unwrap_or_default();
-        servers.iter().map(|server| (SocketAddr::new(server.address, server.port), server.weight.value()))
+        servers.iter().map(move |server| {
+            let address = SocketAddr::new(server.address, server.port);
+            let member = ListenerServer::new(address, side, server.weight.value());
+            ListenerServer { quic_server_id: server.quic_server_id, ..member }
+        })
     }
 
     fn slots(&self, name: &Name) -> TableSize {

@@ -9,8 +9,8 @@ use std::{
 };
 
 use slb_common::abi::{
-    backend::NextHop, health::ServerHealth, policy_set::PolicySet, protocol::IpProtocol, service::Service,
-    tunnel::Tunnel,
+    backend::NextHop, health::ServerHealth, policy_set::PolicySet, protocol::IpProtocol, quic::CidFormat,
+    service::Service, tunnel::Tunnel,
 };
 use slb_config::model::{
     AccessListKind, Bandwidth, Id, Listener, LoadBalancer, Mode, Networks, Scheduler, TableSize,
@@ -143,6 +143,8 @@ pub struct DesiredService {
     pub bandwidth: Option<Bandwidth>,
     /// New connections per second; 0 without a limit.
     pub new_connections: u32,
+    /// Format of the connection IDs that decide before the hash; `None` without QUIC.
+    pub quic: Option<CidFormat>,
 }
 
 /// The access list of a service.
@@ -179,6 +181,8 @@ pub struct DesiredServer {
     pub weight: u8,
     /// Admin state that stops new flows; `None` if enabled.
     pub admin_state: Option<AdminState>,
+    /// The ID by which QUIC connection IDs name it.
+    pub quic_server_id: Option<u32>,
     /// Its configuration entry, if it has an override.
     pub server_override: Option<OverrideKey>,
     /// Health by its check; never standby.

@@ -296,6 +296,8 @@ fn operation_name(operation: &Operation) -> &'static str {
         Operation::PutAccessList(..) => "PutAccessList",
         Operation::ClearAccessList(..) => "ClearAccessList",
         Operation::PutBackends(_) => "PutBackends",
+        Operation::PutQuicServers(_) => "PutQuicServers",
+        Operation::ClearQuicServers(_) => "ClearQuicServers",
         Operation::ClearBackend(_) => "ClearBackend",
         Operation::PutTables(_) => "PutTables",
         Operation::ClearTable(_) => "ClearTable",

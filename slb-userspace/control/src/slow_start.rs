@@ -67,6 +67,7 @@ mod tests {
 
     fn server(weight: u8, health: ServerHealth) -> DesiredServer {
         DesiredServer {
+            quic_server_id: None,
             weight,
             admin_state: None,
             server_override: None,

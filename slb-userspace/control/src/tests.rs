@@ -6,6 +6,7 @@ mod flush;
 mod gc_passes;
 mod limits;
 mod local_addresses;
+mod quic;
 mod random;
 mod terminations;
 mod vips;
@@ -44,11 +45,15 @@ use slb_config::{
 
 const HZ: u32 = 250;
 
-/// A TCP listener on port 80 and one on port 81 that share one group of servers `(last octet, weight)`.
+/// A TCP listener on port 80 and one on port 81 that share one group of servers `(last octet, weight)`. QUIC server IDs
+/// are 100 more than the octets.
 fn group(servers: &[(u8, u8)]) -> Config {
     let servers: Vec<_> = servers
         .iter()
-        .map(|(n, weight)| format!("{{ address = \"10.0.0.{n}\", port = 8080, weight = {weight} }}"))
+        .map(|(n, weight)| {
+            let id = u32::from(*n) + 100;
+            format!("{{ address = \"10.0.0.{n}\", port = 8080, weight = {weight}, quic_server_id = {id} }}")
+        })
         .collect();
     forwarding(&format!(
         r#"

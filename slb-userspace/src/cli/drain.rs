@@ -146,6 +146,7 @@ mod tests {
 
     fn server(current_flows: Option<u64>, seconds_left: Option<u64>) -> ApiServer {
         ApiServer {
+            quic_server_id: None,
             address: "10.0.0.11:80".parse().unwrap(),
             weight: 10,
             health: ApiHealth::Healthy,

@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use comfy_table::Table;
 
 use self::limits::limits;
-use self::listener::{heading, in_number, outages, source_ports};
+use self::listener::{heading, in_number, outages, server_address, source_ports};
 use super::{
     lock_holder::{LockHolder, claimant},
     table::{reasons, reasons_of_one_verdict, table},
@@ -310,7 +310,7 @@ fn servers(listener: &ApiListener) -> Table {
     for server in &listener.servers {
         let next_hop = server.next_hop.as_ref().map_or("unresolved", |hop| &hop.mac);
         table.add_row([
-            server.address.to_string(),
+            server_address(server),
             health(server),
             admin_state(server),
             drain(server),
@@ -388,6 +388,7 @@ mod tests {
 
     fn server(address: &str, slots: u32) -> ApiServer {
         ApiServer {
+            quic_server_id: None,
             address: address.parse().unwrap(),
             weight: 10,
             health: ApiHealth::Healthy,
@@ -427,6 +428,7 @@ mod tests {
                 server_group: None,
                 server_group_id: None,
                 toa: false,
+                quic: None,
                 access_list: None,
                 limits: None,
                 counters: ApiCounters::default(),

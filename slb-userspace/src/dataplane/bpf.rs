@@ -27,6 +27,7 @@ pub mod maps;
 mod pinned_map;
 pub mod pins;
 mod program_maps;
+mod quic_servers;
 pub mod resize;
 pub mod seeds;
 mod sources;

@@ -6,6 +6,7 @@ mod configuration;
 mod frame;
 mod listener_limits;
 mod mutation;
+mod quic;
 mod sequence;
 
 use crate::world::ServerState;

@@ -21,6 +21,7 @@ mod bytes;
 mod checksum;
 mod embedded;
 mod flow;
+mod quic;
 mod rewrite;
 mod toa;
 mod tunnel;

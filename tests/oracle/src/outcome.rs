@@ -107,6 +107,7 @@ named! {
         ErrorToPreviousServer = "icmp_error_to_previous_server",
         ErrorToClient = "icmp_error_to_client",
         ToServerWithClientOption = "to_server_with_client_option",
+        ToServerByConnectionId = "to_server_by_connection_id",
         FragmentToServerFullNat = "fragment_to_server_full_nat",
         FragmentToServerNat = "fragment_to_server_nat",
         FragmentToServerDsr = "fragment_to_server_dsr",

@@ -179,6 +179,17 @@ pub struct Listener {
     pub bandwidth: Option<u32>,
     /// New connections per second; `None` for no limit.
     pub new_connections: Option<u32>,
+    /// Connection IDs that name servers (UDP); `None` without QUIC.
+    pub quic: Option<Quic>,
+}
+
+/// Format of the connection IDs of a listener's servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quic {
+    /// Octets of a server ID, 1 to 4.
+    pub length: u8,
+    /// Config rotation, 0 to 6.
+    pub rotation: u8,
 }
 
 /// A network: its first address, and the length of its prefix.
@@ -275,6 +286,12 @@ impl World {
             listener.new_connections = listener.new_connections.map(|_| UNREACHED_CONNECTIONS);
         }
         self
+    }
+
+    /// The QUIC server IDs of a table, each with its server: all servers of its family have one.
+    pub fn quic_servers(&self, table: usize) -> impl Iterator<Item = (u32, usize)> {
+        let is_named = move |server: &usize| server % 2 == table % 2;
+        (0..self.servers.len()).filter(is_named).map(|server| (server as u32 + 1, server))
     }
 
     pub(crate) fn vip(&self, ip: IpAddr) -> Option<&Vip> {

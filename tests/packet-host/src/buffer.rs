@@ -8,6 +8,7 @@ use slb_common::{
         icmp_nat::{self, Translation},
         metadata::{Metadata, PackedSelection, ReplacedEntry},
         parse::Packet,
+        quic::NamedServer,
         refusal::PackedRefusal,
         reset, toa,
     },
@@ -93,8 +94,9 @@ impl FrameCalls for Buffer {
         self.metadata.refusal = refusal;
     }
 
-    fn begin_flow(&mut self, replaced: ReplacedEntry) {
+    fn begin_flow(&mut self, replaced: ReplacedEntry, named: NamedServer) {
         self.metadata.replaced = replaced;
+        self.metadata.named = named;
     }
 
     fn select(&mut self, selection: PackedSelection) {

@@ -7,12 +7,14 @@ use std::{
 
 use slb_common::{
     abi::{
+        Handle,
         backend::{Backend, NextHop},
         flow::{Client, ClientPath, FlowEntry, WORDS},
         fragment::{FragmentKey, FragmentRecord},
         ids::TableId,
         interface::{self, Interface, InterfaceProperties},
         lookup_table::LookupTable,
+        quic::quic_key,
         rate_limit::RateLimiter,
         service::{Service, ServiceIndex},
         shared_word::SharedWord,
@@ -56,6 +58,8 @@ pub struct Host {
     backends: BTreeMap<u32, Backend>,
     next_hops: BTreeMap<u32, NextHop>,
     access_lists: AccessLists,
+    /// By [`quic_key`].
+    quic_servers: BTreeMap<u64, Handle>,
     interfaces: BTreeSet<u32>,
     /// By [`interface::slot`].
     interface_table: BTreeMap<u32, Interface>,
@@ -107,6 +111,7 @@ impl Host {
             backends: BTreeMap::new(),
             next_hops: BTreeMap::new(),
             access_lists: AccessLists::default(),
+            quic_servers: BTreeMap::new(),
             interfaces: BTreeSet::new(),
             interface_table: BTreeMap::new(),
             own_macs: BTreeMap::new(),
@@ -228,6 +233,12 @@ impl Host {
                     }
                 }
             }
+            Operation::PutQuicServers(servers) => {
+                self.quic_servers.extend(servers.into_iter().map(|(key, server)| (key.number(), server)));
+            }
+            Operation::ClearQuicServers(keys) => keys.iter().for_each(|key| {
+                self.quic_servers.remove(&key.number());
+            }),
             Operation::ClearBackend(id) => drop(self.backends.remove(&id.index())),
             Operation::PutTables(tables) => {
                 for (id, table) in tables {
@@ -325,6 +336,10 @@ impl Maps for Host {
 
     fn is_listed(&self, access_list: u32, client: &Address) -> bool {
         self.access_lists.has(access_list, client)
+    }
+
+    fn quic_server(&self, lookup_table: u32, server_id: u32) -> Option<Handle> {
+        self.quic_servers.get(&quic_key(lookup_table, server_id)).copied()
     }
 
     fn next_hop(&self, id: u32) -> Option<&NextHop> {

@@ -119,6 +119,8 @@ pub struct Listener {
     pub new_connections: Option<u32>,
     /// Its access list; `None` for none.
     pub access: Option<AccessList>,
+    /// `quic`, as in the file; `None` for none.
+    pub quic: Option<&'static str>,
 }
 
 impl Listener {
@@ -143,6 +145,7 @@ impl Listener {
             bandwidth: None,
             new_connections: None,
             access: None,
+            quic: None,
         }
     }
 }
@@ -164,12 +167,13 @@ impl fmt::Display for Listener {
         let connections = self.new_connections.map(|number| format!("new_connections = {number}\n"));
         let connections = connections.unwrap_or_default();
         let access = self.access.as_ref().map(AccessList::settings).unwrap_or_default();
+        let quic = self.quic.map(|quic| format!("quic = {quic}\n")).unwrap_or_default();
         let check = self.check.as_ref().map_or("kind = \"none\"".to_owned(), HealthCheck::to_string);
         let Self { name, protocol, port, mode, target, .. } = self;
         write!(
             f,
             "\n[[load_balancer.listener]]\nname = {name:?}\nprotocol = {protocol:?}\nport = {port}\nmode = {:?}\n\
-             {toa}{target}{settings}{connections}{access}health_check = {{ {check} }}\n",
+             {toa}{target}{settings}{connections}{access}{quic}health_check = {{ {check} }}\n",
             mode.name()
         )
     }

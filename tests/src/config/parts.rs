@@ -82,6 +82,8 @@ pub struct Group {
     pub slow_start: Option<Duration>,
     /// Addresses and weights of its servers.
     pub servers: Vec<(SocketAddr, u8)>,
+    /// `quic_server_id` of each server, in their order; empty for none.
+    pub quic_server_ids: Vec<u32>,
 }
 
 /// A primary/secondary server group.
@@ -120,8 +122,10 @@ impl fmt::Display for Group {
             writeln!(f, "slow_start = \"{}s\"", time.as_secs())?;
         }
         f.write_str("servers = [\n")?;
-        for (at, weight) in &self.servers {
-            writeln!(f, "  {{ address = \"{}\", port = {}, weight = {weight} }},", at.ip(), at.port())?;
+        for (n, (at, weight)) in self.servers.iter().enumerate() {
+            let id = self.quic_server_ids.get(n).map(|id| format!(", quic_server_id = {id}"));
+            let (address, port, id) = (at.ip(), at.port(), id.unwrap_or_default());
+            writeln!(f, "  {{ address = \"{address}\", port = {port}, weight = {weight}{id} }},")?;
         }
         f.write_str("]\n")
     }

@@ -101,6 +101,7 @@ fn is_valid(mode: Mode, direct: bool) {
                 (([10, 90, 1, 10], 8080).into(), 7),
                 (([0xfd90, 1, 0, 0, 0, 0, 0, 10], 8080).into(), 7),
             ],
+            quic_server_ids: Vec::new(),
         }],
         pairs: Vec::new(),
         additional_listeners: vec![Listener {

@@ -14,6 +14,7 @@ mod modes;
 mod other_host;
 mod previous_backends;
 mod priority;
+mod quic;
 mod related;
 mod reopened;
 mod replies;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Scenario> {
         modes::cases(),
         full_nat::cases(),
         toa::cases(),
+        quic::cases(),
         priority::cases(),
         previous_backends::cases(),
         martians::cases(),

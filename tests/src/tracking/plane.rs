@@ -141,6 +141,8 @@ impl Inner {
             Operation::PutBackends(backends) => {
                 state.backends.extend(backends.into_iter().map(|put| (put.id, put.backend)));
             }
+            Operation::PutQuicServers(servers) => state.quic_servers.extend(servers),
+            Operation::ClearQuicServers(keys) => state.quic_servers.retain(|key, _| !keys.contains(key)),
             Operation::ClearBackend(id) => drop(state.backends.remove(&id)),
             Operation::PutTables(tables) => {
                 state.tables.extend(tables.into_keys().map(|id| (id, ServerTable::default())));

@@ -31,6 +31,7 @@ mod one_way;
 mod other_host;
 mod pass_to_kernel;
 mod path_mtu;
+mod quic;
 mod refusals;
 mod reload;
 mod resilience;

@@ -81,6 +81,9 @@ impl Maps for SharedTable {
     fn is_listed(&self, _: u32, _: &Address) -> bool {
         false
     }
+    fn quic_server(&self, _: u32, _: u32) -> Option<Handle> {
+        None
+    }
     fn next_hop(&self, _: u32) -> Option<&NextHop> {
         self.hop.as_ref()
     }

@@ -100,6 +100,7 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         access,
         bandwidth,
         new_connections,
+        quic,
     } = listener;
     // It applies to TCP only. The idle timeout of UDP is constant.
     let established_timeout = (*protocol == Protocol::Tcp).then_some(idle_timeout);
@@ -121,6 +122,8 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         ("access_list_type", or_absent(access.as_ref(), |access| text(access.kind.name()))),
         ("bandwidth", or_absent(bandwidth.as_ref(), text)),
         ("new_connections", or_absent(*new_connections, number)),
+        ("quic.server_id_length", or_absent(quic.as_ref(), |quic| number(quic.server_id_length))),
+        ("quic.config_rotation", or_absent(quic.as_ref(), |quic| number(quic.config_rotation))),
         ("established_timeout", or_absent(established_timeout, duration)),
     ];
     fields.extend(target_fields::target(target));
@@ -136,14 +139,14 @@ pub(super) fn server_group(group: &ServerGroup) -> Fields {
 
 /// The address and port identify the server.
 pub(super) fn server(server: &ConfigServer) -> Fields {
-    let ConfigServer { address: _, port: _, weight } = server;
-    vec![("weight", number(weight.value()))]
+    let ConfigServer { address: _, port: _, weight, quic_server_id } = server;
+    vec![("weight", number(weight.value())), ("quic_server_id", or_absent(*quic_server_id, number))]
 }
 
 /// The address identifies the server.
 pub(super) fn default_server(server: &DefaultServer) -> Fields {
-    let DefaultServer { address: _, weight } = server;
-    vec![("weight", number(weight.value()))]
+    let DefaultServer { address: _, weight, quic_server_id } = server;
+    vec![("weight", number(weight.value())), ("quic_server_id", or_absent(*quic_server_id, number))]
 }
 
 /// The name identifies the list.

@@ -368,3 +368,26 @@ fn changed_limits_are_described() {
     );
     assert_eq!(words(&both, &with("bandwidth = \"100000kbit\"\nnew_connections = 1000\n")), [""; 0]);
 }
+
+#[test]
+fn changed_quic_settings_are_described() {
+    let with = |server: &str, listener: &str| {
+        shop(&[
+            ("address = \"10.0.0.21\"", &format!("address = \"10.0.0.21\"\n{server}")),
+            ("port = 53\n", &format!("port = 53\n{listener}")),
+        ])
+    };
+    let quic = with("quic_server_id = 17", "quic = { config_rotation = 1 }\n");
+    assert_eq!(
+        words(&shop(&[]), &quic),
+        [
+            "listener shop/dns: quic: server id length none -> 2",
+            "listener shop/dns: quic: config rotation none -> 1",
+            "default group of shop: server 10.0.0.21 quic server id none -> 17"
+        ]
+    );
+    assert_eq!(
+        words(&quic, &with("quic_server_id = 18", "quic = { config_rotation = 1 }\n")),
+        ["default group of shop: server 10.0.0.21 quic server id 17 -> 18"]
+    );
+}

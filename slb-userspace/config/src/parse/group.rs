@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use super::{families::Families, vips::Vips};
+use super::{families::Families, quic, vips::Vips};
 use crate::{
     diagnostic::{Diagnostic, Span},
     field::{Checker, UsedIds, Written},
@@ -223,10 +223,16 @@ fn build_server(
     let span = table.span();
     let endpoint = endpoint(checker, &span, raw.address.as_ref(), raw.port.as_ref(), vips);
     let weight = checker.weight(raw.weight.as_ref());
+    let quic_server_id = quic::server_id(checker, raw.quic_server_id.as_ref());
     let endpoint = endpoint?;
     let at = raw.address.as_ref().map_or(span, toml::Spanned::span);
     checker.unique(seen, endpoint, at, &format!("server `{endpoint}`"));
-    Some(ConfigServer { address: endpoint.ip(), port: endpoint.port(), weight: weight? })
+    Some(ConfigServer {
+        address: endpoint.ip(),
+        port: endpoint.port(),
+        weight: weight?,
+        quic_server_id: quic_server_id?,
+    })
 }
 
 /// Checks a server's address and port.

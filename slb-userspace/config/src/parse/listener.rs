@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    access_list, health_check, limits, mode, scheduling,
+    access_list, health_check, limits, mode, quic, scheduling,
     scope::{BalancerContext, BalancerScope},
     target, timeouts,
 };
@@ -61,6 +61,7 @@ pub(super) fn build(
     let on_no_healthy = on_no_healthy
         .map_or(Some(OnNoHealthy::Drop), |value| checker.choice("on_no_healthy", value, &ON_NO_HEALTHY));
     let scheduling = scheduling::build(checker, raw);
+    let quic = quic::build(checker, raw, protocol);
     let access = access_list::of_listener(checker, raw, scope.lists, scope.used_lists);
     let forwarding = mode::build(scope, raw, protocol);
     let mode = forwarding.map(|forwarding| forwarding.mode);
@@ -95,6 +96,7 @@ pub(super) fn build(
         access: access?,
         bandwidth: limits.bandwidth,
         new_connections: limits.new_connections,
+        quic: quic?,
     })
 }
 

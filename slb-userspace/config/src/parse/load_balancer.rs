@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use super::{
     families::Families,
-    group, listener,
+    group, listener, quic,
     scope::{BalancerContext, BalancerScope},
 };
 use crate::{
@@ -95,7 +95,13 @@ fn default_servers(
             scope.checker.unique(&mut seen, address, value.span(), &format!("server `{address}`"));
         }
         let weight = scope.checker.weight(raw.weight.as_ref());
-        servers.push(address.zip(weight).map(|(address, weight)| DefaultServer { address, weight }));
+        let quic_server_id = quic::server_id(scope.checker, raw.quic_server_id.as_ref());
+        servers.push(
+            address
+                .zip(weight)
+                .zip(quic_server_id)
+                .map(|((address, weight), quic_server_id)| DefaultServer { address, weight, quic_server_id }),
+        );
     }
     servers.into_iter().collect()
 }

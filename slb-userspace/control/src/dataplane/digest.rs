@@ -33,6 +33,25 @@ impl fmt::Display for Digest {
     }
 }
 
+impl Digest {
+    /// The digest of a service whose connection IDs name these servers, each with its server ID. Removed servers are left
+    /// out: they depend on a node's history.
+    #[must_use]
+    pub fn with_server_ids<'a>(
+        self,
+        service: &Service,
+        servers: impl IntoIterator<Item = (u32, &'a Backend)>,
+    ) -> Self {
+        if !service.policies().has(policy::QUIC) {
+            return self;
+        }
+        let configured = servers.into_iter().filter(|(_, backend)| backend.flags & Backend::REMOVED == 0);
+        // Their ids are in order.
+        let named = configured.map(|(id, backend)| (u64::from(id), hash_of_backend(Some(backend))));
+        Self(named.fold(step(self.0, service.quic.into()), |h, (id, server)| step(step(h, id), server)))
+    }
+}
+
 /// What the slots of a server table say: how many each server has, and a digest of their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SlotSummary {

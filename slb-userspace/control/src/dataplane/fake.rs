@@ -25,6 +25,7 @@ use self::visibility::{Object, ObjectKind};
 use super::{
     DataPlane, FlowTableAccess, FlushPredicate, GcVisitor, NewPath, TableContents,
     access_list::Networks,
+    quic_server::QuicServerKey,
     rehome::RehomeMap,
     state::{FlowRecord, MapState, Operation, PutBackend, ServerTable, to_address},
 };
@@ -181,6 +182,14 @@ impl FailurePoint {
                 backends.truncate(backends.len() / 2);
                 Some(Operation::PutBackends(backends))
             }
+            (Self::Halfway, Operation::PutQuicServers(mut servers)) => {
+                servers.truncate(servers.len() / 2);
+                Some(Operation::PutQuicServers(servers))
+            }
+            (Self::Halfway, Operation::ClearQuicServers(mut keys)) => {
+                keys.truncate(keys.len() / 2);
+                Some(Operation::ClearQuicServers(keys))
+            }
             (Self::Halfway, Operation::PutTables(tables)) => {
                 let half = tables.len() / 2;
                 Some(Operation::PutTables(tables.into_iter().take(half).collect()))
@@ -274,6 +283,8 @@ impl FakeDataPlane {
                     state.access_lists.insert(id, kept.into());
                 }
             }
+            Operation::PutQuicServers(servers) => state.quic_servers.extend(servers),
+            Operation::ClearQuicServers(keys) => state.quic_servers.retain(|key, _| !keys.contains(key)),
             Operation::ClearBackend(id) => drop(state.backends.remove(&id)),
             Operation::PutTables(tables) => state.tables.extend(tables),
             Operation::ClearTable(id) => drop(state.tables.remove(&id)),
@@ -347,6 +358,12 @@ fn check_consistency(state: &MapState) -> Result<()> {
                 }
                 Some(_) => {}
             }
+        }
+    }
+    for (QuicServerKey { table, server_id }, server) in &state.quic_servers {
+        let backend = state.backends.get(&BackendId::of(*server));
+        if backend.is_none_or(|backend| backend.handle != *server || backend.table() != *table) {
+            bail!("QUIC server ID {server_id} of table {table} names {server:?}, which is not there");
         }
     }
     for (id, backend) in &state.backends {

@@ -24,8 +24,8 @@ use slb_common::{
     datapath::flow_gc::{Clock, GcEntry},
 };
 
-use super::local_address_table::LocalAddressTable;
 pub use super::table_spec::{SlotOrder, TableMember, TableSpec};
+use super::{local_address_table::LocalAddressTable, quic_server::QuicServerKey};
 use crate::slot_migration::SlotMigration;
 use slb_config::model::Networks;
 
@@ -49,6 +49,8 @@ pub struct MapState {
     pub backends: BTreeMap<BackendId, Backend>,
     /// Access lists by id. None is empty.
     pub access_lists: BTreeMap<AccessListId, Networks>,
+    /// Servers by server table and QUIC server ID.
+    pub quic_servers: BTreeMap<QuicServerKey, Handle>,
     /// Next hops by id. Id 0 means none and is not used.
     pub next_hops: BTreeMap<NextHopId, NextHop>,
     /// Indexes of the interfaces through which packets may leave.
@@ -356,6 +358,10 @@ pub enum Operation {
     ClearAccessList(AccessListId, Networks),
     /// Writes servers.
     PutBackends(Vec<PutBackend>),
+    /// Writes servers under their QUIC server IDs.
+    PutQuicServers(Vec<(QuicServerKey, Handle)>),
+    /// Removes QUIC server IDs.
+    ClearQuicServers(Vec<QuicServerKey>),
     /// Clears a server.
     ClearBackend(BackendId),
     /// Builds server tables aside and replaces each by one write.

@@ -14,7 +14,7 @@ use slb_common::{
     datapath::ipip::outer_sum,
 };
 
-use super::{IdAllocator, Inputs, MapsFull, seconds};
+use super::{IdAllocator, Inputs, MapsFull, quic_servers::QuicServerIds, seconds};
 use crate::{
     dataplane::state::{MapState, ServerFilter, TableMember, backend_address, to_address},
     drain::{self, DrainState},
@@ -55,6 +55,8 @@ pub(super) struct ServerAssignment<'a> {
     pub(super) backends: Vec<(usize, BackendId, Backend)>,
     /// Id and entry of each server that only flows to be rehomed keep.
     pub(super) kept: Vec<(BackendId, Backend)>,
+    /// Servers by QUIC server ID.
+    pub(super) quic_servers: QuicServerIds,
     /// Times at which weights change by themselves.
     pub(super) steps: Vec<BootSecs>,
 }
@@ -80,6 +82,7 @@ impl<'a> ServerAssignment<'a> {
             in_use: actual.services.values().map(Service::table).collect(),
             backends: Vec::new(),
             kept: Vec::new(),
+            quic_servers: QuicServerIds::new(actual),
             steps: Vec::new(),
         }
     }
@@ -150,7 +153,9 @@ impl<'a> ServerAssignment<'a> {
             TableMember { backend: id, address, weight }
         });
         let backend = Backend { handle, next_hop: next_hop.index(), lookup_table: table.index(), ..backend };
-        self.backends.push((number, id, with_drain(backend, leaving)));
+        let backend = with_drain(backend, leaving);
+        self.quic_servers.put_configured(table, server.quic_server_id, &backend);
+        self.backends.push((number, id, backend));
         member
     }
 
@@ -170,6 +175,7 @@ impl<'a> ServerAssignment<'a> {
             Some(_) => ids.backend(self.actual)?,
         };
         let backend = Backend { handle, lookup_table: table.index(), ..self.removed_entry(known, ids)? };
+        self.quic_servers.keep(table, known.backend.handle, handle);
         self.backends.push((number, id, with_drain(backend, leaving)));
         Ok(())
     }
@@ -186,6 +192,7 @@ impl<'a> ServerAssignment<'a> {
             for server in known.of(*table) {
                 if let Some(leaving) = self.removed(server, *table, None) {
                     let backend = self.removed_entry(server, ids)?;
+                    self.quic_servers.keep(*table, backend.handle, backend.handle);
                     self.kept.push((server.id, with_drain(backend, leaving)));
                 }
             }

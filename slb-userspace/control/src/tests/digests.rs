@@ -7,9 +7,9 @@ use crate::dataplane::{
     digest::{Digest, SlotSummary, all},
     state::MapState,
 };
-use slb_common::abi::ids::TableId;
+use slb_common::abi::ids::{BackendId, TableId};
 use slb_config::{
-    model::{Config, Scheduler},
+    model::{Config, QuicRouting, Scheduler},
     samples::shop,
 };
 
@@ -25,7 +25,10 @@ fn digests(state: &MapState) -> (Digest, BTreeMap<u16, Digest>) {
             assert_eq!(SlotSummary::read(lookup_table.current_backends(), &state.backends), *summary);
             let servers = state.backends.values();
             let servers = servers.filter(|backend| backend.table() == service.table());
-            (service, summary.of_service(service, servers, state.settings.seed))
+            let named = state.quic_servers.iter().filter(|(key, _)| key.table == service.table());
+            let named = named.map(|(key, server)| (key.server_id, &state.backends[&BackendId::of(*server)]));
+            let digest = summary.of_service(service, servers, state.settings.seed);
+            (service, digest.with_server_ids(service, named))
         })
         .collect();
     let by_port = digests.iter().map(|(service, digest)| (u16::from_be(service.port), *digest)).collect();
@@ -138,4 +141,22 @@ fn change_of_one_group_changes_only_its_listeners_digests() {
     assert_ne!(after, before);
     assert_ne!(changed[&80], by_port[&80]);
     assert_eq!(changed[&81], by_port[&81]);
+}
+
+#[test]
+fn digests_of_quic_listeners_depend_on_server_ids_and_format() {
+    let config = |id: u32, quic: Option<u8>| {
+        let mut config = group(&[(1, 100), (2, 100)]);
+        config.server_groups[0].servers[0].quic_server_id = Some(id);
+        config.load_balancers[0].listeners[0].quic =
+            quic.map(|config_rotation| QuicRouting { server_id_length: 2, config_rotation });
+        of_node(&[&config]).1
+    };
+    assert_eq!(config(7, None), config(8, None));
+    let distinct =
+        [config(7, None)[&80], config(7, Some(0))[&80], config(8, Some(0))[&80], config(7, Some(1))[&80]];
+    for (n, digest) in distinct.iter().enumerate() {
+        assert!(!distinct[..n].contains(digest), "{distinct:?}");
+    }
+    assert_eq!(config(7, Some(0))[&81], config(8, Some(1))[&81], "the other listener has no QUIC");
 }

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use slb_api::types::{ApiAccessList, ApiAccessListKind, ApiListener, ApiOutage, ApiRunState, ApiSourcePorts};
+use slb_api::types::{
+    ApiAccessList, ApiAccessListKind, ApiListener, ApiOutage, ApiQuic, ApiRunState, ApiServer, ApiSourcePorts,
+};
 
 pub(super) fn heading(balancer: &str, listener: &ApiListener) -> String {
     let addresses: Vec<_> = listener
@@ -22,13 +24,14 @@ pub(super) fn heading(balancer: &str, listener: &ApiListener) -> String {
         ApiRunState::Stopped => "stopped".to_owned(),
     };
     format!(
-        "{balancer}/{} {} {} -> {} ({}{}{}): {traffic}",
+        "{balancer}/{} {} {} -> {} ({}{}{}{}): {traffic}",
         listener.name,
         listener.protocol,
         addresses.join(", "),
         listener.server_group.as_deref().unwrap_or("default server group"),
         listener.mode,
         if listener.toa { "; toa" } else { "" },
+        listener.quic.as_ref().map_or_else(String::new, quic),
         listener.access_list.as_ref().map_or_else(String::new, access_list),
     )
 }
@@ -46,6 +49,19 @@ pub(super) fn source_ports(listener: &ApiListener) -> String {
             "source ports: at most {used} of {most} used ({share:.1} %), of {local_address} to {server}\n"
         )
     })
+}
+
+/// Routing by connection ID, after the mode of a listener.
+fn quic(quic: &ApiQuic) -> String {
+    let ApiQuic { server_id_length, config_rotation } = quic;
+    let noun = if *server_id_length == 1 { "octet" } else { "octets" };
+    format!("; quic: server IDs of {server_id_length} {noun}, config rotation {config_rotation}")
+}
+
+/// The address of a server, and its QUIC server ID if it has one.
+pub(super) fn server_address(server: &ApiServer) -> String {
+    let id = server.quic_server_id.map_or_else(String::new, |id| format!(" (QUIC server ID {id})"));
+    format!("{}{id}", server.address)
 }
 
 /// The access list of a listener, after its mode.

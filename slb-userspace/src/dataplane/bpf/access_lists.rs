@@ -71,7 +71,8 @@ fn aya_key(key: &AccessKey) -> lpm_trie::Key<Words> {
     lpm_trie::Key::new(key.prefix, [key.list, a, b, c, d])
 }
 
-fn is_missing(error: &MapError) -> bool {
+/// Whether a key to remove is not in a map.
+pub(super) fn is_missing(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound => true,
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),

@@ -9,7 +9,7 @@ use slb_common::{abi::programs::TailCalled, datapath::flow_gc::buckets_of};
 use super::{
     map_shapes::{FLOWS, MAP_SHAPES, MapShape, SOURCES},
     pins::Pins,
-    sources,
+    quic_servers, sources,
     xdp::{self, Program},
 };
 
@@ -41,6 +41,8 @@ impl MapSizes {
             "BACKENDS" | "BACKEND_COUNTERS" | "CONNECTIONS" => Some(self.backends),
             // Enough for the next hops of all servers before and after a change. Id 0 means none.
             "NEXT_HOPS" => Some(2 * self.backends + 1),
+            // Enough for the IDs of all servers before and after a change.
+            quic_servers::NAME => Some(2 * self.backends),
             _ => None,
         }
     }

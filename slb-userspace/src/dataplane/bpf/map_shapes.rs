@@ -20,7 +20,7 @@ use slb_common::abi::{
 
 use crate::advice::{Attempt, with_advice};
 
-use super::{access_lists, syscall};
+use super::{access_lists, quic_servers, syscall};
 
 /// Properties of a pinned map. A pinned map with other ones is not used.
 #[derive(Debug, PartialEq)]
@@ -66,7 +66,7 @@ pub(super) const INTERFACE_TABLE: &str = "INTERFACE_TABLE";
 pub(super) const OWN_MACS: &str = "OWN_MACS";
 
 /// All pinned maps of the daemon, except the program arrays.
-pub(super) const MAP_SHAPES: [MapShape; 20] = [
+pub(super) const MAP_SHAPES: [MapShape; 21] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
     of_maps("SERVICE_INDEX", size_of::<ServiceIndex>(), 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
@@ -74,6 +74,7 @@ pub(super) const MAP_SHAPES: [MapShape; 20] = [
     sized("BACKENDS", MapType::Array, size_of::<Backend>()),
     sized("NEXT_HOPS", MapType::Array, size_of::<NextHop>()),
     shape(access_lists::NAME, MapType::LpmTrie, size_of::<AccessKey>(), 4, MAX_ENTRIES),
+    MapShape { key: 8, ..sized(quic_servers::NAME, MapType::Hash, 8) },
     shape(RESIZING, MapType::Array, 4, size_of::<u64>(), 1),
     sized(FLOWS, MapType::Array, size_of::<FlowWords>()),
     // After the flow table, whose size decides on its own.

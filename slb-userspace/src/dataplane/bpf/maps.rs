@@ -33,6 +33,7 @@ use super::{
     mapped_array::MappedArray,
     pinned_map,
     pins::Pins,
+    quic_servers::QuicServers,
     seeds, syscall,
 };
 use crate::dataplane::counters::{CounterSnapshot, sum, sum_drops};
@@ -61,6 +62,7 @@ pub struct Maps {
     backends: MapData,
     next_hops: MapData,
     access_lists: AccessLists,
+    quic_servers: QuicServers,
     round_robin: MapData,
     token_buckets: MapData,
     connection_counts: MapData,
@@ -101,6 +103,7 @@ impl Maps {
             backends: MapData::from_pin(pins.map("BACKENDS"))?,
             next_hops: MapData::from_pin(pins.map("NEXT_HOPS"))?,
             access_lists: AccessLists::open(pins)?,
+            quic_servers: QuicServers::open(pins)?,
             round_robin: MapData::from_pin(pins.map("ROUND_ROBIN"))?,
             token_buckets: MapData::from_pin(pins.map("TOKEN_BUCKETS"))?,
             connection_counts: MapData::from_pin(pins.map("CONNECTIONS"))?,
@@ -313,6 +316,7 @@ impl DataPlane for Maps {
             settings: ControlSettings { seed: control.seed, generation: control.generation },
             index: self.index()?,
             access_lists: self.access_lists.read()?,
+            quic_servers: self.quic_servers.read()?,
             ..MapState::default()
         };
         syscall::for_each(self.services.fd().as_fd(), |id, service: Service| {
@@ -392,6 +396,8 @@ impl DataPlane for Maps {
             }
             Operation::PutAccessList(id, networks) => self.access_lists.put(*id, networks)?,
             Operation::ClearAccessList(id, networks) => self.access_lists.clear(*id, networks)?,
+            Operation::PutQuicServers(servers) => self.quic_servers.put(servers)?,
+            Operation::ClearQuicServers(keys) => self.quic_servers.clear(keys)?,
             Operation::ClearBackend(id) => set(&self.backends, id.index(), Backend::default())?,
             Operation::PutTables(tables) => self.put_tables(tables)?,
             Operation::ClearTable(id) => {

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use slb_common::abi::{
     policy_set::PolicySet,
     protocol::IpProtocol,
+    quic::CidFormat,
     service::{Service, policy},
 };
 
 use super::{limits, padded_name};
 use crate::server::configured_ids::ConfiguredIds;
-use slb_api::types::{self as api, ApiAccessList, ApiAccessListKind, ApiCounters, ApiListener};
+use slb_api::types::{self as api, ApiAccessList, ApiAccessListKind, ApiCounters, ApiListener, ApiQuic};
 use slb_config::model::{AccessListKind, Config, ListenerAccess, ListenerTarget, Mode, Protocol};
 
 /// A running listener without servers and traffic.
@@ -33,6 +34,7 @@ pub(super) fn empty_listener(service: &Service, ids: &ConfiguredIds<'_>) -> ApiL
         server_group_id: group.as_deref().and_then(|group| ids.group(group)).map(ToString::to_string),
         server_group: group,
         access_list,
+        quic: service.policies().has(policy::QUIC).then(|| quic(CidFormat::from_number(service.quic))),
         limits: limits::of_service(service),
         counters: ApiCounters::default(),
         current_flows: None,
@@ -51,6 +53,10 @@ const fn access_list_kind(policies: PolicySet) -> Option<ApiAccessListKind> {
     } else {
         None
     }
+}
+
+const fn quic(format: CidFormat) -> ApiQuic {
+    ApiQuic { server_id_length: format.server_id_len() as u8, config_rotation: format.config_rotation() }
 }
 
 fn configured_access_list(access: &ListenerAccess) -> ApiAccessList {
@@ -99,6 +105,7 @@ pub(super) fn stopped<'a>(
             server_group: group.map(str::to_owned),
             server_group_id: group.and_then(|group| ids.group(group)).map(ToString::to_string),
             access_list: listener.access.as_ref().map(configured_access_list),
+            quic: listener.quic.map(|routing| quic(routing.format())),
             limits: limits::of_configured(listener),
             counters: ApiCounters::default(),
             current_flows: None,

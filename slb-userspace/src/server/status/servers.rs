@@ -7,6 +7,7 @@ use std::{
 };
 
 use slb_common::abi::{
+    Handle,
     backend::Backend,
     health::ServerHealth,
     ids::{BackendId, NextHopId, TableId},
@@ -19,6 +20,7 @@ use slb_api::types::{self as api, ApiHealth, ApiNextHop, ApiServer, ApiSourcePor
 use slb_control::{
     dataplane::{
         digest::{Digest, SlotSummary},
+        quic_server::QuicServerKey,
         state::{MapState, backend_address, mac},
     },
     source_usage::{ServerEndpoint, SourcePorts, SourceUsage},
@@ -34,6 +36,7 @@ pub(super) struct Servers<'a> {
     tracked: BTreeSet<TableId>,
     next_hops: BTreeMap<NextHopId, ApiNextHop>,
     source_ports: BTreeMap<ServerEndpoint, ApiSourcePorts>,
+    quic_server_ids: BTreeMap<Handle, u32>,
 }
 
 impl<'a> Servers<'a> {
@@ -48,7 +51,10 @@ impl<'a> Servers<'a> {
             .map(|(id, hop)| (*id, ApiNextHop { interface: hop.ifindex, mac: mac(hop.macs.receiver()) }));
         let next_hops = next_hops.collect();
         let source_ports = fullest(context.sources);
-        Self { state, readings, context, by_table, tracked: tracked(state), next_hops, source_ports }
+        let quic_server_ids =
+            state.quic_servers.iter().map(|(key, server)| (*server, key.server_id)).collect();
+        let tracked = tracked(state);
+        Self { state, readings, context, by_table, tracked, next_hops, source_ports, quic_server_ids }
     }
 
     /// Documents of the servers in a service's table. Removed servers without connections are not shown.
@@ -75,7 +81,17 @@ impl<'a> Servers<'a> {
         let none = SlotSummary::default();
         let summary = self.summary(service.table()).unwrap_or(&none);
         let servers = self.in_table(service.table()).map(|(_, backend)| backend);
-        summary.of_service(service, servers, self.state.settings.seed)
+        let digest = summary.of_service(service, servers, self.state.settings.seed);
+        digest.with_server_ids(service, self.named(service.table()))
+    }
+
+    /// The servers of a table that have QUIC server IDs, in the order of these.
+    fn named(&self, table: TableId) -> impl Iterator<Item = (u32, &'a Backend)> {
+        let key = |server_id| QuicServerKey { table, server_id };
+        let named = self.state.quic_servers.range(key(0)..=key(u32::MAX));
+        named.filter_map(|(key, server)| {
+            Some((key.server_id, self.state.backends.get(&BackendId::of(*server))?))
+        })
     }
 
     /// What the slots of a table say; `None` if there is no table.
@@ -106,6 +122,7 @@ impl<'a> Servers<'a> {
         ApiServer {
             address,
             weight: backend.weight,
+            quic_server_id: self.quic_server_ids.get(&backend.handle).copied(),
             health: health(backend),
             set: context.set.get(&(table, address)).cloned(),
             detail: context.details.get(&(table, address)).cloned(),

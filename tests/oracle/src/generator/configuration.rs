@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{access, listener_limits::with_limits};
+use super::{access, listener_limits::with_limits, quic};
 use crate::{
     choices::Choices,
     world::{
@@ -98,7 +98,7 @@ pub fn world(choices: &mut impl Choices) -> World {
                 let mut listener = listener(choices, SocketAddr::new(vip, port), &world);
                 if is_spread && choices.below(4) > 0 {
                     (listener.mode, listener.protocol) = (Mode::Nat, Protocol::Tcp);
-                    listener.toa = false;
+                    (listener.toa, listener.quic) = (false, None);
                     listener.table = Some(usize::from(port - 80) / 2 * 2 % TABLES + family);
                 }
                 world.listeners.push(with_limits(choices, listener));
@@ -214,5 +214,6 @@ fn listener(choices: &mut impl Choices, at: SocketAddr, world: &World) -> Listen
         access: access::of_listener(choices),
         bandwidth: None,
         new_connections: None,
+        quic: quic::of_listener(choices, protocol),
     }
 }

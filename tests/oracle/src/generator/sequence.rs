@@ -15,6 +15,7 @@ use super::{
     configuration::{CLIENT_MACS, CLIENTS, FAR_MACS, NEAR_MACS, VIPS},
     frame::{Built, Content, Draft},
     mutation::mutated,
+    quic,
 };
 use crate::{
     choices::Choices,
@@ -197,6 +198,10 @@ impl SequenceDraft<'_> {
         self.asked.push((client, number));
         let listener = self.world.listeners[number];
         let content = self.transport(choices, listener.protocol, [client.port(), listener.at.port()], true);
+        let content = match listener.quic {
+            Some(quic) => quic::datagram(choices, self.world, quic, content),
+            None => content,
+        };
         let draft = between(client.ip(), listener.at.ip(), sender, content);
         let server = listener.table.and_then(|table| self.world.tables[table].members.first());
         match server.map(|server| self.world.servers[*server].at) {

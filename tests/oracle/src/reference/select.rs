@@ -16,11 +16,13 @@ pub(super) struct Selected {
     pub(super) is_new: bool,
     /// Whether the packet goes to the server as a RST.
     pub(super) is_finished: bool,
+    /// Whether its connection ID has chosen the server.
+    pub(super) is_named: bool,
 }
 
 impl Selected {
     const fn known(server: usize) -> Self {
-        Self { server, is_new: false, is_finished: false }
+        Self { server, is_new: false, is_finished: false, is_named: false }
     }
 }
 
@@ -52,12 +54,19 @@ impl<S: Slots> Reference<'_, S> {
             }
             None => false,
         };
+        if let Some(server) = self.named(packet, &listener)
+            && !listener.mode.sees_replies()
+            && !listener.track
+        {
+            self.check_hop(server)?;
+            return Ok(Selected { is_named: true, ..Selected::known(server) });
+        }
         if !listener.mode.sees_replies() && !listener.track && !is_migrating {
             let slots = self.slots_of(packet, number, &listener)?;
             let server = self.current(packet, slots[0])?;
             self.check_hop(server)?;
             let is_new = packet.segment.is_syn() && !packet.is_rst();
-            return Ok(Selected { server, is_new, is_finished: false });
+            return Ok(Selected { is_new, ..Selected::known(server) });
         }
         let key = (packet.source, protocol, number);
         match self.known(packet, key, &listener, arrival)? {
@@ -72,6 +81,26 @@ impl<S: Slots> Reference<'_, S> {
             Some(Known::Anew) => self.begin(packet, key, &listener, arrival, false),
             None => self.begin(packet, key, &listener, arrival, true),
         }
+    }
+
+    /// The server that the packet's connection ID names, if it may have the packet.
+    fn named(&self, packet: &Packet, listener: &Listener) -> Option<usize> {
+        let (id, may_begin) = packet.server_id(listener.quic?)?;
+        let (_, server) = self.world.quic_servers(listener.table?).find(|(named, _)| *named == id)?;
+        let state = self.world.servers[server].state;
+        let may_have = if may_begin { state == ServerState::Up } else { state.is_alive() };
+        may_have.then_some(server)
+    }
+
+    /// Whether a flow to a named server could be told from others, and its replies would return.
+    fn may_begin(&self, packet: &Packet, key: FlowKey, server: usize) -> bool {
+        let at = self.world.servers[server].at;
+        if !self.world.listeners[key.2].mode.sees_replies() {
+            return true;
+        }
+        let has_local = self.world.locals.iter().any(|local| local.is_ipv4() == at.is_ipv4());
+        let is_hairpin = at.ip() == packet.source.ip() && !has_local;
+        !is_hairpin && !self.conflicting(key).iter().any(|other| self.world.servers[*other].at == at)
     }
 
     fn check_hop(&self, server: usize) -> Result<(), Refusal> {
@@ -184,12 +213,16 @@ impl<S: Slots> Reference<'_, S> {
         if is_new && self.flows.get(&key).is_none_or(has_ended) {
             self.check_new_connection(key.2)?;
         }
-        let (server, previous) = self.by_hash(packet, key, listener)?;
+        let named = self.named(packet, listener).filter(|server| self.may_begin(packet, key, *server));
+        let (server, previous) = match named {
+            Some(server) => (server, None),
+            None => self.by_hash(packet, key, listener)?,
+        };
         self.check_hop(server)?;
         let is_finished = packet.is_mid_stream()
             && self.world.servers[server].state == ServerState::Terminating
             && !packet.is_rst();
-        let selected = Selected { server, is_new, is_finished };
+        let selected = Selected { server, is_new, is_finished, is_named: named.is_some() };
         // The hash finds the flow of a slot whose previous backend is the current one, too.
         let is_found = !sees_replies && is_first && !listener.track && is_syn && previous == Some(server);
         // A RST begins no flow.

@@ -33,7 +33,7 @@ impl<S: Slots> Reference<'_, S> {
         let protocol = self.world.listeners[listener].protocol;
         let was_assured = self.flows.get(&(packet.source, protocol, listener)).map(|flow| flow.marks.assured);
         let selected = self.select(packet, listener, path)?;
-        let Selected { server: number, is_new, is_finished } = selected;
+        let Selected { server: number, is_new, is_finished, is_named } = selected;
         // The server may take any SYN for the beginning of a connection.
         let may_open = packet.segment.is_syn() || was_assured == Some(false);
         let is_opening = is_new || (may_open && was_assured.is_some() && !is_finished && !packet.is_rst());
@@ -90,6 +90,7 @@ impl<S: Slots> Reference<'_, S> {
         }
         let opening = (has_toa && changes_options).then_some(Group::ToServerWithClientOption);
         let group = opening.or_else(|| packet.tag_change(&frame));
+        let group = group.or_else(|| is_named.then_some(Group::ToServerByConnectionId));
         Ok(Sent { out: hop.interface, action: Action::Forward, reason, frame, group })
     }
 

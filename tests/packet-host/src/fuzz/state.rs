@@ -13,6 +13,7 @@ use slb_common::{
         ids::{AccessListId, BackendId, NextHopId, ServiceId, TableId},
         interface::{self, EXTRA_MACS, InterfaceProperties, NO_MAC, own_mac_key, slot},
         mac_word,
+        quic::CidFormat,
         service::{Service, ServiceIndex, mode, policy},
         tunnel::Tunnel,
     },
@@ -20,8 +21,9 @@ use slb_common::{
     net::{headers::protocol, vlan::Vlan},
 };
 use slb_control::{
-    dataplane::state::{
-        ControlSettings, MapState, ServerTable, SlotOrder, TableMember, TableSpec, to_address,
+    dataplane::{
+        quic_server::QuicServerKey,
+        state::{ControlSettings, MapState, ServerTable, SlotOrder, TableMember, TableSpec, to_address},
     },
     ids::entry,
     slot::Slot,
@@ -81,6 +83,12 @@ pub fn state(world: &World) -> MapState {
     }
     for (number, table) in world.tables.iter().enumerate() {
         state.tables.insert(TableId::new(table_id(number)), server_table(table, &world.servers));
+    }
+    for number in 0..world.tables.len() {
+        let table = TableId::new(table_id(number));
+        state.quic_servers.extend(world.quic_servers(number).map(|(server_id, server)| {
+            (QuicServerKey { table, server_id }, Handle::new(self::server_id(server), 1))
+        }));
     }
     let lists = world.access_lists.iter().enumerate().filter(|(_, networks)| !networks.is_empty());
     for (number, networks) in lists {
@@ -176,6 +184,7 @@ fn service(world: &World, listener: &Listener) -> Service {
         (listener.follow, policy::FOLLOW),
         (listener.by_client, policy::BY_CLIENT),
         (listener.toa, policy::TOA),
+        (listener.quic.is_some(), policy::QUIC),
         (listener.bandwidth.is_some(), policy::LIMIT_BANDWIDTH),
         (listener.new_connections.is_some(), policy::LIMIT_NEW_CONNECTIONS),
     ] {
@@ -199,6 +208,7 @@ fn service(world: &World, listener: &Listener) -> Service {
         lookup_table: listener.table.map_or(99, table_id),
         idle_timeout: listener.idle,
         policy: policies,
+        quic: listener.quic.map_or(0, |quic| CidFormat::new(quic.length, quic.rotation).number()),
         access_list: list.map_or(AccessListId::EMPTY.index(), list_id),
         bandwidth: listener.bandwidth.unwrap_or_default(),
         new_connections: listener.new_connections.unwrap_or_default(),

@@ -73,7 +73,9 @@ fn daemon(choices: &mut Choices<'_>) -> String {
 fn group(id: &str, choices: &mut Choices<'_>) -> String {
     let servers = ["10.0.0.11", "10.0.0.12", "fd00::13"].iter().filter_map(|address| {
         let weight = choices.of(&[100, 7, 0]);
-        (!choices.is()).then(|| format!("{{ address = \"{address}\", port = 80, weight = {weight} }}"))
+        let id = choices.of(&["", ", quic_server_id = 7", ", quic_server_id = 70000"]);
+        let id = if address.ends_with('1') { id } else { "" };
+        (!choices.is()).then(|| format!("{{ address = \"{address}\", port = 80, weight = {weight}{id} }}"))
     });
     let mut servers: Vec<_> = servers.collect();
     servers.push("{ address = \"10.0.0.19\", port = 80 }".to_owned());
