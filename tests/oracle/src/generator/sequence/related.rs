@@ -61,7 +61,7 @@ impl SequenceDraft<'_> {
         let content = Content::Icmp([head[0], head[1]], [&head[2..], &embedded].concat());
         // Errors about tunnel packets.
         let ((v4, v6), (by_flow_v4, by_flow_v6)) = (self.world.tunnel, self.world.tunnel_by_flow);
-        let flow = choices.below(1 << 16) as u32;
+        let flow = choices.below(1 << 16);
         let tunnel: IpAddr = if is_v4 {
             Ipv4Addr::from_bits(v4.to_bits() | flow & by_flow_v4).into()
         } else {
