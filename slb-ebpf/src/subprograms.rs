@@ -20,7 +20,7 @@ use slb_common::{
         quic::NamedServer,
         schedule::{self, SchedulerResult},
         schedule_calls::ScheduleCalls,
-        tracked::{self, PackedDisposition},
+        tracked::{self, EntryQuestion, PackedDisposition},
         unmatched::{self, UnmatchedDecision},
     },
     opaque::opaque,
@@ -146,9 +146,9 @@ impl PathCalls for BpfMaps {
         packet: &Packet,
         service: &IndexEntry,
         arrival: ClientPath,
-        distance: u32,
+        question: EntryQuestion,
     ) -> PackedDisposition {
-        PackedDisposition(opaque(slb_flow_disposition(self.0, packet, service, arrival.0, distance.into())))
+        PackedDisposition(opaque(slb_flow_disposition(self.0, packet, service, arrival.0, question.0)))
     }
 
     #[inline(always)]
@@ -262,12 +262,13 @@ extern "C" fn slb_flow_disposition(
     packet: *const Packet,
     service: *const IndexEntry,
     arrival: u64,
-    distance: u64,
+    question: u64,
 ) -> u64 {
     // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
     match unsafe { (packet.as_ref(), service.as_ref()) } {
         (Some(packet), Some(service)) => {
-            tracked::disposition(packet, service, ClientPath(arrival), distance as u32, &BpfMaps(ctx)).0
+            let question = EntryQuestion(question);
+            tracked::disposition(packet, service, ClientPath(arrival), question, &BpfMaps(ctx)).0
         }
         _ => PackedDisposition::NO_ENTRY.0,
     }

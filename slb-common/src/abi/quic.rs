@@ -1,6 +1,6 @@
 //! QUIC connection IDs that name a server: the format of a listener's IDs, and the map from server ID to server.
 //!
-//! The format is the unencrypted one of QUIC-LB (draft-ietf-quic-load-balancers, 5.2): an octet with the config rotation
+//! The format is the unencrypted one of QUIC-LB (draft-ietf-quic-load-balancers-19, 5.2): an octet with the config rotation
 //! in its three upper bits, the server ID, and octets that the server is free to choose.
 
 /// Most octets of a server ID.

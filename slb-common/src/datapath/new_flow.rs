@@ -119,7 +119,7 @@ impl<T: PathCalls> Request<'_, '_, T> {
             // Without an entry replies cannot be translated: it holds the VIP and the client path.
             return Err(Refusal::drop(Reason::FlowTableFull));
         }
-        // Later packets have a connection ID of the same server.
+        // The next packet of the connection names this server, too.
         if scheduled.is_named() {
             return Ok(selection);
         }
@@ -182,6 +182,9 @@ fn schedule<T: ScheduleCalls>(
         NamedServer::NONE => SchedulerResult::NO_SERVER,
         named => maps.server_by_connection_id(packet, service, conflicts.0, named),
     };
+    if chosen.is_refused() && chosen != SchedulerResult::NO_SERVER {
+        return chosen;
+    }
     if chosen.is_refused()
         && !is_tcp
         && !mode::sees_replies(service.mode)

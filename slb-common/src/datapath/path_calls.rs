@@ -6,7 +6,7 @@ use super::{
     limits,
     parse::Packet,
     schedule_calls::ScheduleCalls,
-    tracked::{self, PackedDisposition},
+    tracked::{self, EntryQuestion, PackedDisposition},
     unmatched::{self, UnmatchedDecision},
 };
 use crate::abi::{flow::ClientPath, service::IndexEntry, token_bucket::Limit};
@@ -31,9 +31,9 @@ pub trait PathCalls: ScheduleCalls {
         packet: &Packet,
         service: &IndexEntry,
         arrival: ClientPath,
-        distance: u32,
+        question: EntryQuestion,
     ) -> PackedDisposition {
-        tracked::disposition(packet, service, arrival, distance, self)
+        tracked::disposition(packet, service, arrival, question, self)
     }
     /// [`insert::insert`], a BPF subprogram.
     fn insert_flow(&self, packet: &Packet, service: &IndexEntry, arrival: ClientPath, new: NewFlow) -> bool {

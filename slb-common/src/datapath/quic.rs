@@ -98,21 +98,22 @@ fn named(frame: &Frame<'_>, transport: usize, len: usize, format: CidFormat) -> 
     Some(NamedServer::new(id, may_begin))
 }
 
-/// Whether connection IDs decide on a service's packets alone. Of a tracked flow, the entry decides first.
-#[inline(always)]
-pub(super) const fn decides_alone(service: &IndexEntry) -> bool {
-    service.policy & (policy::QUIC | policy::TRACK) == policy::QUIC && !mode::sees_replies(service.mode)
-}
-
-/// The server that a connection ID names; `None` if it names none, or one that may not have the packet. A server that
-/// takes no new flows gets no packet that may begin a connection.
+/// The server that a connection ID names; `None` if it names none, or one that may not have the packet.
+///
+/// The client may have chosen the connection ID of a packet that may begin a connection. A server that takes no new flows
+/// gets no such packet. Where flows are tracked none counts: the entry has the handshake, during which no client may move
+/// (RFC 9000, 9), and a client cannot pick a server past the scheduler.
 #[inline(always)]
 pub(super) fn backend<'t, T: Maps>(
     named: NamedServer,
     service: &IndexEntry,
     maps: &'t T,
 ) -> Option<&'t Backend> {
-    let server: Handle = maps.quic_server(service.lookup_table, named.id()?)?;
+    let id = named.id()?;
+    if named.may_begin() && (service.policy & policy::TRACK != 0 || mode::sees_replies(service.mode)) {
+        return None;
+    }
+    let server: Handle = maps.quic_server(service.lookup_table, id)?;
     let backend = maps.backend(server.id())?;
     let needed = if named.may_begin() { Backend::ALIVE | Backend::ACCEPTS_NEW } else { Backend::ALIVE };
     // The ID may have been read before a new server got the entry.

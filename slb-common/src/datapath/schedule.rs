@@ -250,14 +250,18 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
         Err(self.number(Reason::PortConflict))
     }
 
-    /// The server that a connection ID names, also one that takes no new flows: the connection may be an old one.
+    /// The server that a connection ID names, also one that takes no new flows: the connection may be an old one. Any other
+    /// reason than [`Reason::NoServer`] says that this server cannot have the packet, and no other one has the connection.
     #[inline(always)]
     fn by_connection_id(&self, named: NamedServer) -> Result<(u32, u32), ReasonNumber> {
         let backend = quic::backend(named, self.service, self.maps).ok_or(self.number(Reason::NoServer))?;
-        let has_conflict = mode::sees_replies(self.service.mode)
-            && (self.is_hairpin(backend) || self.conflicts.include(backend));
-        if has_conflict {
-            return Err(self.number(Reason::PortConflict));
+        if mode::sees_replies(self.service.mode) {
+            if self.is_hairpin(backend) {
+                return Err(self.number(Reason::Hairpin));
+            }
+            if self.conflicts.include(backend) {
+                return Err(self.number(Reason::PortConflict));
+            }
         }
         Ok((backend.handle.id(), NO_BACKEND))
     }

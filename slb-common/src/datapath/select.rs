@@ -21,13 +21,13 @@ use super::{
     path_calls::PathCalls,
     refusal::Refusal,
     slots::{current_backend, hash_of},
-    tracked::{Disposition, PackedDisposition, Request, Selection, found},
+    tracked::{Disposition, EntryQuestion, PackedDisposition, Request, Selection, found},
 };
 use crate::{
     abi::{
         backend::Backend,
         flow::{Client, state},
-        lookup_table::LookupTable,
+        lookup_table::{LookupTable, NO_BACKEND},
         programs::TailCalled,
         service::{mode, policy},
         source::Source,
@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Selects the server of a packet of an untracked flow. `None` where the flow is tracked. `named` is the server that the
-/// packet's connection ID names, if that decides alone.
+/// packet's connection ID names, which decides alone.
 #[inline(always)]
 pub(super) fn select_untracked<'t, const FAST: bool, T: PathCalls>(
     request: &Request<'t, '_, T>,
@@ -45,15 +45,15 @@ pub(super) fn select_untracked<'t, const FAST: bool, T: PathCalls>(
     named: Option<&'t Backend>,
 ) -> Result<Option<Selection<'t>>, Refusal> {
     let Request { packet, service, index, maps, .. } = *request;
+    if mode::sees_replies(mode) || service.policy & policy::TRACK != 0 {
+        return Ok(None);
+    }
     if let Some(backend) = named {
         // As below.
         if FAST && index.may_be_martian(&packet.source) {
             return Err(Refusal::DECLINE);
         }
         return Ok(Some(Selection::new(backend, false, maps)?));
-    }
-    if mode::sees_replies(mode) || service.policy & policy::TRACK != 0 {
-        return Ok(None);
     }
     // The slow path checks for martian sources first.
     let not_ready = if FAST { Refusal::DECLINE } else { Refusal::drop(Reason::NotReady) };
@@ -71,12 +71,13 @@ pub(super) fn select_untracked<'t, const FAST: bool, T: PathCalls>(
     Ok(Some(Selection::new(current_backend(packet, slot, maps)?, is_new, maps)?))
 }
 
-/// Selects the server of a packet of a tracked flow in the fast path; `frame` holds the packet. Declines where the
-/// entry does not decide alone.
+/// Selects the server of a packet of a tracked flow in the fast path; `frame` holds the packet, and its connection ID
+/// names the server `named`. Declines where the entry does not decide alone.
 #[inline(always)]
 pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
     request: &Request<'t, '_, T>,
     frame: &Frame<'_>,
+    named: Option<&Backend>,
 ) -> Result<Selection<'t>, Refusal> {
     let packet = &request.packet.numbered(frame).ok_or(Reason::Truncated)?;
     let request = &Request { packet, ..*request };
@@ -88,6 +89,10 @@ pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
         return Err(Refusal::DECLINE);
     }
     let found = found(&flows, &query, distance, service).ok_or(Refusal::DECLINE)?;
+    // The slow path replaces the entry.
+    if SOURCE && named.is_some_and(|named| named.handle != found.flow.backend) {
+        return Err(Refusal::DECLINE);
+    }
     let source = found.flow.source;
     if !SOURCE && source != Source::NONE {
         return Err(Refusal::Next(TailCalled::FullNat));
@@ -113,9 +118,12 @@ pub(super) enum Tracked<'t> {
     Begins(ReplacedEntry),
 }
 
-/// Selects the server of a packet of a tracked flow in the slow path.
+/// Selects the server of a packet of a tracked flow in the slow path. Its connection ID names the server `named`.
 #[inline(always)]
-pub(super) fn select_tracked<'t, T: PathCalls>(request: &Request<'t, '_, T>) -> Result<Tracked<'t>, Refusal> {
+pub(super) fn select_tracked<'t, T: PathCalls>(
+    request: &Request<'t, '_, T>,
+    named: Option<&Backend>,
+) -> Result<Tracked<'t>, Refusal> {
     let Request { packet, service, index, maps, .. } = *request;
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
@@ -124,7 +132,8 @@ pub(super) fn select_tracked<'t, T: PathCalls>(request: &Request<'t, '_, T>) -> 
     let disposition = if distance == NOT_FOUND {
         PackedDisposition::NO_ENTRY
     } else {
-        maps.flow_disposition(packet, service, request.arrival, distance)
+        let named = named.map_or(NO_BACKEND, |named| named.handle.id());
+        maps.flow_disposition(packet, service, request.arrival, EntryQuestion::new(distance, named))
     };
     Ok(match disposition.selection(maps)? {
         Some(selection) => Tracked::Selected(selection),

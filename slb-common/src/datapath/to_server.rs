@@ -84,25 +84,21 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             }));
         }
         // No other program than those with `SOURCE` has such services.
-        let named = if SOURCE && quic::decides_alone(service) {
-            quic::backend(named_server(head, packet, service), service, maps)
-        } else {
-            None
-        };
+        let named = if SOURCE { named_server(head, packet, service) } else { NamedServer::NONE };
+        let named_backend = quic::backend(named, service, maps);
         let frame = head.frame();
         let (sender, arrival) = self.origin(&frame, packet)?;
         let request = Request { packet, arrival, service, index, maps };
-        let selection = match select::select_untracked::<FAST, T>(&request, mode, named)? {
+        let selection = match select::select_untracked::<FAST, T>(&request, mode, named_backend)? {
             // The fast path has separate code for untracked flows, which is shorter.
             Some(selection) if FAST => {
                 return self.forward::<SOURCE, G>(head, packet, sender, service, mode, &selection);
             }
             Some(selection) => selection,
-            None if FAST => select::select_tracked_fast::<SOURCE, T>(&request, &frame)?,
-            None => match select::select_tracked(&request)? {
+            None if FAST => select::select_tracked_fast::<SOURCE, T>(&request, &frame, named_backend)?,
+            None => match select::select_tracked(&request, named_backend)? {
                 Tracked::Selected(selection) => selection,
                 Tracked::Begins(replaced) => {
-                    let named = named_server(head, packet, service);
                     head.begin_flow(replaced, named);
                     return Err(Refusal::Next(TailCalled::NewFlow));
                 }

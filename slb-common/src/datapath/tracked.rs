@@ -17,8 +17,10 @@ use super::{
 };
 use crate::{
     abi::{
+        Handle,
         backend::{Backend, NextHop},
         flow::{Client, ClientPath, state},
+        lookup_table::NO_BACKEND,
         service::{IndexEntry, ServiceIndex, mode, policy},
         source::Source,
         stats::Reason,
@@ -82,6 +84,34 @@ pub(super) enum Disposition<'t> {
     OtherConnection,
 }
 
+/// What the slow path asks about an entry: its distance from the home bucket, and the server that the packet's connection
+/// ID names, as one number.
+#[derive(Debug, Clone, Copy)]
+pub struct EntryQuestion(pub u64);
+
+impl EntryQuestion {
+    const NAMED: u32 = 32;
+
+    /// `named` is the id of a server, or [`NO_BACKEND`].
+    #[inline(always)]
+    pub(super) const fn new(distance: u32, named: u32) -> Self {
+        Self(distance as u64 | (named as u64) << Self::NAMED)
+    }
+
+    #[inline(always)]
+    const fn distance(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether the packet names another server than the entry. An entry whose server is gone may have the same id: it
+    /// does not hold anyway.
+    #[inline(always)]
+    const fn names_other_than(self, server: Handle) -> bool {
+        let named = (self.0 >> Self::NAMED) as u32;
+        named != NO_BACKEND && named != server.id()
+    }
+}
+
 /// The entry at `distance` from the home bucket, if it is a flow of this service.
 #[inline(always)]
 pub(super) fn found<'t, T: Maps>(
@@ -93,22 +123,29 @@ pub(super) fn found<'t, T: Maps>(
     flows.read(query, distance).filter(|found| found.flow.service == service.service)
 }
 
-/// Decides on a packet of a tracked flow in the slow path. `distance` is that of its entry from the home bucket. A BPF
-/// subprogram ([`PathCalls::flow_disposition`](super::path_calls::PathCalls::flow_disposition)).
+/// Decides on a packet of a tracked flow in the slow path. A BPF subprogram
+/// ([`PathCalls::flow_disposition`](super::path_calls::PathCalls::flow_disposition)).
 #[inline(always)]
 pub fn disposition<T: Maps>(
     packet: &Packet,
     service: &IndexEntry,
     arrival: ClientPath,
-    distance: u32,
+    question: EntryQuestion,
     maps: &T,
 ) -> PackedDisposition {
     let Some(index) = maps.index() else { return PackedDisposition::NO_ENTRY };
     let request = Request { packet, arrival, service, index, maps };
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
-    let Some(found) = found(&flows, &query, distance, service) else { return PackedDisposition::NO_ENTRY };
-    match request.disposition::<false>(&query, &found, &flows) {
+    let Some(found) = found(&flows, &query, question.distance(), service) else {
+        return PackedDisposition::NO_ENTRY;
+    };
+    let decided = if question.names_other_than(found.flow.backend) {
+        Ok(Disposition::Reselect)
+    } else {
+        request.disposition::<false>(&query, &found, &flows)
+    };
+    match decided {
         Ok(Disposition::Forward(selection)) => {
             let Selection { backend, is_finished, is_opening, .. } = selection;
             PackedDisposition::forward(backend.handle.id(), is_finished, is_opening)

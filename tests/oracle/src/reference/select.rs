@@ -35,6 +35,11 @@ enum Known {
     Another,
 }
 
+/// Whether all flows of a listener have entries.
+fn is_tracked(listener: &Listener) -> bool {
+    listener.mode.sees_replies() || listener.track
+}
+
 /// Client endpoints have at most this many flows by other listeners; a further one could not be told from them.
 const CONFLICTS: usize = 4;
 
@@ -54,14 +59,14 @@ impl<S: Slots> Reference<'_, S> {
             }
             None => false,
         };
-        if let Some(server) = self.named(packet, &listener)
-            && !listener.mode.sees_replies()
-            && !listener.track
+        let named = self.named(packet, &listener);
+        if let Some(server) = named
+            && !is_tracked(&listener)
         {
             self.check_hop(server)?;
             return Ok(Selected { is_named: true, ..Selected::known(server) });
         }
-        if !listener.mode.sees_replies() && !listener.track && !is_migrating {
+        if !is_tracked(&listener) && !is_migrating {
             let slots = self.slots_of(packet, number, &listener)?;
             let server = self.current(packet, slots[0])?;
             self.check_hop(server)?;
@@ -69,6 +74,12 @@ impl<S: Slots> Reference<'_, S> {
             return Ok(Selected { is_new, ..Selected::known(server) });
         }
         let key = (packet.source, protocol, number);
+        // The entry has another server than the connection.
+        if let (Some(named), Some(flow)) = (named, self.flows.get(&key))
+            && flow.server != named
+        {
+            return self.begin(packet, key, &listener, arrival, false);
+        }
         match self.known(packet, key, &listener, arrival)? {
             Some(Known::Goes(selected)) => Ok(selected),
             Some(Known::Another) => {
@@ -86,21 +97,29 @@ impl<S: Slots> Reference<'_, S> {
     /// The server that the packet's connection ID names, if it may have the packet.
     fn named(&self, packet: &Packet, listener: &Listener) -> Option<usize> {
         let (id, may_begin) = packet.server_id(listener.quic?)?;
+        if may_begin && is_tracked(listener) {
+            return None;
+        }
         let (_, server) = self.world.quic_servers(listener.table?).find(|(named, _)| *named == id)?;
         let state = self.world.servers[server].state;
         let may_have = if may_begin { state == ServerState::Up } else { state.is_alive() };
         may_have.then_some(server)
     }
 
-    /// Whether a flow to a named server could be told from others, and its replies would return.
-    fn may_begin(&self, packet: &Packet, key: FlowKey, server: usize) -> bool {
+    /// Checks that a flow to a named server can be told from others, and that its replies return.
+    fn check_named(&self, packet: &Packet, key: FlowKey, server: usize) -> Result<(), Refusal> {
         let at = self.world.servers[server].at;
         if !self.world.listeners[key.2].mode.sees_replies() {
-            return true;
+            return Ok(());
         }
         let has_local = self.world.locals.iter().any(|local| local.is_ipv4() == at.is_ipv4());
-        let is_hairpin = at.ip() == packet.source.ip() && !has_local;
-        !is_hairpin && !self.conflicting(key).iter().any(|other| self.world.servers[*other].at == at)
+        if at.ip() == packet.source.ip() && !has_local {
+            return Err(Refusal::Drop(Reason::Hairpin));
+        }
+        if self.conflicting(key).iter().any(|other| self.world.servers[*other].at == at) {
+            return Err(Refusal::Drop(Reason::PortConflict));
+        }
+        Ok(())
     }
 
     fn check_hop(&self, server: usize) -> Result<(), Refusal> {
@@ -213,9 +232,12 @@ impl<S: Slots> Reference<'_, S> {
         if is_new && self.flows.get(&key).is_none_or(has_ended) {
             self.check_new_connection(key.2)?;
         }
-        let named = self.named(packet, listener).filter(|server| self.may_begin(packet, key, *server));
+        let named = self.named(packet, listener);
         let (server, previous) = match named {
-            Some(server) => (server, None),
+            Some(server) => {
+                self.check_named(packet, key, server)?;
+                (server, None)
+            }
             None => self.by_hash(packet, key, listener)?,
         };
         self.check_hop(server)?;

@@ -50,6 +50,8 @@ pub(super) fn cases() -> Vec<Scenario> {
                 quic.drains(of("server that drains")),
                 quic.is_gone(of("server that is gone")),
                 quic.fragments(of("fragments")),
+                quic.health_flap(of("server that was dead for a while")),
+                quic.foreign_entry(of("endpoint of another connection")),
             ]);
             if !mode::sees_replies(mode) {
                 cases.extend([
@@ -126,23 +128,63 @@ impl Quic {
         Expect::ToServer(self.ends.listener, server, kind)
     }
 
+    /// Whether an entry has a packet that may begin a connection, whatever its connection ID.
+    const fn is_tracked(self) -> bool {
+        mode::sees_replies(self.mode)
+    }
+
     /// Short and long headers, of known and new clients, on the fast path and the slow path.
     fn routes(self, name: String) -> Scenario {
         let (hash, named) = (self.ends.server, self.named());
         let tagged = |n, payload: &[u8]| self.packet(n, payload).tag(VLAN, 0).build();
-        // The flow-table entry of a client decides before its connection IDs.
-        let again = if mode::sees_replies(self.mode) { named } else { hash };
+        let first = if self.is_tracked() { hash } else { named };
         Scenario::new(name)
             .in_world(self.world())
-            .frame(self.packet(0, &long(INITIAL, NAMED)).build(), self.to(0, named, true))
-            .frame(self.packet(0, &long(HANDSHAKE, NAMED)).build(), self.to(0, named, false))
+            .frame(self.packet(0, &long(INITIAL, NAMED)).build(), self.to(0, first, true))
+            .frame(self.packet(0, &long(INITIAL, NAMED)).build(), self.to(0, first, false))
+            .frame(self.packet(0, &long(HANDSHAKE, NAMED)).build(), self.to(0, named, true))
             .frame(self.packet(0, &short(NAMED)).build(), self.to(0, named, false))
             .frame(tagged(0, &short(NAMED)), self.to(0, named, false))
             // The client has another endpoint now.
             .frame(self.packet(1, &short(NAMED)).build(), self.to(1, named, true))
             .frame(tagged(2, &short(NAMED)), self.to(2, named, true))
             .frame(self.packet(3, &short(BY_HASH)).build(), self.to(3, hash, true))
-            .frame(self.packet(1, &short(BY_HASH)).build(), self.to(1, again, false))
+    }
+
+    /// While its server is dead, a connection's packets go by the hash, and make an entry. Afterwards they name their
+    /// server as before.
+    fn health_flap(self, name: String) -> Scenario {
+        let (hash, named) = (self.ends.server, self.named());
+        Scenario::new(name)
+            .in_world(self.world())
+            .frame(self.packet(0, &short(NAMED)).build(), self.to(0, named, true))
+            .frame(self.packet(1, &short(NAMED)).build(), self.to(1, named, true))
+            .change(self.world().flags(named, 0))
+            .frame(self.packet(0, &short(NAMED)).build(), self.to(0, hash, true))
+            .frame(self.packet(1, &short(NAMED)).build(), self.to(1, hash, true))
+            .frame(self.packet(0, &short(NAMED)).build(), self.to(0, hash, false))
+            .change(self.world())
+            .frame(self.packet(0, &short(NAMED)).build(), self.to(0, named, true))
+            .frame(self.packet(1, &short(NAMED)).tag(VLAN, 0).build(), self.to(1, named, true))
+            .frame(self.packet(0, &short(UNKNOWN)).build(), self.to(0, self.after(named), false))
+    }
+
+    /// A client that has moved may get an endpoint that has an entry of another connection.
+    fn foreign_entry(self, name: String) -> Scenario {
+        let (hash, named) = (self.ends.server, self.named());
+        Scenario::new(name)
+            .in_world(self.world())
+            .frame(self.packet(0, &long(INITIAL, UNKNOWN)).build(), self.to(0, hash, true))
+            .frame(self.packet(0, &short(NAMED)).build(), self.to(0, named, true))
+            .frame(self.packet(0, &short(NAMED)).build(), self.to(0, named, false))
+            // What may begin a connection stays with the entry.
+            .frame(self.packet(0, &long(INITIAL, UNKNOWN)).build(), self.to(0, self.after(named), false))
+            .frame(self.packet(0, &short(BY_HASH)).tag(VLAN, 0).build(), self.to(0, hash, true))
+    }
+
+    /// The server of a packet that names none, after one that named `named`.
+    const fn after(self, named: PacketServer) -> PacketServer {
+        if self.is_tracked() { named } else { self.ends.server }
     }
 
     /// Packets that name no server go by the hash.
@@ -236,7 +278,8 @@ impl Quic {
             .frame(self.packet(0, &short(UNKNOWN)).build(), self.to(0, previous, false))
     }
 
-    /// With tracking an entry decides first; without one, a server ID decides before scheduler and affinity.
+    /// With tracking an entry has the packets that may begin a connection; the others go to the server that they name,
+    /// before scheduler and affinity.
     fn tracked(self, name: String) -> Scenario {
         let Ends { listener, server, .. } = self.ends;
         let world = |more| self.world().with(listener, |service| service.policy |= policy::TRACK | more);
@@ -246,9 +289,12 @@ impl Quic {
             case = case
                 .change(world(more))
                 .frame(self.packet(n, &short(NAMED)).build(), self.to(n, named, true))
-                .frame(self.packet(n, &short(BY_HASH)).build(), self.to(n, named, false))
-                .frame(self.packet(n + 1, &short(UNKNOWN)).build(), self.to(n + 1, server, true))
-                .frame(self.packet(n + 1, &short(NAMED)).build(), self.to(n + 1, server, false));
+                .frame(self.packet(n, &long(INITIAL, BY_HASH)).build(), self.to(n, named, false))
+                .frame(self.packet(n, &short(BY_HASH)).build(), self.to(n, server, false))
+                .frame(self.packet(n + 1, &long(INITIAL, NAMED)).build(), self.to(n + 1, server, true))
+                .frame(self.packet(n + 1, &short(UNKNOWN)).build(), self.to(n + 1, server, false))
+                .frame(self.packet(n + 1, &short(NAMED)).build(), self.to(n + 1, named, false))
+                .frame(self.packet(n + 1, &short(UNKNOWN)).build(), self.to(n + 1, named, false));
         }
         let persists = self.world().with(listener, |service| {
             service.policy |= policy::TRACK | policy::PERSIST;
@@ -284,7 +330,12 @@ fn reverse_tuple_conflict() -> Scenario {
     Scenario::new("quic: nat: the named server has another flow of the client endpoint")
         .in_world(world)
         .frame(udp(quic.client(0), twin.at, b"?").build(), Expect::ToServer(twin, NAME4B, FlowKind::New))
-        .frame(quic.packet(0, &short(NAMED)).build(), quic.to(0, NAME4, true))
+        // No other server has the connection.
+        .frame(quic.packet(0, &short(NAMED)).build(), Expect::Drop(Reason::PortConflict))
+        // The hash leads to another server, which may begin one.
+        .frame(quic.packet(0, &long(INITIAL, NAMED)).build(), quic.to(0, NAME4, true))
+        .frame(quic.packet(0, &short(NAMED)).build(), Expect::Drop(Reason::PortConflict))
+        .frame(quic.packet(0, &long(INITIAL, NAMED)).build(), quic.to(0, NAME4, false))
 }
 
 /// A connection ID lets no martian source in.
