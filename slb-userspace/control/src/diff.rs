@@ -33,17 +33,14 @@ pub fn diff(actual: &MapState, desired: &MapState) -> Vec<Operation> {
     if !backends.is_empty() {
         operations.push(Operation::PutBackends(backends));
     }
-    let quic_servers: Vec<_> =
-        changed(&actual.quic_servers, &desired.quic_servers).map(|(key, server)| (key, *server)).collect();
-    if !quic_servers.is_empty() {
-        operations.push(Operation::PutQuicServers(quic_servers));
-    }
     let tables: BTreeMap<_, _> =
         changed(&actual.tables, &desired.tables).map(|(id, table)| (id, table.clone())).collect();
     // Answers of a server must be recognised before it receives its first flow.
     if let Some(servers) = actual.index.servers.with(&desired.index.servers) {
         operations.push(Operation::PutIndex(IndexContent { servers, ..actual.index.clone() }));
     }
+    // As a table, an ID gives flows to a server.
+    operations.extend(put_quic_servers(actual, desired));
     if !tables.is_empty() {
         operations.push(Operation::PutTables(tables));
     }
@@ -87,6 +84,20 @@ pub fn diff(actual: &MapState, desired: &MapState) -> Vec<Operation> {
         operations.insert(switched, Operation::GracePeriod);
     }
     operations
+}
+
+/// Writes new QUIC server IDs. Old ones stay until the packet path no longer needs them; but if failed changes have left
+/// more IDs than servers, old ones make room first. The map has room for two IDs for each server.
+fn put_quic_servers(actual: &MapState, desired: &MapState) -> Vec<Operation> {
+    let new: Vec<_> =
+        changed(&actual.quic_servers, &desired.quic_servers).map(|(key, server)| (key, *server)).collect();
+    if new.is_empty() {
+        return Vec::new();
+    }
+    let old: Vec<_> = removed(&actual.quic_servers, &desired.quic_servers).collect();
+    let clears = actual.quic_servers.len() > actual.backends.len() && !old.is_empty();
+    let clear = clears.then_some(Operation::ClearQuicServers(old));
+    clear.into_iter().chain([Operation::PutQuicServers(new)]).collect()
 }
 
 /// Whether an operation clears an entry that packets are forwarded by.

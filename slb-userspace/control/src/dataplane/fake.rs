@@ -15,6 +15,7 @@ use slb_common::{
         backend::Backend,
         flow::ClientPath,
         ids::{AccessListId, BackendId, NextHopId, ServiceTag, TableId},
+        service::policy,
         source::Source,
         time::Jiffies,
     },
@@ -283,7 +284,13 @@ impl FakeDataPlane {
                     state.access_lists.insert(id, kept.into());
                 }
             }
-            Operation::PutQuicServers(servers) => state.quic_servers.extend(servers),
+            Operation::PutQuicServers(servers) => {
+                state.quic_servers.extend(servers);
+                // As in the kernel, where the greatest number of servers takes the place of their number.
+                if state.quic_servers.len() > 2 * state.backends.len() {
+                    bail!("the map of QUIC server IDs is full");
+                }
+            }
             Operation::ClearQuicServers(keys) => state.quic_servers.retain(|key, _| !keys.contains(key)),
             Operation::ClearBackend(id) => drop(state.backends.remove(&id)),
             Operation::PutTables(tables) => state.tables.extend(tables),
@@ -337,6 +344,19 @@ fn check_consistency(state: &MapState) -> Result<()> {
             if entry.sees_replies() && !state.index.servers.has(backend) {
                 bail!(
                     "service {id}: answers of server {} would not be recognised",
+                    BackendId::of(backend.handle)
+                );
+            }
+        }
+        let named = state.quic_servers.iter().filter(|(key, _)| key.table == table);
+        for backend in named.filter_map(|(_, server)| state.backends.get(&BackendId::of(*server))) {
+            if entry.policies().has(policy::QUIC)
+                && entry.sees_replies()
+                && backend.is_alive()
+                && !state.index.servers.has(backend)
+            {
+                bail!(
+                    "service {id}: a connection ID names server {}, whose answers would not be recognised",
                     BackendId::of(backend.handle)
                 );
             }

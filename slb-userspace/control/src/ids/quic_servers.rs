@@ -7,36 +7,61 @@ use slb_common::abi::{Handle, backend::Backend, ids::TableId};
 
 use crate::dataplane::{quic_server::QuicServerKey, state::MapState};
 
+/// How well a server serves the connections that name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Dead,
+    /// It is alive.
+    Alive,
+    /// It takes new flows.
+    AcceptsNew,
+}
+
+impl Rank {
+    const fn of(server: &Backend) -> Self {
+        if !server.is_alive() {
+            Self::Dead
+        } else if server.flags & Backend::ACCEPTS_NEW == 0 {
+            Self::Alive
+        } else {
+            Self::AcceptsNew
+        }
+    }
+}
+
 /// Servers by server table and QUIC server ID.
 pub(super) struct QuicServerIds {
-    /// The ID of each server in the maps.
-    actual: BTreeMap<Handle, u32>,
-    /// Servers, each with whether it is alive.
-    servers: BTreeMap<QuicServerKey, (Handle, bool)>,
+    /// The IDs of each server in the maps: more than one after a change that failed.
+    actual: BTreeMap<Handle, Vec<u32>>,
+    servers: BTreeMap<QuicServerKey, (Handle, Rank)>,
 }
 
 impl QuicServerIds {
     pub(super) fn new(actual: &MapState) -> Self {
-        let actual = actual.quic_servers.iter().map(|(key, server)| (*server, key.server_id)).collect();
-        Self { actual, servers: BTreeMap::new() }
+        let mut ids: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, server) in &actual.quic_servers {
+            ids.entry(*server).or_default().push(key.server_id);
+        }
+        Self { actual: ids, servers: BTreeMap::new() }
     }
 
-    /// Adds a configured server of a table. An IPv4 and an IPv6 server with one ID are one machine: of them, a server
-    /// that is alive has it.
+    /// Adds a configured server of a table. An IPv4 and an IPv6 server with one ID are one machine: of them, the one of the
+    /// higher rank has it.
     pub(super) fn put_configured(&mut self, table: TableId, server_id: Option<u32>, server: &Backend) {
         let Some(server_id) = server_id else { return };
-        let new = (server.handle, server.is_alive());
-        let named = self.servers.entry(QuicServerKey { table, server_id }).or_insert(new);
-        if new.1 && !named.1 {
-            *named = new;
+        let rank = Rank::of(server);
+        let (named, best) =
+            self.servers.entry(QuicServerKey { table, server_id }).or_insert((server.handle, rank));
+        if rank > *best {
+            (*named, *best) = (server.handle, rank);
         }
     }
 
     /// Adds a server that is no longer configured, after the configured servers of its table. `before` is its handle in
     /// the maps.
     pub(super) fn keep(&mut self, table: TableId, before: Handle, server: Handle) {
-        if let Some(server_id) = self.actual.get(&before).copied() {
-            self.servers.entry(QuicServerKey { table, server_id }).or_insert((server, false));
+        for server_id in self.actual.get(&before).into_iter().flatten().copied() {
+            self.servers.entry(QuicServerKey { table, server_id }).or_insert((server, Rank::Dead));
         }
     }
 

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use slb_common::abi::{backend::Backend, ids::BackendId, quic::CidFormat, service::policy};
 
 use super::{World, group};
-use crate::dataplane::state::{MapState, backend_address};
+use crate::dataplane::{
+    fake::FailurePoint,
+    state::{MapState, backend_address},
+};
 use slb_config::{
     model::{Config, QuicRouting},
     samples::forwarding,
@@ -65,33 +68,106 @@ fn removed_server_keeps_its_id_while_it_drains() {
     assert_eq!(found(&state)[&102].0, '1');
 }
 
-/// An IPv4 and an IPv6 server with one ID are one machine, which is reached by the one that is alive.
+/// [`group`], whose listeners have QUIC, and whose servers have other IDs by `shift`.
+fn with_quic(servers: &[(u8, u8)], shift: u32) -> Config {
+    let mut config = group(servers);
+    for listener in &mut config.load_balancers[0].listeners {
+        listener.quic = Some(QuicRouting { server_id_length: 2, config_rotation: 0 });
+        listener.drain_timeout = Some(std::time::Duration::from_secs(60));
+    }
+    let ids = config.server_groups[0].servers.iter_mut().map(|server| &mut server.quic_server_id);
+    ids.for_each(|id| *id = id.map(|id| id + shift));
+    config
+}
+
+/// The data plane refuses a state in which a packet may name a server whose answers are dropped.
 #[test]
-fn id_of_two_families_leads_to_the_server_that_is_alive() {
-    let config = forwarding(
-        r#"
-        [[load_balancer]]
-        name = "shop"
-        addresses = ["192.0.2.10"]
-        [[load_balancer.listener]]
-        name = "quic"
-        protocol = "udp"
-        port = 443
-        mode = "dsr"
-        quic = {}
-        server_group = "quic"
-        health_check = { kind = "icmp" }
-        [[server_group]]
-        name = "quic"
-        servers = [
-          { address = "10.0.0.1", port = 443, quic_server_id = 7 },
-          { address = "2001:db8::2", port = 443, quic_server_id = 7 },
-        ]
-        "#,
-    );
-    let mut world = begun(&config);
-    let first = found(world.reconciler.actual().unwrap())[&7].0;
-    assert_eq!(first, '1');
+fn new_server_is_named_only_once_its_answers_are_recognised() {
+    let mut world = begun(&with_quic(&[(1, 100)], 0));
+    world.all_healthy(&with_quic(&[(1, 100), (2, 100)], 0));
+    let state = world.reconcile(&with_quic(&[(1, 100), (2, 100)], 0)).unwrap();
+    assert_eq!(found(&state).len(), 2);
+}
+
+/// A failed change leaves old and new IDs in the map. A draining server keeps both.
+#[test]
+fn removed_server_keeps_all_ids_that_a_failed_change_has_left() {
+    let both = |shift| with_quic(&[(1, 100), (2, 100)], shift);
+    for after in 0.. {
+        let mut world = begun(&both(0));
+        let plane = world.reconciler.plane_mut();
+        (plane.fail_after, plane.fails) = (Some(after), FailurePoint::After);
+        world.reconcile(&both(50)).expect_err("no operation has written both IDs and failed");
+        if world.reconciler.plane_mut().state.quic_servers.len() < 4 {
+            continue;
+        }
+        let mut world = world.restart();
+        world.all_healthy(&both(0));
+        let state = world.reconcile(&with_quic(&[(1, 100)], 0)).unwrap();
+        let of_removed: Vec<_> =
+            found(&state).into_iter().filter(|(_, (server, _))| *server == '2').collect();
+        assert_eq!(of_removed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [102, 152]);
+        return;
+    }
+}
+
+/// The map has room for two IDs for each server, also when each change fails and another one follows.
+#[test]
+fn failed_changes_do_not_fill_the_map() {
+    let config = |shift| with_quic(&[(1, 100), (2, 100), (3, 100)], shift);
+    for after in 0..8 {
+        let mut world = begun(&config(0));
+        for shift in (10..100).step_by(10) {
+            let plane = world.reconciler.plane_mut();
+            (plane.fail_after, plane.fails) = (Some(after), FailurePoint::After);
+            let _ = world.reconcile(&config(shift));
+            let state = &world.reconciler.plane_mut().state;
+            assert!(state.quic_servers.len() <= 2 * state.backends.len(), "{:?}", state.quic_servers);
+            world = world.restart();
+            world.all_healthy(&config(0));
+        }
+        world.reconciler.plane_mut().fail_after = None;
+        assert_eq!(
+            found(&world.reconcile(&config(5)).unwrap()).into_keys().collect::<Vec<_>>(),
+            [106, 107, 108]
+        );
+    }
+}
+
+/// An IPv4 and an IPv6 server with one ID are one machine, which is reached by the one that takes new flows, or is alive.
+#[test]
+fn id_of_two_families_leads_to_the_server_that_serves_best() {
+    let config = |weight: u8| {
+        let servers = format!(
+            r#"
+              {{ address = "10.0.0.1", port = 443, quic_server_id = 7, weight = {weight} }},
+              {{ address = "2001:db8::2", port = 443, quic_server_id = 7 }},
+            "#
+        );
+        let text = r#"
+            [[load_balancer]]
+            name = "shop"
+            addresses = ["192.0.2.10"]
+            [[load_balancer.listener]]
+            name = "quic"
+            protocol = "udp"
+            port = 443
+            mode = "dsr"
+            quic = {}
+            server_group = "quic"
+            health_check = { kind = "icmp" }
+            [[server_group]]
+            name = "quic"
+            servers = [SERVERS]
+            "#;
+        forwarding(&text.replace("SERVERS", &servers))
+    };
+    let both = config(100);
+    let mut world = begun(&both);
+    assert_eq!(found(world.reconciler.actual().unwrap())[&7].0, '1');
     world.set_health(1, false);
-    assert_eq!(found(&world.reconcile(&config).unwrap())[&7].0, '2');
+    assert_eq!(found(&world.reconcile(&both).unwrap())[&7].0, '2');
+    world.set_health(1, true);
+    assert_eq!(found(&world.reconcile(&both).unwrap())[&7].0, '1');
+    assert_eq!(found(&world.reconcile(&config(0)).unwrap())[&7].0, '2', "the other one takes no new flows");
 }
