@@ -1,6 +1,6 @@
 //! Routing by QUIC connection ID: what is accepted and refused.
 
-use super::{BASE, accepted, assert_single, errors};
+use super::{BASE, accepted, assert_single, errors, warnings};
 use crate::model::QuicRouting;
 
 const DEFAULT_SERVER: &str = "address = \"10.0.0.21\"";
@@ -27,14 +27,13 @@ const B: &str = "  { address = \"10.0.0.32\", port = 443, quic_server_id = 2 },"
 #[test]
 fn listener_has_the_format_of_its_connection_ids() {
     for (settings, expected) in [
-        ("", None),
-        ("quic = {}", Some((2, 0))),
-        ("quic = { server_id_length = 1, config_rotation = 6 }", Some((1, 6))),
-        ("quic = { server_id_length = 4 }", Some((4, 0))),
+        ("quic = {}", (2, 0)),
+        ("quic = { server_id_length = 1, config_rotation = 6 }", (1, 6)),
+        ("quic = { server_id_length = 4 }", (4, 0)),
     ] {
         let config = accepted(&dns(settings, "quic_server_id = 255"));
-        let expected = expected
-            .map(|(server_id_length, config_rotation)| QuicRouting { server_id_length, config_rotation });
+        let (server_id_length, config_rotation) = expected;
+        let expected = Some(QuicRouting { server_id_length, config_rotation });
         assert_eq!(config.load_balancers[0].listeners[0].quic, expected, "{settings}");
         assert_eq!(config.load_balancers[0].servers[0].quic_server_id, Some(255));
     }
@@ -62,8 +61,8 @@ fn invalid_formats_are_refused_with_what_to_write() {
 fn tcp_listener_and_pair_have_no_connection_ids() {
     let text = BASE.replace("server_group = \"web\"", "server_group = \"web\"\nquic = {}");
     let words = ["`quic` has no meaning here", "protocol `tcp`", "write `protocol = \"udp\"`, or remove it"];
-    let report = errors(&text);
-    assert!(words.iter().all(|word| report.to_string().contains(word)), "{report}");
+    let line = text.lines().position(|line| line == "quic = {}").unwrap() + 1;
+    assert_single(&errors(&text), &format!("{line}:8"), &words, &text);
     let pair = "\n[[primary_secondary_group]]\nname = \"two\"\nprimary = { address = \"10.0.0.31\", port = 443 }\n\
                 secondary = { address = \"10.0.0.32\", port = 443 }\n";
     let text =
@@ -107,4 +106,37 @@ fn ids_are_unique_across_the_groups_of_a_listener() {
     let text = with_groups(target, &[("a", A), ("b", &A.replace("= 1", "= 2"))]);
     let words = ["has two values of `quic_server_id`", "write `quic_server_id = 1` in both groups"];
     assert_single(&errors(&text), "40:57", &words, &text);
+}
+
+#[test]
+fn servers_behind_several_listeners_have_one_diagnostic_each() {
+    let text = dns("quic = {}", "");
+    let second = "\n[[load_balancer.listener]]\nname = \"quic\"\nprotocol = \"udp\"\nport = 54\n\
+                  default_group_port = 54\nquic = {}\nhealth_check = { kind = \"icmp\" }\n";
+    let at = text.find("\n[[server_group]]").unwrap();
+    let text = format!("{}{second}{}", &text[..at], &text[at..]);
+    assert_single(&errors(&text), "8:1", &["`quic_server_id` is missing"], &text);
+}
+
+#[test]
+fn one_address_in_two_notations_is_one_server() {
+    let v6 = |address: &str, id: u8| A.replace("10.0.0.31", address).replace("= 1", &format!("= {id}"));
+    let target =
+        "primary = \"a\"\nsecondary = \"b\"\nfailover_threshold = 1\nhealth_check = { kind = \"icmp\" }";
+    let (a, same) = (v6("2001:db8::31", 1), v6("2001:db8:0:0::31", 1));
+    let text = with_groups(target, &[("a", &a), ("b", &same)]);
+    assert!(!warnings(&text).to_string().contains("quic_server_id"), "{}", warnings(&text));
+    let text = with_groups(target, &[("a", &a), ("b", &v6("2001:db8:0:0::31", 2))]);
+    assert!(errors(&text).to_string().contains("has two values of `quic_server_id`"), "{}", errors(&text));
+}
+
+#[test]
+fn ids_that_no_listener_with_quic_uses_bring_a_warning() {
+    let text = dns("", "quic_server_id = 1");
+    let words = ["`quic_server_id` is not used", "no listener with `quic` leads here", "`quic = {}`"];
+    assert_single(&warnings(&text), "10:18", &words, &text);
+    let text = with_groups("server_group = \"quic\"", &[("quic", &format!("{A}\n{B}"))]);
+    let text = text.replace("\nquic = {}", "");
+    let report = warnings(&text).to_string();
+    assert_eq!(report.matches("`quic_server_id` is not used").count(), 1, "{report}");
 }
