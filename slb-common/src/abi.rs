@@ -25,6 +25,7 @@ pub mod losses;
 pub mod mode;
 mod named_enum;
 pub mod policy_set;
+pub mod ports;
 pub mod programs;
 pub mod protocol;
 pub mod quic;
@@ -78,12 +79,27 @@ impl Handle {
         self.0 as u32
     }
 
+    /// The handle in a word that also has other bits.
+    #[inline(always)]
+    pub(crate) const fn from_bits(word: u64) -> Self {
+        Self(word & Self::BITS)
+    }
+
     /// Id and generation in 32 bits, for ids below 65,536. The same tag returns after 65,535 other generations.
     #[inline(always)]
     pub const fn tag(self) -> u32 {
         ((self.0 >> 32) as u32 % GENERATIONS) << 16 | self.id() & 0xffff
     }
 }
+
+impl Handle {
+    /// Most generations: those above would not leave the other bits of the word free.
+    pub const MAX_GENERATION: u32 = 0x00ff_ffff;
+    /// The bits that ids and generations use.
+    const BITS: u64 = (Self::MAX_GENERATION as u64) << 32 | 0x00ff_ffff;
+}
+
+const _: () = assert!(MAX_BACKENDS < Handle::MAX_GENERATION && MAX_SERVICES < Handle::MAX_GENERATION);
 
 /// Generations that a [`Handle::tag`] tells apart.
 const GENERATIONS: u32 = 1 << 16;

@@ -34,6 +34,7 @@ pub mod flow_calls;
 #[cfg(any(test, feature = "user"))]
 pub mod flow_gc;
 pub mod flows;
+pub mod fragment_record;
 pub mod frame_calls;
 pub mod icmp_error;
 pub mod icmp_nat;
@@ -62,6 +63,7 @@ mod forward;
 mod fragments;
 mod gue;
 mod icmp;
+mod listener;
 mod macs;
 mod nat;
 mod new_flow;

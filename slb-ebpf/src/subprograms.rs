@@ -4,8 +4,9 @@
 use aya_ebpf::bindings::xdp_md;
 use slb_common::{
     abi::{
-        flow::{Client, ClientPath},
-        service::IndexEntry,
+        Address, Handle,
+        flow::{Client, ClientPath, FlowTag},
+        service::{IndexEntry, NO_SLOT, ServiceIndex},
         stats::Reason,
         token_bucket::Limit,
     },
@@ -13,6 +14,7 @@ use slb_common::{
         access,
         flow_calls::FlowCalls,
         flows::{self, Allocation, Query},
+        fragment_record::{self, FragmentOwner},
         insert::{self, NewFlow},
         limits,
         parse::Packet,
@@ -33,9 +35,9 @@ const BANDWIDTH_OUT: u64 = Limit::BandwidthOut as u64;
 
 impl FlowCalls for BpfMaps {
     #[inline(always)]
-    fn find_flow(&self, query: &Query, service: u32) -> u32 {
+    fn find_flow(&self, query: &Query, tag: FlowTag) -> u32 {
         let [high, low, end] = query.client.words();
-        slb_find_flow(high, low, end, query.home.into(), service.into()) as u32
+        slb_find_flow(high, low, end, query.home.into(), tag.0) as u32
     }
 
     #[inline(always)]
@@ -45,16 +47,16 @@ impl FlowCalls for BpfMaps {
     }
 
     #[inline(always)]
-    fn conflicting_flows(&self, query: &Query, service: u32) -> u64 {
+    fn conflicting_flows(&self, query: &Query, tag: FlowTag) -> u64 {
         let [high, low, end] = query.client.words();
-        slb_conflicting_flows(high, low, end, query.home.into(), service.into())
+        slb_conflicting_flows(high, low, end, query.home.into(), tag.0)
     }
 
     #[inline(always)]
-    fn mark_tuples_reused(&self, query: &Query, service: u32, endpoint: u32) {
+    fn mark_tuples_reused(&self, query: &Query, tag: FlowTag, endpoint: u32) {
         let [high, low, end] = query.client.words();
-        let what = u64::from(endpoint) | u64::from(service) << 32;
-        slb_mark_tuples_reused(high, low, end, query.home.into(), what);
+        // An endpoint's number has 16 bits.
+        slb_mark_tuples_reused(high, low, end, query.home.into(), tag.0 | u64::from(endpoint) << 48);
     }
 
     #[inline(always)]
@@ -126,6 +128,25 @@ impl ScheduleCalls for BpfMaps {
 
 impl PathCalls for BpfMaps {
     #[inline(always)]
+    fn listener_slot(&self, index: &ServiceIndex, address: &Address, port: u16, protocol: u8) -> u32 {
+        let [high, low] = address.halves();
+        let end = u64::from(port) | u64::from(protocol) << 16;
+        opaque(slb_listener_slot(index, high, low, end)) as u32
+    }
+
+    #[inline(always)]
+    fn find_range(&self, index: &ServiceIndex, address: &Address, port: u16, protocol: u8) -> u32 {
+        let [high, low] = address.halves();
+        let end = u64::from(port) | u64::from(protocol) << 16;
+        opaque(slb_find_range(index, high, low, end)) as u32
+    }
+
+    #[inline(always)]
+    fn record_fragment(&self, packet: &Packet, server: Handle, client: ClientPath, owner: FragmentOwner) {
+        slb_record_fragment(packet, server.0, client.0, owner.word());
+    }
+
+    #[inline(always)]
     fn source_refusal(&self, packet: &Packet, service: &IndexEntry) -> u32 {
         opaque(slb_source_refusal(packet, service)) as u32
     }
@@ -163,8 +184,8 @@ impl PathCalls for BpfMaps {
 /// [`flows::find`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_find_flow(high: u64, low: u64, end: u64, home: u64, service: u64) -> u64 {
-    flows::find(&query(high, low, end, home), service as u32, &BPF_MAPS).into()
+extern "C" fn slb_find_flow(high: u64, low: u64, end: u64, home: u64, tag: u64) -> u64 {
+    flows::find(&query(high, low, end, home), FlowTag(tag), &BPF_MAPS).into()
 }
 
 /// [`flows::find_answered`].
@@ -177,15 +198,16 @@ extern "C" fn slb_find_answered(high: u64, low: u64, end: u64, home: u64, endpoi
 /// [`flows::conflicts`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_conflicting_flows(high: u64, low: u64, end: u64, home: u64, service: u64) -> u64 {
-    flows::conflicts(&query(high, low, end, home), service as u32, &BPF_MAPS)
+extern "C" fn slb_conflicting_flows(high: u64, low: u64, end: u64, home: u64, tag: u64) -> u64 {
+    flows::conflicts(&query(high, low, end, home), FlowTag(tag), &BPF_MAPS)
 }
 
 /// [`flows::mark_tuple_reused`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn slb_mark_tuples_reused(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
-    flows::mark_tuple_reused(&query(high, low, end, home), (what >> 32) as u32, what as u32, &BPF_MAPS);
+    let tag = FlowTag(what & 0xffff_ffff_ffff);
+    flows::mark_tuple_reused(&query(high, low, end, home), tag, (what >> 48) as u32, &BPF_MAPS);
     // A global function must return a number.
     0
 }
@@ -215,6 +237,39 @@ scheduling!(
 );
 scheduling!(slb_affinity_server(conflicts) = schedule::affinity_server, conflicts);
 scheduling!(slb_set_affinity(conflicts, chosen) = schedule::set_affinity, conflicts, SchedulerResult(chosen));
+
+/// [`ServiceIndex::listener_slot`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_listener_slot(index: *const ServiceIndex, high: u64, low: u64, end: u64) -> u64 {
+    let address = Address([high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32]);
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    let index = unsafe { index.as_ref() };
+    index.map_or(NO_SLOT, |index| index.listener_slot(&address, end as u16, (end >> 16) as u8)).into()
+}
+
+/// [`ServiceIndex::find_range`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_find_range(index: *const ServiceIndex, high: u64, low: u64, end: u64) -> u64 {
+    let address = Address([high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32]);
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    let index = unsafe { index.as_ref() };
+    index.map_or(NO_SLOT, |index| index.find_range(&address, end as u16, (end >> 16) as u8)).into()
+}
+
+/// [`fragment_record::record`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_record_fragment(packet: *const Packet, server: u64, client: u64, owner: u64) -> u64 {
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    if let Some(packet) = unsafe { packet.as_ref() } {
+        let owner = FragmentOwner::of_word(owner);
+        fragment_record::record(packet, Handle(server), ClientPath(client), owner, &BPF_MAPS);
+    }
+    // A global function must return a number.
+    0
+}
 
 /// [`unmatched::decide`].
 #[unsafe(no_mangle)]

@@ -157,6 +157,21 @@ impl Servers {
         self.listen_also(name, port, move |stream, name| lines_counted(stream, name, counted.clone()))
     }
 
+    /// Echoes datagrams at an additional port.
+    ///
+    /// # Errors
+    /// The port is in use.
+    pub fn echo_also(&self, name: &str, port: u16) -> Result<()> {
+        let (name, kill): (Arc<str>, _) = (name.into(), self.killed.subscribe());
+        let behaviour = self.behaviour.clone();
+        self.namespace.block_on(async move {
+            let echo = bind(Type::DGRAM, Protocol::UDP, port)?;
+            udp::prepare(&echo)?;
+            tokio::spawn(udp::serve(UdpSocket::from_std(echo.into())?, kill, name, behaviour));
+            Ok(())
+        })
+    }
+
     fn listen_also<F, S>(&self, name: &str, port: u16, serve: S) -> Result<()>
     where
         S: Fn(TcpStream, Arc<str>) -> F + Clone + Send + 'static,

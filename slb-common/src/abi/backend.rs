@@ -4,6 +4,7 @@ use super::{
     Address, Handle, MacPair,
     health::ServerHealth,
     ids::{NextHopId, TableId},
+    service::ServiceIndex,
     time::BootSecs,
 };
 
@@ -15,7 +16,7 @@ use super::{
 pub struct Backend {
     /// Address of the server.
     pub address: Address,
-    /// Port, in network byte order.
+    /// Port, in network byte order; 0 for the port of the packet, behind a port range.
     pub port: u16,
     /// [`Backend::ALIVE`], [`Backend::ACCEPTS_NEW`], [`Backend::TERMINATING`], [`Backend::REMOVED`] and
     /// [`Backend::ADDED`].
@@ -32,7 +33,7 @@ pub struct Backend {
     pub lookup_table: u32,
     /// Number of a [`ServerHealth`]. For tools.
     pub health: u32,
-    /// [`Backend::endpoint_of`] address and port. Live `nat` flows of one client endpoint never share it.
+    /// [`Backend::endpoint_of`] address and port. Without meaning if the port is 0. Live `nat` flows of one client endpoint never share it.
     pub endpoint: u32,
     /// Drain deadline in seconds since boot (`CLOCK_BOOTTIME`); 0 means none. For the daemon.
     pub deadline: u32,
@@ -88,6 +89,26 @@ impl Backend {
     #[inline(always)]
     pub const fn endpoint_of(hash: u64) -> u32 {
         (hash >> 44) as u32 & 0xffff | 1
+    }
+
+    /// Its port for a flow to this port of the VIP. Both are in network byte order.
+    #[inline(always)]
+    pub const fn port_for(&self, port: u16) -> u16 {
+        // Without a branch: it would double the paths that the verifier follows.
+        let is_open = ((self.port as u32).wrapping_sub(1) >> u16::BITS) as u16;
+        self.port | port & is_open
+    }
+
+    /// [`ServiceIndex::server_hash`] of its endpoint for a flow to this port of the VIP.
+    #[inline(always)]
+    pub const fn server_hash_for(&self, port: u16) -> u64 {
+        ServiceIndex::server_hash(&self.address, self.port_for(port))
+    }
+
+    /// [`Self::endpoint`] for a flow to this port of the VIP.
+    #[inline(always)]
+    pub const fn endpoint_for(&self, port: u16) -> u32 {
+        Self::endpoint_of(self.server_hash_for(port))
     }
 
     /// Whether it is able to serve and has a next hop, as far as is known.

@@ -17,8 +17,10 @@
 //! Loads and stores need acquire and release order only, which x86-64 provides for plain accesses, whatever BPF asks
 //! for.
 
+mod port;
 mod sequence_word;
 
+pub use port::FlowTag;
 pub use sequence_word::{SequenceWord, UNASSURED, idle_units, persistence_units, state};
 
 #[cfg(doc)]
@@ -40,6 +42,7 @@ const END: usize = 4;
 /// Port and protocol in the word [`END`]. Above them lie the arrival tag and the service tag.
 const ENDPOINT: u64 = 0xff_ffff;
 const ARRIVAL: u32 = 24;
+/// The handle of the server. Bits of it that no handle has hold the port of a flow of a port range.
 const BACKEND: usize = 5;
 const PATH: usize = 6;
 const NUMBERS: usize = 7;
@@ -143,6 +146,8 @@ pub struct Flow {
     pub arrival: u8,
     /// Sequence numbers of both sides.
     pub numbers: SequenceNumbers,
+    /// Port of the VIP and of the server, in network byte order, if its listener has a port range; else 0.
+    pub port: u16,
     /// Source of its packets towards the server, if that is not the client endpoint.
     pub source: Source,
 }
@@ -269,17 +274,25 @@ impl<'t> FlowEntry<'t> {
     /// The server of the flow.
     #[inline(always)]
     pub fn backend(self) -> Handle {
-        Handle(self.0[BACKEND].load())
+        Handle::from_bits(self.0[BACKEND].load())
+    }
+
+    /// [`Flow::port`].
+    #[inline(always)]
+    pub fn port(self) -> u16 {
+        port::of(self.0[BACKEND].load())
     }
 
     /// The content; `None` if the entry was locked or replaced after `sequence_word` was read.
     #[inline(always)]
     pub fn read(self, sequence_word: SequenceWord) -> Option<Flow> {
         let end = self.0[END].load();
+        let backend = self.0[BACKEND].load();
         let flow = Flow {
             service: (end >> 32) as u32,
             arrival: (end >> ARRIVAL) as u8,
-            backend: self.backend(),
+            backend: Handle::from_bits(backend),
+            port: port::of(backend),
             client: ClientPath(self.0[PATH].load()),
             numbers: SequenceNumbers::from_word(self.0[NUMBERS].load()),
             source: self.source(),
@@ -353,7 +366,7 @@ impl<'t> FlowEntry<'t> {
         self.0[CLIENT].store(client.halves[0]);
         self.0[CLIENT + 1].store(client.halves[1]);
         self.0[END].store(Self::end(client, flow.service, flow.arrival));
-        self.0[BACKEND].store(flow.backend.0);
+        self.0[BACKEND].store(flow.backend.0 | port::bits(flow.port));
         self.0[PATH].store(flow.client.0);
         self.0[NUMBERS].store(flow.numbers.word());
         self.set_source(flow.source);
@@ -376,7 +389,9 @@ impl<'t> FlowEntry<'t> {
 impl FlowEntry<'_> {
     /// Changes the flow's server if it is `from`. Only the daemon does this. A reader finds the old or the new server.
     pub fn rehome(self, from: Handle, to: Handle) -> bool {
-        self.0[BACKEND].exchange(from.0, to.0)
+        let word = self.0[BACKEND].load();
+        let port = port::bits(port::of(word));
+        self.0[BACKEND].exchange(from.0 | port, to.0 | port)
     }
 
     /// As [`Self::lock`], for the daemon. If it is killed before it unlocks the entry, the next daemon releases it.

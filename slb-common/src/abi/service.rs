@@ -1,11 +1,17 @@
 //! Services, VIPs, and the service index that packets look them up in.
 
+pub mod mode;
+mod ranges;
+
+pub use ranges::{MAX_RANGES, NO_SLOT};
+
 use super::{
     Address, Handle, MAX_SERVICES, NAME_LEN,
     ids::{AccessListId, ServiceId, ServiceTag, TableId},
     local_address::LocalAddresses,
     mode::Mode,
     policy_set::PolicySet,
+    ports::Ports,
     protocol::IpProtocol,
     quic::CidFormat,
     time::BootSecs,
@@ -16,7 +22,7 @@ use crate::{
     net::headers::protocol,
 };
 
-/// A service: one VIP, protocol and port. With an ICMP protocol and port 0, the VIP itself.
+/// A service: one VIP, protocol, and port or port range. With an ICMP protocol and port 0, the VIP itself.
 ///
 /// Replies look it up by its id, and tools read its names. Packets to a VIP look up its [`IndexEntry`].
 #[repr(C)]
@@ -24,7 +30,7 @@ use crate::{
 pub struct Service {
     /// The VIP.
     pub address: Address,
-    /// Port, in network byte order.
+    /// Port, in network byte order; of a range the first one.
     pub port: u16,
     /// IP protocol number.
     pub protocol: u8,
@@ -54,7 +60,9 @@ pub struct Service {
     /// New connections per second, with [`policy::LIMIT_NEW_CONNECTIONS`].
     pub new_connections: u32,
     /// Number of its token buckets, which all VIPs of a listener share: the lowest id of their services.
-    pub token_buckets: u32,
+    pub token_buckets: u16,
+    /// Last port of a range, in network byte order; 0 for a single port.
+    pub last_port: u16,
     /// Name of the load balancer. For tools.
     pub load_balancer: [u8; NAME_LEN],
     /// Name of the listener. For tools.
@@ -82,6 +90,7 @@ impl Default for Service {
             bandwidth: 0,
             new_connections: 0,
             token_buckets: 0,
+            last_port: 0,
             load_balancer: [0; NAME_LEN],
             listener: [0; NAME_LEN],
             group: [0; NAME_LEN],
@@ -90,6 +99,21 @@ impl Default for Service {
 }
 
 impl Service {
+    /// Its ports.
+    pub const fn ports(&self) -> Ports {
+        let first = u16::from_be(self.port);
+        match Ports::range(first, u16::from_be(self.last_port)) {
+            Some(ports) => ports,
+            None => Ports::single(first),
+        }
+    }
+
+    /// The port of the VIP in an answer of a server from this port. Both are in network byte order.
+    #[inline(always)]
+    pub const fn port_for(&self, server_port: u16) -> u16 {
+        if self.last_port == 0 { self.port } else { server_port }
+    }
+
     /// Its policies.
     pub const fn policies(&self) -> PolicySet {
         PolicySet::new(self.policy)
@@ -124,43 +148,6 @@ impl Service {
     pub fn sees_replies(&self) -> bool {
         self.mode().is_some_and(Mode::sees_replies)
     }
-}
-
-/// Numbers of the modes, as the packet path compares them.
-pub mod mode {
-    use super::Mode;
-
-    /// [`Mode::Nat`].
-    pub const NAT: u8 = Mode::Nat.number();
-    /// [`Mode::Dsr`].
-    pub const DSR: u8 = Mode::Dsr.number();
-    /// [`Mode::Ipip`].
-    pub const IPIP: u8 = Mode::Ipip.number();
-    /// [`Mode::FullNat`].
-    pub const FULL_NAT: u8 = Mode::FullNat.number();
-    /// [`Mode::Gue`].
-    pub const GUE: u8 = Mode::Gue.number();
-
-    /// Whether replies return through SLB.
-    #[inline(always)]
-    pub const fn sees_replies(mode: u8) -> bool {
-        mode & !FULL_NAT == NAT
-    }
-
-    /// Whether the fast path of this mode is a program of its own.
-    #[inline(always)]
-    pub const fn has_own_fast_path(mode: u8) -> bool {
-        mode >= FULL_NAT
-    }
-
-    /// Whether packets to servers are encapsulated.
-    #[inline(always)]
-    pub const fn is_tunnel(mode: u8) -> bool {
-        mode & IPIP != 0
-    }
-
-    const _: () = assert!(has_own_fast_path(GUE) && is_tunnel(GUE) && is_tunnel(IPIP));
-    const _: () = assert!(!is_tunnel(NAT | DSR | FULL_NAT) && !has_own_fast_path(NAT | DSR | IPIP));
 }
 
 /// Policies of a service or a VIP, as bits.
@@ -238,9 +225,9 @@ pub const FILTER_WORDS: usize = 1 << (FILTER_BITS - u64::BITS.trailing_zeros());
 pub struct IndexEntry {
     /// The VIP.
     pub address: Address,
-    /// Port, in network byte order.
+    /// Port, in network byte order. Of a range its number among those of the VIP and protocol.
     pub port: u16,
-    /// IP protocol number; 0 in a free slot.
+    /// IP protocol number, of a range with [`Self::RANGE`]; 0 in a free slot.
     pub protocol: u8,
     /// One of [`mode`].
     pub mode: u8,
@@ -260,8 +247,12 @@ pub struct IndexEntry {
     pub persistence: u16,
     /// Access list, with [`policy::ALLOW_LISTED`] or [`policy::DENY_LISTED`].
     pub access_list: u32,
+    /// First port of a range, in host byte order; 0 for a single port.
+    pub first_port: u16,
+    /// Last port of a range, in host byte order; 0 for a single port.
+    pub last_port: u16,
     /// Keeps the size a power of two.
-    pub unused: [u32; 2],
+    pub unused: u32,
 }
 
 impl IndexEntry {
@@ -272,7 +263,7 @@ impl IndexEntry {
 
     /// Its protocol; `None` for a number that no service has.
     pub const fn protocol(&self) -> Option<IpProtocol> {
-        IpProtocol::from_number(self.protocol)
+        IpProtocol::from_number(self.protocol & !Self::RANGE)
     }
 
     /// Its server table, or [`TableId::NONE`].
@@ -358,8 +349,8 @@ pub struct ServiceIndex {
     pub seed: u64,
     /// UDP destination port of mode `gue`, in network byte order.
     pub gue_port: u16,
-    /// Padding; zero.
-    pub reserved: u16,
+    /// Whether it has a port range: 1, else 0.
+    pub has_ranges: u16,
     /// Jiffies per second, the unit of time on the packet path.
     pub hz: u32,
     /// Source addresses of the modes `ipip` and `gue`.

@@ -30,8 +30,8 @@ pub fn fast<G: FrameCalls, T: PathCalls>(
     conclude(decide::<false, G, T>(head, ifindex, maps), maps)
 }
 
-/// The fast path of source-translated flows (mode `full-nat`), of mode `gue`, and of services with QUIC. Other flows would
-/// pay for its registers.
+/// The fast path of source-translated flows (mode `full-nat`), of mode `gue`, of port ranges, and of services with QUIC.
+/// Other flows would pay for its registers and lookups.
 #[inline(always)]
 pub fn full_nat<G: FrameCalls, T: PathCalls>(
     head: &mut G,
@@ -95,9 +95,17 @@ fn flow<const SOURCE: bool, G: FrameCalls, T: PathCalls>(
     head: &mut G,
     packet: &Packet,
 ) -> Result<Egress, Refusal> {
-    match path.index.find(&packet.destination, packet.destination_port, packet.protocol) {
+    let found = if SOURCE {
+        path.listener(packet, packet.destination_port)
+    } else {
+        path.index.find(&packet.destination, packet.destination_port, packet.protocol)
+    };
+    match found {
         Some(_) if path.roles & CLIENT == 0 => Err(Refusal::drop(Reason::WrongInterface)),
         Some(service) => path.to_server::<SOURCE, G>(head, packet, service),
+        None if !SOURCE && path.index.has_ranges() && path.index.may_be_any_vip(&packet.destination) => {
+            Err(Refusal::Next(TailCalled::FullNat))
+        }
         None if path.roles & SERVER == 0 => path.no_flow(packet),
         None => path.to_client::<SOURCE, G>(head, packet),
     }

@@ -4,24 +4,25 @@ use super::{
     flows::{self, Allocation, Query},
     maps::Maps,
 };
+use crate::abi::flow::FlowTag;
 
 /// The searches of the flow table, as BPF subprograms.
 pub trait FlowCalls: Maps {
     /// [`flows::find`], a BPF subprogram.
-    fn find_flow(&self, query: &Query, service: u32) -> u32 {
-        flows::find(query, service, self)
+    fn find_flow(&self, query: &Query, tag: FlowTag) -> u32 {
+        flows::find(query, tag, self)
     }
     /// [`flows::find_answered`], a BPF subprogram.
     fn find_answered_flow(&self, query: &Query, endpoint: u32) -> u32 {
         flows::find_answered(query, endpoint, self)
     }
     /// [`flows::conflicts`], a BPF subprogram.
-    fn conflicting_flows(&self, query: &Query, service: u32) -> u64 {
-        flows::conflicts(query, service, self)
+    fn conflicting_flows(&self, query: &Query, tag: FlowTag) -> u64 {
+        flows::conflicts(query, tag, self)
     }
     /// [`flows::mark_tuple_reused`], a BPF subprogram.
-    fn mark_tuples_reused(&self, query: &Query, service: u32, endpoint: u32) {
-        flows::mark_tuple_reused(query, service, endpoint, self);
+    fn mark_tuples_reused(&self, query: &Query, tag: FlowTag, endpoint: u32) {
+        flows::mark_tuple_reused(query, tag, endpoint, self);
     }
     /// [`flows::find_slot`], a BPF subprogram.
     fn slot_for_flow(&self, home: u32) -> u32 {

@@ -14,7 +14,9 @@ use crate::{
     abi::{
         Handle,
         backend::Backend,
-        flow::{Client, ClientPath, Flow, FlowEntry, NEIGHBOURHOOD, SequenceNumbers, SequenceWord, state},
+        flow::{
+            Client, ClientPath, Flow, FlowEntry, FlowTag, NEIGHBOURHOOD, SequenceNumbers, SequenceWord, state,
+        },
         service::{ServiceIndex, mode, policy},
         source::Source,
     },
@@ -40,33 +42,33 @@ const PROVOKE_TIMEOUT: u32 = 5;
 /// Slots from the home bucket on in which the fast path searches.
 const NEAR: u32 = 4;
 
-/// Finds the entry of a service's flow by the service's [`Handle::tag`]. Returns its distance from the home bucket, or
-/// [`NOT_FOUND`]. The entry may have expired.
+/// Finds the entry of a flow. Returns its distance from the home bucket, or [`NOT_FOUND`]. The entry may have expired.
 #[inline(always)]
-pub fn find<T: Maps>(query: &Query, service: u32, maps: &T) -> u32 {
-    maps.index().map_or(NOT_FOUND, |index| Flows::open(index, maps).find(query, service))
+pub fn find<T: Maps>(query: &Query, tag: FlowTag, maps: &T) -> u32 {
+    maps.index().map_or(NOT_FOUND, |index| Flows::open(index, maps).find(query, tag))
 }
 
-/// Finds the flow that a server's packet answers; `endpoint` is the server's [`Backend::endpoint`]. Returns the
+/// Finds the flow that a server's packet answers; `endpoint` is the server's [`Backend::endpoint_for`] the flow. Returns the
 /// distance of its entry from the home bucket, or [`NOT_FOUND`].
 #[inline(always)]
 pub fn find_answered<T: Maps>(query: &Query, endpoint: u32, maps: &T) -> u32 {
     maps.index().map_or(NOT_FOUND, |index| Flows::open(index, maps).find_answered(query, endpoint))
 }
 
-/// Finds reverse-tuple conflicts: live `nat` flows of the client endpoint to other services. Returns the
-/// [`Backend::endpoint`]s of their servers, 16 bits each, for the last four found.
+/// Finds reverse-tuple conflicts: other live `nat` flows of the client endpoint. Returns the [`Backend::endpoint_for`] of
+/// their servers, 16 bits each, for the last four found. Flows whose server has another port than a port range's flow
+/// with this tag are left out.
 #[inline(always)]
-pub fn conflicts<T: Maps>(query: &Query, service: u32, maps: &T) -> u64 {
-    maps.index().map_or(0, |index| Flows::open(index, maps).conflicts(query, service))
+pub fn conflicts<T: Maps>(query: &Query, tag: FlowTag, maps: &T) -> u64 {
+    maps.index().map_or(0, |index| Flows::open(index, maps).conflicts(query, tag))
 }
 
-/// Sets [`state::TUPLE_REUSED`] on finished or expired flows of the client endpoint to other services whose server has
-/// this [`Backend::endpoint`].
+/// Sets [`state::TUPLE_REUSED`] on other finished or expired flows of the client endpoint whose server has this
+/// [`Backend::endpoint_for`] them.
 #[inline(always)]
-pub fn mark_tuple_reused<T: Maps>(query: &Query, service: u32, endpoint: u32, maps: &T) {
+pub fn mark_tuple_reused<T: Maps>(query: &Query, tag: FlowTag, endpoint: u32, maps: &T) {
     if let Some(index) = maps.index() {
-        Flows::open(index, maps).mark_tuple_reused(query, service, endpoint);
+        Flows::open(index, maps).mark_tuple_reused(query, tag, endpoint);
     }
 }
 
@@ -130,12 +132,12 @@ impl EntrySnapshot<'_> {
 pub(super) struct Conflicts(pub(super) u64);
 
 impl Conflicts {
-    /// Whether a flow leads to the same server endpoint. Two endpoints may have the same number.
+    /// Whether a flow leads to the server endpoint of this number. Two endpoints may have the same number.
     #[inline(always)]
-    pub(super) const fn include(self, backend: &Backend) -> bool {
+    pub(super) const fn include(self, endpoint: u32) -> bool {
         const ONES: u64 = 0x1_0001_0001_0001;
         const SIGNS: u64 = ONES << 15;
-        let same = self.0 ^ (backend.endpoint as u64).wrapping_mul(ONES);
+        let same = self.0 ^ (endpoint as u64).wrapping_mul(ONES);
         // Whether one of the four numbers is zero, without a branch for each: the verifier would follow them all.
         same.wrapping_sub(ONES) & !same & SIGNS != 0
     }
@@ -175,12 +177,13 @@ impl<'t, T: Maps> Flows<'t, T> {
         self.hop_bitmap(query.home) == 0
     }
 
-    /// As the function [`find`], but [`FAR`] where entries lie farther from the home bucket than [`NEAR`].
+    /// As the function [`find`], but [`FAR`] where entries lie farther from the home bucket than [`NEAR`]. Without `RANGES`
+    /// the service has no port range.
     #[inline(always)]
-    pub(super) fn find_near(&self, query: &Query, service: u32) -> u32 {
+    pub(super) fn find_near<const RANGES: bool>(&self, query: &Query, tag: FlowTag) -> u32 {
         let mut left = self.hop_bitmap(query.home);
         for distance in 0..NEAR {
-            if left & 1 != 0 && self.is_flow_of(query, distance, service) {
+            if left & 1 != 0 && self.is_flow_of::<RANGES>(query, distance, tag) {
                 return forget(distance, self.unknown);
             }
             left >>= 1;
@@ -189,12 +192,13 @@ impl<'t, T: Maps> Flows<'t, T> {
     }
 
     /// As the function [`find_answered`], but [`FAR`] where entries lie farther from the home bucket than [`NEAR`].
-    /// Repeats the code of [`Self::find_near`]: a shared closure would need more stack than BPF has.
+    /// Without `RANGES` it finds no flow of a port range. Repeats the code of [`Self::find_near`]: a shared closure would need
+    /// more stack than BPF has.
     #[inline(always)]
-    pub(super) fn find_answered_near(&self, query: &Query, endpoint: u32) -> u32 {
+    pub(super) fn find_answered_near<const RANGES: bool>(&self, query: &Query, endpoint: u32) -> u32 {
         let mut left = self.hop_bitmap(query.home);
         for distance in 0..NEAR {
-            if left & 1 != 0 && self.is_answered(query, distance, endpoint) {
+            if left & 1 != 0 && self.is_answered::<RANGES>(query, distance, endpoint) {
                 return forget(distance, self.unknown);
             }
             left >>= 1;
@@ -351,14 +355,14 @@ impl<'t, T: Maps> Flows<'t, T> {
     }
 
     #[inline(always)]
-    fn find(&self, query: &Query, service: u32) -> u32 {
-        self.first(query, |distance| self.is_flow_of(query, distance, service))
+    fn find(&self, query: &Query, tag: FlowTag) -> u32 {
+        self.first(query, |distance| self.is_flow_of::<true>(query, distance, tag))
     }
 
     #[inline(always)]
     fn find_answered(&self, query: &Query, endpoint: u32) -> u32 {
         self.first(query, |distance| {
-            self.is_answered(query, distance, endpoint)
+            self.is_answered::<true>(query, distance, endpoint)
                 && self.at(query.home, distance).is_some_and(|entry| self.is_nat(entry))
         })
     }
@@ -380,31 +384,38 @@ impl<'t, T: Maps> Flows<'t, T> {
         NOT_FOUND
     }
 
-    /// Entry, sequence word and service tag of a flow of the client endpoint. Other words may be of a later flow,
+    /// Entry, sequence word and tag of a flow of the client endpoint. Other words may be of a later flow,
     /// unless a change of the sequence word succeeds.
     #[inline(always)]
-    fn peek(&self, query: &Query, distance: u32) -> Option<(FlowEntry<'t>, SequenceWord, u32)> {
+    fn peek(&self, query: &Query, distance: u32) -> Option<(FlowEntry<'t>, SequenceWord, FlowTag)> {
         let entry = self.at(query.home, distance)?;
         let sequence_word = entry.sequence_word();
-        let service = entry.service_of(&query.client)?;
-        if sequence_word.is_used() { Some((entry, sequence_word, service)) } else { None }
+        let tag = FlowTag::new(entry.service_of(&query.client)?, entry.port());
+        if sequence_word.is_used() { Some((entry, sequence_word, tag)) } else { None }
     }
 
-    /// Whether the entry at `distance` is the client endpoint's flow to the service with this tag.
+    /// Whether the entry at `distance` is the client endpoint's flow with this tag.
     #[inline(always)]
-    fn is_flow_of(&self, query: &Query, distance: u32, service: u32) -> bool {
+    fn is_flow_of<const RANGES: bool>(&self, query: &Query, distance: u32, tag: FlowTag) -> bool {
         self.at(query.home, distance).is_some_and(|entry| {
-            entry.service_of(&query.client) == Some(service) && entry.sequence_word().is_used()
+            entry.service_of(&query.client) == Some(tag.service())
+                && (!RANGES || entry.port() == tag.port())
+                && entry.sequence_word().is_used()
         })
     }
 
-    /// Whether a packet of the server with this [`Backend::endpoint`] answers the flow at `distance`.
+    /// Whether a packet of the server with this [`Backend::endpoint_for`] the flow at `distance` answers it.
     #[inline(always)]
-    fn is_answered(&self, query: &Query, distance: u32, endpoint: u32) -> bool {
+    fn is_answered<const RANGES: bool>(&self, query: &Query, distance: u32, endpoint: u32) -> bool {
         let Some((entry, sequence_word, _)) = self.peek(query, distance) else { return false };
         let Some(backend) = self.live_backend(entry.backend()) else { return false };
+        let is_its = if RANGES {
+            backend.endpoint_for(entry.port()) == endpoint
+        } else {
+            backend.endpoint == endpoint && backend.port != 0
+        };
         // Datagrams do not show whether an expired flow continues, or the client now talks to the server past the VIP.
-        backend.endpoint == endpoint
+        is_its
             && sequence_word.state() & state::TUPLE_REUSED == 0
             && (query.client.is_tcp() || !self.is_expired(sequence_word))
     }
@@ -423,16 +434,19 @@ impl<'t, T: Maps> Flows<'t, T> {
     }
 
     #[inline(always)]
-    fn conflicts(&self, query: &Query, service: u32) -> u64 {
+    fn conflicts(&self, query: &Query, tag: FlowTag) -> u64 {
         let mut conflicts = forget_long(0, self.unknown);
         self.first(query, |distance| {
             if let Some((entry, sequence_word, other)) = self.peek(query, distance)
-                && other != service
+                && other != tag
                 && !self.is_ended(sequence_word)
                 && self.is_nat(entry)
                 && let Some(backend) = self.live_backend(entry.backend())
+                // One test for both: each one doubles the paths that the verifier follows.
+                && u64::from(tag.port()) * u64::from(backend.port_for(other.port()) ^ tag.port()) == 0
             {
-                conflicts = forget_long(conflicts << 16 | u64::from(backend.endpoint), self.unknown);
+                let endpoint = backend.endpoint_for(other.port());
+                conflicts = forget_long(conflicts << 16 | u64::from(endpoint), self.unknown);
             }
             false
         });
@@ -440,13 +454,14 @@ impl<'t, T: Maps> Flows<'t, T> {
     }
 
     #[inline(always)]
-    fn mark_tuple_reused(&self, query: &Query, service: u32, endpoint: u32) {
+    fn mark_tuple_reused(&self, query: &Query, tag: FlowTag, endpoint: u32) {
         self.first(query, |distance| {
             if let Some((entry, sequence_word, other)) = self.peek(query, distance)
-                && other != service
+                && other != tag
                 && entry.source() == Source::NONE
                 && self.is_ended(sequence_word)
-                && self.live_backend(entry.backend()).is_some_and(|there| there.endpoint == endpoint)
+                && let Some(there) = self.live_backend(entry.backend())
+                && there.endpoint_for(other.port()) == endpoint
             {
                 entry.touch(
                     sequence_word,

@@ -43,8 +43,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let path = PacketPath::open(ifindex, maps)?;
     let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
     let (packet, selected) = (&metadata.borrow().packet, metadata.borrow().selection);
-    let service = path.index.find(&packet.destination, packet.destination_port, packet.protocol);
-    let service = service.ok_or(Refusal::UNMATCHED)?;
+    let service = path.listener(packet, packet.destination_port).ok_or(Refusal::UNMATCHED)?;
     let (source, locals) = (metadata.borrow().source, &path.index.locals);
     let may_have_source = service.mode == mode::FULL_NAT || (service.mode == mode::NAT && locals.used != 0);
     if may_have_source && source == Source::NONE {
@@ -111,7 +110,8 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         }
         match mode {
             mode::NAT | mode::FULL_NAT => {
-                let (address, port) = (&backend.address, backend.port);
+                let address = &backend.address;
+                let port = if SOURCE { backend.port_for(packet.destination_port) } else { backend.port };
                 if SOURCE && source.is_allocated() {
                     let local = &self.index.locals.slots[usize::from(source.local())].address;
                     nat::both_ends(&mut frame, packet, (local, source.port()), (address, port))
@@ -127,12 +127,14 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             }
             mode::DSR => readdress(&mut frame, &hop.macs).ok_or(Reason::Truncated)?,
             mode::IPIP => {
-                let flow = || flow_label(service.salt, &packet.source, packet.source_port);
+                let salt = || if SOURCE { service.label_salt(packet.destination_port) } else { service.salt };
+                let flow = || flow_label(salt(), &packet.source, packet.source_port);
                 ipip::encapsulate(head, packet, backend, hop, &self.index.tunnel, flow)?;
             }
             // The program without `SOURCE` has left it to another one.
             mode::GUE if SOURCE => {
-                let flow = flow_label(service.salt, &packet.source, packet.source_port);
+                let salt = service.label_salt(packet.destination_port);
+                let flow = flow_label(salt, &packet.source, packet.source_port);
                 gue::encapsulate(head, packet, backend, hop, self.index, flow)?;
             }
             _ => return Err(Refusal::drop(Reason::NotReady)),

@@ -9,6 +9,7 @@ use core::borrow::Borrow as _;
 use super::{
     access,
     flows::Flows,
+    fragment_record::FragmentOwner,
     frame_calls::FrameCalls,
     maps::Maps,
     metadata::PackedSelection,
@@ -21,7 +22,7 @@ use super::{
 use crate::abi::{
     Handle,
     flow::{Client, ClientPath},
-    fragment::{FragmentKey, FragmentRecord},
+    fragment::FragmentRecord,
     interface::{CLIENT, SERVER},
     programs::TailCalled,
     service::{ServiceIndex, mode},
@@ -91,7 +92,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             return Refusal::drop(Reason::WrongInterface);
         }
         let port = (record.ports >> 16) as u16;
-        let service = self.index.find(&packet.destination, port, packet.protocol);
+        let service = self.listener(packet, port);
         let Some(service) = service.filter(|service| service.service == record.service) else {
             return Refusal::drop(Reason::Fragment);
         };
@@ -109,30 +110,25 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
     }
 }
 
-impl<T: Maps, const FAST: bool> PacketPath<'_, T, FAST> {
+impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
     /// Records a first fragment of a flow with this source, if it is one. It is forwarded to the server.
     #[inline(always)]
     pub(super) fn record_to_server(&self, packet: &Packet, server: Handle, service: u32, source: Source) {
-        let client = ClientPath(0);
-        self.record(packet, FragmentRecord { server, client, service, source, ports: 0, since: 0 });
+        self.record(packet, server, ClientPath(0), FragmentOwner { service, source });
     }
 
     /// Records a first fragment, if it is one. It is forwarded to the client of `reply`.
     #[inline(always)]
     pub(super) fn record_to_client(&self, packet: &Packet, server: Handle, reply: &Reply<'_>) {
         let Reply { service, client, source, .. } = *reply;
-        let service = service.handle.tag();
-        self.record(packet, FragmentRecord { server, client, service, source, ports: 0, since: 0 });
+        self.record(packet, server, client, FragmentOwner { service: service.handle.tag(), source });
     }
 
     #[inline(always)]
-    fn record(&self, packet: &Packet, record: FragmentRecord) {
-        if FAST || packet.fragmentation != Fragmentation::FIRST {
-            return;
+    fn record(&self, packet: &Packet, server: Handle, client: ClientPath, owner: FragmentOwner) {
+        if !FAST && packet.fragmentation == Fragmentation::FIRST {
+            self.maps.record_fragment(packet, server, client, owner);
         }
-        let ports = u32::from(packet.source_port) | u32::from(packet.destination_port) << 16;
-        let record = FragmentRecord { ports, since: self.maps.now(), ..record };
-        self.maps.put_fragment(&packet.fragment_key(), &record);
     }
 }
 
@@ -143,16 +139,6 @@ impl Packet {
     pub(super) fn begin_fragments<T: Maps>(&self, maps: &T) {
         if self.fragmentation == Fragmentation::FIRST {
             maps.remove_fragment(&self.fragment_key());
-        }
-    }
-
-    #[inline(always)]
-    fn fragment_key(&self) -> FragmentKey {
-        FragmentKey {
-            source: self.source,
-            destination: self.destination,
-            id: self.fragment_id,
-            protocol: self.protocol.into(),
         }
     }
 }

@@ -67,7 +67,8 @@ pub fn insert<T: FlowCalls>(
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
     if service.mode == mode::NAT && !flows.is_empty(&query) {
-        maps.mark_tuples_reused(&query, service.service, backend.endpoint);
+        let tag = service.flow_tag(packet.destination_port);
+        maps.mark_tuples_reused(&query, tag, backend.endpoint_for(packet.destination_port));
     }
     let flow = Flow {
         service: service.service,
@@ -75,6 +76,7 @@ pub fn insert<T: FlowCalls>(
         client,
         arrival: arrival.tag(),
         numbers: numbers(packet, flows.now()),
+        port: service.flow_port(packet.destination_port),
         source: Source::NONE,
     };
     let bits = bits(packet, sees_replies, new.is_finished());

@@ -29,7 +29,7 @@ pub fn take<T: Maps>(service: u32, limit: Limit, amount: u32, maps: &T) -> bool 
     }
     // Before the next call: rate and amount need no place in the stack frame after it.
     let cost = limit.cost(rate, amount);
-    let Some(buckets) = maps.token_buckets(limited.token_buckets) else { return true };
+    let Some(buckets) = maps.token_buckets(limited.token_buckets.into()) else { return true };
     let may_pass = buckets.take(limit, cost, maps.nanoseconds());
     if !may_pass {
         maps.count_over_limit(service, limit);

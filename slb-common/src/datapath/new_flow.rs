@@ -46,7 +46,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let path = PacketPath::open(ifindex, maps)?;
     let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
     let Metadata { packet, replaced, named, .. } = metadata.borrow();
-    let service = path.index.find(&packet.destination, packet.destination_port, packet.protocol);
+    let service = path.listener(packet, packet.destination_port);
     let (_, arrival) = path.origin(&head.frame(), packet)?;
     let service = service.ok_or(Refusal::UNMATCHED)?;
     let request = Request { packet, arrival, service, index: path.index, maps };
@@ -78,7 +78,7 @@ impl<T: PathCalls> Request<'_, '_, T> {
         let conflicts = if service.mode == mode::NAT {
             let client = Client::new(&packet.source, packet.source_port, packet.protocol);
             let query = Flows::open(index, maps).query(client);
-            Conflicts(maps.conflicting_flows(&query, service.service))
+            Conflicts(maps.conflicting_flows(&query, service.flow_tag(packet.destination_port)))
         } else {
             Conflicts::default()
         };

@@ -2,8 +2,10 @@
 
 use super::{
     frame_calls::FrameCalls,
+    listener,
     maps::{Direction, Maps},
     parse::{Fragmentation, Packet},
+    path_calls::PathCalls,
     refusal::{PackedRefusal, Refusal},
 };
 use crate::abi::{
@@ -96,6 +98,14 @@ impl<'t, T: Maps> PacketPath<'t, T, false> {
         let index = maps.index().ok_or(Refusal::pass(Reason::NotOurs))?;
         let roles = maps.interface(ifindex).map_or(0, Interface::flags);
         Ok(Self { ifindex, roles, index, maps })
+    }
+}
+
+impl<'t, T: PathCalls, const FAST: bool> PacketPath<'t, T, FAST> {
+    /// The listener of a packet to this port, in network byte order: that of a later fragment is not in the packet.
+    #[inline(always)]
+    pub(super) fn listener(&self, packet: &Packet, port: u16) -> Option<&'t IndexEntry> {
+        listener::find::<FAST, T>(self.index, &packet.destination, port, packet.protocol, self.maps)
     }
 }
 

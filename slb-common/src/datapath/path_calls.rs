@@ -2,6 +2,7 @@
 
 use super::{
     access,
+    fragment_record::{self, FragmentOwner},
     insert::{self, NewFlow},
     limits,
     parse::Packet,
@@ -9,10 +10,27 @@ use super::{
     tracked::{self, EntryQuestion, PackedDisposition},
     unmatched::{self, UnmatchedDecision},
 };
-use crate::abi::{flow::ClientPath, service::IndexEntry, token_bucket::Limit};
+use crate::abi::{
+    Address, Handle,
+    flow::ClientPath,
+    service::{IndexEntry, ServiceIndex},
+    token_bucket::Limit,
+};
 
 /// Everything that the packet path calls: maps, and all its BPF subprograms.
 pub trait PathCalls: ScheduleCalls {
+    /// [`ServiceIndex::listener_slot`], a BPF subprogram.
+    fn listener_slot(&self, index: &ServiceIndex, address: &Address, port: u16, protocol: u8) -> u32 {
+        index.listener_slot(address, port, protocol)
+    }
+    /// [`ServiceIndex::find_range`], a BPF subprogram.
+    fn find_range(&self, index: &ServiceIndex, address: &Address, port: u16, protocol: u8) -> u32 {
+        index.find_range(address, port, protocol)
+    }
+    /// [`fragment_record::record`], a BPF subprogram.
+    fn record_fragment(&self, packet: &Packet, server: Handle, client: ClientPath, owner: FragmentOwner) {
+        fragment_record::record(packet, server, client, owner, self);
+    }
     /// [`access::source_refusal`], a BPF subprogram.
     fn source_refusal(&self, packet: &Packet, service: &IndexEntry) -> u32 {
         access::source_refusal(packet, service, self)

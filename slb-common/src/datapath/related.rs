@@ -61,7 +61,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         }
         if is_vip {
             // Without a listener, the error may be about a packet that the host has sent from the VIP.
-            let Some(service) = self.index.find(vip, port, embedded.protocol) else { return Err(UNRELATED) };
+            let Some(service) = self.listener(embedded, port) else { return Err(UNRELATED) };
             if self.roles & CLIENT == 0 {
                 return Err(Refusal::drop(Reason::WrongInterface));
             }
@@ -90,8 +90,10 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let Self { index, maps, .. } = *self;
         let flows = Flows::open(index, maps);
         let query = flows.query(Client::new(&embedded.source, embedded.source_port, embedded.protocol));
-        let distance = maps.find_flow(&query, service.service);
-        let entry = if distance == NOT_FOUND { None } else { found(&flows, &query, distance, service) };
+        let tag = service.flow_tag(embedded.destination_port);
+        let distance = maps.find_flow(&query, tag);
+        let entry =
+            if distance == NOT_FOUND { None } else { found::<true, T>(&flows, &query, distance, tag) };
         if let Some((entry, backend)) =
             entry.and_then(|entry| flows.live_backend(entry.flow.backend).map(|backend| (entry, backend)))
         {
@@ -144,7 +146,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         Self::untag(head)?;
         match mode {
             mode::NAT | mode::FULL_NAT => {
-                let translation = Translation::to_server(backend.port);
+                let translation = Translation::to_server(backend.port_for(embedded.destination_port));
                 let mut is_whole = head.translate_icmp(packet, embedded, &backend.address, translation);
                 if is_whole && source.is_allocated() {
                     let local = &self.index.locals.slots[usize::from(source.local())].address;
@@ -158,11 +160,13 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
             }
             mode::DSR => readdress(&mut head.frame(), &hop.macs).ok_or(Reason::Truncated)?,
             mode::IPIP => {
-                let flow = || flow_label(service.salt, &embedded.source, embedded.source_port);
+                let salt = service.label_salt(embedded.destination_port);
+                let flow = || flow_label(salt, &embedded.source, embedded.source_port);
                 ipip::encapsulate(head, packet, backend, hop, &self.index.tunnel, flow)?;
             }
             mode::GUE => {
-                let flow = flow_label(service.salt, &embedded.source, embedded.source_port);
+                let salt = service.label_salt(embedded.destination_port);
+                let flow = flow_label(salt, &embedded.source, embedded.source_port);
                 gue::encapsulate(head, packet, backend, hop, self.index, flow)?;
             }
             _ => return Err(Refusal::drop(Reason::NotReady)),
@@ -195,7 +199,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let (exit, vlan) = out.exit();
         let verdict: Verdict = self.egress_verdict(exit, vlan, packet)?;
         Self::untag(head)?;
-        let translation = Translation::to_client(service.port);
+        let translation = Translation::to_client(service.port_for(embedded.source_port));
         let mut is_whole = head.translate_icmp(packet, embedded, &service.address, translation);
         if is_whole && source.is_allocated() {
             let (address, port) = end.endpoint();

@@ -52,7 +52,12 @@ pub(super) fn to_client<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
 ) -> Result<Option<Reply<'t>>, Refusal> {
     let hash = ServiceIndex::server_hash(&packet.source, packet.source_port);
     if !index.may_be_server(hash) {
-        return Ok(None);
+        if !is_behind_range(packet, index) {
+            return Ok(None);
+        }
+        if FAST && !SOURCE {
+            return Err(Refusal::Next(TailCalled::FullNat));
+        }
     }
     let flows = Flows::open(index, maps);
     if FAST && !SOURCE && index.locals.used != 0 && index.locals.may_be_local(&packet.destination) {
@@ -66,20 +71,26 @@ pub(super) fn to_client<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
         let query = flows.query(client);
         let endpoint = Backend::endpoint_of(hash);
         let distance = if FAST {
-            flows.find_answered_near(&query, endpoint)
+            flows.find_answered_near::<SOURCE>(&query, endpoint)
         } else {
             maps.find_answered_flow(&query, endpoint)
         };
         if FAST && distance == FAR {
             return Err(Refusal::DECLINE);
         }
-        flows.read(&query, distance).map(|found| (found, client))
+        let found = flows.read(&query, distance);
+        // Its server answers to the source. The slow path searches for another flow.
+        if FAST && SOURCE && found.as_ref().is_some_and(|found| found.flow.source.is_allocated()) {
+            return Err(Refusal::DECLINE);
+        }
+        found.map(|found| (found, client))
     };
     let answered = match found {
         Some((found, end)) => reply::<FAST, SOURCE, T>(packet, ifindex, &flows, &found, end, maps)?,
         None => None,
     };
     match answered {
+        None if FAST && !SOURCE && is_behind_range(packet, index) => Err(Refusal::Next(TailCalled::FullNat)),
         // The flow may still have its entry in the table that this one replaces.
         None if maps.is_resizing() => Err(Refusal::drop(Reason::NotReady)),
         answered => Ok(answered),
@@ -96,7 +107,7 @@ pub(super) fn related<'t, T: FlowCalls>(
     maps: &'t T,
 ) -> Result<Option<Reply<'t>>, Refusal> {
     let hash = ServiceIndex::server_hash(&packet.source, packet.source_port);
-    if !index.may_be_server(hash) {
+    if !index.may_be_server(hash) && !is_behind_range(packet, index) {
         return Ok(None);
     }
     let flows = Flows::open(index, maps);
@@ -114,7 +125,7 @@ pub(super) fn related<'t, T: FlowCalls>(
         None if maps.is_resizing() => return Err(Refusal::drop(Reason::NotReady)),
         None => return Ok(None),
     };
-    let Some(backend) = sender_of(packet, &found, &flows) else { return Ok(None) };
+    let Some(backend) = sender_of::<true, T>(packet, &found, &flows) else { return Ok(None) };
     let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
     if service.handle.tag() != found.flow.service || !mode::sees_replies(service.mode) {
         return Ok(None);
@@ -127,6 +138,12 @@ pub(super) fn related<'t, T: FlowCalls>(
     Ok(Some(Reply { service, backend, client, out, is_finished: false, end, source: found.flow.source }))
 }
 
+/// Whether a packet may come from a server behind a port range, which has the port of each flow.
+#[inline(always)]
+fn is_behind_range(packet: &Packet, index: &ServiceIndex) -> bool {
+    index.has_ranges() && index.may_be_server(ServiceIndex::server_hash(&packet.source, 0))
+}
+
 /// The source of a flow that a packet goes to; `None` if it goes to no local address.
 #[inline(always)]
 fn source_in(packet: &Packet, index: &ServiceIndex) -> Option<Source> {
@@ -135,20 +152,17 @@ fn source_in(packet: &Packet, index: &ServiceIndex) -> Option<Source> {
     local.map(|local| Source::candidate(local, packet.destination_port))
 }
 
-/// The server of a flow, if it has sent the packet.
+/// The server of a flow, if it has sent the packet. Without `RANGES` the flow is of no port range.
 #[inline(always)]
-fn sender_of<'t, T: FlowCalls>(
+fn sender_of<'t, const RANGES: bool, T: FlowCalls>(
     packet: &Packet,
     found: &EntrySnapshot<'t>,
     flows: &Flows<'t, T>,
 ) -> Option<&'t Backend> {
     let backend = flows.live_backend(found.flow.backend)?;
     // Two server endpoints may have the same 16-bit number.
-    if backend.port == packet.source_port && backend.address.same(&packet.source) {
-        Some(backend)
-    } else {
-        None
-    }
+    let port = if RANGES { backend.port_for(found.flow.port) } else { backend.port };
+    if port == packet.source_port && backend.address.same(&packet.source) { Some(backend) } else { None }
 }
 
 #[inline(always)]
@@ -160,7 +174,7 @@ fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
     end: Client,
     maps: &'t T,
 ) -> Result<Option<Reply<'t>>, Refusal> {
-    let Some(backend) = sender_of(packet, found, flows) else { return Ok(None) };
+    let Some(backend) = sender_of::<SOURCE, T>(packet, found, flows) else { return Ok(None) };
     let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
     let source = found.flow.source;
     let is_answered = if SOURCE && source.is_allocated() {

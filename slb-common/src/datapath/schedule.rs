@@ -19,7 +19,7 @@ use crate::{
     abi::{
         backend::Backend,
         family::Family,
-        flow::{Client, Flow, persistence_units, state},
+        flow::{Client, Flow, FlowTag, persistence_units, state},
         lookup_table::{LookupTable, NO_BACKEND, Slot},
         service::{IndexEntry, ServiceIndex, mode, policy},
         shared_word::SharedWord,
@@ -242,7 +242,7 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
                 return Err(self.number(Reason::Hairpin));
             }
             // A RST begins no flow, so it cannot conflict with one.
-            if packet.flags.rst() || !self.conflicts.include(backend) {
+            if packet.flags.rst() || !self.has_conflict(backend) {
                 return Ok(chosen);
             }
             hash = mix(hash);
@@ -259,7 +259,7 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
             if self.is_hairpin(backend) {
                 return Err(self.number(Reason::Hairpin));
             }
-            if self.conflicts.include(backend) {
+            if self.has_conflict(backend) {
                 return Err(self.number(Reason::PortConflict));
             }
         }
@@ -334,6 +334,12 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
         backend.address.same(client) && self.index.locals.candidates(family).count == 0
     }
 
+    /// Whether a live flow of the client endpoint leads to the same server endpoint.
+    #[inline(always)]
+    fn has_conflict(&self, backend: &Backend) -> bool {
+        self.conflicts.include(backend.endpoint_for(self.packet.destination_port))
+    }
+
     /// Why a server may not have a new flow; `None` if it may.
     #[inline(always)]
     fn refusal_reason(&self, backend: &Backend) -> Option<Reason> {
@@ -342,7 +348,7 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
             Some(Reason::NoServer)
         } else if sees_replies && self.is_hairpin(backend) {
             Some(Reason::Hairpin)
-        } else if sees_replies && self.conflicts.include(backend) {
+        } else if sees_replies && self.has_conflict(backend) {
             Some(Reason::PortConflict)
         } else {
             None
@@ -354,7 +360,7 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
     fn affinity_server(&self) -> Result<(u32, u32), ReasonNumber> {
         let none = self.number(Reason::NoServer);
         let (flows, query) = self.client();
-        let found = flows.read(&query, self.maps.find_flow(&query, self.service.service)).ok_or(none)?;
+        let found = flows.read(&query, self.find_affinity(&query)).ok_or(none)?;
         let backend = self.live_server(&flows, &found).ok_or(none)?;
         if self.refusal_reason(backend).is_some() {
             return Err(none);
@@ -395,7 +401,7 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
         let service = self.service.service;
         let idle = persistence_units(self.service.persistence);
         let flow = Flow { service, backend: backend.handle, ..Flow::default() };
-        let found = flows.read(&query, self.maps.find_flow(&query, service));
+        let found = flows.read(&query, self.find_affinity(&query));
         match &found {
             Some(found) if self.live_server(&flows, found).is_some() => {}
             Some(found) => drop(flows.replace(found, &query, &flow, state::AFFINITY, idle)),
@@ -408,9 +414,15 @@ impl<'t, T: FlowCalls> Scheduler<'t, T> {
                 idle,
             )),
         }
-        let first = flows.read(&query, self.maps.find_flow(&query, service)).ok_or(none)?;
+        let first = flows.read(&query, self.find_affinity(&query)).ok_or(none)?;
         let backend = self.live_server(&flows, &first).ok_or(none)?;
         if self.refusal_reason(backend).is_some() { Err(none) } else { Ok((backend.handle.id(), NO_BACKEND)) }
+    }
+
+    /// The distance of the client's affinity entry. One holds for all ports of a range.
+    #[inline(always)]
+    fn find_affinity(&self, query: &Query) -> u32 {
+        self.maps.find_flow(query, FlowTag::new(self.service.service, 0))
     }
 
     /// The flow table, and the search for the client's affinity entry.

@@ -84,11 +84,12 @@ pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
     let Request { service, index, maps, .. } = *request;
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
-    let distance = flows.find_near(&query, service.service);
+    let tag = service.flow_tag(packet.destination_port);
+    let distance = flows.find_near::<SOURCE>(&query, tag);
     if distance == FAR {
         return Err(Refusal::DECLINE);
     }
-    let found = found(&flows, &query, distance, service).ok_or(Refusal::DECLINE)?;
+    let found = found::<SOURCE, T>(&flows, &query, distance, tag).ok_or(Refusal::DECLINE)?;
     // The slow path replaces the entry.
     if SOURCE && named.is_some_and(|named| named.handle != found.flow.backend) {
         return Err(Refusal::DECLINE);
@@ -127,8 +128,9 @@ pub(super) fn select_tracked<'t, T: PathCalls>(
     let Request { packet, service, index, maps, .. } = *request;
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
+    let tag = service.flow_tag(packet.destination_port);
     // Most new flows find an empty home bucket, which saves the call of the search.
-    let distance = if flows.is_empty(&query) { NOT_FOUND } else { maps.find_flow(&query, service.service) };
+    let distance = if flows.is_empty(&query) { NOT_FOUND } else { maps.find_flow(&query, tag) };
     let disposition = if distance == NOT_FOUND {
         PackedDisposition::NO_ENTRY
     } else {

@@ -4,10 +4,11 @@ use core::borrow::Borrow as _;
 
 use super::{
     frame_calls::FrameCalls,
-    maps::Maps,
+    listener,
     metadata::Metadata,
     parse::{Fragmentation, Packet},
     path::{Verdict, conclude},
+    path_calls::PathCalls,
     refusal::Refusal,
 };
 use crate::{
@@ -17,7 +18,11 @@ use crate::{
 
 /// Parses a frame. The verdict is for frames without a later program.
 #[inline(always)]
-pub fn slow<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Result<Verdict, TailCalled> {
+pub fn slow<G: FrameCalls, T: PathCalls>(
+    head: &mut G,
+    ifindex: u32,
+    maps: &T,
+) -> Result<Verdict, TailCalled> {
     let decided = match (maps.index(), head.parse()) {
         (None, _) => Refusal::pass(Reason::NotOurs),
         (_, None) => Refusal::pass(Reason::NotReady),
@@ -29,22 +34,23 @@ pub fn slow<G: FrameCalls, T: Maps>(head: &mut G, ifindex: u32, maps: &T) -> Res
             if metadata.is_sound() {
                 metadata.packet.begin_fragments(maps);
             }
-            Refusal::Next(next_program(metadata, index))
+            Refusal::Next(next_program(metadata, index, maps))
         }
     };
     conclude(Err(decided), head, maps)
 }
 
 #[inline(always)]
-fn next_program(metadata: &Metadata, index: &ServiceIndex) -> TailCalled {
+fn next_program<T: PathCalls>(metadata: &Metadata, index: &ServiceIndex, maps: &T) -> TailCalled {
     let packet = &metadata.packet;
+    let (vip, port) = (&packet.destination, packet.destination_port);
     if is_icmp(packet) && (metadata.is_sound() || metadata.is_refused_for(Reason::OtherProtocol)) {
         TailCalled::Icmp
     } else if !metadata.is_sound() {
         TailCalled::Refused
     } else if packet.fragmentation == Fragmentation::LATER {
         TailCalled::Fragment
-    } else if index.find(&packet.destination, packet.destination_port, packet.protocol).is_some() {
+    } else if listener::find::<false, T>(index, vip, port, packet.protocol, maps).is_some() {
         TailCalled::ToServer
     } else {
         TailCalled::ToClient

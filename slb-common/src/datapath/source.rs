@@ -24,7 +24,7 @@ use crate::{
         interface::Interface,
         local_address::{Candidates, MAX_CANDIDATES},
         programs::TailCalled,
-        service::{IndexEntry, ServiceIndex, mode},
+        service::{IndexEntry, mode},
         source::Source,
         stats::{GeneratedPacket, Reason},
     },
@@ -59,7 +59,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let path = PacketPath::open(ifindex, maps)?;
     let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
     let packet = &metadata.borrow().packet;
-    let service = path.index.find(&packet.destination, packet.destination_port, packet.protocol);
+    let service = path.listener(packet, packet.destination_port);
     let source = path.source_of(metadata.borrow(), service.ok_or(Refusal::UNMATCHED)?)?;
     head.translate_source(source);
     Err(Refusal::Next(TailCalled::Forward))
@@ -73,9 +73,11 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let (packet, selected) = (&metadata.packet, metadata.selection);
         let flows = Flows::open(index, maps);
         let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
-        let distance = maps.find_flow(&query, service.service);
+        let tag = service.flow_tag(packet.destination_port);
+        let distance = maps.find_flow(&query, tag);
         let is_full_nat = service.mode == mode::FULL_NAT;
-        let entry = if distance == NOT_FOUND { None } else { found(&flows, &query, distance, service) };
+        let entry =
+            if distance == NOT_FOUND { None } else { found::<true, T>(&flows, &query, distance, tag) };
         // A RST begins no flow.
         let Some(entry) = entry else {
             return if is_full_nat { Err(Refusal::drop(Reason::Reset)) } else { Ok(Source::UNTRANSLATED) };
@@ -129,7 +131,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
     fn choose(&self, packet: &Packet, backend: &Backend, slot: u32) -> Source {
         let locals = &self.index.locals;
         let candidates = locals.candidates(if packet.source.is_v4() { Family::V4 } else { Family::V6 });
-        let server = ServiceIndex::server_hash(&backend.address, backend.port);
+        let server = backend.server_hash_for(packet.destination_port);
         let [high, low] = packet.source.halves();
         let first = mix(mix(high ^ self.index.seed) ^ low);
         let allocate = |source, is_scarce| {

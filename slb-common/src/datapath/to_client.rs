@@ -105,11 +105,12 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             Self::untag(head)?;
         }
         let mut frame = head.frame();
+        let vip_port = if SOURCE { service.port_for(packet.source_port) } else { service.port };
         if SOURCE && source.is_allocated() {
             let (address, port) = end.endpoint();
-            nat::both_ends(&mut frame, packet, (&service.address, service.port), (&address, port))
+            nat::both_ends(&mut frame, packet, (&service.address, vip_port), (&address, port))
         } else {
-            nat::to_client(&mut frame, packet, &service.address, service.port)
+            nat::to_client(&mut frame, packet, &service.address, vip_port)
         }
         .ok_or(Refusal::drop(Reason::Truncated))?;
         readdress(&mut frame, &macs).ok_or(Refusal::drop(Reason::Truncated))?;

@@ -43,8 +43,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let path = PacketPath::open(ifindex, maps)?;
     let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
     let packet = &metadata.borrow().packet;
-    let found = path.index.find(&packet.destination, packet.destination_port, packet.protocol);
-    let service = found.ok_or(Refusal::UNMATCHED)?;
+    let service = path.listener(packet, packet.destination_port).ok_or(Refusal::UNMATCHED)?;
     if path.roles & CLIENT == 0 {
         return Err(Refusal::drop(Reason::WrongInterface));
     }

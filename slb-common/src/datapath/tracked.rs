@@ -19,7 +19,7 @@ use crate::{
     abi::{
         Handle,
         backend::{Backend, NextHop},
-        flow::{Client, ClientPath, state},
+        flow::{Client, ClientPath, FlowTag, state},
         lookup_table::NO_BACKEND,
         service::{IndexEntry, ServiceIndex, mode, policy},
         source::Source,
@@ -112,15 +112,18 @@ impl EntryQuestion {
     }
 }
 
-/// The entry at `distance` from the home bucket, if it is a flow of this service.
+/// The entry at `distance` from the home bucket, if it is the flow with this tag. Without `RANGES` its service has no port
+/// range.
 #[inline(always)]
-pub(super) fn found<'t, T: Maps>(
+pub(super) fn found<'t, const RANGES: bool, T: Maps>(
     flows: &Flows<'t, T>,
     query: &Query,
     distance: u32,
-    service: &IndexEntry,
+    tag: FlowTag,
 ) -> Option<EntrySnapshot<'t>> {
-    flows.read(query, distance).filter(|found| found.flow.service == service.service)
+    flows
+        .read(query, distance)
+        .filter(|found| found.flow.service == tag.service() && (!RANGES || found.flow.port == tag.port()))
 }
 
 /// Decides on a packet of a tracked flow in the slow path. A BPF subprogram
@@ -137,7 +140,8 @@ pub fn disposition<T: Maps>(
     let request = Request { packet, arrival, service, index, maps };
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
-    let Some(found) = found(&flows, &query, question.distance(), service) else {
+    let tag = service.flow_tag(packet.destination_port);
+    let Some(found) = found::<true, T>(&flows, &query, question.distance(), tag) else {
         return PackedDisposition::NO_ENTRY;
     };
     let decided = if question.names_other_than(found.flow.backend) {

@@ -8,7 +8,10 @@
 
 use super::{icmp_error::IcmpMessage, maps::Maps, parse::Packet};
 use crate::{
-    abi::{service::policy, stats::Reason},
+    abi::{
+        service::{NO_SLOT, ServiceIndex, policy},
+        stats::Reason,
+    },
     net::headers::protocol,
 };
 
@@ -60,9 +63,8 @@ pub fn decide<T: Maps>(packet: &Packet, reason: u32, maps: &T) -> UnmatchedDecis
     let Some(vip) = index.vip(&packet.destination) else { return UnmatchedDecision::of(PASS) };
     if vip.policy & (policy::DROP_UNMATCHED | policy::REJECT_UNMATCHED) == 0 {
         // The kernel would reassemble the listener's fragments and reset their connection.
-        let is_listeners = reason == Reason::Fragment as u32
-            && packet.destination_port != 0
-            && index.find(&packet.destination, packet.destination_port, packet.protocol).is_some();
+        let is_listeners =
+            reason == Reason::Fragment as u32 && packet.destination_port != 0 && has_listener(packet, index);
         return UnmatchedDecision::of(if is_listeners { DROP } else { PASS });
     }
     // The parser may not have read the source of a packet that it has refused.
@@ -84,6 +86,14 @@ pub fn decide<T: Maps>(packet: &Packet, reason: u32, maps: &T) -> UnmatchedDecis
         }
         _ => UnmatchedDecision::of(DROP),
     }
+}
+
+/// Whether a listener takes packets to the packet's port.
+#[inline(always)]
+fn has_listener(packet: &Packet, index: &ServiceIndex) -> bool {
+    let (vip, port) = (&packet.destination, packet.destination_port);
+    index.find(vip, port, packet.protocol).is_some()
+        || (index.has_ranges() && index.find_range(vip, port, packet.protocol) != NO_SLOT)
 }
 
 /// Whether the parser has read the packet in full: it is refused only for its destination or protocol.

@@ -336,8 +336,11 @@ pub struct ApiListener {
     pub state: ApiRunState,
     /// `tcp` or `udp`.
     pub protocol: String,
-    /// Port on every VIP.
+    /// Port on every VIP; of a range the first one.
     pub port: u16,
+    /// Its range, as `8000-8999`, or `any`; `None` for a single port.
+    #[serde(default)]
+    pub port_range: Option<String>,
     /// Forwarding mode.
     pub mode: String,
     /// Whether segments that open a connection carry the client endpoint to the server.

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 pub use slb_common::abi::mode::Mode;
-use slb_common::abi::protocol::IpProtocol;
+use slb_common::abi::{ports::Ports, protocol::IpProtocol};
 
 pub use access::{AccessList, AccessListKind, ListenerAccess, Networks};
 pub use check::{
@@ -195,8 +195,8 @@ pub struct Listener {
     pub name: Name,
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Port on the VIPs. 1 to 65,535.
-    pub port: u16,
+    /// Port, port range or any port on the VIPs. 1 to 65,535.
+    pub port: Ports,
     /// Whether it is running or stopped.
     pub state: RunState,
     /// The servers behind it.
@@ -392,7 +392,7 @@ pub struct PrimarySecondaryGroup {
 pub struct ConfigServer {
     /// Address; never a VIP.
     pub address: IpAddr,
-    /// Port. 1 to 65,535.
+    /// Port. 1 to 65,535, or 0 for that of the packet, behind a port range.
     pub port: u16,
     /// Share of new flows.
     pub weight: Weight,

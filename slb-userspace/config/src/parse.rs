@@ -24,6 +24,7 @@ mod listener;
 mod load_balancer;
 mod local_addresses;
 mod mode;
+mod port_range;
 mod primary_secondary;
 mod quic;
 mod scheduling;
@@ -80,13 +81,15 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
         primary_secondary::listed(pairs),
         &mut group_names,
     );
+    let behind_ranges = port_range::GroupsBehindRanges::of(document);
     let mut group_ids = UsedIds::default();
     let server_groups = document.server_group.0.iter();
-    let server_groups: Vec<_> =
-        server_groups.map(|table| group::build(checker, table, &vips, &mut group_ids)).collect();
+    let server_groups: Vec<_> = server_groups
+        .map(|table| group::build(checker, table, &vips, &behind_ranges, &mut group_ids))
+        .collect();
     let primary_secondary_groups = pairs.iter();
     let primary_secondary_groups: Vec<_> = primary_secondary_groups
-        .map(|table| primary_secondary::build(checker, table, &vips, &mut group_ids))
+        .map(|table| primary_secondary::build(checker, table, &vips, &behind_ranges, &mut group_ids))
         .collect();
 
     let lists = &document.access_list.0;
@@ -104,6 +107,7 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
             vips: &vips,
             groups: &groups,
             pairs: &pair_index,
+            behind_ranges: &behind_ranges,
             tunnels,
             locals,
             used: &mut used,

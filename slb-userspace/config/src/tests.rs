@@ -5,6 +5,7 @@ mod access_lists;
 mod broken;
 mod limits;
 mod mutated;
+mod port_ranges;
 mod quic;
 mod warned;
 

@@ -8,8 +8,8 @@ use std::{
 
 use ipnet::IpNet;
 use slb_common::abi::{
-    family::Family, health::ServerHealth, policy_set::PolicySet, protocol::IpProtocol, service::policy,
-    tunnel::Tunnel,
+    family::Family, health::ServerHealth, policy_set::PolicySet, ports::Ports, protocol::IpProtocol,
+    service::policy, tunnel::Tunnel,
 };
 
 use super::model::{
@@ -351,7 +351,7 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, observations: ObservedInputs<'_
     }
     Some(DesiredService {
         address,
-        port: 0,
+        port: Ports::default(),
         protocol: IpProtocol::icmp(Family::of(address)),
         id: None,
         load_balancer: balancer.name.to_string(),

@@ -19,7 +19,7 @@ use slb_common::abi::{backend::Backend, family::Family, health::ServerHealth, id
 use super::{
     listener_servers::{FailoverSettings, ListenerServer, ServerGroups, family, group_of, server_override},
     model::{
-        GroupRef, HealthVerdict, ListenerId, ServerRoute, ServiceKey, Side, health_of, key_of,
+        GroupRef, HealthVerdict, ListenerId, ServerRoute, ServiceKey, Side, health_of, key_at, key_of,
         resolved_next_hop,
     },
     overrides::Overrides,
@@ -108,7 +108,7 @@ impl Failover {
             configured.map(|backend| ((backend.table(), backend_address(backend)), backend)).collect();
         let mut on_secondary = BTreeMap::new();
         for FamilyGroup { balancer, listener, vips, members, .. } in family_groups(config) {
-            let keys = vips.iter().map(|vip| key(listener, *vip));
+            let keys = vips.iter().map(|vip| key_at(listener, *vip));
             let table = keys.clone().find_map(|key| tables.get(&key).copied());
             let of = |side: Side, tells: fn(&Backend) -> bool| {
                 // A server on both sides does not show which side is active.
@@ -141,7 +141,7 @@ impl Failover {
 
     /// The side that has the traffic of a listener at a VIP.
     pub fn side(&self, listener: &Listener, vip: IpAddr) -> Side {
-        if self.on_secondary.contains_key(&key(listener, vip)) { Side::Secondary } else { Side::Primary }
+        if self.on_secondary.contains_key(&key_at(listener, vip)) { Side::Secondary } else { Side::Primary }
     }
 
     /// Decides by the inputs at `now`, the time since boot. The present state stays valid until the decision is active
@@ -158,7 +158,7 @@ impl Failover {
         for part in family_groups(config) {
             let FamilyGroup { balancer, listener, vips, failover_settings, .. } = &part;
             // An added VIP has its traffic on the same side as the others.
-            let was = vips.iter().find_map(|vip| self.on_secondary.get(&key(listener, *vip)));
+            let was = vips.iter().find_map(|vip| self.on_secondary.get(&key_at(listener, *vip)));
             let was_on_secondary = was.is_some();
             // If every secondary server was replaced, the listener begins with its primary side.
             let was = was.filter(|was| part.has_any(Side::Secondary, &was.secondary));
@@ -212,7 +212,7 @@ impl Failover {
                 });
             }
             if let Some(is) = is {
-                on_secondary.extend(vips.iter().map(|vip| (key(listener, *vip), is.clone())));
+                on_secondary.extend(vips.iter().map(|vip| (key_at(listener, *vip), is.clone())));
             }
         }
         FailoverDecision { failover: Self { on_secondary }, changes, next }
@@ -345,10 +345,6 @@ fn family_groups(config: &Config) -> impl Iterator<Item = FamilyGroup<'_>> {
 
 fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
     [a, b].into_iter().flatten().min()
-}
-
-fn key(listener: &Listener, vip: IpAddr) -> ServiceKey {
-    (vip, listener.port, listener.protocol.ip())
 }
 
 #[cfg(test)]

@@ -160,11 +160,12 @@ impl<'a> FinishedFlows<'a> {
             return false;
         }
         let client = SocketAddr::new(to_ip(&flow.client), u16::from_be(flow.port));
+        let vip_port = if flow.range_port == 0 { entry.port } else { flow.range_port };
         self.ended.push(TerminatedConnection {
             client,
             source: self.source_of(flow).unwrap_or(client),
-            vip: SocketAddr::new(to_ip(&entry.address), u16::from_be(entry.port)),
-            server: backend_address(backend),
+            vip: SocketAddr::new(to_ip(&entry.address), u16::from_be(vip_port)),
+            server: SocketAddr::new(to_ip(&backend.address), u16::from_be(backend.port_for(vip_port))),
         });
         true
     }

@@ -31,6 +31,16 @@ impl EndpointFilter {
     fn is(self, other: SocketAddr) -> bool {
         self.address == other.ip() && self.port.is_none_or(|port| port == other.port())
     }
+
+    /// Whether a service has the endpoint.
+    fn is_of(self, service: &Service) -> bool {
+        self.address == to_ip(&service.address) && self.port.is_none_or(|port| service.ports().contains(port))
+    }
+
+    /// Whether a server may have the endpoint: one behind a port range has any port.
+    fn may_be(self, server: SocketAddr) -> bool {
+        self.is(server) || (self.address == server.ip() && server.port() == 0)
+    }
 }
 
 impl FromStr for EndpointFilter {
@@ -84,8 +94,7 @@ impl FlushFilter {
     pub fn resolve(&self, actual: &MapState) -> Result<ResolvedFilter, String> {
         let running = || actual.services.iter().filter(|(_, service)| service.table() != TableId::NONE);
         let is_chosen = |service: &Service| {
-            let end = SocketAddr::new(to_ip(&service.address), u16::from_be(service.port));
-            self.vip.is_none_or(|vip| vip.is(end))
+            self.vip.is_none_or(|vip| vip.is_of(service))
                 && self.listener.as_ref().is_none_or(|listener| *listener == name(service))
         };
         let services = (self.vip.is_some() || self.listener.is_some()).then(|| {
@@ -93,21 +102,19 @@ impl FlushFilter {
             chosen.filter_map(|(id, _)| Some(actual.index.entries.get(id)?.tag())).collect::<BTreeSet<_>>()
         });
         if services.as_ref().is_some_and(BTreeSet::is_empty) {
-            let there = running().map(|(_, service)| {
-                let end = SocketAddr::new(to_ip(&service.address), u16::from_be(service.port));
-                format!("{} at {end}", name(service))
-            });
+            let there = running().map(|(_, service)| format!("{} at {}", name(service), end_of(service)));
             return Err(format!("no running listener is {self}; there are: {}", listed(there)));
         }
         let servers = self.server.map(|server| {
-            let chosen = actual.backends.values().filter(|backend| server.is(backend_address(backend)));
+            let chosen = actual.backends.values().filter(|backend| server.may_be(backend_address(backend)));
             chosen.map(|backend| backend.handle).collect::<BTreeSet<_>>()
         });
         if let (Some(server), Some(true)) = (self.server, servers.as_ref().map(BTreeSet::is_empty)) {
             let there = actual.backends.values().map(|backend| backend_address(backend).to_string());
             return Err(format!("there is no server {server}; there are: {}", listed(there)));
         }
-        Ok(ResolvedFilter { client: self.client, services, servers, not_assured: self.not_assured })
+        let ports = [self.vip, self.server].map(|end| end.and_then(|end| end.port));
+        Ok(ResolvedFilter { client: self.client, services, servers, ports, not_assured: self.not_assured })
     }
 }
 
@@ -123,6 +130,16 @@ impl fmt::Display for FlushFilter {
         ];
         let parts: Vec<_> = parts.into_iter().flatten().collect();
         f.write_str(if parts.is_empty() { "all".to_owned() } else { parts.join(", ") }.as_str())
+    }
+}
+
+/// The VIP and ports of a service.
+fn end_of(service: &Service) -> String {
+    let (address, ports) = (to_ip(&service.address), service.ports());
+    match (ports.as_single(), address) {
+        (Some(port), _) => SocketAddr::new(address, port).to_string(),
+        (None, IpAddr::V4(address)) => format!("{address}:{ports}"),
+        (None, IpAddr::V6(address)) => format!("[{address}]:{ports}"),
     }
 }
 
@@ -147,6 +164,8 @@ pub struct ResolvedFilter {
     client: Option<IpNet>,
     services: Option<BTreeSet<ServiceTag>>,
     servers: Option<BTreeSet<Handle>>,
+    /// Ports of VIP and server, which flows behind a port range have.
+    ports: [Option<u16>; 2],
     not_assured: bool,
 }
 
@@ -156,6 +175,9 @@ impl ResolvedFilter {
         !(self.not_assured && entry.is_assured)
             && self.services.as_ref().is_none_or(|services| services.contains(&entry.service))
             && self.servers.as_ref().is_none_or(|servers| servers.contains(&entry.backend))
+            // An affinity entry holds for all ports of a range.
+            && (entry.range_port == 0
+                || self.ports.iter().flatten().all(|port| port.to_be() == entry.range_port))
             && self.client.is_none_or(|client| client.contains(&to_ip(&entry.client)))
     }
 }

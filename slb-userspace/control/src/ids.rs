@@ -35,7 +35,7 @@ use slb_config::model::{Bandwidth, Scheduler};
 
 use self::access_lists::AccessLists;
 use self::servers::{ActualServers, PoolTable, ServerAssignment};
-use super::model::key_of;
+use super::known_services::KnownServices;
 use super::{drain, hash_transition::hash_transition, model::Desired};
 use crate::dataplane::state::{
     ControlSettings, IndexContent, MapState, SPARE_TABLE, ServerTable, SlotOrder, TableMember, TableSpec,
@@ -166,15 +166,13 @@ fn services(
     ids: &mut IdAllocator,
     steps: &mut Vec<BootSecs>,
 ) -> Result<BTreeMap<ServiceId, Service>, MapsFull> {
-    let known: BTreeMap<_, ServiceId> =
-        actual.services.iter().filter_map(|(id, service)| Some((key_of(service)?, *id))).collect();
+    let known = KnownServices::new(desired, actual);
     let mut services = BTreeMap::new();
     for desired_service in &desired.services {
-        let (id, handle) =
-            match known.get(&(desired_service.address, desired_service.port, desired_service.protocol)) {
-                Some(&id) => (id, actual.services[&id].handle),
-                None => ids.service(actual)?,
-            };
+        let (id, handle) = match known.of(desired_service) {
+            Some((id, there)) => (id, there.handle),
+            None => ids.service(actual)?,
+        };
         let idle_timeout = seconds(desired_service.idle);
         let (policies, hash_changed_at, end) = hash_transition(
             actual.services.get(&id),
@@ -185,9 +183,11 @@ fn services(
         );
         steps.extend(end);
         let access = desired_service.access.as_ref();
+        let is_range = desired_service.port.is_range();
         let service = Service {
             address: to_address(desired_service.address),
-            port: desired_service.port.to_be(),
+            port: desired_service.port.first().to_be(),
+            last_port: if is_range { desired_service.port.last().to_be() } else { 0 },
             protocol: desired_service.protocol.number(),
             mode: desired_service.mode.number(),
             policy: policies.bits(),
@@ -229,14 +229,20 @@ fn slot_order(scheduler: Scheduler, members: &mut [TableMember]) -> SlotOrder {
 
 /// The service's entry in the index that packets look up.
 pub fn entry(service: &Service, seed: u64) -> IndexEntry {
+    let ports = service.ports();
+    let is_range = ports.is_range();
+    // The salt of a range has no port, so that a flow keeps its slot when the range grows or shrinks.
+    let port = if is_range { 0 } else { service.port };
     IndexEntry {
         address: service.address,
-        port: service.port,
-        protocol: service.protocol,
+        port,
+        protocol: service.protocol | if is_range { IndexEntry::RANGE } else { 0 },
+        first_port: if is_range { ports.first() } else { 0 },
+        last_port: if is_range { ports.last() } else { 0 },
         mode: service.mode,
         service: service.tag().number(),
         lookup_table: service.lookup_table,
-        salt: salt(seed, &service.address, service.port, service.protocol),
+        salt: salt(seed, &service.address, port, service.protocol),
         policy: service.policy,
         idle: idle_units(service.idle_timeout),
         persistence: service.persistence,
@@ -257,20 +263,17 @@ fn tables(
     actual: &MapState,
     rehoming: &BTreeSet<TableId>,
 ) -> Result<Vec<TableId>, MapsFull> {
-    let now: BTreeMap<_, TableId> = actual
-        .services
-        .values()
-        .filter(|service| service.table() != TableId::NONE)
-        .filter_map(|service| Some((key_of(service)?, service.table())))
-        .collect();
+    let known = KnownServices::new(desired, actual);
+    let now = actual.services.values().map(Service::table).filter(|table| *table != TableId::NONE);
     let mut tables: Vec<Option<TableId>> = vec![None; desired.pools.len()];
     let in_use: BTreeSet<TableId> =
-        now.values().chain(actual.tables.keys()).chain(rehoming).copied().collect();
+        now.chain(actual.tables.keys().copied()).chain(rehoming.iter().copied()).collect();
     let mut taken = BTreeSet::new();
     for service in &desired.services {
         if let Some(pool) = service.pool
             && tables[pool].is_none()
-            && let Some(&table) = now.get(&(service.address, service.port, service.protocol))
+            && let Some(table) = known.of(service).map(|(_, there)| there.table())
+            && table != TableId::NONE
             && taken.insert(table)
         {
             tables[pool] = Some(table);
@@ -297,12 +300,11 @@ fn tables(
 
 /// For each pool with a table new to its listeners, the table that they had.
 fn previous_tables(desired: &Desired, actual: &MapState, tables: &[TableId]) -> Vec<Option<TableId>> {
-    let before: BTreeMap<_, TableId> =
-        actual.services.values().filter_map(|service| Some((key_of(service)?, service.table()))).collect();
+    let known = KnownServices::new(desired, actual);
     let mut previous_tables = vec![None; tables.len()];
     for service in &desired.services {
         if let Some(pool) = service.pool
-            && let Some(&table) = before.get(&(service.address, service.port, service.protocol))
+            && let Some(table) = known.of(service).map(|(_, there)| there.table())
             && table != tables[pool]
             && table != TableId::NONE
         {
@@ -367,7 +369,7 @@ impl IdAllocator {
 
     /// A new handle for an id. Its generation is never 0: handle 0 names nothing.
     fn handle(&mut self, id: u32) -> Handle {
-        self.generation = self.generation.checked_add(1).unwrap_or(1);
+        self.generation = self.generation % Handle::MAX_GENERATION + 1;
         Handle::new(id, self.generation)
     }
 }

@@ -16,7 +16,7 @@ use slb_common::abi::{
 
 use super::{
     listener_servers::{ServerGroups, running},
-    model::{Health, HealthVerdict, key_of},
+    model::{Health, HealthVerdict, key_at, key_of},
 };
 use crate::dataplane::state::{MapState, backend_address, to_ip};
 use crate::inputs::Target;
@@ -38,7 +38,7 @@ pub fn health(config: &Config, actual: &MapState) -> BTreeMap<Target, HealthVerd
     let mut health = BTreeMap::new();
     for (balancer, listener) in running(config) {
         for address in &balancer.addresses {
-            let key = (*address, listener.port, listener.protocol.ip());
+            let key = key_at(listener, *address);
             let Some(&table) = tables.get(&key) else { continue };
             for server in members.servers_behind(balancer, listener).servers.iter().filter(|s| s.is_checked) {
                 if let Some(&healthy) = before.get(&(table, server.address))

@@ -21,6 +21,7 @@ mod hash_transition;
 pub mod ids;
 pub mod inherited_state;
 pub mod inputs;
+mod known_services;
 pub mod listener_index;
 pub mod listener_servers;
 pub mod local_addresses;

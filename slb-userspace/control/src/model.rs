@@ -9,8 +9,14 @@ use std::{
 };
 
 use slb_common::abi::{
-    backend::NextHop, health::ServerHealth, policy_set::PolicySet, protocol::IpProtocol, quic::CidFormat,
-    service::Service, tunnel::Tunnel,
+    backend::NextHop,
+    health::ServerHealth,
+    policy_set::PolicySet,
+    ports::{Ports, PortsKey},
+    protocol::IpProtocol,
+    quic::CidFormat,
+    service::Service,
+    tunnel::Tunnel,
 };
 use slb_config::model::{
     AccessListKind, Bandwidth, Id, Listener, LoadBalancer, Mode, Networks, Scheduler, TableSize,
@@ -115,8 +121,8 @@ impl ListenerId {
 pub struct DesiredService {
     /// The VIP.
     pub address: IpAddr,
-    /// Port, in host byte order; 0 for the VIP itself.
-    pub port: u16,
+    /// Port, port range or any port; port 0 for the VIP itself.
+    pub port: Ports,
     /// Protocol; ICMP or ICMPv6 for the VIP itself.
     pub protocol: IpProtocol,
     /// The listener; `None` for the VIP itself.
@@ -259,12 +265,23 @@ pub(super) fn resolved_next_hop(
     })
 }
 
-/// VIP, port in host byte order, and protocol, which identify a service.
-pub(super) type ServiceKey = (IpAddr, u16, IpProtocol);
+/// VIP, ports and protocol, which identify a service.
+pub(super) type ServiceKey = (IpAddr, PortsKey, IpProtocol);
 
 /// The key of a service of the maps; `None` if its protocol is none of a service.
 pub(super) fn key_of(service: &Service) -> Option<ServiceKey> {
-    Some((to_ip(&service.address), u16::from_be(service.port), service.protocol()?))
+    Some((to_ip(&service.address), service.ports().key(), service.protocol()?))
+}
+
+/// The key of the service of a listener at a VIP.
+pub(super) fn key_at(listener: &Listener, vip: IpAddr) -> ServiceKey {
+    (vip, listener.port.key(), listener.protocol.ip())
+}
+
+impl DesiredService {
+    pub(super) const fn key(&self) -> ServiceKey {
+        (self.address, self.port.key(), self.protocol)
+    }
 }
 
 /// A group of servers, by id.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, mem, net::IpAddr, time::Duration};
 
-use slb_common::abi::{health::ServerHealth, protocol::IpProtocol};
+use slb_common::abi::{health::ServerHealth, ports::Ports, protocol::IpProtocol};
 
 use super::model::{AdminState, Desired, DesiredPool, DesiredServer, DesiredService, ListenerId, ServiceKey};
 
@@ -16,8 +16,8 @@ pub struct ListenerVips {
     pub id: ListenerId,
     /// The VIPs, sorted.
     pub vips: Vec<IpAddr>,
-    /// Port, in host byte order.
-    pub port: u16,
+    /// Its ports.
+    pub port: Ports,
     /// Protocol.
     pub protocol: IpProtocol,
 }
@@ -39,7 +39,7 @@ pub struct Outage {
 pub type Outages = BTreeMap<ListenerVips, Outage>;
 
 /// Listener, port, protocol, index of the pool.
-type PoolListener<'a> = (&'a ListenerId, u16, IpProtocol, usize);
+type PoolListener<'a> = (&'a ListenerId, Ports, IpProtocol, usize);
 
 /// Finds all outages in a desired state.
 pub fn outages(desired: &Desired) -> Outages {
@@ -119,7 +119,7 @@ impl OutageTracker {
         let served_before = mem::take(&mut self.served_since);
         let mut running = BTreeMap::new();
         for service in desired.services.iter().filter(|service| service.pool.is_some()) {
-            let key = (service.address, service.port, service.protocol);
+            let key = service.key();
             running.insert((service.id.as_ref(), service.address), service);
             self.served_since.insert(key, served_before.get(&key).copied().unwrap_or(now));
         }
@@ -138,7 +138,7 @@ impl OutageTracker {
         for (listener_vips, outage) in found {
             let since = before.get(&listener_vips).map(|(_, since)| *since);
             let keys =
-                listener_vips.vips.iter().map(|vip| (*vip, listener_vips.port, listener_vips.protocol));
+                listener_vips.vips.iter().map(|vip| (*vip, listener_vips.port.key(), listener_vips.protocol));
             let lasted = keys.filter_map(|key| {
                 self.served_since.remove(&key);
                 served_before.get(&key).map(|since| now.saturating_sub(*since))

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use super::model::{Desired, key_of};
+use super::{known_services::KnownServices, model::Desired};
 use crate::dataplane::state::MapState;
 use slb_common::abi::ids::TableId;
 
@@ -18,19 +18,15 @@ pub struct SeparateTables<'a> {
 /// Gives each service of a pool its own copy of the pool if its table in `actual` differs from that of the first
 /// service.
 pub fn separate_tables<'a>(desired: &'a Desired, actual: &MapState) -> SeparateTables<'a> {
-    let tables: BTreeMap<_, TableId> = actual
-        .services
-        .values()
-        .filter(|service| service.table() != TableId::NONE)
-        .filter_map(|service| Some((key_of(service)?, service.table())))
-        .collect();
+    let known = KnownServices::new(desired, actual);
     let mut first: Vec<Option<TableId>> = vec![None; desired.pools.len()];
     let mut added: BTreeMap<(usize, TableId), usize> = BTreeMap::new();
     let mut copies = Vec::new();
     let mut moved = Vec::new();
     for (number, service) in desired.services.iter().enumerate() {
         let Some(pool) = service.pool else { continue };
-        let Some(&table) = tables.get(&(service.address, service.port, service.protocol)) else { continue };
+        let table = known.of(service).map(|(_, there)| there.table());
+        let Some(table) = table.filter(|table| *table != TableId::NONE) else { continue };
         if *first[pool].get_or_insert(table) != table {
             let copy = *added.entry((pool, table)).or_insert_with(|| {
                 copies.push(pool);

@@ -6,6 +6,7 @@ mod flush;
 mod gc_passes;
 mod limits;
 mod local_addresses;
+mod port_ranges;
 mod quic;
 mod random;
 mod terminations;

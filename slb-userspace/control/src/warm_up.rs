@@ -12,7 +12,7 @@ use slb_common::abi::{backend::Backend, health::ServerHealth, ids::TableId};
 
 use super::{
     listener_servers::running,
-    model::{Desired, DesiredPool, DesiredServer, ServiceKey, key_of},
+    model::{Desired, DesiredPool, DesiredServer, ServiceKey, key_at, key_of},
 };
 use crate::dataplane::state::MapState;
 use crate::inputs::Target;
@@ -67,7 +67,7 @@ pub fn warm_up(before: &HealthyWeights, config: &Config, after: &Desired) -> War
     let mut warm_up = WarmUp::default();
     for (balancer, listener) in running(config) {
         for vip in &balancer.addresses {
-            let key = (*vip, listener.port, listener.protocol.ip());
+            let key = key_at(listener, *vip);
             let (Some(old), Some(new)) = (before.0.get(&key), pools.get(&key)) else { continue };
             if healthy_weight(new) >= *old {
                 continue;
@@ -87,10 +87,7 @@ pub fn warm_up(before: &HealthyWeights, config: &Config, after: &Desired) -> War
 
 fn pools(desired: &Desired) -> impl Iterator<Item = (ServiceKey, &DesiredPool)> {
     let services = desired.services.iter();
-    services.filter_map(|service| {
-        let key = (service.address, service.port, service.protocol);
-        Some((key, &desired.pools[service.pool?]))
-    })
+    services.filter_map(|service| Some((service.key(), &desired.pools[service.pool?])))
 }
 
 fn healthy_weight(pool: &DesiredPool) -> u32 {

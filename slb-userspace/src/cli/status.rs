@@ -423,6 +423,7 @@ mod tests {
                 state: ApiRunState::Running,
                 protocol: "tcp".to_owned(),
                 port: 80,
+                port_range: None,
                 mode: mode.to_owned(),
                 addresses: Vec::new(),
                 server_group: None,

@@ -93,7 +93,8 @@ pub struct Reference<'s, S> {
 pub struct Seen<'a> {
     /// The frame that it sent: an outer IPv6 header has a flow label, an outer UDP header a source port.
     pub frame: &'a [u8],
-    /// The source of the flow of a client endpoint, a protocol and a position in the world's listeners.
+    /// The source of the flow of a client endpoint, a protocol and a listener: its position, and of a range the port
+    /// ([`position`](crate::world::position), [`port_of`](crate::world::port_of)).
     pub source: &'a dyn Fn(SocketAddr, Protocol, usize) -> Option<SocketAddr>,
 }
 
@@ -277,7 +278,7 @@ impl<'s, S: Slots> Reference<'s, S> {
     }
 
     fn clock(&self, listener: usize) -> Clock {
-        Clock { now: self.now, hz: self.world.hz, idle: self.world.listeners[listener].idle }
+        Clock { now: self.now, hz: self.world.hz, idle: self.world.listening(listener).idle }
     }
 
     /// Whether a frame may leave by the interface `out`, with this tag. The host takes part in a VLAN by a device for it:

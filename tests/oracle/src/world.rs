@@ -155,8 +155,10 @@ pub enum Protocol {
 /// A listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listener {
-    /// VIP and port.
+    /// VIP and port; of a range the first port.
     pub at: SocketAddr,
+    /// The last port of a range; `None` for a single port.
+    pub last: Option<u16>,
     /// Its protocol.
     pub protocol: Protocol,
     /// Its mode.
@@ -240,7 +242,7 @@ impl ServerState {
 /// A server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Server {
-    /// Its address and port.
+    /// Its address and port; port 0 behind a range, for that of the packet.
     pub at: SocketAddr,
     /// Its next hop; `None` while that is not resolved.
     pub hop: Option<Hop>,
@@ -261,6 +263,19 @@ pub struct Hop {
     pub own: Mac,
     /// The VLAN in which frames leave.
     pub tag: Option<Tag>,
+}
+
+/// More than there are listeners.
+const POSITIONS: usize = 1 << 16;
+
+/// The position of the listener of a number.
+pub const fn position(number: usize) -> usize {
+    number % POSITIONS
+}
+
+/// The port of a number of a range; 0 for that of a single port.
+pub const fn port_of(number: usize) -> u16 {
+    (number / POSITIONS) as u16
 }
 
 /// Kilobits per second that no sequence reaches.
@@ -288,9 +303,12 @@ impl World {
         self
     }
 
-    /// The QUIC server IDs of a table, each with its server: all servers of its family have one.
+    /// The QUIC server IDs of a table, each with its server: all servers of its family have one that are, as its members,
+    /// behind a port range or behind a single port.
     pub fn quic_servers(&self, table: usize) -> impl Iterator<Item = (u32, usize)> {
-        let is_named = move |server: &usize| server % 2 == table % 2;
+        let has_port = |server: &usize| self.servers[*server].at.port() != 0;
+        let is_single = self.tables[table].members.first().is_none_or(has_port);
+        let is_named = move |server: &usize| server % 2 == table % 2 && has_port(server) == is_single;
         (0..self.servers.len()).filter(is_named).map(|server| (server as u32 + 1, server))
     }
 
@@ -302,7 +320,41 @@ impl World {
         self.interfaces.iter().find(|interface| interface.index == index)
     }
 
+    /// The listener of a port, else the narrowest range that has it, with the port as by [`at_port`].
     pub(crate) fn listener(&self, at: SocketAddr, protocol: Protocol) -> Option<usize> {
-        self.listeners.iter().position(|listener| listener.at == at && listener.protocol == protocol)
+        let same = |listener: &Listener| listener.at.ip() == at.ip() && listener.protocol == protocol;
+        let width = |listener: &Listener| match listener.last {
+            None => (listener.at.port() == at.port()).then_some(0),
+            Some(last) => {
+                (listener.at.port()..=last).contains(&at.port()).then(|| u32::from(last - listener.at.port()))
+            }
+        };
+        let all = self.listeners.iter().enumerate().filter(|(_, listener)| same(listener));
+        let (_, number) = all.filter_map(|(number, listener)| Some((width(listener)?, number))).min()?;
+        Some(self.at_port(number, at.port()))
+    }
+
+    /// The number of a listener for a port: its position, and behind it the port if it has a range.
+    pub(crate) fn at_port(&self, position: usize, port: u16) -> usize {
+        let is_range = self.listeners[position].last.is_some();
+        position + if is_range { usize::from(port) * POSITIONS } else { 0 }
+    }
+
+    /// The listener of a number, with the port.
+    pub(crate) fn listening(&self, number: usize) -> Listener {
+        let mut listener = self.listeners[position(number)];
+        if listener.last.is_some() {
+            listener.at.set_port(port_of(number));
+        }
+        listener
+    }
+
+    /// The endpoint of a server for flows of a listener.
+    pub(crate) fn endpoint(&self, server: usize, listener: usize) -> SocketAddr {
+        let mut at = self.servers[server].at;
+        if at.port() == 0 {
+            at.set_port(self.listening(listener).at.port());
+        }
+        at
     }
 }

@@ -9,7 +9,7 @@ use slb_common::{
     abi::{
         Handle,
         backend::{Backend, NextHop},
-        flow::{Client, ClientPath, FlowEntry, WORDS},
+        flow::{Client, ClientPath, FlowEntry, FlowTag, WORDS},
         fragment::{FragmentKey, FragmentRecord},
         ids::TableId,
         interface::{self, Interface, InterfaceProperties},
@@ -267,11 +267,14 @@ impl Host {
         }
     }
 
-    /// Source address and port (network byte order) of the flow of a client endpoint and a service's tag.
-    pub fn source_of(&self, client: &Client, service: u32) -> Option<(Address, u16)> {
+    /// Source address and port (network byte order) of the flow of a client endpoint with a tag.
+    pub fn source_of(&self, client: &Client, tag: FlowTag) -> Option<(Address, u16)> {
         let entries = self.flows.iter().map(FlowEntry::new);
-        let mut own = entries
-            .filter(|entry| entry.sequence_word().is_used() && entry.service_of(client) == Some(service));
+        let mut own = entries.filter(|entry| {
+            entry.sequence_word().is_used()
+                && entry.service_of(client) == Some(tag.service())
+                && entry.port() == tag.port()
+        });
         let source = own.find_map(|entry| Some(entry.source()).filter(|source| source.is_allocated()))?;
         let locals = &self.index.as_ref()?.locals;
         Some((locals.slots[usize::from(source.local())].address, source.port()))

@@ -91,6 +91,8 @@ pub struct Listener {
     pub protocol: &'static str,
     /// Its port at the VIPs.
     pub port: u16,
+    /// Its port range, as in the file, in place of the port.
+    pub range: Option<&'static str>,
     /// Its mode.
     pub mode: Mode,
     /// `toa`.
@@ -131,6 +133,7 @@ impl Listener {
             id: None,
             protocol,
             port,
+            range: None,
             mode: Mode::Nat,
             toa: false,
             target,
@@ -169,7 +172,8 @@ impl fmt::Display for Listener {
         let access = self.access.as_ref().map(AccessList::settings).unwrap_or_default();
         let quic = self.quic.map(|quic| format!("quic = {quic}\n")).unwrap_or_default();
         let check = self.check.as_ref().map_or("kind = \"none\"".to_owned(), HealthCheck::to_string);
-        let Self { name, protocol, port, mode, target, .. } = self;
+        let Self { name, protocol, mode, target, .. } = self;
+        let port = self.range.map_or_else(|| self.port.to_string(), |range| format!("{range:?}"));
         write!(
             f,
             "\n[[load_balancer.listener]]\nname = {name:?}\nprotocol = {protocol:?}\nport = {port}\nmode = {:?}\n\

@@ -124,8 +124,10 @@ impl fmt::Display for Group {
         f.write_str("servers = [\n")?;
         for (n, (at, weight)) in self.servers.iter().enumerate() {
             let id = self.quic_server_ids.get(n).map(|id| format!(", quic_server_id = {id}"));
-            let (address, port, id) = (at.ip(), at.port(), id.unwrap_or_default());
-            writeln!(f, "  {{ address = \"{address}\", port = {port}, weight = {weight}{id} }},")?;
+            // Behind a port range servers have no port.
+            let port = if at.port() == 0 { String::new() } else { format!("port = {}, ", at.port()) };
+            let (address, id) = (at.ip(), id.unwrap_or_default());
+            writeln!(f, "  {{ address = \"{address}\", {port}weight = {weight}{id} }},")?;
         }
         f.write_str("]\n")
     }

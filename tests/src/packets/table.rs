@@ -15,6 +15,7 @@ mod other_host;
 mod previous_backends;
 mod priority;
 mod quic;
+mod ranges;
 mod related;
 mod reopened;
 mod replies;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Scenario> {
         reopened::cases(),
         modes::cases(),
         full_nat::cases(),
+        ranges::cases(),
         toa::cases(),
         quic::cases(),
         priority::cases(),

@@ -46,6 +46,15 @@ impl World {
         servers.serve_lines_also(&self.net.backends[index].name, port)
     }
 
+    /// Echoes datagrams on backend `index` at an additional port.
+    ///
+    /// # Errors
+    /// The servers are not running, or the port is in use.
+    pub fn echo_also(&self, index: usize, port: u16) -> Result<()> {
+        let servers = self.servers[index].as_ref().context("no servers run")?;
+        servers.echo_also(&self.net.backends[index].name, port)
+    }
+
     /// Settings of how the servers of backend `index` answer.
     ///
     /// # Panics

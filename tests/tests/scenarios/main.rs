@@ -32,6 +32,7 @@ mod other_host;
 mod pass_to_kernel;
 mod path_mtu;
 mod quic;
+mod ranges;
 mod refusals;
 mod reload;
 mod resilience;

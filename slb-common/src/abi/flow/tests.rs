@@ -10,6 +10,7 @@ fn published_entry_returns_its_flow() {
         backend: Handle::new(70_000, 3),
         client: ClientPath::new(2, 0x0909_0909_0909),
         arrival: 0xff,
+        port: 0xbb01,
         numbers: SequenceNumbers { client: 5, server: u32::MAX },
         source: Source::candidate(7, 80).allocated(),
     };
@@ -103,4 +104,20 @@ fn sequence_numbers_are_replaced_only_if_they_are_the_expected_ones() {
     let (old, new) = (SequenceNumbers::default(), SequenceNumbers { client: u32::MAX, server: 7 });
     assert!(!entry.advance(new, old) && entry.advance(old, new));
     assert_eq!(entry.read(entry.sequence_word()).map(|flow| flow.numbers), Some(new));
+}
+
+#[test]
+fn rehomed_flow_of_a_port_range_keeps_its_port() {
+    let words = [const { SharedWord::new(0) }; WORDS];
+    let entry = FlowEntry::new(&words);
+    let client = Client::new(&Address::v4([192, 0, 2, 1]), 80, 6);
+    let (from, to) = (Handle::new(7, Handle::MAX_GENERATION), Handle::new(8, 3));
+    let flow = Flow { service: 9, backend: from, port: 0x401f, ..Flow::default() };
+    let sequence_word = entry.sequence_word();
+    assert!(entry.lock(sequence_word));
+    entry.publish(sequence_word, &client, &flow, 1, 0, 1);
+    assert!(!entry.rehome(to, from), "of another server");
+    assert!(entry.rehome(from, to));
+    assert_eq!(entry.read(entry.sequence_word()), Some(Flow { backend: to, ..flow }));
+    assert_eq!((entry.backend(), entry.port()), (to, 0x401f));
 }

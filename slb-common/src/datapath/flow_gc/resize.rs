@@ -60,14 +60,14 @@ impl FlowTable<'_> {
         true
     }
 
-    /// The entry of the same client endpoint and service in this table, and its sequence word.
+    /// The entry of the same flow in this table, and its sequence word.
     fn find(&self, entry: &Entry) -> Option<(FlowEntry<'_>, SequenceWord)> {
         let (home, _) = self.home(0, &entry.client);
         let mut hop_bitmap = self.at(home).hop_bitmap();
         while hop_bitmap != 0 {
             let there = self.at(home.wrapping_add(hop_bitmap.trailing_zeros()));
             let sequence_word = there.sequence_word();
-            if sequence_word.is_used() && there.service_of(&entry.client) == Some(entry.flow.service) {
+            if sequence_word.is_used() && is_same_flow(there, entry) {
                 return Some((there, sequence_word));
             }
             hop_bitmap &= hop_bitmap - 1;
@@ -89,6 +89,11 @@ impl FlowTable<'_> {
         }
         false
     }
+}
+
+/// Whether an entry of this table is of the same client endpoint, service and port.
+fn is_same_flow(there: FlowEntry<'_>, entry: &Entry) -> bool {
+    there.service_of(&entry.client) == Some(entry.flow.service) && there.port() == entry.flow.port
 }
 
 /// Whether a used entry was last seen more than `within` seconds ago. [`SequenceWord::last_seen`] is exact to one
@@ -218,6 +223,27 @@ mod tests {
         // A second pass runs after the old program is replaced.
         assert_eq!(large.copy_from(small.slots, CLOCK, None), CopyResult { entries: 701, dropped: 0 });
         assert!(large.is_sound());
+    }
+
+    #[test]
+    fn copied_flows_of_one_client_to_two_ports_of_a_range_stay_apart() {
+        let (small, large) = (slots(64), slots(128));
+        let (small, large) = (FlowTable::new(&small, SEED), FlowTable::new(&large, SEED));
+        let at = |port: u16| {
+            let entry = entry(client(1), port.into(), 0, ESTABLISHED);
+            Entry { flow: Flow { port, ..entry.flow }, ..entry }
+        };
+        for port in [8000, 8001] {
+            assert!(small.insert(&at(port)));
+        }
+        for _ in 0..2 {
+            assert_eq!(large.copy_from(small.slots, CLOCK, None), CopyResult { entries: 2, dropped: 0 });
+            for port in [8000, 8001] {
+                let (there, _) = large.find(&at(port)).unwrap();
+                assert_eq!((there.port(), there.backend().id()), (port, u32::from(port)));
+            }
+        }
+        assert!(large.is_sound() && large.find(&at(8002)).is_none());
     }
 
     #[test]

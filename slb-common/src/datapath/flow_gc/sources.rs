@@ -17,9 +17,9 @@ pub struct SourceTable<'t> {
     buckets: &'t [SourceBucket],
 }
 
-/// [`ServiceIndex::server_hash`](crate::abi::service::ServiceIndex::server_hash) of a server's endpoint; `None` if
-/// there is no such server.
-pub type ServerHash<'a> = dyn Fn(Handle) -> Option<u64> + 'a;
+/// [`Backend::server_hash_for`](crate::abi::backend::Backend::server_hash_for) a flow to this server with this
+/// [`Flow::port`]; `None` if there is no such server.
+pub type ServerHash<'a> = dyn Fn(Handle, u16) -> Option<u64> + 'a;
 
 /// What became of source-translated flows.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Tables<'_, '_> {
 
     /// The key of a flow's allocated source, if its server exists.
     fn allocated_key(&self, client: &Client, flow: &Flow) -> Option<SourceKey> {
-        let server = (self.server)(flow.backend).filter(|_| flow.source.is_allocated())?;
+        let server = (self.server)(flow.backend, flow.port).filter(|_| flow.source.is_allocated())?;
         Some(SourceKey::new(server, flow.source, client.parts().2, self.flows.seed))
     }
 
@@ -151,7 +151,7 @@ impl Tables<'_, '_> {
             SlotContent::Free | SlotContent::Abandoned(_) => true,
             SlotContent::Locked => false,
             SlotContent::Used(_, client, flow) => {
-                let server = (self.server)(flow.backend);
+                let server = (self.server)(flow.backend, flow.port);
                 let key = server
                     .map(|server| SourceKey::new(server, flow.source, client.parts().2, self.flows.seed));
                 flow.source == Source::NONE || key.is_none_or(|key| key.word(slot) != word)

@@ -14,7 +14,6 @@ use super::{EntrySnapshot, Flows, Query};
 use crate::{
     abi::{
         flow::{Client, FlowEntry, SequenceWord, state},
-        service::ServiceIndex,
         source::{BUCKET, FLOWS_PER_BUCKET, Source, SourceBucket, SourceKey},
     },
     datapath::{flow_calls::FlowCalls, maps::Maps},
@@ -59,7 +58,7 @@ impl Allocation {
 }
 
 /// Allocates a source to the flow in `slot`, whose entry the caller has locked. `server` is the server's
-/// [`ServiceIndex::server_hash`]. Returns `false` if another flow has it. A BPF subprogram.
+/// [`ServiceIndex::server_hash`](crate::abi::service::ServiceIndex::server_hash). Returns `false` if another flow has it. A BPF subprogram.
 #[inline(always)]
 pub fn allocate_source<T: FlowCalls>(slot: u32, server: u64, request: Allocation, maps: &T) -> bool {
     maps.index().is_some_and(|index| Flows::open(index, maps).allocate(slot, server, request))
@@ -119,7 +118,7 @@ impl<T: FlowCalls> Flows<'_, T> {
 }
 
 impl<'t, T: Maps> Flows<'t, T> {
-    /// The flow of a packet from a server, whose [`ServiceIndex::server_hash`] is `server`, to a source. Whether the
+    /// The flow of a packet from a server, whose [`server_hash`](crate::abi::service::ServiceIndex::server_hash) is `server`, to a source. Whether the
     /// server is that of the flow, the caller must compare.
     #[inline(always)]
     pub(in crate::datapath) fn find_by_source(
@@ -208,7 +207,7 @@ impl<'t, T: Maps> Flows<'t, T> {
             return sequence_word.is_free();
         }
         let Some(backend) = self.live_backend(entry.backend()) else { return true };
-        let server = ServiceIndex::server_hash(&backend.address, backend.port);
+        let server = backend.server_hash_for(entry.port());
         let (source, protocol) = (entry.source(), entry.client().protocol());
         let key = SourceKey::new(server, source, protocol, self.maps.flow_seed());
         source.0 == 0 || key.word(slot) != word

@@ -162,6 +162,7 @@ fn flow(n: u32, generation: u32) -> Flow {
         client,
         arrival: n as u8,
         numbers,
+        port: 0,
         source: Source::NONE,
     }
 }
@@ -173,7 +174,7 @@ fn run_random_operations(shared: &SharedTable, thread: u32) {
         rng = rng.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         let n = (rng >> 8) % CLIENTS;
         let query = flows.query(client(n));
-        let found = flows.read(&query, find(&query, n, shared));
+        let found = flows.read(&query, find(&query, FlowTag::new(n, 0), shared));
         if let Some(found) = &found {
             let generation = found.flow.backend.0 >> 32;
             assert_eq!(found.flow, flow(n, generation as u32), "words of two flows");

@@ -1,6 +1,8 @@
 //! Fields of each object, as values. Every field of the model is destructured here, so a new field without comparison
 //! does not compile.
 
+use std::net::SocketAddr;
+
 use super::{
     check_fields, target_fields,
     value::{Fields, Value, duration, duration_or_off, number, or_absent, path, set, text, word},
@@ -108,7 +110,7 @@ pub(super) fn listener(listener: &Listener) -> Fields {
     let unknown_datagrams = (*protocol == Protocol::Udp && !mode.sees_replies()).then_some(unknown_datagrams);
     let mut fields = vec![
         ("protocol", word(protocol)),
-        ("port", number(*port)),
+        ("port", port.as_single().map_or_else(|| text(port), number)),
         ("state", word(state)),
         ("mode", text(mode.name())),
         ("toa", Value::Boolean(*toa)),
@@ -159,9 +161,14 @@ pub(super) fn primary_secondary_group(group: &PrimarySecondaryGroup) -> Fields {
     let PrimarySecondaryGroup { id: _, name: _, primary, secondary, failback_after } = group;
     vec![
         ("primary.address", text(primary.ip())),
-        ("primary.port", number(primary.port())),
+        ("primary.port", server_port(primary)),
         ("secondary.address", text(secondary.ip())),
-        ("secondary.port", number(secondary.port())),
+        ("secondary.port", server_port(secondary)),
         ("failback_after", duration(failback_after)),
     ]
+}
+
+/// The port of a server; none behind a port range.
+fn server_port(server: &SocketAddr) -> Value {
+    or_absent(Some(server.port()).filter(|port| *port != 0), number)
 }

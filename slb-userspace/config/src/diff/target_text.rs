@@ -34,5 +34,8 @@ pub(super) fn target<'a>(setting: impl Fn(&str) -> &'a Value) -> String {
 /// A server of a primary/secondary server group: its address and port.
 pub(super) fn endpoint(address: &Value, port: &Value) -> String {
     let address = address.to_string();
+    if *port == Value::Absent {
+        return address;
+    }
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }

@@ -5,7 +5,12 @@ use std::{
     net::SocketAddr,
 };
 
-use super::{families::Families, quic, vips::Vips};
+use super::{
+    families::Families,
+    port_range::{self, GroupsBehindRanges},
+    quic,
+    vips::Vips,
+};
 use crate::{
     diagnostic::{Diagnostic, Span},
     field::{Checker, UsedIds, Written},
@@ -136,6 +141,7 @@ pub(super) fn build(
     checker: &mut Checker,
     table: &raw::RawTable<raw::RawServerGroup>,
     vips: &Vips,
+    behind_ranges: &GroupsBehindRanges<'_>,
     ids: &mut UsedIds,
 ) -> Option<ServerGroup> {
     let raw = &table.as_ref().0;
@@ -148,8 +154,10 @@ pub(super) fn build(
     let table_size = checker.table_size(raw.table_size.as_ref());
     let slow_start = checker.slow_start(raw.slow_start.as_ref());
     let mut seen = HashMap::new();
+    let has_no_ports = behind_ranges.has_no_ports(raw.name.as_ref());
+    let servers = raw.servers.0.iter();
     let servers: Vec<_> =
-        raw.servers.0.iter().map(|server| build_server(checker, server, vips, &mut seen)).collect();
+        servers.map(|server| build_server(checker, server, vips, has_no_ports, &mut seen)).collect();
     let spans: Vec<_> = raw.servers.0.iter().map(toml::Spanned::span).collect();
     check_count(checker, &spans, table_size, raw.table_size.as_ref());
     Some(ServerGroup {
@@ -217,16 +225,19 @@ fn build_server(
     checker: &mut Checker,
     table: &raw::RawTable<raw::RawServer>,
     vips: &Vips,
+    has_no_ports: bool,
     seen: &mut HashMap<SocketAddr, Span>,
 ) -> Option<ConfigServer> {
     let raw = &table.as_ref().0;
     let span = table.span();
-    let endpoint = endpoint(checker, &span, raw.address.as_ref(), raw.port.as_ref(), vips);
+    let address = (raw.address.as_ref(), raw.port.as_ref());
+    let endpoint = endpoint(checker, &span, address, vips, has_no_ports);
     let weight = checker.weight(raw.weight.as_ref());
     let quic_server_id = quic::server_id(checker, raw.quic_server_id.as_ref());
     let endpoint = endpoint?;
     let at = raw.address.as_ref().map_or(span, toml::Spanned::span);
-    checker.unique(seen, endpoint, at, &format!("server `{endpoint}`"));
+    let text = if has_no_ports { endpoint.ip().to_string() } else { endpoint.to_string() };
+    checker.unique(seen, endpoint, at, &format!("server `{text}`"));
     Some(ConfigServer {
         address: endpoint.ip(),
         port: endpoint.port(),
@@ -235,20 +246,19 @@ fn build_server(
     })
 }
 
-/// Checks a server's address and port.
+/// Checks a server's address and port. Behind port ranges it has none, which is port 0.
 pub(super) fn endpoint(
     checker: &mut Checker,
     span: &Span,
-    address: Option<&Value>,
-    port: Option<&Value>,
+    (address, port): (Option<&Value>, Option<&Value>),
     vips: &Vips,
+    has_no_ports: bool,
 ) -> Option<SocketAddr> {
     let value = checker.required(address, "address", span, "address = \"10.0.0.11\"");
     let address = value.and_then(|value| checker.address("address", value));
     if let (Some(address), Some(value)) = (address, value) {
         vips.refuse_server(checker, address, value);
     }
-    let port = checker.required(port, "port", span, "port = 8080");
-    let port = port.and_then(|value| checker.port("port", value));
+    let port = port_range::of_server(checker, span, port, has_no_ports);
     Some(SocketAddr::new(address?, port?))
 }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use super::{
-    access_list, health_check, limits, mode, quic, scheduling,
+    access_list, health_check, limits, mode, port_range,
+    port_range::UsedPorts,
+    quic, scheduling,
     scope::{BalancerContext, BalancerScope},
     target, timeouts,
 };
@@ -23,7 +25,7 @@ const PROTOCOLS: [(&str, Protocol); 2] = [("tcp", Protocol::Tcp), ("udp", Protoc
 pub(super) struct UsedNames {
     names: HashMap<String, Span>,
     ids: UsedIds,
-    ports: HashMap<(Protocol, u16), Span>,
+    ports: UsedPorts,
 }
 
 pub(super) fn build(
@@ -49,12 +51,18 @@ pub(super) fn build(
     let protocol = checker.required(raw.protocol.as_ref(), "protocol", &span, "protocol = \"tcp\"");
     let protocol = protocol.and_then(|value| checker.choice("protocol", value, &PROTOCOLS));
     let port_value = checker.required(raw.port.as_ref(), "port", &span, "port = 80");
-    let port = port_value.and_then(|value| checker.port("port", value));
+    let port = port_value.and_then(|value| port_range::ports(checker, value));
     if let (Some(protocol), Some(port), Some(value)) = (protocol, port, port_value) {
         let word = PROTOCOLS.iter().find(|(_, known)| *known == protocol).map_or("", |(word, _)| word);
-        checker.unique(&mut seen.ports, (protocol, port), value.span(), &format!("{word} port {port}"));
+        seen.ports.add(checker, (protocol, word), port, value.span());
     }
     let health_check = health_check::build(checker, raw.health_check.as_ref(), protocol);
+    if let (Some(Some(check)), Some(port), Some(value)) = (&health_check, port, port_value)
+        && port.is_range()
+    {
+        let at = raw.health_check.as_ref().map_or_else(|| value.span(), toml::Spanned::span);
+        port_range::check_health_check(checker, Some(check), &at);
+    }
     let ending = timeouts::build(checker, raw, protocol);
     let state = state(checker, raw.state.as_ref());
     let on_no_healthy = raw.on_no_healthy.as_ref();

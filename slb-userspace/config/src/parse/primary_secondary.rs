@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::{
     group::{GroupEntry, endpoint},
+    port_range::GroupsBehindRanges,
     target::failback_after,
     vips::Vips,
 };
@@ -32,6 +33,7 @@ pub(super) fn build(
     checker: &mut Checker,
     table: &raw::RawTable<raw::RawPrimarySecondaryGroup>,
     vips: &Vips,
+    behind_ranges: &GroupsBehindRanges<'_>,
     ids: &mut UsedIds,
 ) -> Option<PrimarySecondaryGroup> {
     let raw = &table.as_ref().0;
@@ -42,11 +44,12 @@ pub(super) fn build(
     if let Some(id) = &id {
         checker.unique_id(ids, id, Written { id: raw.id.as_ref(), name: name_value }, "server group");
     }
+    let has_no_ports = behind_ranges.has_no_ports(raw.name.as_ref());
     let mut server = |key: &str, value: &Option<raw::RawTable<raw::RawEndpoint>>| -> Option<SocketAddr> {
         let example = format!("{key} = {{ address = \"10.0.0.31\", port = 5432 }}");
         let value = checker.required(value.as_ref(), key, &span, &example)?;
         let raw::RawEndpoint { address, port } = &value.as_ref().0;
-        endpoint(checker, &value.span(), address.as_ref(), port.as_ref(), vips)
+        endpoint(checker, &value.span(), (address.as_ref(), port.as_ref()), vips, has_no_ports)
     };
     let (primary, secondary) = (server("primary", &raw.primary), server("secondary", &raw.secondary));
     if let (Some(primary), Some(secondary), Some(first), Some(second)) =

@@ -2,7 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{access_list::AccessListIndex, families::Families, group::GroupIndex, vips::Vips};
+use super::{
+    access_list::AccessListIndex, families::Families, group::GroupIndex, port_range::GroupsBehindRanges,
+    vips::Vips,
+};
 use crate::{
     diagnostic::Span,
     field::{Checker, UsedIds},
@@ -18,6 +21,8 @@ pub(super) struct BalancerScope<'s, 'a> {
     pub(super) groups: &'s GroupIndex<'a>,
     /// The primary/secondary server groups of the file.
     pub(super) pairs: &'s GroupIndex<'a>,
+    /// The server groups behind port ranges.
+    pub(super) behind_ranges: &'s GroupsBehindRanges<'a>,
     /// Address families of tunnel source addresses, if they could be read.
     pub(super) tunnels: Option<Families>,
     /// Address families of local addresses, if they could be read.

@@ -2,10 +2,12 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use slb_common::abi::ports::Ports;
+
 use super::{
     families::Families,
     group::FoundGroup,
-    mode,
+    mode, port_range,
     scope::{BalancerContext, BalancerScope},
 };
 use crate::{
@@ -35,7 +37,7 @@ pub(super) fn build(
     span: &Span,
     context: &BalancerContext,
     mode: Option<Mode>,
-    port: Option<(u16, Span)>,
+    port: Option<(Ports, Span)>,
 ) -> Option<ListenerTarget> {
     let ways = [
         ("server_group", raw.server_group.as_ref()),
@@ -181,8 +183,8 @@ struct TargetChecker<'r, 's, 'a> {
     vips: Families,
     mode: Option<Mode>,
     mode_value: Option<&'r Value>,
-    /// The listener's port.
-    port: Option<(u16, Span)>,
+    /// The listener's ports.
+    port: Option<(Ports, Span)>,
 }
 
 impl<'s, 'a> TargetChecker<'_, 's, 'a> {
@@ -206,6 +208,9 @@ impl<'s, 'a> TargetChecker<'_, 's, 'a> {
     }
 
     fn default_group(&mut self, value: &Value, context: &BalancerContext) -> Option<ListenerTarget> {
+        if self.is_range() {
+            return port_range::refuse_default_group(self.scope.checker, value);
+        }
         let default_group_port = self.scope.checker.port("default_group_port", value);
         let Some(families) = context.default_servers else {
             return self.scope.checker.refuse(
@@ -219,7 +224,7 @@ impl<'s, 'a> TargetChecker<'_, 's, 'a> {
         };
         self.check_families(value, "the default server group", families, context.all_default_servers);
         if let (Some(mode), Some(port), Some(default_group_port)) =
-            (self.mode, self.port.clone(), default_group_port)
+            (self.mode, self.single_port(), default_group_port)
         {
             mode::check_port(self.scope, mode, port, (default_group_port, value.span()));
         }
@@ -230,10 +235,21 @@ impl<'s, 'a> TargetChecker<'_, 's, 'a> {
     fn check_found(&mut self, value: &Value, found: &FoundGroup<'_, '_>) {
         let group = format!("group {}", quoted(found.name));
         self.check_families(value, &group, found.families, found.all_families);
-        if let (Some(mode), Some(port)) = (self.mode, self.port.clone()) {
+        if self.is_range() {
+            port_range::check_group(self.scope.checker, self.scope.behind_ranges, found.name, value);
+        } else if let (Some(mode), Some(port)) = (self.mode, self.single_port()) {
             mode::check_ports(self.scope, mode, port, found);
         }
         self.check_tunnels(found.all_families);
+    }
+
+    fn is_range(&self) -> bool {
+        self.port.as_ref().is_some_and(|(ports, _)| ports.is_range())
+    }
+
+    fn single_port(&self) -> Option<(u16, Span)> {
+        let (ports, at) = self.port.as_ref()?;
+        Some((ports.as_single()?, at.clone()))
     }
 
     fn check_tunnels(&mut self, families: Families) {

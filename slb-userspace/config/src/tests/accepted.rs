@@ -46,11 +46,11 @@ fn unset_settings_have_their_defaults() {
     assert_eq!(shop.servers[0].weight.value(), 100);
 
     let [dns, web] = shop.listeners.as_slice() else { panic!("{shop:?}") };
-    assert_eq!((dns.name.as_str(), dns.protocol, dns.port), ("dns", Protocol::Udp, 53));
+    assert_eq!((dns.name.as_str(), dns.protocol, dns.port), ("dns", Protocol::Udp, 53.into()));
     assert_eq!(dns.target, ListenerTarget::DefaultGroup { default_group_port: 5353 });
     assert_eq!((dns.mode, &dns.health_check), (Mode::Nat, &None));
     assert_eq!((dns.tracking, dns.unknown_datagrams), (Tracking::Auto, UnknownDatagrams::Keep));
-    assert_eq!((web.name.as_str(), web.protocol, web.port), ("web", Protocol::Tcp, 80));
+    assert_eq!((web.name.as_str(), web.protocol, web.port), ("web", Protocol::Tcp, 80.into()));
     assert_eq!((web.state, web.on_no_healthy), (RunState::Running, OnNoHealthy::Drop));
     assert_eq!((web.scheduler, shop.state), (Scheduler::Maglev, RunState::Running));
     assert_eq!((web.session_persistence, dns.session_persistence), (None, None));

@@ -112,7 +112,12 @@ impl SlotSummary {
         servers: impl IntoIterator<Item = &'a Backend>,
         seed: u64,
     ) -> Digest {
-        let salt = salt(seed, &service.address, service.port, service.protocol);
+        let ports = service.ports();
+        // As that of its entry in the index, and both ends of a range.
+        let port = if ports.is_range() { 0 } else { service.port };
+        let salt = salt(seed, &service.address, port, service.protocol);
+        let salt =
+            if ports.is_range() { step(step(salt, ports.first().into()), ports.last().into()) } else { salt };
         // `wlc` compares the weights too.
         let table = if service.policies().has(policy::LEAST_CONNECTIONS) {
             weighted(self.digest, servers)
@@ -138,9 +143,7 @@ fn weighted<'a>(digest: u64, servers: impl IntoIterator<Item = &'a Backend>) -> 
 pub fn all<'a>(services: impl IntoIterator<Item = (&'a Service, Digest)>) -> Digest {
     let mut sorted: Vec<_> = services
         .into_iter()
-        .map(|(service, digest)| {
-            (service.address.halves(), u16::from_be(service.port), service.protocol, digest.0)
-        })
+        .map(|(service, digest)| (service.address.halves(), service.ports(), service.protocol, digest.0))
         .collect();
     sorted.sort_unstable();
     Digest(mix(sorted.iter().fold(sorted.len() as u64, |h, (.., digest)| step(h, *digest))))

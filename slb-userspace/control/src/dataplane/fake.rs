@@ -313,6 +313,7 @@ impl FlowRecord {
             client: to_address(IpAddr::from([203, 0, 113, 7])),
             port: 40_000_u16.to_be(),
             path: ClientPath::default(),
+            range_port: 0,
             source: Source::NONE,
             evictable_silence: None,
             is_affinity: false,

@@ -84,6 +84,17 @@ pub struct IndexContent {
 }
 
 impl IndexContent {
+    /// The entries, where ranges of a VIP and protocol have the numbers 0, 1, ... in place of a port, the narrowest first.
+    fn numbered(&self) -> Vec<IndexEntry> {
+        let (mut ranges, mut entries): (Vec<IndexEntry>, Vec<_>) =
+            self.entries.values().copied().partition(IndexEntry::is_range);
+        ranges.sort_by_key(|entry| (entry.address.halves(), entry.protocol, entry.ports()));
+        for same in ranges.chunk_by(|a, b| a.address.same(&b.address) && a.protocol == b.protocol) {
+            entries.extend((0..).zip(same).map(|(port, entry)| IndexEntry { port, ..*entry }));
+        }
+        entries
+    }
+
     /// Builds the index in its map layout. It searches for a seed with which every service is within [`INDEX_PROBES`]
     /// slots of its hash.
     ///
@@ -97,10 +108,12 @@ impl IndexContent {
         built.gue_port = self.gue_port.to_be();
         self.locals.write(&mut built.locals);
         built.servers.copy_from_slice(&self.servers.0);
+        let entries = self.numbered();
+        built.has_ranges = entries.iter().any(IndexEntry::is_range).into();
         'seeds: for seed in 0..SEEDS {
             built.seed = seed;
             built.entries.fill(IndexEntry::default());
-            for entry in self.entries.values() {
+            for entry in &entries {
                 let hash = ServiceIndex::hash(seed, &entry.address, entry.port, entry.protocol);
                 let home = ServiceIndex::home(hash);
                 let free = (0..INDEX_PROBES)
@@ -243,6 +256,8 @@ pub struct FlowRecord {
     pub port: u16,
     /// Client path.
     pub path: ClientPath,
+    /// Port of the VIP and of the server, in network byte order, behind a port range; else 0.
+    pub range_port: u16,
     /// Source of its packets towards the server, if that is not the client endpoint.
     pub source: Source,
     /// Time since its last packet in whole seconds, if it is evictable: a mid-stream pickup that is not assured.
@@ -314,6 +329,7 @@ impl FlowRecord {
             client: address,
             port,
             path: flow.client,
+            range_port: flow.port,
             source: flow.source,
             evictable_silence,
             is_affinity: sequence_word.is_affinity(),
@@ -404,7 +420,7 @@ pub fn to_ip(address: &Address) -> IpAddr {
     if address.is_v4() { IpAddr::from(address.v4_bytes()) } else { IpAddr::from(address.v6_bytes()) }
 }
 
-/// Endpoint of a server.
+/// Endpoint of a server; port 0 behind a port range.
 pub fn backend_address(backend: &Backend) -> SocketAddr {
     SocketAddr::new(to_ip(&backend.address), u16::from_be(backend.port))
 }

@@ -364,7 +364,7 @@ fn server_on_both_sides_has_weight_and_override_of_each_side() {
     let servers = |world: &World, on_secondary: bool| {
         let web = &world.config.load_balancers[0].listeners[WEB];
         let on_secondary =
-            on_secondary.then(|| (key(web, "192.0.2.10".parse().unwrap()), ListenerFailover::default()));
+            on_secondary.then(|| (key_at(web, "192.0.2.10".parse().unwrap()), ListenerFailover::default()));
         let failover = Failover { on_secondary: on_secondary.into_iter().collect() };
         let known = ObservedInputs {
             failover: Some(&failover),

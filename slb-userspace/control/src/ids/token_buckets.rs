@@ -15,7 +15,7 @@ pub(super) fn assign(services: &mut BTreeMap<ServiceId, Service>) {
         let listener = (service.load_balancer, service.listener);
         let number = *numbers.entry(listener).or_insert(id.index());
         if service.policies().has(policy::LIMIT_BANDWIDTH | policy::LIMIT_NEW_CONNECTIONS) {
-            service.token_buckets = number;
+            service.token_buckets = number as u16;
         }
     }
 }

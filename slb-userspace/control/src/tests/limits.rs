@@ -46,7 +46,7 @@ fn services_of_a_listener_have_its_limits_and_share_its_buckets() {
     for (id, service) in limited {
         let shown = (service.policy & LIMITS, service.bandwidth, service.new_connections);
         assert_eq!(shown, (LIMITS, 100_000, 1000));
-        assert_eq!(service.token_buckets, first.index());
+        assert_eq!(u32::from(service.token_buckets), first.index());
         assert_eq!(state.index.entries[&id].policy, service.policy, "as packets find it");
     }
     for (_, service) in services(state, 81) {

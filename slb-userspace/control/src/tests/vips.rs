@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use slb_common::abi::service::policy;
+use slb_common::abi::{ports::Ports, service::policy};
 
 use crate::inputs::VipState;
 use crate::{
@@ -43,7 +43,10 @@ fn vip_states() -> BTreeMap<IpAddr, VipState> {
 fn policies(desired: &Desired) -> [Option<u32>; 2] {
     [LOCAL, ROUTED].map(|vip| {
         let vip: IpAddr = vip.parse().unwrap();
-        let service = desired.services.iter().find(|service| service.address == vip && service.port == 0)?;
+        let service = desired
+            .services
+            .iter()
+            .find(|service| service.address == vip && service.port == Ports::default())?;
         Some(service.policies.bits())
     })
 }

@@ -1,6 +1,6 @@
 //! The lines of a listener.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use slb_api::types::{
     ApiAccessList, ApiAccessListKind, ApiListener, ApiOutage, ApiQuic, ApiRunState, ApiServer, ApiSourcePorts,
@@ -10,7 +10,11 @@ pub(super) fn heading(balancer: &str, listener: &ApiListener) -> String {
     let addresses: Vec<_> = listener
         .addresses
         .iter()
-        .map(|address| SocketAddr::new(*address, listener.port).to_string())
+        .map(|address| match (&listener.port_range, address) {
+            (None, _) => SocketAddr::new(*address, listener.port).to_string(),
+            (Some(range), IpAddr::V4(address)) => format!("{address}:{range}"),
+            (Some(range), IpAddr::V6(address)) => format!("[{address}]:{range}"),
+        })
         .collect();
     let traffic = match listener.state {
         ApiRunState::Running => format!(

@@ -303,7 +303,7 @@ impl Maps {
             tunnel: index.tunnel,
             gue_port: u16::from_be(index.gue_port),
             locals: LocalAddressTable::read(&index.locals),
-            entries: entries.map(|entry| (entry.service_id(), *entry)).collect(),
+            entries: entries.map(|entry| (entry.service_id(), entry.without_number())).collect(),
             servers: ServerFilter(index.servers.into()),
         })
     }

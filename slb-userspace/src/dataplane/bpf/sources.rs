@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, os::fd::AsFd as _};
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, MapInfo};
 use slb_common::{
-    abi::{Handle, backend::Backend, service::ServiceIndex},
+    abi::{Handle, backend::Backend},
     datapath::flow_gc::{FlowTable, SourceTable, SourcesResult},
 };
 
@@ -14,7 +14,7 @@ use super::{map_shapes::SOURCES, mapped_array::MappedArray, pins::Pins, syscall}
 /// The pinned source table, and the endpoints of the servers in the maps.
 pub(super) struct PinnedSources {
     buckets: MappedArray,
-    servers: HashMap<Handle, u64>,
+    servers: HashMap<Handle, Backend>,
 }
 
 impl PinnedSources {
@@ -27,7 +27,7 @@ impl PinnedSources {
         let backends = MapData::from_pin(pins.map("BACKENDS"))?;
         syscall::for_each(backends.fd().as_fd(), |_, backend: Backend| {
             if backend.handle != Handle::default() {
-                servers.insert(backend.handle, ServiceIndex::server_hash(&backend.address, backend.port));
+                servers.insert(backend.handle, backend);
             }
         })?;
         Ok(Self { buckets: MappedArray::open(&pins.map(SOURCES))?, servers })
@@ -35,7 +35,7 @@ impl PinnedSources {
 
     /// Writes missing words of the flows in this table.
     pub(super) fn write(&self, flows: &FlowTable<'_>) -> SourcesResult {
-        let server = |handle: Handle| self.servers.get(&handle).copied();
+        let server = |handle: Handle, port: u16| Some(self.servers.get(&handle)?.server_hash_for(port));
         flows.write_sources(&SourceTable::new(self.buckets.slots()), &server)
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use slb_common::abi::{
     policy_set::PolicySet,
+    ports::Ports,
     protocol::IpProtocol,
     quic::CidFormat,
     service::{Service, policy},
@@ -27,7 +28,8 @@ pub(super) fn empty_listener(service: &Service, ids: &ConfiguredIds<'_>) -> ApiL
         name: padded_name(&service.listener),
         state: api::ApiRunState::Running,
         protocol: if service.protocol() == Some(IpProtocol::Tcp) { "tcp" } else { "udp" }.to_owned(),
-        port: u16::from_be(service.port),
+        port: service.ports().first(),
+        port_range: port_range(service.ports()),
         mode: service.mode().map_or("unknown", Mode::name).to_owned(),
         toa: service.policies().has(policy::TOA),
         addresses: Vec::new(),
@@ -42,6 +44,11 @@ pub(super) fn empty_listener(service: &Service, ids: &ConfiguredIds<'_>) -> ApiL
         outages: Vec::new(),
         servers: Vec::new(),
     }
+}
+
+/// The text of a range; `None` for a single port.
+fn port_range(ports: Ports) -> Option<String> {
+    ports.is_range().then(|| ports.to_string())
 }
 
 /// What the access list of a service means; `None` if it has none.
@@ -98,7 +105,8 @@ pub(super) fn stopped<'a>(
                 Protocol::Udp => "udp",
             }
             .to_owned(),
-            port: listener.port,
+            port: listener.port.first(),
+            port_range: port_range(listener.port),
             mode: listener.mode.name().to_owned(),
             toa: listener.toa,
             addresses: balancer.addresses.clone(),

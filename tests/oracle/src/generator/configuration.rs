@@ -54,10 +54,15 @@ const fn peer(number: u8) -> Mac {
 
 const SERVERS: usize = 14;
 const TABLES: usize = 12;
+/// Servers without a port of their own, behind ranges, and their tables, which come after the others.
+const RANGE_SERVERS: usize = 4;
+const RANGE_TABLES: usize = 4;
+/// First and last port of ranges. Servers of single ports have some of these ports, too.
+const RANGES: [(u16, u16); 3] = [(8078, 8083), (8084, 8089), (1, u16::MAX)];
 
 /// A random configuration.
 pub fn world(choices: &mut impl Choices) -> World {
-    let servers: Vec<_> = (0..SERVERS).map(|number| server(choices, number)).collect();
+    let mut servers: Vec<_> = (0..SERVERS).map(|number| server(choices, number)).collect();
     // Tables of one server each: a client endpoint can have more flows than SLB can tell apart.
     let is_spread = choices.rarely(4);
     let tables: Vec<_> = (0..TABLES)
@@ -66,6 +71,14 @@ pub fn world(choices: &mut impl Choices) -> World {
             if is_spread { Table { members: vec![number], previous: None } } else { table }
         })
         .collect();
+    let mut tables = tables;
+    let behind_ranges: Vec<_> = (0..RANGE_SERVERS).map(|number| portless(choices, number)).collect();
+    tables.extend((0..RANGE_TABLES).map(|number| {
+        let Table { members, previous } = table(choices, number, &behind_ranges);
+        let behind = |server: usize| SERVERS + server;
+        Table { members: members.into_iter().map(behind).collect(), previous: previous.map(behind) }
+    }));
+    servers.extend(behind_ranges);
     let mut world = World {
         hz: choices.pick(&[100, 250, 1000]),
         interfaces: interfaces(choices),
@@ -95,7 +108,7 @@ pub fn world(choices: &mut impl Choices) -> World {
         for family in 0..2 {
             let vip = VIPS[family + if choices.rarely(8) { 2 } else { 0 }];
             if choices.below(3) > 0 {
-                let mut listener = listener(choices, SocketAddr::new(vip, port), &world);
+                let mut listener = listener(choices, SocketAddr::new(vip, port));
                 if is_spread && choices.below(4) > 0 {
                     (listener.mode, listener.protocol) = (Mode::Nat, Protocol::Tcp);
                     (listener.toa, listener.quic) = (false, None);
@@ -105,7 +118,31 @@ pub fn world(choices: &mut impl Choices) -> World {
             }
         }
     }
+    for ((first, last), family) in RANGES.into_iter().flat_map(|range| [(range, 0), (range, 1)]) {
+        if choices.rarely(if last == u16::MAX { 6 } else { 3 }) {
+            let range = ranged(choices, SocketAddr::new(VIPS[family], first), last);
+            world.listeners.push(with_limits(choices, range));
+        }
+    }
     world
+}
+
+/// A listener with a range.
+fn ranged(choices: &mut impl Choices, at: SocketAddr, last: u16) -> Listener {
+    let listener = listener(choices, at);
+    let tables: Vec<_> = (TABLES..TABLES + RANGE_TABLES)
+        .filter(|table| listener.mode.is_tunnel() || table.is_multiple_of(2) == at.is_ipv4())
+        .collect();
+    Listener { last: Some(last), table: listener.table.map(|_| choices.pick(&tables)), ..listener }
+}
+
+/// A server behind ranges: with the address of others, and the port of each packet.
+fn portless(choices: &mut impl Choices, number: usize) -> Server {
+    let mut server = server(choices, number);
+    let host = 1 + number as u16 / 2;
+    let ip = if number.is_multiple_of(2) { v4(10, 0, 0, host as u8) } else { v6(0xa, host) };
+    server.at = SocketAddr::new(ip, 0);
+    server
 }
 
 /// Local addresses; none in one of three configurations.
@@ -186,7 +223,7 @@ fn table(choices: &mut impl Choices, number: usize, servers: &[Server]) -> Table
     Table { members, previous: migrates.then(|| choices.pick(&family)) }
 }
 
-fn listener(choices: &mut impl Choices, at: SocketAddr, world: &World) -> Listener {
+fn listener(choices: &mut impl Choices, at: SocketAddr) -> Listener {
     let mode = choices.pick(&[
         Mode::Nat,
         Mode::Nat,
@@ -197,12 +234,12 @@ fn listener(choices: &mut impl Choices, at: SocketAddr, world: &World) -> Listen
         Mode::Ipip,
         Mode::Gue,
     ]);
-    let tables: Vec<_> = (0..world.tables.len())
-        .filter(|table| mode.is_tunnel() || table.is_multiple_of(2) == at.is_ipv4())
-        .collect();
+    let tables: Vec<_> =
+        (0..TABLES).filter(|table| mode.is_tunnel() || table.is_multiple_of(2) == at.is_ipv4()).collect();
     let protocol = choices.pick(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp]);
     Listener {
         at,
+        last: None,
         protocol,
         mode,
         toa: mode == Mode::FullNat && protocol == Protocol::Tcp && choices.rarely(2),

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     choices::Choices,
     packet::number,
-    world::{FAR, Mac, Mode, NEAR, Protocol, Server, ServerState, Tag, World},
+    world::{FAR, Listener, Mac, Mode, NEAR, Protocol, Server, ServerState, Tag, World},
 };
 
 /// First sequence number of clients, and of servers.
@@ -181,9 +181,21 @@ impl SequenceDraft<'_> {
         let own: Vec<_> = self.listeners.iter().copied().filter(of_family).collect();
         if own.is_empty() || choices.rarely(6) {
             let all: Vec<_> = (0..self.world.listeners.len()).filter(of_family).collect();
-            return (!all.is_empty()).then(|| choices.pick(&all));
+            return (!all.is_empty())
+                .then(|| choices.pick(&all))
+                .map(|number| self.at_a_port(choices, number));
         }
-        Some(choices.pick(&own))
+        let number = choices.pick(&own);
+        Some(self.at_a_port(choices, number))
+    }
+
+    /// A listener for a port: of a range mostly one of the first six.
+    fn at_a_port(&self, choices: &mut impl Choices, number: usize) -> usize {
+        let Listener { at, last, .. } = self.world.listeners[number];
+        let last = last.unwrap_or(at.port());
+        let few = if at.port() == 1 { 8078 } else { at.port() };
+        let port = (few + choices.below(6) as u16).min(last);
+        self.world.at_port(number, if choices.rarely(32) { last } else { port })
     }
 
     fn question(&mut self, choices: &mut impl Choices, client: SocketAddr) -> Draft {
@@ -196,7 +208,7 @@ impl SequenceDraft<'_> {
         };
         let Some(number) = self.listener(choices, client) else { return Self::unknown(choices, client) };
         self.asked.push((client, number));
-        let listener = self.world.listeners[number];
+        let listener = self.world.listening(number);
         let content = self.transport(choices, listener.protocol, [client.port(), listener.at.port()], true);
         let content = match listener.quic {
             Some(quic) => quic::datagram(choices, self.world, quic, content),
@@ -204,7 +216,7 @@ impl SequenceDraft<'_> {
         };
         let draft = between(client.ip(), listener.at.ip(), sender, content);
         let server = listener.table.and_then(|table| self.world.tables[table].members.first());
-        match server.map(|server| self.world.servers[*server].at) {
+        match server.map(|server| self.world.endpoint(*server, number)) {
             Some(at) if at.is_ipv4() == client.is_ipv4() && choices.rarely(16) => draft.zeroed(client, at),
             _ => draft,
         }
@@ -217,14 +229,15 @@ impl SequenceDraft<'_> {
             Some(choices.pick(&self.asked))
         };
         let Some((client, number)) = asked else { return Self::unknown(choices, client) };
-        let listener = self.world.listeners[number];
+        let listener = self.world.listening(number);
         let members = listener.table.map_or(&[][..], |table| &self.world.tables[table].members);
         let previous = listener.table.and_then(|table| self.world.tables[table].previous);
         let servers: Vec<_> = members.iter().copied().chain(previous).collect();
         if servers.is_empty() {
             return self.odd(choices);
         }
-        let server = self.world.servers[choices.pick(&servers)];
+        let chosen = choices.pick(&servers);
+        let server = Server { at: self.world.endpoint(chosen, number), ..self.world.servers[chosen] };
         if server.at.is_ipv4() != client.is_ipv4() {
             return self.odd(choices);
         }

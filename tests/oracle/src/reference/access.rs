@@ -11,7 +11,7 @@ use crate::{
 impl<S: Slots> Reference<'_, S> {
     /// A client that the listener's list denies receives nothing, whatever flows it has.
     pub(super) fn check_access(&self, client: IpAddr, listener: usize) -> Result<(), Refusal> {
-        let Some(Access { list, admits }) = self.world.listeners[listener].access else { return Ok(()) };
+        let Some(Access { list, admits }) = self.world.listening(listener).access else { return Ok(()) };
         let is_listed = self.world.access_lists[list].iter().any(|network| contains(*network, client));
         if is_listed == admits { Ok(()) } else { Err(Refusal::Drop(Reason::AccessDenied)) }
     }

@@ -9,7 +9,7 @@ use crate::{
     packet::{Packet, Refused},
     rewrite::End,
     tunnel::TunnelFlow,
-    world::{Interface, Mode, ServerState},
+    world::{Interface, Mode, ServerState, position},
 };
 
 /// Seconds after which the fragments of a packet are given up.
@@ -111,7 +111,7 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::Drop(Reason::WrongInterface));
         }
         self.check_access(packet.source.ip(), listener)?;
-        let (mode, server) = (self.world.listeners[listener].mode, self.world.servers[number]);
+        let (mode, server) = (self.world.listening(listener).mode, self.world.servers[number]);
         if packet.hop_limit <= 1 && mode != Mode::Dsr {
             return Err(Refusal::Drop(Reason::HopLimit));
         }
@@ -127,7 +127,7 @@ impl<S: Slots> Reference<'_, S> {
         self.check_bytes_in(listener, bytes)?;
         let (frame, group) = match mode {
             Mode::Nat | Mode::FullNat => {
-                let ends = [(End::Source, source), (End::Destination, server.at)];
+                let ends = [(End::Source, source), (End::Destination, self.world.endpoint(number, listener))];
                 let group = if source == client {
                     Group::FragmentToServerNat
                 } else {
@@ -146,7 +146,7 @@ impl<S: Slots> Reference<'_, S> {
             }
         };
         let frame = self.world.in_vlan(frame, packet, arrival, hop.tag);
-        for counted in [Counted::Listener(listener), Counted::Server(number)] {
+        for counted in [Counted::Listener(position(listener)), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_in += 1;
             traffic.bytes_in += bytes as u64;
@@ -179,10 +179,10 @@ impl<S: Slots> Reference<'_, S> {
         }
         self.check_egress(packet, arrival, out.interface, out.tag)?;
         self.check_bytes_out(listener, bytes)?;
-        let vip = self.world.listeners[listener].at;
+        let vip = self.world.listening(listener).at;
         let ends = [(End::Source, vip), (End::Destination, client)];
         let frame = packet.translated(ends, path.mac, out.own);
-        for counted in [Counted::Listener(listener), Counted::Server(number)] {
+        for counted in [Counted::Listener(position(listener)), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_out += 1;
             traffic.bytes_out += frame.len() as u64;

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::{Reference, Refusal, Slots};
-use crate::outcome::Reason;
+use crate::{outcome::Reason, world::position};
 
 const SECOND: u64 = 1_000_000_000;
 /// What a full bucket holds, in nanoseconds.
@@ -45,19 +45,19 @@ impl<S: Slots> Reference<'_, S> {
     }
 
     fn check_bytes(&mut self, listener: usize, limited: Limited, bytes: usize) -> Result<(), Refusal> {
-        let Some(kilobits) = self.world.listeners[listener].bandwidth else { return Ok(()) };
+        let Some(kilobits) = self.world.listening(listener).bandwidth else { return Ok(()) };
         let cost = bytes as u64 * 8 * SECOND / 1000 / u64::from(kilobits);
         self.check(listener, limited, cost, Reason::BandwidthLimit)
     }
 
     pub(super) fn check_new_connection(&mut self, listener: usize) -> Result<(), Refusal> {
-        let Some(number) = self.world.listeners[listener].new_connections else { return Ok(()) };
+        let Some(number) = self.world.listening(listener).new_connections else { return Ok(()) };
         self.check(listener, Limited::Connections, SECOND / u64::from(number), Reason::NewConnectionLimit)
     }
 
     fn check(&mut self, listener: usize, limited: Limited, cost: u64, reason: Reason) -> Result<(), Refusal> {
         let now = u64::from(self.now) * (SECOND / u64::from(self.world.hz));
-        let may = self.buckets.admit((listener, limited), cost, now);
+        let may = self.buckets.admit((position(listener), limited), cost, now);
         if may { Ok(()) } else { Err(Refusal::Drop(reason)) }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     packet::{Content, Packet, Segment},
     rewrite::End,
     tunnel::TunnelFlow,
-    world::{Interface, Mode, Protocol, ServerState},
+    world::{Interface, Mode, Protocol, ServerState, position},
 };
 
 impl<S: Slots> Reference<'_, S> {
@@ -65,7 +65,7 @@ impl<S: Slots> Reference<'_, S> {
         let number = self.world.listener(embedded.sender, protocol).ok_or(Refusal::Unmatched)?;
         self.check_arrival(packet, arrival)?;
         self.check_access(client.ip(), number)?;
-        let mode = self.world.listeners[number].mode;
+        let mode = self.world.listening(number).mode;
         let (server_number, how) = self.sender_of(packet, (client, protocol, number))?;
         let server = self.world.servers[server_number];
         let hop = server.hop.ok_or(Refusal::Drop(Reason::NoNextHop))?;
@@ -84,7 +84,8 @@ impl<S: Slots> Reference<'_, S> {
             Mode::Nat | Mode::FullNat => {
                 let source = self.flows.get(&(client, protocol, number)).and_then(|flow| flow.source);
                 let ends = source.map(|source| (End::Source, source));
-                let ends = ends.into_iter().chain([(End::Destination, server.at)]);
+                let endpoint = self.world.endpoint(server_number, number);
+                let ends = ends.into_iter().chain([(End::Destination, endpoint)]);
                 packet.translated_error(embedded, ends, hop.peer, hop.own)
             }
             Mode::Dsr => packet.readdressed(hop.peer, hop.own),
@@ -96,7 +97,7 @@ impl<S: Slots> Reference<'_, S> {
             }
         };
         let frame = self.world.in_vlan(frame, packet, arrival, hop.tag);
-        for counted in [Counted::Listener(number), Counted::Server(server_number)] {
+        for counted in [Counted::Listener(position(number)), Counted::Server(server_number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_in += 1;
             traffic.bytes_in += bytes as u64;
@@ -119,7 +120,7 @@ impl<S: Slots> Reference<'_, S> {
     /// The server that has sent a packet to the flow's client: that of the flow, else in the modes without replies that
     /// of the hash, as for a segment of an established connection.
     fn sender_of(&self, packet: &Packet, key: FlowKey) -> Result<(usize, NamedBy), Refusal> {
-        let listener = self.world.listeners[key.2];
+        let listener = self.world.listening(key.2);
         let flow =
             self.flows.get(&key).filter(|flow| listener.mode != Mode::FullNat || flow.source.is_some());
         let flow = flow.map(|flow| flow.server);
@@ -176,10 +177,10 @@ impl<S: Slots> Reference<'_, S> {
             return Err(Refusal::Drop(Reason::TooBig));
         }
         self.check_egress(packet, arrival, out.interface, out.tag)?;
-        let vip = self.world.listeners[listener].at;
+        let vip = self.world.listening(listener).at;
         let ends = [(End::Source, vip), (End::Destination, key.0)];
         let frame = packet.translated_error(embedded, ends, path.mac, out.own);
-        for counted in [Counted::Listener(listener), Counted::Server(number)] {
+        for counted in [Counted::Listener(position(listener)), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_out += 1;
             traffic.bytes_out += frame.len() as u64;

@@ -1,11 +1,13 @@
 //! Selects the server of a client's packet.
 
+use std::net::SocketAddr;
+
 use super::{FlowKey, Reference, Refusal, Slots, TRIES};
 use crate::{
     flow::{Beginning, Clock, Flow, Path},
     outcome::Reason,
     packet::{Content, Packet},
-    world::{Listener, Mode, Protocol, ServerState},
+    world::{Listener, Mode, Protocol, ServerState, port_of, position},
 };
 
 /// The server of a packet.
@@ -50,7 +52,7 @@ impl<S: Slots> Reference<'_, S> {
         number: usize,
         arrival: Path,
     ) -> Result<Selected, Refusal> {
-        let listener = self.world.listeners[number];
+        let listener = self.world.listening(number);
         let protocol = listener.protocol;
         let is_migrating = match listener.table {
             Some(table) => self.world.tables[table].previous.is_some(),
@@ -108,15 +110,15 @@ impl<S: Slots> Reference<'_, S> {
 
     /// Checks that a flow to a named server can be told from others, and that its replies return.
     fn check_named(&self, packet: &Packet, key: FlowKey, server: usize) -> Result<(), Refusal> {
-        let at = self.world.servers[server].at;
-        if !self.world.listeners[key.2].mode.sees_replies() {
+        let at = self.world.endpoint(server, key.2);
+        if !self.world.listening(key.2).mode.sees_replies() {
             return Ok(());
         }
         let has_local = self.world.locals.iter().any(|local| local.is_ipv4() == at.is_ipv4());
         if at.ip() == packet.source.ip() && !has_local {
             return Err(Refusal::Drop(Reason::Hairpin));
         }
-        if self.conflicting(key).iter().any(|other| self.world.servers[*other].at == at) {
+        if self.conflicting(key).contains(&at) {
             return Err(Refusal::Drop(Reason::PortConflict));
         }
         Ok(())
@@ -136,7 +138,7 @@ impl<S: Slots> Reference<'_, S> {
         listener: &Listener,
     ) -> Result<[Option<usize>; TRIES], Refusal> {
         let table = listener.table.ok_or(Refusal::Drop(Reason::NotReady))?;
-        let slots = self.slots.of(number, table, packet.source);
+        let slots = self.slots.of(position(number), table, packet.source);
         let members = &self.world.tables[table].members;
         let is_permitted = |server: &Option<usize>| match server {
             Some(server) => members.contains(server),
@@ -284,7 +286,7 @@ impl<S: Slots> Reference<'_, S> {
                 }
                 _ => self.current(packet, slot)?,
             };
-            let at = self.world.servers[server].at;
+            let at = self.world.endpoint(server, key.2);
             if !sees_replies {
                 return Ok((server, previous));
             }
@@ -292,41 +294,46 @@ impl<S: Slots> Reference<'_, S> {
             if at.ip() == packet.source.ip() && !has_local {
                 return Err(Refusal::Drop(Reason::Hairpin));
             }
-            if packet.is_rst() || !conflicting.iter().any(|other| self.world.servers[*other].at == at) {
+            if packet.is_rst() || !conflicting.contains(&at) {
                 return Ok((server, previous));
             }
         }
         Err(Refusal::Drop(Reason::PortConflict))
     }
 
-    /// The servers of live flows of the client endpoint by other listeners, whose replies SLB sees. Sources tell flows
-    /// apart.
-    fn conflicting(&self, (client, protocol, listener): FlowKey) -> Vec<usize> {
-        if self.world.listeners[listener].mode != Mode::Nat {
+    /// The server endpoints of other live flows of the client endpoint whose replies SLB sees. Sources tell flows apart,
+    /// and so do the ports of servers behind a range.
+    fn conflicting(&self, (client, protocol, listener): FlowKey) -> Vec<SocketAddr> {
+        if self.world.listening(listener).mode != Mode::Nat {
             return Vec::new();
         }
-        let is_nat = |other: &usize| self.world.listeners[*other].mode == Mode::Nat;
-        let others = (0..self.world.listeners.len()).filter(|other| *other != listener).filter(is_nat);
-        let flows = others.filter_map(|other| self.flows.get(&(client, protocol, other)));
+        let range_port = port_of(listener);
+        let is_live = |flow: &Flow| {
+            !flow.is_translated
+                && !flow.is_ended(self.now)
+                && self.world.servers[flow.server].state != ServerState::Gone
+        };
+        let flows = self.flows.iter().filter(|(key, flow)| {
+            (key.0, key.1) == (client, protocol)
+                && key.2 != listener
+                && self.world.listening(key.2).mode == Mode::Nat
+                && is_live(flow)
+        });
         flows
-            .filter(|flow| {
-                !flow.is_translated
-                    && !flow.is_ended(self.now)
-                    && self.world.servers[flow.server].state != ServerState::Gone
-            })
-            .map(|flow| flow.server)
+            .map(|(key, flow)| self.world.endpoint(flow.server, key.2))
+            .filter(|at| range_port == 0 || at.port() == range_port)
             .collect()
     }
 
-    /// Marks ended flows of the client endpoint with the same server endpoint: a new flow has it now.
+    /// Marks other ended flows of the client endpoint with the same server endpoint: a new flow has it now.
     fn release_reused(&mut self, (client, protocol, listener): FlowKey, server: usize) {
-        let at = self.world.servers[server].at;
-        for other in (0..self.world.listeners.len()).filter(|other| *other != listener) {
-            if let Some(flow) = self.flows.get_mut(&(client, protocol, other))
-                && !flow.is_translated
+        let at = self.world.endpoint(server, listener);
+        let others = self.flows.iter_mut().filter(|(key, _)| (key.0, key.1) == (client, protocol));
+        for (key, flow) in others.filter(|(key, _)| key.2 != listener) {
+            if !flow.is_translated
                 && flow.is_ended(self.now)
                 && self.world.servers[flow.server].state != ServerState::Gone
-                && self.world.servers[flow.server].at == at
+                && self.world.endpoint(flow.server, key.2) == at
             {
                 flow.marks.reused = true;
             }

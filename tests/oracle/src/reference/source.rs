@@ -42,11 +42,11 @@ impl<S: Slots> Reference<'_, S> {
         selected: &Selected,
         seen: &Seen<'_>,
     ) -> Result<Option<SocketAddr>, Refusal> {
-        let mode = self.world.listeners[key.2].mode;
+        let mode = self.world.listening(key.2).mode;
         if !matches!(mode, Mode::Nat | Mode::FullNat) || (mode == Mode::Nat && self.world.locals.is_empty()) {
             return Ok(None);
         }
-        let server = self.world.servers[selected.server].at;
+        let server = self.world.endpoint(selected.server, key.2);
         match self.flows.get(&key) {
             // A RST begins no flow.
             None if mode == Mode::FullNat => return Err(Refusal::Drop(Reason::Reset)),
@@ -65,8 +65,9 @@ impl<S: Slots> Reference<'_, S> {
         }
         self.flows.get_mut(&key).expect("the flow was found").is_translated = true;
         let chosen = self.choice(packet, key, server, seen).ok_or(Refusal::Drop(Reason::NoSourcePort))?;
-        for flow in self.flows.values_mut().filter(|flow| flow.source == Some(chosen)) {
-            if self.world.servers[flow.server].at == server && flow.is_tcp == (key.1 == Protocol::Tcp) {
+        for (other, flow) in self.flows.iter_mut().filter(|(_, flow)| flow.source == Some(chosen)) {
+            if self.world.endpoint(flow.server, other.2) == server && flow.is_tcp == (key.1 == Protocol::Tcp)
+            {
                 flow.source = None;
             }
         }
@@ -121,13 +122,13 @@ impl<S: Slots> Reference<'_, S> {
     }
 
     fn holder(&self, source: SocketAddr, server: SocketAddr, protocol: Protocol) -> Holder {
-        let holds = |flow: &&Flow| {
+        let holds = |(key, flow): &(&FlowKey, &Flow)| {
             flow.source == Some(source)
-                && self.world.servers[flow.server].at == server
+                && self.world.endpoint(flow.server, key.2) == server
                 && self.world.servers[flow.server].state != ServerState::Gone
                 && flow.is_tcp == (protocol == Protocol::Tcp)
         };
-        let Some(flow) = self.flows.values().find(holds) else { return Holder::Free };
+        let Some((_, flow)) = self.flows.iter().find(holds) else { return Holder::Free };
         let silence = flow.silence(self.now);
         let (hz, is_finished) = (self.world.hz, flow.marks.is_finished());
         let rest = if flow.is_tcp { REST_SECONDS * hz } else { 0 };
@@ -153,7 +154,7 @@ impl<S: Slots> Reference<'_, S> {
             let there = &self.world.servers[flow.server];
             flow.source == Some(source)
                 && key.1 == protocol
-                && there.at == server
+                && self.world.endpoint(flow.server, key.2) == server
                 && there.state != ServerState::Gone
         };
         self.flows.iter().find(is_it).map(|(key, _)| *key)

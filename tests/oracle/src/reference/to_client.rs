@@ -9,7 +9,7 @@ use crate::{
     outcome::{Action, Reason},
     packet::{Content, Packet, flag},
     rewrite::End,
-    world::{Hop, Interface, Mode, Protocol, Server, ServerState, World},
+    world::{Hop, Interface, Mode, Protocol, Server, ServerState, World, position},
 };
 
 impl<S: Slots> Reference<'_, S> {
@@ -56,9 +56,9 @@ impl<S: Slots> Reference<'_, S> {
             reason = Reason::ToClient;
             packet
         };
-        let vip = self.world.listeners[listener].at;
+        let vip = self.world.listening(listener).at;
         let frame = packet.translated([(End::Source, vip), (End::Destination, client)], path.mac, own);
-        for counted in [Counted::Listener(listener), Counted::Server(number)] {
+        for counted in [Counted::Listener(position(listener)), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_out += 1;
             traffic.bytes_out += frame.len() as u64;
@@ -83,18 +83,17 @@ impl<S: Slots> Reference<'_, S> {
 
     /// The listener through which the client endpoint has a flow with this server endpoint.
     fn answered_listener(&self, client: SocketAddr, protocol: Protocol, server: SocketAddr) -> Option<usize> {
-        (0..self.world.listeners.len()).find(|listener| {
-            self.flows.get(&(client, protocol, *listener)).is_some_and(|flow| {
-                let there = &self.world.servers[flow.server];
-                self.world.listeners[*listener].mode == Mode::Nat
-                    && !flow.is_translated
-                    && there.state != ServerState::Gone
-                    && there.at == server
-                    && !flow.marks.reused
-                    // A datagram does not show whether an expired flow continues.
-                    && (flow.is_tcp || !flow.is_expired(self.now))
-            })
-        })
+        let of_client = self.flows.iter().filter(|(key, _)| (key.0, key.1) == (client, protocol));
+        let answered = of_client.filter(|((.., listener), flow)| {
+            self.world.listening(*listener).mode == Mode::Nat
+                && !flow.is_translated
+                && self.world.servers[flow.server].state != ServerState::Gone
+                && self.world.endpoint(flow.server, *listener) == server
+                && !flow.marks.reused
+                // A datagram does not show whether an expired flow continues.
+                && (flow.is_tcp || !flow.is_expired(self.now))
+        });
+        answered.map(|((.., listener), _)| *listener).min()
     }
 
     /// Updates the flow. Returns whether its connection is finished, so that the client receives a RST.

@@ -8,7 +8,7 @@ use crate::{
     packet::Packet,
     rewrite::End,
     tunnel::TunnelFlow,
-    world::{Interface, Mode, Protocol},
+    world::{Interface, Mode, Protocol, position},
 };
 
 impl<S: Slots> Reference<'_, S> {
@@ -23,14 +23,14 @@ impl<S: Slots> Reference<'_, S> {
     ) -> Result<Sent, Refusal> {
         self.check_arrival(packet, arrival)?;
         self.check_access(packet.source.ip(), listener)?;
-        let mode = self.world.listeners[listener].mode;
+        let mode = self.world.listening(listener).mode;
         if packet.hop_limit <= 1 && mode != Mode::Dsr {
             return Err(Refusal::IcmpError(Cause::HopLimit, Reason::HopLimit));
         }
         let (_, sender) = packet.macs();
         let path =
             Path { interface: self.world.vlan_device(packet, arrival).unwrap_or(arrival.index), mac: sender };
-        let protocol = self.world.listeners[listener].protocol;
+        let protocol = self.world.listening(listener).protocol;
         let was_assured = self.flows.get(&(packet.source, protocol, listener)).map(|flow| flow.marks.assured);
         let selected = self.select(packet, listener, path)?;
         let Selected { server: number, is_new, is_finished, is_named } = selected;
@@ -62,7 +62,7 @@ impl<S: Slots> Reference<'_, S> {
             }
             None => packet,
         };
-        let has_toa = self.world.listeners[listener].toa;
+        let has_toa = self.world.listening(listener).toa;
         let opens = is_opening && source.is_some();
         let is_tcp = packet.protocol() == Some(Protocol::Tcp);
         let changes_options = opens && is_tcp && (has_toa || packet.segment.is_syn());
@@ -72,7 +72,11 @@ impl<S: Slots> Reference<'_, S> {
                 let with_option = changes_options.then(|| packet.with_client_option(room));
                 let source = source.unwrap_or(packet.source);
                 let packet = with_option.as_ref().unwrap_or(packet);
-                packet.translated([(End::Source, source), (End::Destination, server.at)], hop.peer, hop.own)
+                packet.translated(
+                    [(End::Source, source), (End::Destination, self.world.endpoint(number, listener))],
+                    hop.peer,
+                    hop.own,
+                )
             }
             Mode::Dsr => packet.readdressed(hop.peer, hop.own),
             Mode::Ipip | Mode::Gue => {
@@ -82,7 +86,7 @@ impl<S: Slots> Reference<'_, S> {
             }
         };
         let frame = self.world.in_vlan(frame, packet, arrival, hop.tag);
-        for counted in [Counted::Listener(listener), Counted::Server(number)] {
+        for counted in [Counted::Listener(position(listener)), Counted::Server(number)] {
             let traffic = self.traffic.entry(counted).or_default();
             traffic.packets_in += 1;
             traffic.bytes_in += bytes as u64;

@@ -148,7 +148,9 @@ impl<'w> Comparison<'w> {
         let has = |word: String| steps.iter().any(|step| step.contains(&word));
         let mut servers: BTreeSet<usize> = BTreeSet::new();
         for (number, listener) in world.listeners.iter().enumerate() {
-            if has(format!(" {} ", listener.at.port())) && has(format!(" {}, ", listener.at.ip())) {
+            if (listener.last.is_some() || has(format!(" {} ", listener.at.port())))
+                && has(format!(" {}, ", listener.at.ip()))
+            {
                 let table = listener.table.map(|table| &world.tables[table]);
                 text += &format!("listener {number}: {listener:?}\n    {table:?}\n");
                 servers.extend(table.iter().flat_map(|table| table.members.iter().chain(&table.previous)));

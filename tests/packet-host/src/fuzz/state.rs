@@ -10,6 +10,7 @@ use slb_common::{
     abi::{
         Address, Handle, MacPair,
         backend::{Backend, NextHop},
+        flow::FlowTag,
         ids::{AccessListId, BackendId, NextHopId, ServiceId, TableId},
         interface::{self, EXTRA_MACS, InterfaceProperties, NO_MAC, own_mac_key, slot},
         mac_word,
@@ -31,6 +32,7 @@ use slb_control::{
 };
 use slb_oracle::world::{
     Access, GUE_PORT, Listener, Mode, Protocol, Server, ServerState, Table, Tag, Unmatched, Vip, World,
+    port_of, position,
 };
 
 use super::slots::TableSlots;
@@ -51,9 +53,9 @@ pub(super) const fn number_of_server(id: u32) -> usize {
     id as usize - 1
 }
 
-/// [`Handle::tag`] of the listener at this position.
-pub(super) const fn tag(number: usize) -> u32 {
-    Handle::new(number as u32, 1).tag()
+/// The tag of flows of the listener with this number.
+pub(super) const fn tag(number: usize) -> FlowTag {
+    FlowTag::new(Handle::new(position(number) as u32, 1).tag(), port_of(number).to_be())
 }
 
 const fn table_id(number: usize) -> u32 {
@@ -107,7 +109,7 @@ pub fn state(world: &World) -> MapState {
 
 fn put_service(state: &mut MapState, number: usize, service: Service) {
     let id = number as u32;
-    let service = Service { handle: Handle::new(id, 1), token_buckets: id, ..service };
+    let service = Service { handle: Handle::new(id, 1), token_buckets: number as u16, ..service };
     state.index.entries.insert(ServiceId::new(number as u32), entry(&service, SEED));
     state.services.insert(ServiceId::new(number as u32), service);
 }
@@ -193,6 +195,7 @@ fn service(world: &World, listener: &Listener) -> Service {
     Service {
         address: to_address(listener.at.ip()),
         port: listener.at.port().to_be(),
+        last_port: listener.last.unwrap_or_default().to_be(),
         protocol: match listener.protocol {
             Protocol::Tcp => protocol::TCP,
             Protocol::Udp => protocol::UDP,

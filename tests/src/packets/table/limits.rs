@@ -58,14 +58,14 @@ pub(super) fn cases() -> Vec<Scenario> {
 fn limit_bandwidth(service: &mut Service, kilobits: u32) {
     service.policy |= policy::LIMIT_BANDWIDTH;
     service.bandwidth = kilobits;
-    service.token_buckets = service.handle.id();
+    service.token_buckets = service.handle.id() as u16;
 }
 
 fn limit_connections(service: &mut Service, number: u32) {
     // The daemon has the flows of such a listener tracked.
     service.policy |= policy::LIMIT_NEW_CONNECTIONS | policy::TRACK;
     service.new_connections = number;
-    service.token_buckets = service.handle.id();
+    service.token_buckets = service.handle.id() as u16;
 }
 
 /// A client's packet that begins a flow, with a port of its own.
@@ -266,7 +266,7 @@ fn listeners_share_a_bucket_only_by_its_number() -> Scenario {
     let limited = |service: &mut Service| limit_connections(service, 1);
     let world = PacketWorld::standard().with(HTTP4, limited).with(SECOND4, limited).with(HTTP6, |service| {
         limited(service);
-        service.token_buckets = HTTP4.id;
+        service.token_buckets = HTTP4.id as u16;
     });
     let second = |n: u16| tcp(SocketAddr::new(CLIENT4.ip(), 5000 + n), SECOND4.at, flag::SYN).build();
     Scenario::new("limits: VIPs of a listener share its buckets, other listeners do not")

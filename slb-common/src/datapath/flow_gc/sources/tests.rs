@@ -16,7 +16,7 @@ fn buckets(number: u32) -> Vec<SourceBucket> {
 }
 
 /// The hash of a server's endpoint: all but server 99 exist.
-fn server(handle: Handle) -> Option<u64> {
+fn server(handle: Handle, _: u16) -> Option<u64> {
     (handle.id() != 99).then(|| u64::from(handle.id()) << 40)
 }
 

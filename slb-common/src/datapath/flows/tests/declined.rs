@@ -36,7 +36,8 @@ fn takes_and_changes(hop: NextHop, len: usize) -> (bool, bool) {
     let query = flows.query(Client::new(&source, 9, TCP));
     let numbers = SequenceNumbers { client: 100, server: 200 };
     let (backend, client) = (shared.server.handle, arrival);
-    let held = Flow { service: 1, backend, client, arrival: arrival.tag(), numbers, source: Source::NONE };
+    let held =
+        Flow { service: 1, backend, client, arrival: arrival.tag(), numbers, port: 0, source: Source::NONE };
     let entry = shared.flow(query.home).unwrap();
     let free = entry.sequence_word();
     assert!(entry.lock(free));

@@ -27,7 +27,7 @@ fn insert_entry(shared: &SharedTable, n: u32, generation: u32) {
     let query = flows.query(client(n));
     // Later clients may have mid-stream pickups.
     let bits = if n < 100 { state::ANSWERED } else { state::PICKED_UP };
-    let _ = match flows.read(&query, find(&query, n, shared)) {
+    let _ = match flows.read(&query, find(&query, FlowTag::new(n, 0), shared)) {
         Some(found) => flows.replace(&found, &query, &flow(n, generation), bits, IDLE),
         None => {
             flows.insert_entry(find_slot(query.home, shared), false, &query, &flow(n, generation), bits, IDLE)

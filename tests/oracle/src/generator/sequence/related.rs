@@ -11,7 +11,7 @@ use crate::{
         mutation::mutated,
     },
     packet::number,
-    world::{GUE_PORT, Mac, Protocol},
+    world::{GUE_PORT, Mac, Protocol, Server},
 };
 
 /// Path MTUs around the least one of each family, and others.
@@ -77,9 +77,11 @@ impl SequenceDraft<'_> {
         } else {
             choices.pick(&self.asked)
         };
-        let listener = self.world.listeners[number];
+        let listener = self.world.listening(number);
         let members = listener.table.map_or(&[][..], |table| &self.world.tables[table].members);
-        let server = (!members.is_empty()).then(|| self.world.servers[choices.pick(members)]);
+        let server = (!members.is_empty()).then(|| choices.pick(members));
+        let server = server
+            .map(|chosen| Server { at: self.world.endpoint(chosen, number), ..self.world.servers[chosen] });
         let of_family = server.filter(|server| server.at.is_ipv4() == client.is_ipv4());
         let mac = server.and_then(|server| server.hop).map_or(CLIENT_MACS[1], |hop| hop.peer);
         let (protocol, vip) = (listener.protocol, listener.at);
