@@ -55,8 +55,8 @@ impl FlowCalls for BpfMaps {
     #[inline(always)]
     fn mark_tuples_reused(&self, query: &Query, tag: FlowTag, endpoint: u32) {
         let [high, low, end] = query.client.words();
-        // An endpoint's number has 16 bits.
-        slb_mark_tuples_reused(high, low, end, query.home.into(), tag.0 | u64::from(endpoint) << 48);
+        // A subprogram takes five words.
+        slb_mark_tuples_reused(high, low, end, u64::from(query.home) | u64::from(endpoint) << 32, tag.0);
     }
 
     #[inline(always)]
@@ -205,9 +205,9 @@ extern "C" fn slb_conflicting_flows(high: u64, low: u64, end: u64, home: u64, ta
 /// [`flows::mark_tuple_reused`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_mark_tuples_reused(high: u64, low: u64, end: u64, home: u64, what: u64) -> u64 {
-    let tag = FlowTag(what & 0xffff_ffff_ffff);
-    flows::mark_tuple_reused(&query(high, low, end, home), tag, (what >> 48) as u32, &BPF_MAPS);
+extern "C" fn slb_mark_tuples_reused(high: u64, low: u64, end: u64, home_and_endpoint: u64, tag: u64) -> u64 {
+    let (query, endpoint) = (query(high, low, end, home_and_endpoint), (home_and_endpoint >> 32) as u32);
+    flows::mark_tuple_reused(&query, FlowTag(tag), endpoint, &BPF_MAPS);
     // A global function must return a number.
     0
 }

@@ -33,7 +33,8 @@ pub struct Backend {
     pub lookup_table: u32,
     /// Number of a [`ServerHealth`]. For tools.
     pub health: u32,
-    /// [`Backend::endpoint_of`] address and port. Without meaning if the port is 0. Live `nat` flows of one client endpoint never share it.
+    /// [`Backend::endpoint_of`] address and port. Without meaning if the port is 0. Live `nat` flows of one client endpoint
+    /// to one server port never share it, nor do those of listeners without a port range, whatever the port.
     pub endpoint: u32,
     /// Drain deadline in seconds since boot (`CLOCK_BOOTTIME`); 0 means none. For the daemon.
     pub deadline: u32,
@@ -109,6 +110,19 @@ impl Backend {
     #[inline(always)]
     pub const fn endpoint_for(&self, port: u16) -> u32 {
         Self::endpoint_of(self.server_hash_for(port))
+    }
+
+    /// [`Self::endpoint_of`] an endpoint, and above it the endpoint's port in network byte order: two ports of one server
+    /// may have the same number.
+    #[inline(always)]
+    pub const fn endpoint_and_port_of(hash: u64, port: u16) -> u32 {
+        Self::endpoint_of(hash) | (port as u32) << u16::BITS
+    }
+
+    /// [`Self::endpoint_and_port_of`] its endpoint for a flow to this port of the VIP.
+    #[inline(always)]
+    pub const fn endpoint_and_port_for(&self, port: u16) -> u32 {
+        Self::endpoint_and_port_of(self.server_hash_for(port), self.port_for(port))
     }
 
     /// Whether it is able to serve and has a next hop, as far as is known.

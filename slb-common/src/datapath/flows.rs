@@ -48,7 +48,7 @@ pub fn find<T: Maps>(query: &Query, tag: FlowTag, maps: &T) -> u32 {
     maps.index().map_or(NOT_FOUND, |index| Flows::open(index, maps).find(query, tag))
 }
 
-/// Finds the flow that a server's packet answers; `endpoint` is the server's [`Backend::endpoint_for`] the flow. Returns the
+/// Finds the flow that a server's packet answers; `endpoint` is the packet's [`Backend::endpoint_and_port_of`]. Returns the
 /// distance of its entry from the home bucket, or [`NOT_FOUND`].
 #[inline(always)]
 pub fn find_answered<T: Maps>(query: &Query, endpoint: u32, maps: &T) -> u32 {
@@ -64,7 +64,7 @@ pub fn conflicts<T: Maps>(query: &Query, tag: FlowTag, maps: &T) -> u64 {
 }
 
 /// Sets [`state::TUPLE_REUSED`] on other finished or expired flows of the client endpoint whose server has this
-/// [`Backend::endpoint_for`] them.
+/// [`Backend::endpoint_and_port_for`] them.
 #[inline(always)]
 pub fn mark_tuple_reused<T: Maps>(query: &Query, tag: FlowTag, endpoint: u32, maps: &T) {
     if let Some(index) = maps.index() {
@@ -192,8 +192,8 @@ impl<'t, T: Maps> Flows<'t, T> {
     }
 
     /// As the function [`find_answered`], but [`FAR`] where entries lie farther from the home bucket than [`NEAR`].
-    /// Without `RANGES` it finds no flow of a port range. Repeats the code of [`Self::find_near`]: a shared closure would need
-    /// more stack than BPF has.
+    /// Without `RANGES` it finds no flow of a port range, and `endpoint` is a [`Backend::endpoint_of`]. Repeats the code of
+    /// [`Self::find_near`]: a shared closure would need more stack than BPF has.
     #[inline(always)]
     pub(super) fn find_answered_near<const RANGES: bool>(&self, query: &Query, endpoint: u32) -> u32 {
         let mut left = self.hop_bitmap(query.home);
@@ -404,13 +404,14 @@ impl<'t, T: Maps> Flows<'t, T> {
         })
     }
 
-    /// Whether a packet of the server with this [`Backend::endpoint_for`] the flow at `distance` answers it.
+    /// Whether a packet of the server with this [`Backend::endpoint_and_port_for`] the flow at `distance` answers it. Without
+    /// `RANGES` the number alone counts: live flows of other listeners never share it.
     #[inline(always)]
     fn is_answered<const RANGES: bool>(&self, query: &Query, distance: u32, endpoint: u32) -> bool {
         let Some((entry, sequence_word, _)) = self.peek(query, distance) else { return false };
         let Some(backend) = self.live_backend(entry.backend()) else { return false };
         let is_its = if RANGES {
-            backend.endpoint_for(entry.port()) == endpoint
+            backend.endpoint_and_port_for(entry.port()) == endpoint
         } else {
             backend.endpoint == endpoint && backend.port != 0
         };
@@ -461,7 +462,7 @@ impl<'t, T: Maps> Flows<'t, T> {
                 && entry.source() == Source::NONE
                 && self.is_ended(sequence_word)
                 && let Some(there) = self.live_backend(entry.backend())
-                && there.endpoint_for(other.port()) == endpoint
+                && there.endpoint_and_port_for(other.port()) == endpoint
             {
                 entry.touch(
                     sequence_word,

@@ -68,7 +68,7 @@ pub fn insert<T: FlowCalls>(
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
     if service.mode == mode::NAT && !flows.is_empty(&query) {
         let tag = service.flow_tag(packet.destination_port);
-        maps.mark_tuples_reused(&query, tag, backend.endpoint_for(packet.destination_port));
+        maps.mark_tuples_reused(&query, tag, backend.endpoint_and_port_for(packet.destination_port));
     }
     let flow = Flow {
         service: service.service,

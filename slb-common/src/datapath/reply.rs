@@ -69,7 +69,11 @@ pub(super) fn to_client<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
     } else {
         let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
         let query = flows.query(client);
-        let endpoint = Backend::endpoint_of(hash);
+        let endpoint = if FAST && !SOURCE {
+            Backend::endpoint_of(hash)
+        } else {
+            Backend::endpoint_and_port_of(hash, packet.source_port)
+        };
         let distance = if FAST {
             flows.find_answered_near::<SOURCE>(&query, endpoint)
         } else {
@@ -116,7 +120,8 @@ pub(super) fn related<'t, T: FlowCalls>(
     } else {
         let client = Client::new(&packet.destination, packet.destination_port, packet.protocol);
         let query = flows.query(client);
-        let distance = maps.find_answered_flow(&query, Backend::endpoint_of(hash));
+        let endpoint = Backend::endpoint_and_port_of(hash, packet.source_port);
+        let distance = maps.find_answered_flow(&query, endpoint);
         flows.read(&query, distance).map(|found| (found, client))
     };
     let (found, end) = match found {
@@ -160,7 +165,7 @@ fn sender_of<'t, const RANGES: bool, T: FlowCalls>(
     flows: &Flows<'t, T>,
 ) -> Option<&'t Backend> {
     let backend = flows.live_backend(found.flow.backend)?;
-    // Two server endpoints may have the same 16-bit number.
+    // Two server endpoints may have the same number.
     let port = if RANGES { backend.port_for(found.flow.port) } else { backend.port };
     if port == packet.source_port && backend.address.same(&packet.source) { Some(backend) } else { None }
 }

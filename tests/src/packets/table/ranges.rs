@@ -2,7 +2,13 @@
 
 use std::net::SocketAddr;
 
-use slb_common::abi::{mode::Mode, service::policy, stats::Reason};
+use slb_common::abi::{
+    Address,
+    backend::Backend,
+    mode::Mode,
+    service::{ServiceIndex, policy},
+    stats::Reason,
+};
 
 use super::{
     full_nat::{PORTS, answer, local},
@@ -33,6 +39,9 @@ pub(super) fn cases() -> Vec<Scenario> {
         cases.push(tracked(name, ends));
     }
     cases.extend([precedence(), conflicts(), one_endpoint_to_many_ports(), grown(), source_port_zero()]);
+    for (name, ends) in [("tcp4", TCP4), ("udp6", UDP6)] {
+        cases.push(equal_numbers(name, ends));
+    }
     cases
 }
 
@@ -312,4 +321,43 @@ fn source_port_zero() -> Scenario {
         .in_world(world(TCP4, Mode::Nat, (FIRST, LAST)))
         .frame(ends.first(), to_server(ends, Mode::Nat, FlowKind::New))
         .frame(answer(from_zero, ends.client), NOT_OURS)
+}
+
+/// Two ports of the range at which a server has the same [`Backend::endpoint_of`].
+fn ports_with_equal_number(ends: Ends) -> (u16, u16) {
+    let address = match ends.server.at {
+        SocketAddr::V4(at) => Address::v4(at.ip().octets()),
+        SocketAddr::V6(at) => Address::v6(at.ip().octets()),
+    };
+    let number = |port: u16| Backend::endpoint_of(ServiceIndex::server_hash(&address, port.to_be()));
+    let pair = (FIRST..=LAST).find_map(|port| {
+        let same = (FIRST..port).find(|other| number(*other) == number(port))?;
+        Some((same, port))
+    });
+    pair.expect("two of a thousand ports have the same of 32,768 numbers")
+}
+
+/// Flows of one client endpoint to two ports that have the same number of 15 bits: each has its answers.
+fn equal_numbers(name: &str, ends: Ends) -> Scenario {
+    let (one, two) = ports_with_equal_number(ends);
+    let world = world(ends, Mode::Nat, (FIRST, LAST));
+    let mut case = Scenario::new(format!("range, {name}: two ports with the same number")).in_world(world);
+    for port in [one, two] {
+        let ends = at(ends, port);
+        case = case.frame(ends.first(), to_server(ends, Mode::Nat, FlowKind::New));
+    }
+    for port in [two, one] {
+        let ends = at(ends, port);
+        case = case
+            .frame(answer(ends, ends.client), to_client(ends, Mode::Nat))
+            .frame(
+                ends.packet(ends.client, ends.listener.at).build(),
+                to_server(ends, Mode::Nat, FlowKind::Old),
+            )
+            .frame(
+                ends.packet(ends.server.at, ends.client).macs(SERVER_MAC, SERVER_SIDE_MAC).build(),
+                to_client(ends, Mode::Nat),
+            );
+    }
+    case
 }
