@@ -108,6 +108,13 @@ impl Service {
         }
     }
 
+    /// Whether its listener has the port of a flow, [`Flow::port`](super::flow::Flow::port): a port may leave a range.
+    #[inline(always)]
+    pub const fn has_flow_port(&self, port: u16) -> bool {
+        let port = u16::from_be(port);
+        port == 0 || (u16::from_be(self.port) <= port && port <= u16::from_be(self.last_port))
+    }
+
     /// The port of the VIP in an answer of a server from this port. Both are in network byte order.
     #[inline(always)]
     pub const fn port_for(&self, server_port: u16) -> u16 {

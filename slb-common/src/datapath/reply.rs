@@ -132,7 +132,8 @@ pub(super) fn related<'t, T: FlowCalls>(
     };
     let Some(backend) = sender_of::<true, T>(packet, &found, &flows) else { return Ok(None) };
     let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
-    if service.handle.tag() != found.flow.service || !mode::sees_replies(service.mode) {
+    let is_its = service.handle.tag() == found.flow.service && service.has_flow_port(found.flow.port);
+    if !is_its || !mode::sees_replies(service.mode) {
         return Ok(None);
     }
     if !is_path_from(backend, packet, ifindex, maps) {
@@ -187,8 +188,11 @@ fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
     } else {
         service.mode == mode::NAT && source == Source::NONE
     };
-    if service.handle.tag() != found.flow.service || !is_answered {
-        // Replies of this listener do not pass SLB, or not to this address. The slow path searches for another flow.
+    // The fast path without sources finds no flow of a range.
+    let has_port = (FAST && !SOURCE) || service.has_flow_port(found.flow.port);
+    if service.handle.tag() != found.flow.service || !is_answered || !has_port {
+        // Replies of this listener do not pass SLB, or not to this address, or its range has lost the port. The slow path
+        // searches for another flow.
         return if FAST { Err(Refusal::DECLINE) } else { Ok(None) };
     }
     if !is_path_from(backend, packet, ifindex, maps) {

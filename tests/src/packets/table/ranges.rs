@@ -41,6 +41,7 @@ pub(super) fn cases() -> Vec<Scenario> {
     cases.extend([precedence(), conflicts(), one_endpoint_to_many_ports(), grown(), source_port_zero()]);
     for (name, ends) in [("tcp4", TCP4), ("udp6", UDP6)] {
         cases.push(equal_numbers(name, ends));
+        cases.extend([Mode::Nat, Mode::FullNat].map(|mode| lost_port(name, ends, mode)));
     }
     cases
 }
@@ -350,14 +351,30 @@ fn equal_numbers(name: &str, ends: Ends) -> Scenario {
         let ends = at(ends, port);
         case = case
             .frame(answer(ends, ends.client), to_client(ends, Mode::Nat))
-            .frame(
-                ends.packet(ends.client, ends.listener.at).build(),
-                to_server(ends, Mode::Nat, FlowKind::Old),
-            )
+            .frame(ends.packet(ends.client, ends.listener.at).build(), to_server(ends, Mode::Nat, FlowKind::Old))
             .frame(
                 ends.packet(ends.server.at, ends.client).macs(SERVER_MAC, SERVER_SIDE_MAC).build(),
                 to_client(ends, Mode::Nat),
             );
     }
     case
+}
+
+/// A server's packets of a flow whose port has left the range do not reach the client.
+fn lost_port(name: &str, ends: Ends, mode: Mode) -> Scenario {
+    let (kept, lost) = (at(ends, 8080), at(ends, 8900));
+    let from_server =
+        |ends: Ends| ends.packet(ends.server.at, answered(ends, mode)).macs(SERVER_MAC, SERVER_SIDE_MAC).build();
+    let mut case = Scenario::new(format!("range, {name}, {}: answers of a lost port", mode.name()))
+        .in_world(world(ends, mode, (FIRST, LAST)));
+    for ends in [kept, lost] {
+        case = case
+            .frame(ends.first(), to_server(ends, mode, FlowKind::New))
+            .frame(answer(ends, answered(ends, mode)), to_client(ends, mode));
+    }
+    case.change(world(ends, mode, (FIRST, 8500)))
+        .frame(from_server(lost), NOT_OURS)
+        .frame(from_server(kept), to_client(kept, mode))
+        .change(world(ends, mode, (FIRST, LAST)))
+        .frame(from_server(lost), to_client(lost, mode))
 }
