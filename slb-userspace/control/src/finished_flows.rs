@@ -6,7 +6,7 @@
 
 use std::{
     cell::OnceCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use slb_common::{
         Handle,
         backend::Backend,
         flow::persistence_units,
-        ids::{BackendId, TableId},
+        ids::{BackendId, ServiceTag, TableId},
         protocol::IpProtocol,
         service::{IndexEntry, Service, policy},
         time::Jiffies,
@@ -58,6 +58,8 @@ pub struct TerminatedConnection {
 pub(super) struct FinishedFlows<'a> {
     actual: &'a MapState,
     hz: u32,
+    /// Whether a port of a range, in network byte order, still leads to its service.
+    ports: HashMap<(ServiceTag, u16), bool>,
     /// Connections that this pass has ended.
     pub(super) ended: Vec<TerminatedConnection>,
     /// Removed terminating servers, each with whether the pass has found RSTs outstanding.
@@ -80,6 +82,7 @@ impl<'a> FinishedFlows<'a> {
         Self {
             actual,
             hz,
+            ports: HashMap::new(),
             ended: Vec::new(),
             removed,
             rehomed: RehomeMap::new(),
@@ -151,6 +154,7 @@ impl<'a> FinishedFlows<'a> {
         }
         if let Some(left) = flow.left
             && backend.flags & Backend::TERMINATING == 0
+            && self.has_port(flow, entry)
         {
             self.next = Some(self.next.map_or(left, |next| next.min(left)));
             return false;
@@ -168,6 +172,16 @@ impl<'a> FinishedFlows<'a> {
             server: SocketAddr::new(to_ip(&backend.address), u16::from_be(backend.port_for(vip_port))),
         });
         true
+    }
+
+    /// Whether packets to the flow's port still find its service: a port may leave a range, or get a listener of its own.
+    fn has_port(&mut self, flow: &FlowRecord, entry: &IndexEntry) -> bool {
+        let Self { actual, ports, .. } = self;
+        let leads = || {
+            let listener = actual.index.listener_of(entry, flow.range_port);
+            listener.is_some_and(|listener| listener.service == entry.service)
+        };
+        flow.range_port == 0 || *ports.entry((flow.service, flow.range_port)).or_insert_with(leads)
     }
 
     /// The source of a flow's packets towards its server, if that is not the client endpoint.
@@ -318,6 +332,47 @@ mod tests {
             Duration::from_secs(30),
             "a new one may be silent for so long by then"
         );
+    }
+
+    /// Behind a range, also the ends of a provoked connection are those of the flow's port.
+    #[test]
+    fn flow_whose_port_leads_elsewhere_ends() {
+        let mut actual = actual(Backend::ALIVE | Backend::ACCEPTS_NEW);
+        actual.backends.get_mut(&BackendId::new(3)).unwrap().port = 0;
+        let range = |service: u32, (first_port, last_port): (u16, u16)| IndexEntry {
+            port: 0,
+            protocol: IpProtocol::Tcp.number() | IndexEntry::RANGE,
+            first_port,
+            last_port,
+            service,
+            ..entry()
+        };
+        let entry = range(1, (8000, 8999));
+        let single = IndexEntry { port: 8080_u16.to_be(), service: 2, ..self::entry() };
+        let to = |port: u16, left| FlowRecord { range_port: port.to_be(), ..flow(left) };
+        let fates = |actual: &MapState, port| {
+            let mut finished_flows = FinishedFlows::new(actual, HZ);
+            (finished_flows.fate_of(&to(port, Some(5 * HZ)), &entry), finished_flows.ended)
+        };
+        let at = |address: [u8; 4], port| SocketAddr::from((address, port));
+        let ended = |port| TerminatedConnection {
+            vip: at([192, 0, 2, 10], port),
+            server: at([10, 0, 0, 1], port),
+            ..ENDED
+        };
+        actual.index.entries = [entry, range(3, (1, u16::MAX))]
+            .into_iter()
+            .zip(0..)
+            .map(|(entry, id)| (ServiceId::new(id), entry))
+            .collect();
+        assert_eq!(fates(&actual, 8080), (GcAction::Keep, vec![]));
+        assert_eq!(fates(&actual, 7999), (GcAction::Terminate, vec![ended(7999)]), "it has left the range");
+        let mut finished_flows = FinishedFlows::new(&actual, HZ);
+        assert_eq!(finished_flows.fate_of(&to(8081, None), &entry), GcAction::Terminate);
+        assert_eq!(finished_flows.ended, [ended(8081)], "it has expired");
+        actual.index.entries.insert(ServiceId::new(7), single);
+        assert_eq!(fates(&actual, 8080), (GcAction::Terminate, vec![ended(8080)]), "a listener of its own");
+        assert_eq!(fates(&actual, 8081), (GcAction::Keep, vec![]));
     }
 
     #[test]
