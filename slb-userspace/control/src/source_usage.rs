@@ -7,7 +7,7 @@ use std::{
 
 use slb_common::abi::{Handle, ids::BackendId, protocol::IpProtocol, service::IndexEntry, source::Source};
 
-use crate::dataplane::state::{FlowRecord, MapState, backend_address, to_ip};
+use crate::dataplane::state::{FlowRecord, MapState, to_ip};
 
 /// Percentage of a local address's ports from which they count as nearly used up.
 const NEARLY_FULL_PERCENT: u32 = 80;
@@ -39,10 +39,12 @@ impl SourcePorts {
 /// Used ports by server endpoint and local address.
 pub type SourceUsage = BTreeMap<(ServerEndpoint, IpAddr), SourcePorts>;
 
-/// Sources counted in one GC pass. It has an entry for each server, protocol and local address in use.
+/// Sources counted in one GC pass. It has an entry for each server, protocol and local address in use, and behind a port
+/// range for each port.
 #[derive(Debug, Default)]
 pub(super) struct SourceCounter {
-    by_server: HashMap<(Handle, IpProtocol, u8), u32>,
+    /// By server, port of a range's flow in network byte order, protocol and slot.
+    by_server: HashMap<(Handle, u16, IpProtocol, u8), u32>,
     /// Slots of local addresses that any flow has, also one without a service.
     slots: BTreeSet<u8>,
 }
@@ -55,7 +57,8 @@ impl SourceCounter {
         }
         self.slots.insert(flow.source.local());
         if let Some(protocol) = entry.and_then(IndexEntry::protocol).filter(|_| flow.source.is_allocated()) {
-            *self.by_server.entry((flow.backend, protocol, flow.source.local())).or_default() += 1;
+            let key = (flow.backend, flow.range_port, protocol, flow.source.local());
+            *self.by_server.entry(key).or_default() += 1;
         }
     }
 
@@ -70,7 +73,7 @@ impl SourceCounter {
     pub(super) fn usage(&self, state: &MapState) -> SourceUsage {
         let locals = &state.index.locals;
         let mut usage = SourceUsage::new();
-        for ((handle, protocol, slot), used) in &self.by_server {
+        for ((handle, port, protocol, slot), used) in &self.by_server {
             let backend = state.backends.get(&BackendId::of(*handle));
             let (Some(backend), Some(local)) =
                 (backend.filter(|backend| backend.handle == *handle), locals.slots.get(slot))
@@ -79,7 +82,8 @@ impl SourceCounter {
             };
             let ports = u32::from(local.last_port).saturating_sub(u32::from(local.first_port)) + 1;
             let ports = if locals.candidates.contains(slot) { ports } else { 0 };
-            let key = ((backend_address(backend), *protocol), to_ip(&local.address));
+            let server = SocketAddr::new(to_ip(&backend.address), u16::from_be(backend.port_for(*port)));
+            let key = ((server, *protocol), to_ip(&local.address));
             usage.entry(key).or_insert(SourcePorts { used: 0, ports }).used += used;
         }
         usage
@@ -196,6 +200,22 @@ mod tests {
         ];
         assert_eq!(counter.usage(&state), SourceUsage::from(expected));
         assert_eq!(counter.unused(&state), BTreeSet::new());
+    }
+
+    #[test]
+    fn each_port_behind_a_range_is_an_endpoint() {
+        let mut state = state();
+        state.backends.get_mut(&BackendId::new(1)).unwrap().port = 0;
+        let mut counter = SourceCounter::default();
+        for port in [8000_u16, 8000, 8001] {
+            let to = FlowRecord { range_port: port.to_be(), ..flow(1, Source::candidate(3, 1).allocated()) };
+            counter.note(&to, Some(&tcp()));
+        }
+        let key =
+            |port| ((SocketAddr::from(([10, 0, 0, 1], port)), IpProtocol::Tcp), IpAddr::from([192, 0, 2, 3]));
+        let expected =
+            [(8000, 2), (8001, 1)].map(|(port, used)| (key(port), SourcePorts { used, ports: 100 }));
+        assert_eq!(counter.usage(&state), SourceUsage::from(expected));
     }
 
     #[test]

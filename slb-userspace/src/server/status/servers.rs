@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -136,13 +136,17 @@ impl<'a> Servers<'a> {
     }
 }
 
-/// By server endpoint, the local address with the largest share of used ports.
+/// By server endpoint, the local address with the largest share of used ports. With port 0, that of the fullest port: a
+/// server behind a port range.
 fn fullest(usage: &SourceUsage) -> BTreeMap<ServerEndpoint, ApiSourcePorts> {
     let mut fullest: BTreeMap<_, (IpAddr, SourcePorts)> = BTreeMap::new();
     for ((server, local), ports) in usage {
-        let (address, most) = fullest.entry(*server).or_insert((*local, *ports));
-        if (ports.percent(), ports.used) > (most.percent(), most.used) {
-            (*address, *most) = (*local, *ports);
+        let (at, protocol) = *server;
+        for server in [(at, protocol), (SocketAddr::new(at.ip(), 0), protocol)] {
+            let (address, most) = fullest.entry(server).or_insert((*local, *ports));
+            if (ports.percent(), ports.used) > (most.percent(), most.used) {
+                (*address, *most) = (*local, *ports);
+            }
         }
     }
     let document = |(server, (local_address, SourcePorts { used, ports }))| {
@@ -203,7 +207,7 @@ mod tests {
 
     #[test]
     fn fullest_local_address_of_each_endpoint_is_shown() {
-        let server = |n: u8| ((IpAddr::from([10, 0, 0, n]), 80).into(), IpProtocol::Tcp);
+        let server = |n: u8| (SocketAddr::from(([10, 0, 0, n], 80)), IpProtocol::Tcp);
         let local = |n: u8| IpAddr::from([192, 0, 2, n]);
         let usage = SourceUsage::from([
             ((server(1), local(1)), SourcePorts { used: 300, ports: 1000 }),
@@ -215,7 +219,9 @@ mod tests {
             (server(1), ApiSourcePorts { local_address: local(2), used: 290, ports: 500 }),
             (server(2), ApiSourcePorts { local_address: local(3), used: 5, ports: 0 }),
         ];
-        assert_eq!(fullest(&usage), BTreeMap::from(expected));
+        let at_any_port =
+            expected.map(|((at, protocol), ports)| ((SocketAddr::new(at.ip(), 0), protocol), ports));
+        assert_eq!(fullest(&usage), expected.into_iter().chain(at_any_port).collect());
     }
 
     #[test]
