@@ -17,9 +17,10 @@ use std::{
 use slb_common::abi::{backend::Backend, family::Family, health::ServerHealth, ids::TableId};
 
 use super::{
+    known_services::{ContinuedServices, KnownServices, ServiceIdentity},
     listener_servers::{FailoverSettings, ListenerServer, ServerGroups, family, group_of, server_override},
     model::{
-        GroupRef, HealthVerdict, ListenerId, ServerRoute, ServiceKey, Side, health_of, key_at, key_of,
+        GroupRef, HealthVerdict, ListenerId, ServerRoute, ServiceKey, Side, health_of, key_at,
         resolved_next_hop,
     },
     overrides::Overrides,
@@ -33,6 +34,8 @@ use slb_config::model::{Config, DEFAULT_WINDOW, HealthCheck, Listener, LoadBalan
 pub struct Failover {
     /// By VIP. A listener whose traffic is on the primary side is missing.
     on_secondary: BTreeMap<ServiceKey, ListenerFailover>,
+    /// All listeners at their VIPs. Those of a later configuration continue them.
+    known: BTreeSet<ServiceIdentity>,
 }
 
 /// State of a listener whose traffic is on the secondary side.
@@ -98,18 +101,14 @@ pub struct SideChange {
 impl Failover {
     /// Failover state as the maps show it after a restart.
     pub fn found(config: &Config, actual: &MapState) -> Self {
-        let tables: BTreeMap<_, TableId> = actual
-            .services
-            .values()
-            .filter_map(|service| Some((key_of(service)?, service.table())))
-            .collect();
+        let services = KnownServices::among(ServiceIdentity::of_config(config), actual);
         let configured = actual.backends.values().filter(|backend| backend.flags & Backend::REMOVED == 0);
         let servers: BTreeMap<(TableId, SocketAddr), &Backend> =
             configured.map(|backend| ((backend.table(), backend_address(backend)), backend)).collect();
         let mut on_secondary = BTreeMap::new();
         for FamilyGroup { balancer, listener, vips, members, .. } in family_groups(config) {
             let keys = vips.iter().map(|vip| key_at(listener, *vip));
-            let table = keys.clone().find_map(|key| tables.get(&key).copied());
+            let table = keys.clone().find_map(|key| Some(services.at(key)?.1.table()));
             let of = |side: Side, tells: fn(&Backend) -> bool| {
                 // A server on both sides does not show which side is active.
                 let mut members = members.iter().filter(|member| member.is_only_on(side));
@@ -136,12 +135,16 @@ impl Failover {
                 on_secondary.extend(keys.map(|key| (key, found.clone())));
             }
         }
-        Self { on_secondary }
+        Self { on_secondary, known: ServiceIdentity::of_config(config).collect() }
     }
 
-    /// The side that has the traffic of a listener at a VIP.
+    /// The side that has the traffic of a listener at a VIP. A range of a configuration that waits has that of the range
+    /// with which it has most ports in common.
     pub fn side(&self, listener: &Listener, vip: IpAddr) -> Side {
-        if self.on_secondary.contains_key(&key_at(listener, vip)) { Side::Secondary } else { Side::Primary }
+        let is_range = listener.port.is_range();
+        let before = if is_range { ServiceIdentity::range_before(&self.known, listener, vip) } else { None };
+        let key = before.unwrap_or_else(|| key_at(listener, vip));
+        if self.on_secondary.contains_key(&key) { Side::Secondary } else { Side::Primary }
     }
 
     /// Decides by the inputs at `now`, the time since boot. The present state stays valid until the decision is active
@@ -155,10 +158,15 @@ impl Failover {
         now: Duration,
     ) -> FailoverDecision {
         let (mut on_secondary, mut changes, mut next) = (BTreeMap::new(), Vec::new(), None::<Duration>);
+        let known: BTreeSet<_> = ServiceIdentity::of_config(config).collect();
+        let continued = ContinuedServices::new(known.iter().cloned(), self.known.iter().cloned());
         for part in family_groups(config) {
             let FamilyGroup { balancer, listener, vips, failover_settings, .. } = &part;
             // An added VIP has its traffic on the same side as the others.
-            let was = vips.iter().find_map(|vip| self.on_secondary.get(&key_at(listener, *vip)));
+            let was = vips.iter().find_map(|vip| {
+                let key = continued.key_before(key_at(listener, *vip))?;
+                self.on_secondary.get(&key)
+            });
             let was_on_secondary = was.is_some();
             // If every secondary server was replaced, the listener begins with its primary side.
             let was = was.filter(|was| part.has_any(Side::Secondary, &was.secondary));
@@ -215,7 +223,7 @@ impl Failover {
                 on_secondary.extend(vips.iter().map(|vip| (key_at(listener, *vip), is.clone())));
             }
         }
-        FailoverDecision { failover: Self { on_secondary }, changes, next }
+        FailoverDecision { failover: Self { on_secondary, known }, changes, next }
     }
 }
 

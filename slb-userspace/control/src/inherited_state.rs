@@ -15,8 +15,9 @@ use slb_common::abi::{
 };
 
 use super::{
+    known_services::{KnownServices, ServiceIdentity},
     listener_servers::{ServerGroups, running},
-    model::{Health, HealthVerdict, key_at, key_of},
+    model::{Health, HealthVerdict, key_at},
 };
 use crate::dataplane::state::{MapState, backend_address, to_ip};
 use crate::inputs::Target;
@@ -24,8 +25,7 @@ use slb_config::model::Config;
 
 /// Last health results of each listener's servers. A server that was unchecked counts as healthy until its first probe.
 pub fn health(config: &Config, actual: &MapState) -> BTreeMap<Target, HealthVerdict> {
-    let tables: BTreeMap<_, TableId> =
-        actual.services.values().filter_map(|service| Some((key_of(service)?, service.table()))).collect();
+    let services = KnownServices::among(ServiceIdentity::of_config(config), actual);
     let before: BTreeMap<(TableId, SocketAddr), bool> = actual
         .backends
         .values()
@@ -39,7 +39,7 @@ pub fn health(config: &Config, actual: &MapState) -> BTreeMap<Target, HealthVerd
     for (balancer, listener) in running(config) {
         for address in &balancer.addresses {
             let key = key_at(listener, *address);
-            let Some(&table) = tables.get(&key) else { continue };
+            let Some(table) = services.at(key).map(|(_, service)| service.table()) else { continue };
             for server in members.servers_behind(balancer, listener).servers.iter().filter(|s| s.is_checked) {
                 if let Some(&healthy) = before.get(&(table, server.address))
                     && let Some(target) = Target::of(balancer, listener, server.address)

@@ -15,14 +15,13 @@ use slb_common::abi::{
     ports::{Ports, PortsKey},
     protocol::IpProtocol,
     quic::CidFormat,
-    service::Service,
     tunnel::Tunnel,
 };
 use slb_config::model::{
     AccessListKind, Bandwidth, Id, Listener, LoadBalancer, Mode, Networks, Scheduler, TableSize,
 };
 
-use crate::{dataplane::state::to_ip, inputs::Target, outlier_detection::EjectionPolicy};
+use crate::{inputs::Target, outlier_detection::EjectionPolicy};
 
 /// The path to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -267,11 +266,6 @@ pub(super) fn resolved_next_hop(
 
 /// VIP, ports and protocol, which identify a service.
 pub(super) type ServiceKey = (IpAddr, PortsKey, IpProtocol);
-
-/// The key of a service of the maps; `None` if its protocol is none of a service.
-pub(super) fn key_of(service: &Service) -> Option<ServiceKey> {
-    Some((to_ip(&service.address), service.ports().key(), service.protocol()?))
-}
 
 /// The key of the service of a listener at a VIP.
 pub(super) fn key_at(listener: &Listener, vip: IpAddr) -> ServiceKey {

@@ -2,8 +2,13 @@
 
 use std::{collections::BTreeMap, mem, net::IpAddr, time::Duration};
 
-use slb_common::abi::{health::ServerHealth, ports::Ports, protocol::IpProtocol};
+use slb_common::abi::{
+    health::ServerHealth,
+    ports::Ports,
+    protocol::IpProtocol,
+};
 
+use super::known_services::{ContinuedServices, ServiceIdentity};
 use super::model::{AdminState, Desired, DesiredPool, DesiredServer, DesiredService, ListenerId, ServiceKey};
 
 /// Servers that an outage's text names at most.
@@ -20,6 +25,15 @@ pub struct ListenerVips {
     pub port: Ports,
     /// Protocol.
     pub protocol: IpProtocol,
+}
+
+impl ListenerVips {
+    /// Whether it is the same listener, whose port range may have changed.
+    fn continues(&self, other: &Self) -> bool {
+        let is_same = |a: Ports, b: Ports| a == b || (a.is_range() && b.is_range());
+        (&self.id, &self.vips, self.protocol) == (&other.id, &other.vips, other.protocol)
+            && is_same(self.port, other.port)
+    }
 }
 
 /// Why no server of a listener receives new flows.
@@ -70,7 +84,8 @@ fn why(pool: &DesiredPool) -> String {
         return "no server of this address family is configured".to_owned();
     }
     let named = pool.servers.iter().take(MAX_NAMED);
-    let mut words: Vec<_> = named.map(|(address, server)| format!("{address} {}", state(server))).collect();
+    let mut words: Vec<_> =
+        named.map(|(address, server)| format!("{address} {}", state(server))).collect();
     if pool.servers.len() > MAX_NAMED {
         words.push(format!("{} more", pool.servers.len() - MAX_NAMED));
     }
@@ -106,7 +121,7 @@ pub enum OutageChange {
 pub struct OutageTracker {
     active: BTreeMap<ListenerVips, (Outage, Duration)>,
     /// Services without an outage, each with the time since boot from which it has a server.
-    served_since: BTreeMap<ServiceKey, Duration>,
+    served_since: BTreeMap<ServiceKey, (ServiceIdentity, Duration)>,
 }
 
 impl OutageTracker {
@@ -118,17 +133,27 @@ impl OutageTracker {
         let before = mem::take(&mut self.active);
         let served_before = mem::take(&mut self.served_since);
         let mut running = BTreeMap::new();
-        for service in desired.services.iter().filter(|service| service.pool.is_some()) {
-            let key = service.key();
+        let with_pools = || desired.services.iter().filter(|service| service.pool.is_some());
+        let continued = ContinuedServices::new(
+            with_pools().map(ServiceIdentity::of_desired),
+            served_before.values().map(|(service, _)| service.clone()),
+        );
+        let served_before = |key: ServiceKey| {
+            let (_, since) = served_before.get(&continued.key_before(key)?)?;
+            Some(*since)
+        };
+        for service in with_pools() {
+            let (key, identity) = (service.key(), ServiceIdentity::of_desired(service));
             running.insert((service.id.as_ref(), service.address), service);
-            self.served_since.insert(key, served_before.get(&key).copied().unwrap_or(now));
+            self.served_since.insert(key, (identity, served_before(key).unwrap_or(now)));
         }
         let running = |listener_vips: &ListenerVips| {
             let mut vips = listener_vips.vips.iter();
             vips.find_map(|vip| running.get(&(Some(&listener_vips.id), *vip)).copied())
         };
         for (listener_vips, (outage, since)) in &before {
-            if let (false, Some(service)) = (found.contains_key(listener_vips), running(listener_vips)) {
+            let goes_on = found.keys().any(|found| found.continues(listener_vips));
+            if let (false, Some(service)) = (goes_on, running(listener_vips)) {
                 let lasted = now.saturating_sub(*since);
                 let (load_balancer, listener) = (service.load_balancer.clone(), service.listener.clone());
                 let outage = Outage { load_balancer, listener, ..outage.clone() };
@@ -136,12 +161,13 @@ impl OutageTracker {
             }
         }
         for (listener_vips, outage) in found {
-            let since = before.get(&listener_vips).map(|(_, since)| *since);
+            let earlier = before.iter().find(|(earlier, _)| listener_vips.continues(earlier));
+            let since = earlier.map(|(_, (_, since))| *since);
             let keys =
                 listener_vips.vips.iter().map(|vip| (*vip, listener_vips.port.key(), listener_vips.protocol));
             let lasted = keys.filter_map(|key| {
                 self.served_since.remove(&key);
-                served_before.get(&key).map(|since| now.saturating_sub(*since))
+                served_before(key).map(|since| now.saturating_sub(since))
             });
             let lasted = lasted.max();
             if since.is_none() {

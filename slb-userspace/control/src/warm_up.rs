@@ -11,8 +11,9 @@ use std::{
 use slb_common::abi::{backend::Backend, health::ServerHealth, ids::TableId};
 
 use super::{
+    known_services::{ContinuedServices, ServiceIdentity},
     listener_servers::running,
-    model::{Desired, DesiredPool, DesiredServer, ServiceKey, key_at, key_of},
+    model::{Desired, DesiredPool, DesiredServer, ServiceKey, key_at},
 };
 use crate::dataplane::state::MapState;
 use crate::inputs::Target;
@@ -36,12 +37,12 @@ impl WarmUp {
 
 /// For each service, the weight of its servers that receive new flows and are healthy or unchecked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HealthyWeights(BTreeMap<ServiceKey, u32>);
+pub struct HealthyWeights(BTreeMap<ServiceIdentity, u32>);
 
 impl HealthyWeights {
     /// From a desired state.
     pub fn desired(desired: &Desired) -> Self {
-        Self(pools(desired).map(|(key, pool)| (key, healthy_weight(pool))).collect())
+        Self(pools(desired).map(|(service, pool)| (service, healthy_weight(pool))).collect())
     }
 
     /// From the maps, as an earlier run left them.
@@ -55,7 +56,10 @@ impl HealthyWeights {
         }
         let services = actual.services.values();
         let serving = services.filter_map(|service| {
-            Some((key_of(service)?, weights.get(&service.table()).copied().unwrap_or_default()))
+            Some((
+                ServiceIdentity::of_actual(service)?,
+                weights.get(&service.table()).copied().unwrap_or_default(),
+            ))
         });
         Self(serving.collect())
     }
@@ -63,12 +67,17 @@ impl HealthyWeights {
 
 /// What the change to `config` waits for. `after` is its desired state, and `before` the weight that serves now.
 pub fn warm_up(before: &HealthyWeights, config: &Config, after: &Desired) -> WarmUp {
-    let pools: BTreeMap<_, _> = pools(after).collect();
+    let continued =
+        ContinuedServices::new(pools(after).map(|(service, _)| service), before.0.keys().cloned());
+    let before: BTreeMap<ServiceKey, u32> =
+        before.0.iter().map(|(service, weight)| (service.key(), *weight)).collect();
+    let pools: BTreeMap<_, _> = pools(after).map(|(service, pool)| (service.key(), pool)).collect();
     let mut warm_up = WarmUp::default();
     for (balancer, listener) in running(config) {
         for vip in &balancer.addresses {
             let key = key_at(listener, *vip);
-            let (Some(old), Some(new)) = (before.0.get(&key), pools.get(&key)) else { continue };
+            let old = continued.key_before(key).and_then(|key| before.get(&key));
+            let (Some(old), Some(new)) = (old, pools.get(&key)) else { continue };
             if healthy_weight(new) >= *old {
                 continue;
             }
@@ -85,9 +94,9 @@ pub fn warm_up(before: &HealthyWeights, config: &Config, after: &Desired) -> War
     warm_up
 }
 
-fn pools(desired: &Desired) -> impl Iterator<Item = (ServiceKey, &DesiredPool)> {
+fn pools(desired: &Desired) -> impl Iterator<Item = (ServiceIdentity, &DesiredPool)> {
     let services = desired.services.iter();
-    services.filter_map(|service| Some((service.key(), &desired.pools[service.pool?])))
+    services.filter_map(|service| Some((ServiceIdentity::of_desired(service), &desired.pools[service.pool?])))
 }
 
 fn healthy_weight(pool: &DesiredPool) -> u32 {

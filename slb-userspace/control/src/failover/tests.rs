@@ -2,7 +2,7 @@ mod next_hops;
 
 use proptest::{collection::vec, prelude::*};
 
-use slb_common::abi::{MacPair, backend::NextHop};
+use slb_common::abi::{MacPair, backend::NextHop, ports::Ports};
 
 use super::*;
 use crate::{
@@ -365,7 +365,7 @@ fn server_on_both_sides_has_weight_and_override_of_each_side() {
         let web = &world.config.load_balancers[0].listeners[WEB];
         let on_secondary =
             on_secondary.then(|| (key_at(web, "192.0.2.10".parse().unwrap()), ListenerFailover::default()));
-        let failover = Failover { on_secondary: on_secondary.into_iter().collect() };
+        let failover = Failover { on_secondary: on_secondary.into_iter().collect(), ..Failover::default() };
         let known = ObservedInputs {
             failover: Some(&failover),
             overrides: Some(&world.overrides),
@@ -436,6 +436,40 @@ fn server_on_both_sides_does_not_reveal_active_side_after_restart() {
     assert!(found(&mut world, 1002));
     world.set(WEB, "10.0.0.3:80", false);
     assert!(!found(&mut world, 1003));
+}
+
+/// The listener `web` has a range, whose servers have no port.
+fn ranged(world: &mut World, ports: (u16, u16)) {
+    world.change(&[
+        ("port = 80\nprimary", "port = 8000\nprimary"),
+        ("failback_after", "health_check = { kind = \"tcp\", port = 80 }\nfailback_after"),
+    ]);
+    world.config.load_balancers[0].listeners[WEB].port = Ports::range(ports.0, ports.1).unwrap();
+}
+
+#[test]
+fn range_whose_first_port_moves_keeps_its_side_and_its_time_until_failback() {
+    let mut world = World::new();
+    ranged(&mut world, (8000, 8999));
+    for server in ["10.0.1.1:80", "10.0.1.2:80"] {
+        world.set(WEB, server, true);
+    }
+    for server in ["10.0.0.1:80", "10.0.0.2:80"] {
+        world.set(WEB, server, false);
+    }
+    assert!(world.at(1).0[WEB]);
+    for server in ["10.0.0.1:80", "10.0.0.2:80"] {
+        world.set(WEB, server, true);
+    }
+    for (ports, second) in [((8500, 8999), 10), ((8500, 9999), 20), ((7000, 9999), 30)] {
+        ranged(&mut world, ports);
+        assert!(world.is_on_secondary(WEB, "192.0.2.10"), "{ports:?}, while the change waits");
+        let FailoverDecision { failover, changes, next } = world.decide(second);
+        assert_eq!((changes, next), (vec![], Some(Duration::from_secs(40))), "{ports:?}");
+        world.failover = failover;
+        assert!(world.is_on_secondary(WEB, "192.0.2.10"), "{ports:?}");
+    }
+    assert!(!world.at(40).0[WEB]);
 }
 
 proptest! {

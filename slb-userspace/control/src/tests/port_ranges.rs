@@ -1,11 +1,18 @@
 //! Port ranges from configuration to maps.
 
+use std::{net::IpAddr, time::Duration};
+
 use slb_common::abi::{Handle, ids::ServiceTag, ports::Ports, service::Service};
 
 use super::{World, group};
 use crate::{
     dataplane::state::{FlowRecord, MapState, backend_address},
+    desired::{ObservedInputs, desired},
     flush::FlushFilter,
+    inherited_state,
+    model::Health,
+    outages::OutageTracker,
+    warm_up::{HealthyWeights, warm_up},
 };
 use slb_config::model::Config;
 
@@ -22,6 +29,15 @@ fn ranged(ports: Ports, others: Ports) -> Config {
         listener.port = ports;
         listener.health_check = None;
     }
+    config
+}
+
+/// As [`ranged`], with a health check.
+fn checked(ports: Ports) -> Config {
+    let mut config = ranged(ports, range(100, 199));
+    let mut check = group(&[(1, 100)]).load_balancers[0].listeners[0].health_check.clone().unwrap();
+    check.port = Some(80);
+    config.load_balancers[0].listeners[0].health_check = Some(check);
     config
 }
 
@@ -77,6 +93,66 @@ fn range_keeps_its_service_and_table_when_either_end_moves() {
     world.reconcile(&ranged(Ports::single(80), others)).unwrap();
     world.reconcile(&ranged(range(8000, 8999), others)).unwrap();
     assert_ne!(handles(world.reconciler.actual().unwrap(), range(8000, 8999)).0, before.0);
+}
+
+#[test]
+fn split_range_keeps_its_service() {
+    for kept in [range(8500, 8999), Ports::ANY] {
+        let mut world = World::new();
+        world.reconcile(&ranged(range(8000, 8999), Ports::single(80))).unwrap();
+        let before = handles(world.reconciler.actual().unwrap(), range(8000, 8999));
+        let added = if kept.is_any() { range(8000, 8999) } else { range(8000, 8499) };
+        world.reconcile(&ranged(kept, added)).unwrap();
+        let state = world.reconciler.actual().unwrap();
+        assert_eq!(handles(state, kept), before, "{kept}");
+        assert_ne!(handles(state, added).0, before.0, "{added}");
+    }
+}
+
+#[test]
+fn health_at_a_restart_is_that_of_the_range_before() {
+    let at = |first, last| {
+        let mut config = checked(range(first, last));
+        config.load_balancers[0].listeners.truncate(1);
+        config
+    };
+    let mut world = World::new();
+    world.all_healthy(&at(8000, 8999));
+    let failed = world.health.values_mut().next().unwrap();
+    failed.health = Health::Unhealthy;
+    let state = world.reconcile(&at(8000, 8999)).unwrap();
+    assert_eq!(world.health.len(), 2);
+    for (first, last) in [(8000, 8999), (8500, 8999), (7000, 9999)] {
+        assert_eq!(inherited_state::health(&at(first, last), &state), world.health, "{first}-{last}");
+    }
+    assert!(inherited_state::health(&checked(Ports::single(80)), &state).is_empty(), "no range");
+}
+
+#[test]
+fn warm_up_compares_with_the_range_before() {
+    let mut world = World::new();
+    let before = checked(range(8000, 8999));
+    world.all_healthy(&before);
+    let state = world.reconcile(&before).unwrap();
+    for first in [8000, 8500, 7000] {
+        let mut after = checked(range(first, 8999));
+        for (n, server) in (3..).zip(&mut after.server_groups[0].servers) {
+            server.address = IpAddr::from([10, 0, 0, n]);
+        }
+        let known = ObservedInputs { health: Some(&world.health), ..ObservedInputs::default() };
+        let waits = warm_up(&HealthyWeights::actual(&state), &after, &desired(&after, known));
+        assert_eq!(waits.targets.len(), 2, "{first}");
+    }
+}
+
+#[test]
+fn outage_goes_on_when_a_range_moves() {
+    let at = |first| desired(&ranged(range(first, 8999), range(100, 199)), ObservedInputs::default());
+    let mut outages = OutageTracker::default();
+    assert_eq!(outages.follow(&at(8000), Duration::from_secs(1)).len(), 2, "no server has a next hop");
+    assert_eq!(outages.follow(&at(8500), Duration::from_secs(2)), []);
+    assert!(outages.all().all(|(_, _, since)| since == Duration::from_secs(1)));
+    assert_eq!(outages.follow(&at(7000), Duration::from_secs(3)), []);
 }
 
 #[test]
