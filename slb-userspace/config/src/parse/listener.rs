@@ -77,7 +77,7 @@ pub(super) fn build(
     if let (Some(Mode::FullNat), Some(value)) = (mode, &raw.mode) {
         mode::check_local_addresses(scope, value, context.vips);
     }
-    health_check::passive::check(scope.checker, raw.health_check.as_ref(), protocol, mode);
+    health_check::passive::check(scope.checker, raw.health_check.as_ref(), protocol, mode, port);
     let at = port.zip(port_value.map(toml::Spanned::span));
     let target = target::build(scope, raw, &span, context, mode, at);
     if let (Some(target), Some(None)) = (&target, &health_check) {

@@ -78,8 +78,8 @@ fn ranges_of_a_protocol_may_not_overlap_and_any_port_may_stand_beside_them() {
     broken(&overlapping, "27:8", &["8999-9999 and 8000-8999 overlap", "the other range"]);
     let twice = with_listener(&ranged("\"any\""), &other("b", "tcp", "\"any\""));
     broken(&twice, "27:8", &["tcp port any appears twice", "first here"]);
-    let many = (0..8).fold(text, |text, n| {
-        with_listener(&text, &other(&format!("l{n}"), "tcp", &format!("\"{0}-{0}9\"", 100 + n)))
+    let many = (1..9).fold(text, |text, n| {
+        with_listener(&text, &other(&format!("l{n}"), "tcp", &format!("\"{n}00-{n}99\"")))
     });
     let report = errors(&many).to_string();
     assert!(report.contains("more than 8 tcp port ranges"), "{report}");
@@ -93,6 +93,8 @@ fn servers_and_checks_behind_a_range_have_no_port_of_the_server() {
     broken(&unchecked, "22:16", &["needs a port", "kind = \"tcp\", port = 8000", "kind = \"icmp\""]);
     let default = ranged("\"any\"").replace(&format!("{CHECK}\n"), "");
     broken(&default, "20:8", &["needs a port"]);
+    let passive = ranged("\"any\"").replace(CHECK, "health_check = { kind = \"icmp\", passive = {} }");
+    broken(&passive, "22:43", &["`passive` has no meaning for a port range", "a group of its own"]);
     let default_group = BASE.replace("port = 53\n", "port = \"50-59\"\n");
     let report = errors(&default_group).to_string();
     assert!(report.contains("`default_group_port` has no meaning for a port range"), "{report}");

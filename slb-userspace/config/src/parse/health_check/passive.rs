@@ -2,6 +2,8 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use slb_common::abi::ports::Ports;
+
 use crate::{
     diagnostic::Diagnostic,
     field::Checker,
@@ -48,6 +50,7 @@ pub(in crate::parse) fn check(
     check: Option<&raw::RawTable<raw::RawHealthCheck>>,
     protocol: Option<Protocol>,
     mode: Option<Mode>,
+    ports: Option<Ports>,
 ) {
     let Some(table) = check.and_then(|check| check.as_ref().0.passive.as_ref()) else { return };
     let (message, label, help) = match (protocol, mode) {
@@ -60,6 +63,11 @@ pub(in crate::parse) fn check(
             format!("`passive` has no meaning in mode `{}`", mode.name()),
             "answers do not pass through SLB, which cannot observe them",
             "remove it, or write `mode = \"nat\"` or `mode = \"full-nat\"`",
+        ),
+        _ if ports.is_some_and(Ports::is_range) => (
+            "`passive` has no meaning for a port range".to_owned(),
+            "a healthy server refuses connections to those of its ports that nothing listens on",
+            "remove it, or give the port that shows the server's health a listener and a group of its own",
         ),
         _ => return,
     };
