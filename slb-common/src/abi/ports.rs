@@ -1,6 +1,6 @@
 //! Ports of a listener: one port, a port range, or any port.
 
-use core::{cmp::Ordering, fmt};
+use core::{cmp::Ordering, fmt, net::SocketAddr};
 
 /// Ports of a listener, in host byte order. The default is no port, as that of a VIP itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -96,6 +96,16 @@ impl fmt::Display for Ports {
     }
 }
 
+/// An endpoint as a text: the address alone where it has no port, as that of a server behind a port range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointText(pub SocketAddr);
+
+impl fmt::Display for EndpointText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.port() == 0 { self.0.ip().fmt(f) } else { self.0.fmt(f) }
+    }
+}
+
 /// [`Ports::key`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortsKey(u32);
@@ -117,6 +127,13 @@ mod tests {
         assert_eq!(texts, ["80", "8000-8999", "any"]);
         assert_eq!(Ports::range(1, 65_535), Some(Ports::ANY));
         assert_eq!((Ports::single(80).as_single(), range.as_single()), (Some(80), None));
+    }
+
+    #[test]
+    fn endpoint_without_port_is_shown_as_an_address() {
+        let texts = ["10.0.0.1:80", "10.0.0.1:0", "[fd00::1]:80", "[fd00::1]:0"];
+        let texts = texts.map(|text| EndpointText(text.parse().unwrap()).to_string());
+        assert_eq!(texts, ["10.0.0.1:80", "10.0.0.1", "[fd00::1]:80", "fd00::1"]);
     }
 
     #[test]

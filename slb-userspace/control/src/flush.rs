@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use slb_common::abi::{
     Handle,
     ids::{ServiceTag, TableId},
+    ports::EndpointText,
     service::Service,
     unpad_name,
 };
@@ -110,7 +111,8 @@ impl FlushFilter {
             chosen.map(|backend| backend.handle).collect::<BTreeSet<_>>()
         });
         if let (Some(server), Some(true)) = (self.server, servers.as_ref().map(BTreeSet::is_empty)) {
-            let there = actual.backends.values().map(|backend| backend_address(backend).to_string());
+            let there =
+                actual.backends.values().map(|backend| EndpointText(backend_address(backend)).to_string());
             return Err(format!("there is no server {server}; there are: {}", listed(there)));
         }
         let ports = [self.vip, self.server].map(|end| end.and_then(|end| end.port));

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, mem, net::IpAddr, time::Duration};
 
 use slb_common::abi::{
     health::ServerHealth,
-    ports::Ports,
+    ports::{EndpointText, Ports},
     protocol::IpProtocol,
 };
 
@@ -85,7 +85,7 @@ fn why(pool: &DesiredPool) -> String {
     }
     let named = pool.servers.iter().take(MAX_NAMED);
     let mut words: Vec<_> =
-        named.map(|(address, server)| format!("{address} {}", state(server))).collect();
+        named.map(|(address, server)| format!("{} {}", EndpointText(*address), state(server))).collect();
     if pool.servers.len() > MAX_NAMED {
         words.push(format!("{} more", pool.servers.len() - MAX_NAMED));
     }

@@ -11,6 +11,7 @@ use slb_api::{
     client,
     types::{AdminState, ApiServer, Status},
 };
+use slb_common::abi::ports::EndpointText;
 use slb_control::overrides::NamedServer;
 
 /// Polling interval.
@@ -44,7 +45,7 @@ pub(super) async fn drain(socket: &Path, servers: &[NamedServer], wait: bool) ->
         let lines: Vec<_> = found
             .iter()
             .map(|DrainingServer { listener, server }| {
-                format!("{listener}: {}: {}", server.address, left(server))
+                format!("{listener}: {}: {}", EndpointText(server.address), left(server))
             })
             .collect();
         if shown.is_empty() {
@@ -117,7 +118,7 @@ fn refuse_endless(found: &[DrainingServer<'_>]) -> Result<()> {
             bail!(
                 "{listener}: {} is drained, and there is nothing to wait for: its mode does not track connections, and \
                  `drain_timeout` is not set",
-                server.address
+                EndpointText(server.address)
             );
         }
     }

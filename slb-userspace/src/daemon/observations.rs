@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use slb_common::abi::backend::NextHop;
+use slb_common::abi::{backend::NextHop, ports::EndpointText};
 
 use self::durations::Durations;
 use crate::{
@@ -259,7 +259,7 @@ impl Observations {
         /// Logs with the fields that identify the server, the check and its listeners.
         macro_rules! log {
             ($level:ident, $($what:tt)*) => {
-                tracing::$level!(%server, load_balancer, listener, server_group, check, $($what)*)
+                tracing::$level!(server = %EndpointText(server), load_balancer, listener, server_group, check, $($what)*)
             };
         }
         let probed = match news {
@@ -326,7 +326,7 @@ impl Observations {
         let lasted = lasted.map(tracing::field::debug);
         match duration {
             Some(duration) => tracing::warn!(
-                %server,
+                server = %EndpointText(*server),
                 load_balancer,
                 listener,
                 server_group,
@@ -337,7 +337,7 @@ impl Observations {
                 "ejected: its traffic fails, and its health check passes"
             ),
             None => tracing::info!(
-                %server,
+                server = %EndpointText(*server),
                 load_balancer,
                 listener,
                 server_group,

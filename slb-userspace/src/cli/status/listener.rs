@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use slb_api::types::{
     ApiAccessList, ApiAccessListKind, ApiListener, ApiOutage, ApiQuic, ApiRunState, ApiServer, ApiSourcePorts,
 };
+use slb_common::abi::ports::EndpointText;
 
 pub(super) fn heading(balancer: &str, listener: &ApiListener) -> String {
     let addresses: Vec<_> = listener
@@ -50,7 +51,8 @@ pub(super) fn source_ports(listener: &ApiListener) -> String {
         let ApiSourcePorts { local_address, used, ports: most } = ports;
         let share = share(&ports);
         format!(
-            "source ports: at most {used} of {most} used ({share:.1} %), of {local_address} to {server}\n"
+            "source ports: at most {used} of {most} used ({share:.1} %), of {local_address} to {}\n",
+            EndpointText(server)
         )
     })
 }
@@ -65,7 +67,7 @@ fn quic(quic: &ApiQuic) -> String {
 /// The address of a server, and its QUIC server ID if it has one.
 pub(super) fn server_address(server: &ApiServer) -> String {
     let id = server.quic_server_id.map_or_else(String::new, |id| format!(" (QUIC server ID {id})"));
-    format!("{}{id}", server.address)
+    format!("{}{id}", EndpointText(server.address))
 }
 
 /// The access list of a listener, after its mode.

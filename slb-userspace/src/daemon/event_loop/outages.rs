@@ -9,6 +9,7 @@ use crate::{
     server::{requests::RequestError, status::ListenerOutages},
 };
 use slb_api::types;
+use slb_common::abi::ports::EndpointText;
 use slb_control::{
     dataplane::state::MapState,
     desired::{ObservedInputs, desired},
@@ -57,7 +58,7 @@ impl<E: Environment> EventLoop<E> {
             macro_rules! log {
                 ($($what:tt)*) => {
                     tracing::info!(
-                        %server, load_balancer, listener, server_group, check, is_removed, $($what)*
+                        server = %EndpointText(server), load_balancer, listener, server_group, check, is_removed, $($what)*
                     )
                 };
             }

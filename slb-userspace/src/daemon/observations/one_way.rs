@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use super::Observations;
 use crate::health::{Target, Via};
+use slb_common::abi::ports::EndpointText;
 use slb_config::model::CheckKind;
 use slb_control::{
     listener_index::LogNames,
@@ -23,7 +24,7 @@ impl Observations {
             /// Logs with the fields that identify the server and its listeners.
             macro_rules! log {
                 ($level:ident, $($what:tt)*) => {
-                    tracing::$level!(%server, load_balancer, listener, server_group, check, $($what)*)
+                    tracing::$level!(server = %EndpointText(*server), load_balancer, listener, server_group, check, $($what)*)
                 };
             }
             let within = Duration::from_secs(WINDOW.into());
