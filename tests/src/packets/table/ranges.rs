@@ -351,7 +351,10 @@ fn equal_numbers(name: &str, ends: Ends) -> Scenario {
         let ends = at(ends, port);
         case = case
             .frame(answer(ends, ends.client), to_client(ends, Mode::Nat))
-            .frame(ends.packet(ends.client, ends.listener.at).build(), to_server(ends, Mode::Nat, FlowKind::Old))
+            .frame(
+                ends.packet(ends.client, ends.listener.at).build(),
+                to_server(ends, Mode::Nat, FlowKind::Old),
+            )
             .frame(
                 ends.packet(ends.server.at, ends.client).macs(SERVER_MAC, SERVER_SIDE_MAC).build(),
                 to_client(ends, Mode::Nat),
@@ -363,8 +366,9 @@ fn equal_numbers(name: &str, ends: Ends) -> Scenario {
 /// A server's packets of a flow whose port has left the range do not reach the client.
 fn lost_port(name: &str, ends: Ends, mode: Mode) -> Scenario {
     let (kept, lost) = (at(ends, 8080), at(ends, 8900));
-    let from_server =
-        |ends: Ends| ends.packet(ends.server.at, answered(ends, mode)).macs(SERVER_MAC, SERVER_SIDE_MAC).build();
+    let from_server = |ends: Ends| {
+        ends.packet(ends.server.at, answered(ends, mode)).macs(SERVER_MAC, SERVER_SIDE_MAC).build()
+    };
     let mut case = Scenario::new(format!("range, {name}, {}: answers of a lost port", mode.name()))
         .in_world(world(ends, mode, (FIRST, LAST)));
     for ends in [kept, lost] {
