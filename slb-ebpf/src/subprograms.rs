@@ -14,7 +14,7 @@ use slb_common::{
         access,
         flow_calls::FlowCalls,
         flows::{self, Allocation, Query},
-        fragment_record::{self, FragmentOwner},
+        fragment_record::{self, FragmentFlow},
         insert::{self, NewFlow},
         limits,
         parse::Packet,
@@ -142,8 +142,8 @@ impl PathCalls for BpfMaps {
     }
 
     #[inline(always)]
-    fn record_fragment(&self, packet: &Packet, server: Handle, client: ClientPath, owner: FragmentOwner) {
-        slb_record_fragment(packet, server.0, client.0, owner.word());
+    fn record_fragment(&self, packet: &Packet, server: Handle, client: ClientPath, flow: FragmentFlow) {
+        slb_record_fragment(packet, server.0, client.0, flow.word());
     }
 
     #[inline(always)]
@@ -261,11 +261,11 @@ extern "C" fn slb_find_range(index: *const ServiceIndex, high: u64, low: u64, en
 /// [`fragment_record::record`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn slb_record_fragment(packet: *const Packet, server: u64, client: u64, owner: u64) -> u64 {
+extern "C" fn slb_record_fragment(packet: *const Packet, server: u64, client: u64, flow: u64) -> u64 {
     // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
     if let Some(packet) = unsafe { packet.as_ref() } {
-        let owner = FragmentOwner::of_word(owner);
-        fragment_record::record(packet, Handle(server), ClientPath(client), owner, &BPF_MAPS);
+        let flow = FragmentFlow::of_word(flow);
+        fragment_record::record(packet, Handle(server), ClientPath(client), flow, &BPF_MAPS);
     }
     // A global function must return a number.
     0

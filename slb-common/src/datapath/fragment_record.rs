@@ -10,12 +10,12 @@ use crate::abi::{
 
 /// The flow of a first fragment: [`Handle::tag`] of its service, and its source.
 #[derive(Debug, Clone, Copy)]
-pub struct FragmentOwner {
+pub struct FragmentFlow {
     pub(super) service: u32,
     pub(super) source: Source,
 }
 
-impl FragmentOwner {
+impl FragmentFlow {
     /// As a number, for a BPF subprogram.
     #[inline(always)]
     pub const fn word(self) -> u64 {
@@ -36,7 +36,7 @@ pub fn record<T: Maps>(
     packet: &Packet,
     server: Handle,
     client: ClientPath,
-    FragmentOwner { service, source }: FragmentOwner,
+    FragmentFlow { service, source }: FragmentFlow,
     maps: &T,
 ) {
     let ports = u32::from(packet.source_port) | u32::from(packet.destination_port) << 16;

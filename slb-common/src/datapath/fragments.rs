@@ -9,7 +9,7 @@ use core::borrow::Borrow as _;
 use super::{
     access,
     flows::Flows,
-    fragment_record::FragmentOwner,
+    fragment_record::FragmentFlow,
     frame_calls::FrameCalls,
     maps::Maps,
     metadata::PackedSelection,
@@ -114,20 +114,20 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
     /// Records a first fragment of a flow with this source, if it is one. It is forwarded to the server.
     #[inline(always)]
     pub(super) fn record_to_server(&self, packet: &Packet, server: Handle, service: u32, source: Source) {
-        self.record(packet, server, ClientPath(0), FragmentOwner { service, source });
+        self.record(packet, server, ClientPath(0), FragmentFlow { service, source });
     }
 
     /// Records a first fragment, if it is one. It is forwarded to the client of `reply`.
     #[inline(always)]
     pub(super) fn record_to_client(&self, packet: &Packet, server: Handle, reply: &Reply<'_>) {
         let Reply { service, client, source, .. } = *reply;
-        self.record(packet, server, client, FragmentOwner { service: service.handle.tag(), source });
+        self.record(packet, server, client, FragmentFlow { service: service.handle.tag(), source });
     }
 
     #[inline(always)]
-    fn record(&self, packet: &Packet, server: Handle, client: ClientPath, owner: FragmentOwner) {
+    fn record(&self, packet: &Packet, server: Handle, client: ClientPath, flow: FragmentFlow) {
         if !FAST && packet.fragmentation == Fragmentation::FIRST {
-            self.maps.record_fragment(packet, server, client, owner);
+            self.maps.record_fragment(packet, server, client, flow);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     access,
-    fragment_record::{self, FragmentOwner},
+    fragment_record::{self, FragmentFlow},
     insert::{self, NewFlow},
     limits,
     parse::Packet,
@@ -28,8 +28,8 @@ pub trait PathCalls: ScheduleCalls {
         index.find_range(address, port, protocol)
     }
     /// [`fragment_record::record`], a BPF subprogram.
-    fn record_fragment(&self, packet: &Packet, server: Handle, client: ClientPath, owner: FragmentOwner) {
-        fragment_record::record(packet, server, client, owner, self);
+    fn record_fragment(&self, packet: &Packet, server: Handle, client: ClientPath, flow: FragmentFlow) {
+        fragment_record::record(packet, server, client, flow, self);
     }
     /// [`access::source_refusal`], a BPF subprogram.
     fn source_refusal(&self, packet: &Packet, service: &IndexEntry) -> u32 {

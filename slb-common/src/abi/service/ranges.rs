@@ -7,8 +7,8 @@
 use super::{INDEX_PROBES, INDEX_SLOTS, IndexEntry, ServiceIndex};
 use crate::abi::{Address, flow::FlowTag, ports::Ports};
 
-/// Most ranges of a VIP and protocol in the index: 8, and that of any port.
-pub const MAX_RANGES: usize = 9;
+/// Most ranges of a VIP and protocol, besides that of any port.
+pub const MAX_RANGES: usize = 8;
 /// No slot of the index: nothing found.
 pub const NO_SLOT: u32 = INDEX_SLOTS as u32;
 
@@ -92,7 +92,7 @@ impl ServiceIndex {
     /// ([`PathCalls::find_range`](crate::datapath::path_calls::PathCalls::find_range)), as [`Self::listener_slot`].
     #[inline(always)]
     pub fn find_range(&self, address: &Address, port: u16, protocol: u8) -> u32 {
-        for number in 0..MAX_RANGES {
+        for number in 0..=MAX_RANGES {
             let slot = self.find_slot(address, number as u16, protocol | IndexEntry::RANGE);
             match self.entry(slot) {
                 None => return NO_SLOT,

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use slb_common::abi::ports::Ports;
+use slb_common::abi::{ports::Ports, service::MAX_RANGES};
 
 use crate::{
     diagnostic::{Diagnostic, Span},
@@ -13,8 +13,6 @@ use crate::{
     suggest::quoted,
 };
 
-/// Most ranges of a load balancer's listeners of one protocol, besides that of any port.
-const MAX_RANGES: usize = 8;
 const EXPECTED: &str = "a port from 1 to 65535, a range as \"8000-8999\", or \"any\"";
 
 /// Checks the port of a listener.
