@@ -35,7 +35,7 @@ use slb_api::{
         InterfaceLosses, Requester, Status, VipStatus,
     },
 };
-use slb_common::abi::{ABI_VERSION, ports::EndpointText};
+use slb_common::abi::ABI_VERSION;
 use slb_control::dataplane::DataPlane as _;
 
 /// Verdict of packets that SLB leaves to the kernel.
