@@ -5,7 +5,7 @@ use slb_packet_host::fuzz::{Plan, on_the_host};
 
 #[test]
 fn packet_path_does_with_random_sequences_what_the_oracle_says() {
-    let plan = Plan { seed: 1, packets: 400_000, extent: Extent::Host };
+    let plan = Plan { seed: 1, packets: 1_200_000, extent: Extent::Host };
     match on_the_host(plan, 2) {
         Ok(tally) => {
             println!("{tally}");
