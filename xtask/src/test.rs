@@ -53,7 +53,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<Totals> {
     let privilege = if privileged.is_empty() { Privilege::None } else { Privilege::find() };
     for program in &privileged {
         let is_side_by_side = SIDE_BY_SIDE.contains(&program.name.as_str());
-        let mut more = vec![if is_side_by_side { "--test-threads=3" } else { "--test-threads=1" }];
+        let mut more = vec![if is_side_by_side { "--test-threads=2" } else { "--test-threads=1" }];
         if filter.is_none() && program.name == "scenarios" {
             println!("scenarios {GUEST_ONLY} run in the guest, by cargo xtask vm");
             more.extend(["--skip", GUEST_ONLY]);

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use slb_api::types::ApiHealth;
+use slb_common::abi::ports::EndpointText;
 use slb_tests::{
     World, client::PATIENCE, function_name, net::Family, scenario, server::Service, wait::wait_for,
 };
@@ -209,7 +210,7 @@ impl CheckCase {
         let fields = fields.iter().zip(["shop", service, service, check]);
         let fields: Vec<_> = fields.map(|(name, value)| format!("{name}=\"{value}\"")).collect();
         for address in &world.plan.servers[VICTIM].addresses {
-            let server = format!("server={}", SocketAddr::new(*address, self.probed_port()));
+            let server = format!("server={}", EndpointText(SocketAddr::new(*address, self.probed_port())));
             let pieces = [" unhealthy ", &server, "lasted=", "detail="];
             world.wait_for_line(
                 &pieces.into_iter().chain(fields.iter().map(String::as_str)).collect::<Vec<_>>(),
