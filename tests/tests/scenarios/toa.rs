@@ -94,7 +94,13 @@ fn prepare(world: &mut World) -> Result<()> {
 
 /// A socket of the server that listens, blocking.
 fn listen(world: &World, address: IpAddr) -> Result<TcpListener> {
-    world.net.backends[0].namespace.on_thread(|| Ok(TcpListener::bind((address, PORT))?))
+    // A scenario beside this one may start a program: until that runs, it holds all sockets, also a closed listener.
+    wait_for("a free port", PATIENCE, || {
+        world.net.backends[0].namespace.on_thread(|| match TcpListener::bind((address, PORT)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(None),
+            bound => Ok(Some(bound?)),
+        })
+    })
 }
 
 /// A connection of the client to the VIP: its own end, the server's end, and the peer that `accept` names.
