@@ -67,6 +67,11 @@ pub const NAME_LEN: usize = 64;
 pub struct Handle(pub u64);
 
 impl Handle {
+    /// Greatest generation. Greater ones would use bits of the word in which a flow-table entry holds a port.
+    pub const MAX_GENERATION: u32 = 0x00ff_ffff;
+    /// The bits that ids and generations use.
+    const BITS: u64 = (Self::MAX_GENERATION as u64) << 32 | 0x00ff_ffff;
+
     /// The handle of `id` in this generation, which is not 0.
     #[inline(always)]
     pub const fn new(id: u32, generation: u32) -> Self {
@@ -90,13 +95,6 @@ impl Handle {
     pub const fn tag(self) -> u32 {
         ((self.0 >> 32) as u32 % GENERATIONS) << 16 | self.id() & 0xffff
     }
-}
-
-impl Handle {
-    /// Most generations: those above would not leave the other bits of the word free.
-    pub const MAX_GENERATION: u32 = 0x00ff_ffff;
-    /// The bits that ids and generations use.
-    const BITS: u64 = (Self::MAX_GENERATION as u64) << 32 | 0x00ff_ffff;
 }
 
 const _: () = assert!(MAX_BACKENDS < Handle::MAX_GENERATION && MAX_SERVICES < Handle::MAX_GENERATION);

@@ -9,7 +9,7 @@
 //! | program | decides on |
 //! |---|---|
 //! | [`fast`] | most packets of known flows, frames for other hosts |
-//! | [`full_nat`] | packets of known flows of the modes `full-nat` and `gue`, and of services with QUIC |
+//! | [`full_nat`] | packets of known flows of the modes `full-nat` and `gue`, port ranges, and services with QUIC |
 //! | [`slow`] | nothing: parses, names the next program |
 //! | [`to_server`] | packets to a listener: selects the server of untracked flows and of known ones |
 //! | [`new_flow`] | packets that begin a tracked flow: selects the server, inserts the flow |

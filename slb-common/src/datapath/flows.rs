@@ -4,9 +4,12 @@
 //! [`conflicts`], [`mark_tuple_reused`], [`find_slot`] and [`find_unfair_slot`].
 //! [`FlowCalls`](super::flow_calls::FlowCalls) calls them. They take and return numbers only.
 
+mod conflicts;
 mod eviction;
 mod sources;
 
+pub(super) use conflicts::Conflicts;
+pub use conflicts::{conflicts, mark_tuple_reused};
 pub use sources::{Allocation, allocate_source, release_word};
 
 use super::{maps::Maps, parse::Packet};
@@ -21,7 +24,7 @@ use crate::{
         source::Source,
     },
     net::headers::protocol,
-    opaque::{forget, forget_long},
+    opaque::forget,
 };
 
 /// A client endpoint and where its entries lie.
@@ -53,23 +56,6 @@ pub fn find<T: Maps>(query: &Query, tag: FlowTag, maps: &T) -> u32 {
 #[inline(always)]
 pub fn find_answered<T: Maps>(query: &Query, endpoint: u32, maps: &T) -> u32 {
     maps.index().map_or(NOT_FOUND, |index| Flows::open(index, maps).find_answered(query, endpoint))
-}
-
-/// Finds reverse-tuple conflicts: other live `nat` flows of the client endpoint. Returns the [`Backend::endpoint_for`] of
-/// their servers, 16 bits each, for the last four found. Flows whose server has another port than a port range's flow
-/// with this tag are left out.
-#[inline(always)]
-pub fn conflicts<T: Maps>(query: &Query, tag: FlowTag, maps: &T) -> u64 {
-    maps.index().map_or(0, |index| Flows::open(index, maps).conflicts(query, tag))
-}
-
-/// Sets [`state::TUPLE_REUSED`] on other finished or expired flows of the client endpoint whose server has this
-/// [`Backend::endpoint_and_port_for`] them.
-#[inline(always)]
-pub fn mark_tuple_reused<T: Maps>(query: &Query, tag: FlowTag, endpoint: u32, maps: &T) {
-    if let Some(index) = maps.index() {
-        Flows::open(index, maps).mark_tuple_reused(query, tag, endpoint);
-    }
 }
 
 /// Finds a slot for a new flow: free, or with an evictable entry. Returns its distance from the home bucket, or
@@ -124,28 +110,6 @@ impl EntrySnapshot<'_> {
         if arrival.tag() != self.flow.arrival {
             self.entry.set_arrival_tag(&query.client, &self.flow, arrival.tag());
         }
-    }
-}
-
-/// The result of [`conflicts`].
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Conflicts(pub(super) u64);
-
-impl Conflicts {
-    /// Whether a flow leads to the server endpoint of this number. Two endpoints may have the same number.
-    #[inline(always)]
-    pub(super) const fn include(self, endpoint: u32) -> bool {
-        const ONES: u64 = 0x1_0001_0001_0001;
-        const SIGNS: u64 = ONES << 15;
-        let same = self.0 ^ (endpoint as u64).wrapping_mul(ONES);
-        // Whether one of the four numbers is zero, without a branch for each: the verifier would follow them all.
-        same.wrapping_sub(ONES) & !same & SIGNS != 0
-    }
-
-    /// Whether four flows were found: a fifth could not be told from them.
-    #[inline(always)]
-    pub(super) const fn is_full(self) -> bool {
-        self.0 >> 48 != 0
     }
 }
 
@@ -432,46 +396,6 @@ impl<'t, T: Maps> Flows<'t, T> {
     fn is_nat(&self, entry: FlowEntry<'_>) -> bool {
         let service = self.maps.service(entry.service() & 0xffff);
         entry.source() == Source::NONE && service.is_some_and(|service| service.mode == mode::NAT)
-    }
-
-    #[inline(always)]
-    fn conflicts(&self, query: &Query, tag: FlowTag) -> u64 {
-        let mut conflicts = forget_long(0, self.unknown);
-        self.first(query, |distance| {
-            if let Some((entry, sequence_word, other)) = self.peek(query, distance)
-                && other != tag
-                && !self.is_ended(sequence_word)
-                && self.is_nat(entry)
-                && let Some(backend) = self.live_backend(entry.backend())
-                // One test for both: each one doubles the paths that the verifier follows.
-                && u64::from(tag.port()) * u64::from(backend.port_for(other.port()) ^ tag.port()) == 0
-            {
-                let endpoint = backend.endpoint_for(other.port());
-                conflicts = forget_long(conflicts << 16 | u64::from(endpoint), self.unknown);
-            }
-            false
-        });
-        conflicts
-    }
-
-    #[inline(always)]
-    fn mark_tuple_reused(&self, query: &Query, tag: FlowTag, endpoint: u32) {
-        self.first(query, |distance| {
-            if let Some((entry, sequence_word, other)) = self.peek(query, distance)
-                && other != tag
-                && entry.source() == Source::NONE
-                && self.is_ended(sequence_word)
-                && let Some(there) = self.live_backend(entry.backend())
-                && there.endpoint_and_port_for(other.port()) == endpoint
-            {
-                entry.touch(
-                    sequence_word,
-                    sequence_word.last_seen(),
-                    sequence_word.state() | state::TUPLE_REUSED,
-                );
-            }
-            false
-        });
     }
 
     /// Whether a flow is finished or expired.

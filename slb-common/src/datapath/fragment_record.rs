@@ -1,4 +1,4 @@
-//! Records of first fragments: which flow and end their later ones follow.
+//! Records of first fragments. Later fragments of a packet are forwarded by its record.
 
 use super::{maps::Maps, parse::Packet};
 use crate::abi::{

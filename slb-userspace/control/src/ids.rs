@@ -110,8 +110,9 @@ pub fn assign(
     inputs: Inputs<'_>,
 ) -> Result<Assignment, MapsFull> {
     let mut ids = IdAllocator::new(actual, limits.max_backends);
-    let tables = tables(desired, actual, inputs.rehoming)?;
-    let previous_tables = previous_tables(desired, actual, &tables);
+    let services_before = KnownServices::new(desired, actual);
+    let tables = tables(desired, &services_before, inputs.rehoming)?;
+    let previous_tables = previous_tables(desired, &services_before, &tables);
     let known = ActualServers::new(actual);
     let mut servers = ServerAssignment::new(desired, actual, inputs, &previous_tables);
     let mut state = MapState { interfaces: limits.interfaces.clone(), ..MapState::default() };
@@ -139,7 +140,7 @@ pub fn assign(
     state.quic_servers = quic_servers.into_map();
     state.backends = backends.into_iter().map(|(_, id, backend)| (id, backend)).chain(kept).collect();
     let lists = AccessLists::assign(desired, actual)?;
-    state.services = services(desired, actual, &tables, &lists, inputs.now, &mut ids, &mut steps)?;
+    state.services = services(desired, &services_before, &tables, &lists, inputs.now, &mut ids, &mut steps)?;
     state.access_lists = lists.into_map();
     let entries = state.services.iter().map(|(id, service)| (*id, entry(service, desired.seed))).collect();
     state.index = IndexContent {
@@ -159,23 +160,22 @@ pub fn assign(
 /// The services, by id. `steps` gets the times at which they change by themselves.
 fn services(
     desired: &Desired,
-    actual: &MapState,
+    known: &KnownServices<'_>,
     tables: &[TableId],
     lists: &AccessLists,
     now: BootSecs,
     ids: &mut IdAllocator,
     steps: &mut Vec<BootSecs>,
 ) -> Result<BTreeMap<ServiceId, Service>, MapsFull> {
-    let known = KnownServices::new(desired, actual);
     let mut services = BTreeMap::new();
     for desired_service in &desired.services {
         let (id, handle) = match known.of(desired_service) {
             Some((id, there)) => (id, there.handle),
-            None => ids.service(actual)?,
+            None => ids.service(known.actual)?,
         };
         let idle_timeout = seconds(desired_service.idle);
         let (policies, hash_changed_at, end) = hash_transition(
-            actual.services.get(&id),
+            known.actual.services.get(&id),
             desired_service.policies,
             desired_service.mode,
             idle_timeout,
@@ -260,14 +260,13 @@ fn seconds(time: Duration) -> u32 {
 /// Tables in `rehoming` are not reused.
 fn tables(
     desired: &Desired,
-    actual: &MapState,
+    known: &KnownServices<'_>,
     rehoming: &BTreeSet<TableId>,
 ) -> Result<Vec<TableId>, MapsFull> {
-    let known = KnownServices::new(desired, actual);
-    let now = actual.services.values().map(Service::table).filter(|table| *table != TableId::NONE);
+    let now = known.actual.services.values().map(Service::table).filter(|table| *table != TableId::NONE);
     let mut tables: Vec<Option<TableId>> = vec![None; desired.pools.len()];
     let in_use: BTreeSet<TableId> =
-        now.chain(actual.tables.keys().copied()).chain(rehoming.iter().copied()).collect();
+        now.chain(known.actual.tables.keys().copied()).chain(rehoming.iter().copied()).collect();
     let mut taken = BTreeSet::new();
     for service in &desired.services {
         if let Some(pool) = service.pool
@@ -299,8 +298,7 @@ fn tables(
 }
 
 /// For each pool with a table new to its listeners, the table that they had.
-fn previous_tables(desired: &Desired, actual: &MapState, tables: &[TableId]) -> Vec<Option<TableId>> {
-    let known = KnownServices::new(desired, actual);
+fn previous_tables(desired: &Desired, known: &KnownServices<'_>, tables: &[TableId]) -> Vec<Option<TableId>> {
     let mut previous_tables = vec![None; tables.len()];
     for service in &desired.services {
         if let Some(pool) = service.pool

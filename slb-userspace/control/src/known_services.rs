@@ -1,8 +1,9 @@
 //! Which service a desired one continues: that of the same VIP, ports and protocol. Pure.
 //!
-//! A port range may change at both ends. It continues the range of the same listener, if they overlap; else that with the
-//! same key; else the one that it has most ports in common with; else, without common ports, that of the same listener.
-//! Each continues one at most. So its flows keep their service, and what is known of its servers stays.
+//! Both ends of a port range may change. A range continues, in this order: that of the same listener, if they overlap;
+//! that with the same key; that with the most ports in common; that of the same listener without common ports. Two ranges
+//! never continue the same one. A service that continues another has its id, so that flows, health and failover state
+//! stay.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -159,7 +160,11 @@ fn continue_ranges(
 }
 
 /// The services of the maps, by the key of the desired service that continues each.
-pub(super) struct KnownServices<'a>(BTreeMap<ServiceKey, (ServiceId, &'a Service)>);
+pub(super) struct KnownServices<'a> {
+    /// The maps.
+    pub(super) actual: &'a MapState,
+    by_key: BTreeMap<ServiceKey, (ServiceId, &'a Service)>,
+}
 
 impl<'a> KnownServices<'a> {
     pub(super) fn new(desired: &Desired, actual: &'a MapState) -> Self {
@@ -173,9 +178,10 @@ impl<'a> KnownServices<'a> {
             all.filter_map(|(id, service)| Some((ServiceIdentity::of_actual(service)?, (*id, service))))
         };
         let continued = ContinuedServices::new(present, services().map(|(identity, _)| identity));
-        let by_key: BTreeMap<_, _> = services().map(|(identity, there)| (identity.key(), there)).collect();
+        let before: BTreeMap<_, _> = services().map(|(identity, there)| (identity.key(), there)).collect();
         let continued = continued.0.iter();
-        Self(continued.filter_map(|(key, before)| Some((*key, *by_key.get(before)?))).collect())
+        let by_key = continued.filter_map(|(key, earlier)| Some((*key, *before.get(earlier)?))).collect();
+        Self { actual, by_key }
     }
 
     /// The service that a desired one continues.
@@ -185,6 +191,6 @@ impl<'a> KnownServices<'a> {
 
     /// The service that the one with this key continues.
     pub(super) fn at(&self, key: ServiceKey) -> Option<(ServiceId, &'a Service)> {
-        self.0.get(&key).copied()
+        self.by_key.get(&key).copied()
     }
 }

@@ -126,7 +126,8 @@ mod all_ports_of_a_range_reach_the_servers {
     }
 }
 
-/// Both connections continue in turn: their packets are told apart in both directions.
+/// Two connections from one client port to two ports of a range exchange lines alternately. Each reaches its own port, and
+/// each answer its own connection.
 fn two_connections_of_one_client_port(world: &World) -> Result<()> {
     for family in Family::ALL {
         let client = &world.net.client;

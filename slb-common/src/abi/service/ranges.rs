@@ -1,8 +1,8 @@
 //! Port ranges in the service index.
 //!
 //! The ranges of a VIP and protocol are entries of their own, with the numbers 0, 1, ... in place of a port. Their protocol
-//! has [`IndexEntry::RANGE`], so that no look-up of a single port finds them. They do not overlap, but for that of any port,
-//! which comes last. So the first one that has a packet's port is the narrowest.
+//! has [`IndexEntry::RANGE`], so that no lookup of a single port finds them. Ranges do not overlap, except that of any
+//! port, which has the highest number. So the first one that has a packet's port is the narrowest.
 
 use super::{INDEX_PROBES, INDEX_SLOTS, IndexEntry, ServiceIndex};
 use crate::abi::{Address, flow::FlowTag, ports::Ports};

@@ -11,6 +11,8 @@
 //! them all up.
 
 use super::{EntrySnapshot, Flows, Query};
+#[cfg(doc)]
+use crate::abi::service::ServiceIndex;
 use crate::{
     abi::{
         flow::{Client, FlowEntry, SequenceWord, state},
@@ -58,7 +60,7 @@ impl Allocation {
 }
 
 /// Allocates a source to the flow in `slot`, whose entry the caller has locked. `server` is the server's
-/// [`ServiceIndex::server_hash`](crate::abi::service::ServiceIndex::server_hash). Returns `false` if another flow has it. A BPF subprogram.
+/// [`ServiceIndex::server_hash`]. Returns `false` if another flow has it. A BPF subprogram.
 #[inline(always)]
 pub fn allocate_source<T: FlowCalls>(slot: u32, server: u64, request: Allocation, maps: &T) -> bool {
     maps.index().is_some_and(|index| Flows::open(index, maps).allocate(slot, server, request))
@@ -118,7 +120,7 @@ impl<T: FlowCalls> Flows<'_, T> {
 }
 
 impl<'t, T: Maps> Flows<'t, T> {
-    /// The flow of a packet from a server, whose [`server_hash`](crate::abi::service::ServiceIndex::server_hash) is `server`, to a source. Whether the
+    /// The flow of a packet from a server, whose [`ServiceIndex::server_hash`] is `server`, to a source. Whether the
     /// server is that of the flow, the caller must compare.
     #[inline(always)]
     pub(in crate::datapath) fn find_by_source(

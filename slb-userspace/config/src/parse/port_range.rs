@@ -17,10 +17,7 @@ const EXPECTED: &str = "a port from 1 to 65535, a range as \"8000-8999\", or \"a
 
 /// Checks the port of a listener.
 pub(super) fn ports(checker: &mut Checker, value: &Value) -> Option<Ports> {
-    let text = match value.as_ref() {
-        Scalar::Text(text) if text.parse::<i128>().is_err() => text,
-        _ => return checker.port("port", value).map(Ports::single),
-    };
+    let Some(text) = range_text(value) else { return checker.port("port", value).map(Ports::single) };
     if text == "any" {
         return Some(Ports::ANY);
     }
@@ -43,6 +40,14 @@ pub(super) fn ports(checker: &mut Checker, value: &Value) -> Option<Ports> {
                     .help(format!("write `port = {instead}`")),
             )
         }
+    }
+}
+
+/// The text of a range. A number in quotes is none: it is refused as a single port.
+fn range_text(value: &Value) -> Option<&str> {
+    match value.as_ref() {
+        Scalar::Text(text) if text.parse::<i128>().is_err() => Some(text),
+        _ => None,
     }
 }
 
@@ -117,7 +122,7 @@ impl<'a> GroupsBehindRanges<'a> {
         let balancers = document.load_balancer.0.iter();
         for table in balancers.flat_map(|table| &table.as_ref().0.listener.0) {
             let listener = &table.as_ref().0;
-            let is_range = matches!(listener.port.as_ref().map(Value::as_ref), Some(Scalar::Text(text)) if text.parse::<i128>().is_err());
+            let is_range = listener.port.as_ref().and_then(range_text).is_some();
             let names = [
                 &listener.server_group,
                 &listener.primary_secondary_group,

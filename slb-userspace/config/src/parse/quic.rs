@@ -224,31 +224,31 @@ impl Ids<'_> {
         let most = (1_i128 << (8 * length)) - 1;
         for server in servers {
             match server.id.map(|value| (value, value.as_ref())) {
-            None => self.note(
-                server.span.clone(),
-                Diagnostic::error(
+                None => self.note(
                     server.span.clone(),
-                    format!("`{ID_KEY}` is missing"),
-                    format!("a listener with `{KEY}` leads here"),
-                )
-                .related(quic.span(), "this listener routes by connection ID")
-                .help(format!(
-                    "for example `{ID_KEY} = 1`, the number that this server writes into its connection IDs: a random \
-                     connection ID may name another server"
-                )),
-            ),
-            Some((value, Scalar::Integer(id))) if *id > most && *id <= u32::MAX.into() => self.note(
-                value.span(),
-                Diagnostic::error(
+                    Diagnostic::error(
+                        server.span.clone(),
+                        format!("`{ID_KEY}` is missing"),
+                        format!("a listener with `{KEY}` leads here"),
+                    )
+                    .related(quic.span(), "this listener routes by connection ID")
+                    .help(format!(
+                        "for example `{ID_KEY} = 1`, the number that this server writes into its connection IDs: a \
+                         random connection ID may name another server"
+                    )),
+                ),
+                Some((value, Scalar::Integer(id))) if *id > most && *id <= u32::MAX.into() => self.note(
                     value.span(),
-                    format!("`{ID_KEY}` {id} does not fit"),
-                    format!("allowed: 0 to {most}, with a server ID of {length} octets"),
-                )
-                .related(quic.span(), "its length is here")
-                .help(format!("write a smaller number, or a greater `server_id_length` in `{KEY}`")),
-            ),
-            Some(_) => {}
-        }
+                    Diagnostic::error(
+                        value.span(),
+                        format!("`{ID_KEY}` {id} does not fit"),
+                        format!("allowed: 0 to {most}, with a server ID of {length} octets"),
+                    )
+                    .related(quic.span(), "its length is here")
+                    .help(format!("write a smaller number, or a greater `server_id_length` in `{KEY}`")),
+                ),
+                Some(_) => {}
+            }
         }
     }
 }
