@@ -57,7 +57,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
 
 impl<T: PathCalls> Request<'_, '_, T> {
     /// Selects a server for a packet, and inserts its flow in place of `replaced`. `named` is what its connection ID
-    /// names.
+    /// names. It stays in the metadata until it is used: a copy would need a place on the stack.
     #[inline(always)]
     fn begin_flow(&self, replaced: ReplacedEntry, named: &NamedServer) -> Result<PackedSelection, Refusal> {
         let Self { packet, arrival, service, index, maps } = *self;

@@ -92,8 +92,7 @@ pub fn decide<T: Maps>(packet: &Packet, reason: u32, maps: &T) -> UnmatchedDecis
 #[inline(always)]
 fn has_listener(packet: &Packet, index: &ServiceIndex) -> bool {
     let (vip, port) = (&packet.destination, packet.destination_port);
-    index.find(vip, port, packet.protocol).is_some()
-        || (index.has_ranges() && index.find_range(vip, port, packet.protocol) != NO_SLOT)
+    index.listener_slot(vip, port, packet.protocol) != NO_SLOT
 }
 
 /// Whether the parser has read the packet in full: it is refused only for its destination or protocol.

@@ -58,8 +58,8 @@ pub struct TerminatedConnection {
 pub(super) struct FinishedFlows<'a> {
     actual: &'a MapState,
     hz: u32,
-    /// Whether a port of a range, in network byte order, still leads to its service.
-    ports: HashMap<(ServiceTag, u16), bool>,
+    /// The listeners of the VIP and protocol of each service with a range, the narrowest first.
+    beside: HashMap<ServiceTag, Vec<&'a IndexEntry>>,
     /// Connections that this pass has ended.
     pub(super) ended: Vec<TerminatedConnection>,
     /// Removed terminating servers, each with whether the pass has found RSTs outstanding.
@@ -82,7 +82,7 @@ impl<'a> FinishedFlows<'a> {
         Self {
             actual,
             hz,
-            ports: HashMap::new(),
+            beside: HashMap::new(),
             ended: Vec::new(),
             removed,
             rehomed: RehomeMap::new(),
@@ -176,12 +176,14 @@ impl<'a> FinishedFlows<'a> {
 
     /// Whether packets to the flow's port still find its service: a port may leave a range, or get a listener of its own.
     fn has_port(&mut self, flow: &FlowRecord, entry: &IndexEntry) -> bool {
-        let Self { actual, ports, .. } = self;
-        let leads = || {
-            let listener = actual.index.listener_of(entry, flow.range_port);
-            listener.is_some_and(|listener| listener.service == entry.service)
-        };
-        flow.range_port == 0 || *ports.entry((flow.service, flow.range_port)).or_insert_with(leads)
+        if flow.range_port == 0 {
+            return true;
+        }
+        let Self { actual, beside, .. } = self;
+        let beside = beside.entry(flow.service).or_insert_with(|| actual.index.listeners_beside(entry));
+        let listener =
+            beside.iter().find(|listener| listener.ports().contains(u16::from_be(flow.range_port)));
+        listener.is_some_and(|listener| listener.service == entry.service)
     }
 
     /// The source of a flow's packets towards its server, if that is not the client endpoint.

@@ -84,15 +84,13 @@ pub struct IndexContent {
 }
 
 impl IndexContent {
-    /// The entry that takes packets to a port, in network byte order, among those of an entry's VIP and protocol.
-    pub(crate) fn listener_of(&self, of: &IndexEntry, port: u16) -> Option<&IndexEntry> {
-        let host_port = u16::from_be(port);
-        let beside = self.entries.values().filter(|entry| {
-            entry.address.same(&of.address)
-                && entry.protocol() == of.protocol()
-                && entry.ports().contains(host_port)
-        });
-        beside.min_by_key(|entry| entry.ports())
+    /// The entries of an entry's VIP and protocol, the narrowest first: packets to a port go to the first that has it.
+    pub(crate) fn listeners_beside(&self, of: &IndexEntry) -> Vec<&IndexEntry> {
+        let is_beside =
+            |entry: &&IndexEntry| entry.address.same(&of.address) && entry.protocol() == of.protocol();
+        let mut beside: Vec<_> = self.entries.values().filter(is_beside).collect();
+        beside.sort_by_key(|entry| entry.ports());
+        beside
     }
 
     /// The entries, where ranges of a VIP and protocol have the numbers 0, 1, ... in place of a port, the narrowest first.
