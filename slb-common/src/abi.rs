@@ -34,6 +34,7 @@ pub mod service;
 pub mod shared_word;
 pub mod source;
 pub mod stats;
+pub mod syn_cookie;
 pub mod time;
 pub mod toa;
 pub mod token_bucket;

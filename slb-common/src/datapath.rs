@@ -18,6 +18,8 @@
 //! | [`to_client`] | packets that may answer a flow (modes `nat`, `full-nat`) |
 //! | [`fragment`] | later fragments: where the first one went |
 //! | [`icmp`] | echo requests, ICMP errors about packets of flows |
+//! | [`syn_cookie`] | segments to listeners with SYN cookies, or of flows that began with one |
+//! | [`cookie_reply`] | segments of servers to flows that began with a SYN cookie |
 //! | [`refused`] | refused packets: RST, ICMP error, drop or pass |
 //!
 //! Invariants:
@@ -29,6 +31,9 @@
 //!   [`flow_calls`], [`schedule_calls`], [`path_calls`], and through [`frame_calls`].
 
 pub mod access;
+pub mod cookie_calls;
+pub mod cookie_mark;
+pub mod cookie_segments;
 pub mod embedded;
 pub mod flow_calls;
 #[cfg(any(test, feature = "user"))]
@@ -51,12 +56,14 @@ pub mod reset;
 pub mod schedule;
 pub mod schedule_calls;
 pub mod sequence_numbers;
+pub mod syn_cookie;
 pub mod toa;
 pub mod tracked;
 pub mod unmatched;
 
 mod charge;
 mod client_path;
+mod cookie_reply;
 mod echo;
 mod fast;
 mod forward;
@@ -80,6 +87,7 @@ mod to_server;
 mod vlan;
 
 use crate::abi::programs::TailCalled;
+pub use cookie_reply::cookie_reply;
 pub use fast::{fast, full_nat};
 pub use forward::forward;
 pub use fragments::fragment;
@@ -91,6 +99,7 @@ use path_calls::PathCalls;
 pub use refused::refused;
 pub use slow::slow;
 pub use source::source;
+pub use syn_cookie::syn_cookie;
 pub use to_client::to_client;
 pub use to_server::to_server;
 
@@ -110,6 +119,8 @@ pub fn process<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T
             Err(TailCalled::ToClient) => to_client(head, ifindex, maps),
             Err(TailCalled::Fragment) => fragment(head, ifindex, maps),
             Err(TailCalled::Icmp) => icmp(head, ifindex, maps),
+            Err(TailCalled::SynCookie) => syn_cookie(head, ifindex, maps),
+            Err(TailCalled::CookieReply) => cookie_reply(head, ifindex, maps),
             Err(TailCalled::Refused) => Ok(refused(head, ifindex, maps)),
         }
     }

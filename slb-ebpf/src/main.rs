@@ -3,6 +3,7 @@
 #![no_main]
 
 mod bpf_maps;
+mod cookies;
 mod maps;
 mod route;
 mod runtime;
@@ -25,6 +26,7 @@ use slb_common::{
     },
     datapath::{
         self, Verdict,
+        cookie_segments::{self, HeaderNumbers, SegmentShape},
         frame_calls::FrameCalls,
         icmp_error::{self, IcmpMessage},
         icmp_nat::{self, Translation},
@@ -78,6 +80,12 @@ impl FrameBuffer for Context {
         let tail = bytes as i32 - opaque(self.frame().len() as u64) as i32;
         // SAFETY: as above.
         unsafe { bpf_xdp_adjust_tail(self.0, tail) == 0 }
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, bytes: usize) -> bool {
+        // The helper adds bytes, too, which are 0.
+        self.truncate(bytes)
     }
 }
 
@@ -172,6 +180,11 @@ impl FrameCalls for Context {
     }
 
     #[inline(always)]
+    fn translate_embedded_sequence(&mut self, packet: &Packet, embedded: &Packet, offset: u32) -> bool {
+        slb_translate_embedded_sequence(self.0, packet, embedded, offset.into()) != 0
+    }
+
+    #[inline(always)]
     fn remove_priority_tags(&mut self) -> bool {
         slb_remove_priority_tags(self.0) != 0
     }
@@ -199,6 +212,29 @@ impl FrameCalls for Context {
     #[inline(always)]
     fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool {
         slb_rewrite_to_rst(self.0, network as u64, back.into()) != 0
+    }
+
+    #[inline(always)]
+    fn rewrite_segment(&mut self, network: usize, numbers: HeaderNumbers, shape: SegmentShape) -> bool {
+        slb_rewrite_segment(self.0, network as u64, numbers.0, shape.0) != 0
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, marks: u32, offset: u32) {
+        if let Some(metadata) = METADATA.get_ptr_mut(0) {
+            // SAFETY: as above.
+            unsafe { (*metadata).mark(marks, offset) }
+        }
+    }
+
+    #[inline(always)]
+    fn offset(&self) -> u32 {
+        METADATA.get(0).map_or(0, |metadata| metadata.offset)
+    }
+
+    #[inline(always)]
+    fn translate_number(&mut self, transport: usize, offset: u32, is_to_server: bool) -> bool {
+        slb_translate_number(self.0, transport as u64, offset.into(), is_to_server.into()) != 0
     }
 }
 
@@ -254,6 +290,20 @@ extern "C" fn slb_translate_icmp(
     icmp_nat::translate(&mut Context(ctx).frame(), packet, embedded, address, translation).is_some().into()
 }
 
+/// [`icmp_nat::translate_sequence`], a BPF subprogram.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_translate_embedded_sequence(
+    ctx: *mut xdp_md,
+    packet: *const Packet,
+    embedded: *const Packet,
+    offset: u64,
+) -> u64 {
+    // SAFETY: as above.
+    let (Some(packet), Some(embedded)) = (unsafe { (packet.as_ref(), embedded.as_ref()) }) else { return 0 };
+    icmp_nat::translate_sequence(&mut Context(ctx).frame(), packet, embedded, offset as u32).is_some().into()
+}
+
 /// [`ethernet::remove_priority_tags`], a BPF subprogram.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -296,6 +346,23 @@ extern "C" fn slb_insert_client_option(ctx: *mut xdp_md, packet: *const Packet, 
 #[inline(never)]
 extern "C" fn slb_rewrite_to_rst(ctx: *mut xdp_md, network: u64, back: u64) -> u64 {
     reset::rewrite_to_rst(&mut Context(ctx), network as usize, back != 0).is_some().into()
+}
+
+/// [`cookie_segments::rewrite`], a BPF subprogram.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_rewrite_segment(ctx: *mut xdp_md, network: u64, numbers: u64, shape: u64) -> u64 {
+    let (numbers, shape) = (HeaderNumbers(numbers), SegmentShape(shape));
+    cookie_segments::rewrite(&mut Context(ctx), network as usize, numbers, shape).is_some().into()
+}
+
+/// [`cookie_segments::translate`], a BPF subprogram.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_translate_number(ctx: *mut xdp_md, transport: u64, offset: u64, is_to_server: u64) -> u64 {
+    let mut context = Context(ctx);
+    let frame = &mut context.frame();
+    cookie_segments::translate(frame, transport as usize, offset as u32, is_to_server != 0).is_some().into()
 }
 
 /// Defines an XDP program, which decides on a frame or names the next program.
@@ -359,6 +426,15 @@ xdp_program!(
     slb_refused = |head, ifindex, maps| Ok(datapath::refused(head, ifindex, maps))
 );
 
+xdp_program!(
+    /// [`datapath::syn_cookie`].
+    slb_syn_cookie = datapath::syn_cookie
+);
+xdp_program!(
+    /// [`datapath::cookie_reply`].
+    slb_cookie_reply = datapath::cookie_reply
+);
+
 /// Leaves the frame to another program. Each slot is a constant: the kernel then makes a direct jump of the tail call, in
 /// place of an indirect one.
 #[inline(always)]
@@ -374,6 +450,8 @@ fn tail_call(ctx: &XdpContext, program: TailCalled) -> u32 {
         TailCalled::Fragment => jump::<{ TailCalled::Fragment as u32 }>(ctx),
         TailCalled::Icmp => jump::<{ TailCalled::Icmp as u32 }>(ctx),
         TailCalled::Refused => jump::<{ TailCalled::Refused as u32 }>(ctx),
+        TailCalled::SynCookie => jump::<{ TailCalled::SynCookie as u32 }>(ctx),
+        TailCalled::CookieReply => jump::<{ TailCalled::CookieReply as u32 }>(ctx),
     }
     // The tail call failed. The host must stay reachable, so the frame is passed.
     BpfMaps(ctx.ctx).count(Action::Pass, Reason::NotReady as u32);

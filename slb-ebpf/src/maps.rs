@@ -17,6 +17,7 @@ use slb_common::abi::{
     shared_word::SharedWord,
     source::{FLOWS_PER_BUCKET, SourceBucket},
     stats::{Counters, LimitDrops, Totals},
+    syn_cookie::{OffsetKey, SequenceOffset},
     token_bucket::TokenBuckets,
 };
 use slb_common::datapath::metadata::Metadata;
@@ -84,6 +85,9 @@ pub(crate) static OWN_MACS: HashMap<u64, u64, { MAX_OWN_MACS as usize }> = HashM
 /// Where first fragments went. Each load of the object has its own map.
 #[btf_map]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRecord, MAX_FRAGMENTED> = LruHashMap::new();
+/// Sequence offsets of flows that began with a SYN cookie.
+#[btf_map]
+pub(crate) static SEQUENCE_OFFSETS: HashMap<OffsetKey, SequenceOffset, 1024, NO_PREALLOC> = HashMap::new();
 /// Metadata of the current frame, per processor.
 #[btf_map]
 pub(crate) static METADATA: PerCpuArray<Metadata, 1> = PerCpuArray::new();

@@ -11,7 +11,7 @@ use slb_common::{
         token_bucket::Limit,
     },
     datapath::{
-        access,
+        access, cookie_mark,
         flow_calls::FlowCalls,
         flows::{self, Allocation, Query},
         fragment_record::{self, FragmentFlow},
@@ -147,6 +147,11 @@ impl PathCalls for BpfMaps {
     }
 
     #[inline(always)]
+    fn mark_cookie_flow(&self, packet: &Packet, service: &IndexEntry) {
+        slb_mark_cookie_flow(packet, service);
+    }
+
+    #[inline(always)]
     fn source_refusal(&self, packet: &Packet, service: &IndexEntry) -> u32 {
         opaque(slb_source_refusal(packet, service)) as u32
     }
@@ -266,6 +271,18 @@ extern "C" fn slb_record_fragment(packet: *const Packet, server: u64, client: u6
     if let Some(packet) = unsafe { packet.as_ref() } {
         let flow = FragmentFlow::of_word(flow);
         fragment_record::record(packet, Handle(server), ClientPath(client), flow, &BPF_MAPS);
+    }
+    // A global function must return a number.
+    0
+}
+
+/// [`cookie_mark::mark_flow`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn slb_mark_cookie_flow(packet: *const Packet, service: *const IndexEntry) -> u64 {
+    // SAFETY: the verifier accepts only null or a pointer to memory of that size; maps hold integers.
+    if let (Some(packet), Some(service)) = unsafe { (packet.as_ref(), service.as_ref()) } {
+        cookie_mark::mark_flow(packet, service, &BPF_MAPS);
     }
     // A global function must return a number.
     0

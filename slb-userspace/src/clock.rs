@@ -11,6 +11,11 @@ pub fn since_boot() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_BOOTTIME)?.into())
 }
 
+/// The clock of `bpf_ktime_get_ns` (`CLOCK_MONOTONIC`).
+pub fn monotonic() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_MONOTONIC)?.into())
+}
+
 /// A duration rounded down to milliseconds, for the log.
 pub fn rounded(time: Duration) -> Duration {
     Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))

@@ -8,6 +8,7 @@
 
 pub mod answers;
 pub mod check;
+pub mod cookies;
 pub mod decap;
 mod expected;
 pub mod fragments;

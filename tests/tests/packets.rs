@@ -21,6 +21,7 @@ use slb_common::{
 use slb_control::{dataplane::state::MapState, diff::diff};
 use slb_tests::packets::{
     answers,
+    cookies::{self, OnHost, Plane as _},
     frames::{self, flag},
     host::{self, Host},
     kernel::{self, Kernel},
@@ -103,6 +104,27 @@ fn cases_in_the_kernel() {
         empty.into_iter().chain(filled).filter_map(|case| case.run(Some(&mut kernel)).err()).collect()
     });
     report(&failures);
+}
+
+#[test]
+fn connections_begin_with_syn_cookies_on_the_host() {
+    cookies::run(&mut OnHost::default(), |plane, world| {
+        *plane = OnHost::default();
+        plane.become_world(world)
+    })
+    .unwrap();
+}
+
+#[test]
+fn connections_begin_with_syn_cookies_in_the_kernel() {
+    if !kernel::is_available("connections_begin_with_syn_cookies_in_the_kernel") {
+        return;
+    }
+    kernel::in_namespace(|| {
+        let mut kernel = Kernel::load().expect("the program");
+        cookies::run(&mut kernel, |kernel, world| kernel.begin(&world.state))
+    })
+    .unwrap();
 }
 
 /// Host and kernel choose the same one of several servers for each flow.

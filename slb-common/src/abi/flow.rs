@@ -152,6 +152,14 @@ pub struct Flow {
     pub source: Source,
 }
 
+impl Flow {
+    /// What tells it from other flows of its client endpoint.
+    #[inline(always)]
+    pub const fn tag(&self) -> FlowTag {
+        FlowTag::new(self.service, self.port)
+    }
+}
+
 /// Client path: an interface, and the hardware address of the next hop behind it. 0 is none.
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -238,12 +246,29 @@ impl<'t> FlowEntry<'t> {
     }
 
     /// Replaces the source of the flow in this slot, whose entry the caller has locked: a reader of it starts again.
+    /// [`Source::COOKIE`] stays as it is.
     #[inline(always)]
     pub fn set_source(self, source: Source) {
+        const REPLACED: u32 = !Source::COOKIE.0;
+        if (self.source().0 ^ source.0) & REPLACED != 0 {
+            self.0[HOP_BITMAP].clear(u64::from(REPLACED) << SOURCE);
+            self.0[HOP_BITMAP].set(u64::from(source.0 & REPLACED) << SOURCE);
+        }
+    }
+
+    /// As [`Self::set_source`], and [`Source::COOKIE`] as well.
+    #[inline(always)]
+    pub fn set_source_and_mark(self, source: Source) {
         if self.source() != source {
             self.0[HOP_BITMAP].clear(u64::from(u32::MAX) << SOURCE);
             self.0[HOP_BITMAP].set(u64::from(source.0) << SOURCE);
         }
+    }
+
+    /// Adds bits to the source of the flow in this slot, whose entry the caller has locked.
+    #[inline(always)]
+    pub fn mark_source(self, mark: Source) {
+        self.0[HOP_BITMAP].set(u64::from(mark.0) << SOURCE);
     }
 
     /// The service tag, if the entry is of this client endpoint.
@@ -369,7 +394,7 @@ impl<'t> FlowEntry<'t> {
         self.0[BACKEND].store(flow.backend.0 | port::bits(flow.port));
         self.0[PATH].store(flow.client.0);
         self.0[NUMBERS].store(flow.numbers.word());
-        self.set_source(flow.source);
+        self.set_source_and_mark(flow.source);
         self.0[SEQUENCE_WORD].store(sequence_word.next(now, state | state::USED, u64::from(idle)).0);
     }
 

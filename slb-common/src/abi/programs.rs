@@ -24,13 +24,17 @@ pub enum TailCalled {
     Icmp,
     /// Refused packets whose senders may receive an answer.
     Refused,
+    /// Packets to a listener with SYN cookies, and of flows that began with one.
+    SynCookie,
+    /// Answers of servers to flows that began with a SYN cookie.
+    CookieReply,
 }
 
-const _: () = assert!(TailCalled::NAMES.len() == TailCalled::Refused as usize + 1);
+const _: () = assert!(TailCalled::NAMES.len() == TailCalled::CookieReply as usize + 1);
 
 impl TailCalled {
     /// Names of the programs, by slot.
-    pub const NAMES: [&str; 10] = [
+    pub const NAMES: [&str; 12] = [
         "slb_full_nat",
         "slb_slow",
         "slb_to_server",
@@ -41,5 +45,7 @@ impl TailCalled {
         "slb_fragment",
         "slb_icmp",
         "slb_refused",
+        "slb_syn_cookie",
+        "slb_cookie_reply",
     ];
 }

@@ -41,7 +41,10 @@ pub struct Service {
     /// Handle of the service; an unused entry has [`Handle`] 0.
     pub handle: Handle,
     /// Idle timeout of flows in seconds, up to 1,020.
-    pub idle_timeout: u32,
+    pub idle_timeout: u16,
+    /// New connections per second above which SYNs are answered by SYN cookies, in units of
+    /// [`Self::SYN_COOKIES_UNIT`], with [`policy::SYN_COOKIES`].
+    pub syn_cookies: u16,
     /// Bits of [`policy`].
     pub policy: u32,
     /// Session persistence in seconds after the client's last flow, up to 3,600.
@@ -81,6 +84,7 @@ impl Default for Service {
             lookup_table: 0,
             handle: Handle::default(),
             idle_timeout: 0,
+            syn_cookies: 0,
             policy: 0,
             persistence: 0,
             quic: 0,
@@ -99,6 +103,9 @@ impl Default for Service {
 }
 
 impl Service {
+    /// Unit of [`Self::syn_cookies`].
+    pub const SYN_COOKIES_UNIT: u32 = 100;
+
     /// Its ports.
     pub const fn ports(&self) -> Ports {
         let first = u16::from_be(self.port);
@@ -195,6 +202,9 @@ pub mod policy {
     /// Its new connections are limited.
     pub const LIMIT_NEW_CONNECTIONS: u32 = 8192;
 
+    /// SYNs above a rate are answered by SYN cookies. Modes `nat` and `full-nat`, and TCP.
+    pub const SYN_COOKIES: u32 = 65536;
+
     // The following are policies of a VIP, in its entry with an ICMP protocol and port 0. Without any of them it
     // answers echo requests, and unmatched packets are passed to the kernel.
 
@@ -258,8 +268,8 @@ pub struct IndexEntry {
     pub first_port: u16,
     /// Last port of a range, in host byte order; 0 for a single port.
     pub last_port: u16,
-    /// Keeps the size a power of two.
-    pub unused: u32,
+    /// New connections per second above which SYNs are answered by SYN cookies, with [`policy::SYN_COOKIES`].
+    pub syn_cookies: u32,
 }
 
 impl IndexEntry {

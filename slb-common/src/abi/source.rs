@@ -27,6 +27,9 @@ impl Source {
     pub const WANTED: Self = Self(1 << 27);
     /// It has been decided that the client endpoint is kept.
     pub const UNTRANSLATED: Self = Self(1 << 26);
+    /// Mark of a flow whose handshake began with a SYN cookie ([`super::syn_cookie`]): its client knows other sequence
+    /// numbers of the server than the server. It says nothing about the source.
+    pub const COOKIE: Self = Self(1 << 28);
     const CANDIDATE: u32 = 1 << 24;
     const ALLOCATED: u32 = 1 << 25;
 
@@ -53,7 +56,33 @@ impl Source {
     /// Whether both are the same local address and port.
     #[inline(always)]
     pub const fn same(self, other: Self) -> bool {
-        (self.0 ^ other.0) & !Self::ALLOCATED == 0
+        (self.0 ^ other.0) & !(Self::ALLOCATED | Self::COOKIE.0) == 0
+    }
+
+    /// Whether the handshake of the flow began with a SYN cookie.
+    #[inline(always)]
+    pub const fn is_of_cookie(self) -> bool {
+        self.0 & Self::COOKIE.0 != 0
+    }
+
+    /// [`Self::COOKIE`] alone, if the flow has it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mark(self) -> Self {
+        Self(self.0 & Self::COOKIE.0)
+    }
+
+    /// The same without [`Self::COOKIE`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn unmarked(self) -> Self {
+        Self(self.0 & !Self::COOKIE.0)
+    }
+
+    /// Whether the client endpoint is kept, with [`Self::COOKIE`] or without: [`Self::NONE`].
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.unmarked().0 == 0
     }
 
     /// Slot of the local address.
@@ -111,6 +140,10 @@ mod tests {
         assert!(source.allocated().is_allocated() && source.allocated().same(source));
         assert!(!source.same(Source::candidate(255, 0xbb02)) && !source.same(Source::candidate(254, 0xbb01)));
         assert!(!source.same(Source::NONE) && !Source::NONE.is_allocated());
+        let marked = Source(source.allocated().0 | Source::COOKIE.0);
+        assert!(marked.same(source) && marked.is_of_cookie() && !source.is_of_cookie());
+        assert_eq!((marked.local(), marked.port(), marked.unmarked()), (255, 0xbb01, source.allocated()));
+        assert!(Source::COOKIE.is_none() && Source::NONE.is_none() && !marked.is_none());
     }
 
     #[test]

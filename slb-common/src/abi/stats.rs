@@ -112,6 +112,11 @@ named_enum! {
     BandwidthLimit = "bandwidth_limit",
     /// A SYN, or the first datagram of a flow, over the new connections of the listener.
     NewConnectionLimit = "new_connection_limit",
+    /// A SYN in a flood of SYNs, answered by a SYN cookie; dropped if it has IP options or extension headers.
+    SynCookie = "syn_cookie",
+    /// A segment of a connection that began with a SYN cookie, whose sequence numbers SLB no longer knows. A RST answers
+    /// it.
+    LostOffset = "lost_offset",
 }
 
 /// Size of the arrays by reason, a power of two.
@@ -145,7 +150,7 @@ impl Default for Totals {
     }
 }
 
-/// Packets of a service dropped on one processor because of its limits.
+/// Packets of a service on one processor that its limits have stopped, and its SYN cookies.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LimitDrops {
@@ -155,6 +160,23 @@ pub struct LimitDrops {
     pub bandwidth_out: u64,
     /// Packets that would have begun a flow.
     pub new_connections: u64,
+    /// SYNs answered by SYN cookies.
+    pub cookies_sent: u64,
+    /// Segments with a valid cookie, which have begun a connection.
+    pub cookies_accepted: u64,
+    /// Segments without a flow-table entry and without a valid cookie.
+    pub cookies_refused: u64,
+}
+
+/// What becomes of a SYN cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CookieEvent {
+    /// [`LimitDrops::cookies_sent`].
+    Sent,
+    /// [`LimitDrops::cookies_accepted`].
+    Accepted,
+    /// [`LimitDrops::cookies_refused`].
+    Refused,
 }
 
 impl LimitDrops {
@@ -165,6 +187,16 @@ impl LimitDrops {
             Limit::BandwidthIn => &mut self.bandwidth_in,
             Limit::BandwidthOut => &mut self.bandwidth_out,
             Limit::NewConnections => &mut self.new_connections,
+        }
+    }
+
+    /// SYN cookies of which this has become.
+    #[inline(always)]
+    pub const fn of_cookie(&mut self, event: CookieEvent) -> &mut u64 {
+        match event {
+            CookieEvent::Sent => &mut self.cookies_sent,
+            CookieEvent::Accepted => &mut self.cookies_accepted,
+            CookieEvent::Refused => &mut self.cookies_refused,
         }
     }
 }
@@ -195,4 +227,4 @@ impl GeneratedPacket {
 
 const _: () = assert!(Reason::ALL.len() <= REASONS);
 const _: () = assert!(size_of::<Counters>() == 40);
-const _: () = assert!(size_of::<LimitDrops>() == 24);
+const _: () = assert!(size_of::<LimitDrops>() == 48);

@@ -48,8 +48,10 @@ impl Limit {
 pub struct TokenBuckets {
     bandwidth_in: TokenBucket,
     new_connections: TokenBucket,
+    syn_cookies: TokenBucket,
+    flood: SynFlood,
     /// Fills the cache line.
-    reserved_in: [u64; 6],
+    reserved_in: [u64; 4],
     bandwidth_out: TokenBucket,
     /// Fills the cache line.
     reserved_out: [u64; 7],
@@ -69,6 +71,24 @@ impl TokenBuckets {
             Limit::NewConnections => &self.new_connections,
         };
         bucket.take(cost, now.wrapping_mul(NANOSECOND))
+    }
+
+    /// Counts a SYN that would make a flow-table entry, of at most `rate` in a second. Returns whether a SYN cookie must
+    /// answer it: SYNs come faster, or have done so within [`SynFlood::HOLD`].
+    #[inline(always)]
+    pub fn is_flood(&self, rate: u32, now: u64) -> bool {
+        let cost = Limit::NewConnections.cost(rate, 1);
+        if self.syn_cookies.take(cost, now.wrapping_mul(NANOSECOND)) {
+            return self.flood.is_active(now);
+        }
+        self.flood.renew(now);
+        true
+    }
+
+    /// When SYNs last came faster than the limit.
+    #[inline(always)]
+    pub const fn flood(&self) -> &SynFlood {
+        &self.flood
     }
 }
 
@@ -100,7 +120,56 @@ impl TokenBucket {
     }
 }
 
+/// When SYNs of the service last came faster than its limit, in nanoseconds of the clock of [`TokenBuckets::take`]; 0:
+/// never.
+#[repr(transparent)]
+#[derive(Debug, Default)]
+pub struct SynFlood(SharedWord);
+
+impl SynFlood {
+    /// Word of [`TokenBuckets`] that holds it.
+    pub const WORD: usize = 3;
+    /// Nanoseconds for which a flood goes on after the last SYN over the limit.
+    pub const HOLD: u64 = 10_000_000_000;
+    /// Nanoseconds after a flood for which cookies may return: the kernel checks those of the last two minutes.
+    pub const GRACE: u64 = 120_000_000_000;
+    /// Nanoseconds between two writes, so that processors share the cache line.
+    const STEP: u64 = 100_000_000;
+
+    /// A SYN is over the limit.
+    #[inline(always)]
+    pub fn renew(&self, now: u64) {
+        if now.wrapping_sub(self.0.load()) >= Self::STEP {
+            self.0.store(now);
+        }
+    }
+
+    /// Whether SYNs are answered by cookies.
+    #[inline(always)]
+    pub fn is_active(&self, now: u64) -> bool {
+        Self::was_within(self.0.load(), now, Self::HOLD)
+    }
+
+    /// Whether cookies may return.
+    #[inline(always)]
+    pub fn may_be_answered(&self, now: u64) -> bool {
+        Self::was_within(self.0.load(), now, Self::HOLD + Self::GRACE)
+    }
+
+    /// Whether a flood with this word goes on at `now`. For the daemon, which reads the word.
+    pub const fn is_active_at(word: u64, now: u64) -> bool {
+        Self::was_within(word, now, Self::HOLD)
+    }
+
+    /// Another processor may have written a time that this one has not reached.
+    #[inline(always)]
+    const fn was_within(last: u64, now: u64, time: u64) -> bool {
+        last != 0 && now.wrapping_sub(last) as i64 <= time as i64
+    }
+}
+
 const _: () = assert!(TokenBuckets::WORDS == 16);
+const _: () = assert!(core::mem::offset_of!(TokenBuckets, flood) == SynFlood::WORD * size_of::<u64>());
 
 #[cfg(test)]
 mod tests;

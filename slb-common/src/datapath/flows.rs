@@ -95,6 +95,17 @@ pub(super) struct EntrySnapshot<'t> {
 }
 
 impl EntrySnapshot<'_> {
+    /// Adds a mark to the source; `false` if the entry has changed since.
+    #[inline(always)]
+    pub(super) fn mark_source(&self, mark: Source) -> bool {
+        let is_locked = self.entry.lock(self.sequence_word);
+        if is_locked {
+            self.entry.mark_source(mark);
+            self.entry.unlock(self.sequence_word);
+        }
+        is_locked
+    }
+
     /// Replaces the sequence numbers. A concurrent change wins.
     #[inline(always)]
     pub(super) fn advance(&self, numbers: SequenceNumbers) {
@@ -395,7 +406,7 @@ impl<'t, T: Maps> Flows<'t, T> {
     #[inline(always)]
     fn is_nat(&self, entry: FlowEntry<'_>) -> bool {
         let service = self.maps.service(entry.service() & 0xffff);
-        entry.source() == Source::NONE && service.is_some_and(|service| service.mode == mode::NAT)
+        entry.source().is_none() && service.is_some_and(|service| service.mode == mode::NAT)
     }
 
     /// Whether a flow is finished or expired.

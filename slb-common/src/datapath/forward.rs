@@ -10,7 +10,7 @@ use super::{
     macs::{macs, readdress},
     nat,
     parse::Packet,
-    path::{Egress, PacketPath, Verdict, conclude},
+    path::{Egress, PacketPath, Verdict, conclude_to_server},
     path_calls::PathCalls,
     refusal::Refusal,
     tracked::Selection,
@@ -35,7 +35,7 @@ pub fn forward<G: FrameCalls, T: PathCalls>(
     maps: &T,
 ) -> Result<Verdict, TailCalled> {
     let decided = decide(head, ifindex, maps);
-    conclude(decided, head, maps)
+    conclude_to_server(decided, head, maps)
 }
 
 #[inline(always)]
@@ -44,6 +44,9 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
     let (packet, selected) = (&metadata.borrow().packet, metadata.borrow().selection);
     let service = path.listener(packet, packet.destination_port).ok_or(Refusal::UNMATCHED)?;
+    if packet.flags.marks_flow() {
+        maps.mark_cookie_flow(packet, service);
+    }
     let (source, locals) = (metadata.borrow().source, &path.index.locals);
     let may_have_source = service.mode == mode::FULL_NAT || (service.mode == mode::NAT && locals.used != 0);
     if may_have_source && source == Source::NONE {
@@ -75,7 +78,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         mode: u8,
         selection: &Selection<'_>,
     ) -> Result<Egress, Refusal> {
-        let Selection { backend, hop, is_new, is_finished, is_opening, source } = *selection;
+        let Selection { backend, hop, is_new, is_finished, is_opening, source, offset } = *selection;
         let vlan = hop.macs.vlan;
         // Only the slow path changes tags.
         if FAST && !vlan.is_none() {
@@ -119,6 +122,15 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
                     nat::to_server(&mut frame, packet, address, port)
                 }
                 .ok_or(Reason::Truncated)?;
+                let is_translated =
+                    if FAST { SOURCE && source.is_of_cookie() } else { packet.flags.is_translated() };
+                if is_translated {
+                    let offset = if FAST { offset } else { head.offset() };
+                    if !head.translate_number(packet.transport, offset, true) {
+                        return Err(Refusal::drop(Reason::Truncated));
+                    }
+                    frame = head.frame();
+                }
                 if SOURCE && !FAST && is_opening && source.is_allocated() {
                     Self::set_client_option(head, packet, service, hop.mtu)?;
                     frame = head.frame();

@@ -75,7 +75,7 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     } else {
         Client::new(&packet.destination, (record.ports >> 16) as u16, packet.protocol)
     };
-    let reply = Reply { service, backend, client, out, is_finished: false, end, source };
+    let reply = Reply { service, backend, client, out, is_finished: false, end, source, offset: 0 };
     path.send_to_client::<true, G>(head, packet, &reply)
 }
 

@@ -3,8 +3,9 @@
 use core::borrow::Borrow;
 
 #[cfg(doc)]
-use super::{embedded, icmp_error, icmp_nat, parse, reset, toa};
+use super::{cookie_segments, embedded, icmp_error, icmp_nat, parse, reset, toa};
 use super::{
+    cookie_segments::{HeaderNumbers, SegmentShape},
     icmp_error::IcmpMessage,
     icmp_nat::Translation,
     metadata::{Metadata, PackedSelection, ReplacedEntry},
@@ -58,6 +59,8 @@ pub trait FrameCalls: FrameBuffer {
     ) -> bool;
     /// [`ethernet::remove_priority_tags`], a BPF subprogram. After `false` the frame must be dropped.
     fn remove_priority_tags(&mut self) -> bool;
+    /// [`icmp_nat::translate_sequence`], a BPF subprogram. After `false` the frame must be dropped.
+    fn translate_embedded_sequence(&mut self, packet: &Packet, embedded: &Packet, offset: u32) -> bool;
     /// [`set_vlan`](crate::net::vlan_tags::set_vlan), a BPF subprogram. After `false` the frame must be dropped.
     fn set_vlan(&mut self, vlan: Vlan) -> bool;
     /// [`icmp_error::may_answer`], a BPF subprogram.
@@ -68,4 +71,12 @@ pub trait FrameCalls: FrameBuffer {
     fn insert_client_option(&mut self, packet: &Packet, room: usize) -> bool;
     /// [`reset::rewrite_to_rst`], a BPF subprogram. After `false` the frame must be dropped.
     fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool;
+    /// [`cookie_segments::rewrite`], a BPF subprogram. After `false` the frame must be dropped.
+    fn rewrite_segment(&mut self, network: usize, numbers: HeaderNumbers, shape: SegmentShape) -> bool;
+    /// Leaves marks in the flags of the packet in [`Self::metadata`], and the sequence offset of its flow.
+    fn mark(&mut self, marks: u32, offset: u32);
+    /// What [`Self::mark`] has left as the sequence offset.
+    fn offset(&self) -> u32;
+    /// [`cookie_segments::translate`], a BPF subprogram. After `false` the frame must be dropped.
+    fn translate_number(&mut self, transport: usize, offset: u32, is_to_server: bool) -> bool;
 }

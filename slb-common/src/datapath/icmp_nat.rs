@@ -2,7 +2,7 @@
 //!
 //! Each call translates one end; where both change, a second call follows. The outer header and the embedded packet change together, each with its checksums. A BPF subprogram.
 
-use super::parse::Packet;
+use super::{cookie_segments::changed, parse::Packet};
 use crate::{
     abi::Address,
     net::{
@@ -18,6 +18,8 @@ const ICMP_CHECK: usize = 2;
 const UDP_CHECK: usize = 6;
 /// Offset of the checksum in a TCP header. An ICMP error with eight bytes of it does not hold the checksum.
 const TCP_CHECK: usize = 16;
+/// Offset of the sequence number in a TCP header.
+const SEQUENCE: usize = 4;
 /// Offsets of the addresses in an IPv6 header.
 const SOURCE6: usize = 8;
 const DESTINATION6: usize = 24;
@@ -86,6 +88,26 @@ pub fn translate(
         // The checksum of ICMPv6 covers the outer addresses (RFC 4443, 2.3).
         change.plus_all(outer6(frame, outer.network, address, is_to_server, translation.hops())?)
     };
+    let check = frame.header_mut::<[u8; 2]>(outer.transport + ICMP_CHECK)?;
+    *check = changes.plus_all(change).apply(*check);
+    Some(())
+}
+
+/// Translates the sequence number of an embedded segment that the server has sent to the client, back to the server's:
+/// subtracts `offset`. `embedded` is what [`super::embedded`] has read. `None` if the frame is truncated.
+#[inline(always)]
+pub fn translate_sequence(
+    frame: &mut Frame<'_>,
+    outer: &Packet,
+    embedded: &Packet,
+    offset: u32,
+) -> Option<()> {
+    let number = frame.header_mut::<[u8; 4]>(embedded.transport + SEQUENCE)?;
+    let before = u32::from_ne_bytes(*number);
+    let after = u32::from_be(before).wrapping_sub(offset).to_be();
+    *number = after.to_ne_bytes();
+    let changes = changed(before, after).settled();
+    let change = transport_checksum(frame, embedded, changes)?;
     let check = frame.header_mut::<[u8; 2]>(outer.transport + ICMP_CHECK)?;
     *check = changes.plus_all(change).apply(*check);
     Some(())

@@ -3,7 +3,7 @@
 use super::{
     embedded::parse_embedded,
     flows::NOT_FOUND,
-    parse::{EMPTY_PACKET, Packet, parse},
+    parse::{EMPTY_PACKET, Packet, TcpFlags, parse},
     quic::NamedServer,
     refusal::PackedRefusal,
     tracked::Selection,
@@ -29,6 +29,11 @@ pub struct Metadata {
     pub replaced: ReplacedEntry,
     /// What its connection ID names, if it begins a flow.
     pub named: NamedServer,
+    /// Sequence offset of its flow, with [`TcpFlags::TRANSLATED`](super::parse::TcpFlags). With `TcpFlags::OF_COOKIE` the
+    /// number of a RST to the client.
+    pub offset: u32,
+    /// Keeps the size a multiple of eight.
+    pub reserved: u32,
 }
 
 impl Metadata {
@@ -40,6 +45,8 @@ impl Metadata {
         source: Source::NONE,
         replaced: ReplacedEntry::NONE,
         named: NamedServer::NONE,
+        offset: 0,
+        reserved: 0,
     };
 
     /// [`parse`].
@@ -63,6 +70,16 @@ impl Metadata {
         self.packet.destination_port = (ports >> 16) as u16;
         self.selection = selection;
         self.source = source;
+    }
+
+    /// Marks the packet, as [`FrameCalls::mark`](super::frame_calls::FrameCalls::mark) does.
+    #[inline(always)]
+    pub const fn mark(&mut self, marks: u32, offset: u32) {
+        self.packet.flags.0 |= marks;
+        self.offset = offset;
+        if marks & TcpFlags::TO_SERVER == TcpFlags::TO_SERVER {
+            self.packet.acknowledges = self.packet.acknowledges.wrapping_sub(offset);
+        }
     }
 
     /// Whether the parser has refused nothing.

@@ -10,7 +10,7 @@ use super::{
     insert::NewFlow,
     metadata::{Metadata, PackedSelection, ReplacedEntry},
     parse::Packet,
-    path::{Egress, PacketPath, Verdict, conclude},
+    path::{Egress, PacketPath, Verdict, conclude_to_server},
     path_calls::PathCalls,
     quic::NamedServer,
     refusal::Refusal,
@@ -38,7 +38,7 @@ pub fn new_flow<G: FrameCalls, T: PathCalls>(
     maps: &T,
 ) -> Result<Verdict, TailCalled> {
     let decided = decide(head, ifindex, maps);
-    conclude(decided, head, maps)
+    conclude_to_server(decided, head, maps)
 }
 
 #[inline(always)]

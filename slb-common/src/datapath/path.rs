@@ -68,6 +68,23 @@ pub(super) fn conclude<G: FrameCalls, T: Maps>(
     }
 }
 
+/// As [`conclude`], for packets to servers. [`TailCalled::Refused`] decides on dropped ones, too: a client that has
+/// acknowledged a SYN cookie is established.
+#[inline(always)]
+pub(super) fn conclude_to_server<G: FrameCalls, T: Maps>(
+    decided: Result<Egress, Refusal>,
+    head: &mut G,
+    maps: &T,
+) -> Result<Verdict, TailCalled> {
+    match decided {
+        Err(Refusal::Drop(reason)) => {
+            head.refuse(PackedRefusal::dropped(reason));
+            Err(TailCalled::Refused)
+        }
+        decided => conclude(decided, head, maps),
+    }
+}
+
 /// Counts a frame, and turns what has been decided into a verdict.
 #[inline(always)]
 pub(super) fn count<T: Maps>(decided: Result<Egress, Refusal>, maps: &T) -> Verdict {

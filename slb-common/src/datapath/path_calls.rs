@@ -2,6 +2,8 @@
 
 use super::{
     access,
+    cookie_calls::CookieCalls,
+    cookie_mark,
     fragment_record::{self, FragmentFlow},
     insert::{self, NewFlow},
     limits,
@@ -18,7 +20,7 @@ use crate::abi::{
 };
 
 /// Everything that the packet path calls: maps, and all its BPF subprograms.
-pub trait PathCalls: ScheduleCalls {
+pub trait PathCalls: ScheduleCalls + CookieCalls {
     /// [`ServiceIndex::listener_slot`], a BPF subprogram.
     fn listener_slot(&self, index: &ServiceIndex, address: &Address, port: u16, protocol: u8) -> u32 {
         index.listener_slot(address, port, protocol)
@@ -30,6 +32,10 @@ pub trait PathCalls: ScheduleCalls {
     /// [`fragment_record::record`], a BPF subprogram.
     fn record_fragment(&self, packet: &Packet, server: Handle, client: ClientPath, flow: FragmentFlow) {
         fragment_record::record(packet, server, client, flow, self);
+    }
+    /// [`cookie_mark::mark_flow`], a BPF subprogram.
+    fn mark_cookie_flow(&self, packet: &Packet, service: &IndexEntry) {
+        cookie_mark::mark_flow(packet, service, self);
     }
     /// [`access::source_refusal`], a BPF subprogram.
     fn source_refusal(&self, packet: &Packet, service: &IndexEntry) -> u32 {

@@ -67,6 +67,7 @@ impl PackedRefusal {
     pub const UNMATCHED: Self = Self::unmatched(Reason::NotOurs);
     const RST: u64 = 1 << 16;
     const ICMP_ERROR: u64 = 2 << 16;
+    const DROPPED: u64 = 4 << 16;
 
     /// A packet that the parser refuses.
     #[inline(always)]
@@ -74,9 +75,15 @@ impl PackedRefusal {
         Self(reason as u64)
     }
 
-    /// A packet whose sender receives a RST.
+    /// A packet that is dropped. `reason` is the number of the reason.
     #[inline(always)]
-    pub(super) const fn rst(reason: Reason) -> Self {
+    pub(super) const fn dropped(reason: u32) -> Self {
+        Self(Self::DROPPED | reason as u64)
+    }
+
+    /// A packet whose sender receives a RST. `reason` is the number of the reason.
+    #[inline(always)]
+    pub(super) const fn rst(reason: u32) -> Self {
         Self(Self::RST | reason as u64)
     }
 
@@ -91,7 +98,7 @@ impl PackedRefusal {
     pub(super) const fn of(refusal: &Refusal) -> Option<Self> {
         match refusal {
             Refusal::Unmatched(reason) => Some(Self(*reason as u64)),
-            Refusal::Rst(reason) => Some(Self::rst(*reason)),
+            Refusal::Rst(reason) => Some(Self::rst(*reason as u32)),
             Refusal::IcmpError(IcmpError { reason, message }) => Some(Self::icmp_error(*reason, *message)),
             Refusal::Pass(_) | Refusal::Drop(_) | Refusal::Next(_) => None,
         }
@@ -107,6 +114,12 @@ impl PackedRefusal {
     #[inline(always)]
     pub(super) const fn is_unmatched(self) -> bool {
         self.0 >> 16 == 0
+    }
+
+    /// Whether the packet is dropped.
+    #[inline(always)]
+    pub(super) const fn is_dropped(self) -> bool {
+        self.0 & Self::DROPPED != 0
     }
 
     /// Whether the sender receives a RST.

@@ -3,6 +3,7 @@
 use core::borrow::Borrow as _;
 
 use super::{
+    cookie_segments::{HeaderNumbers, SegmentShape},
     frame_calls::FrameCalls,
     parse::{Fragmentation, Packet},
     path::{Egress, PacketPath, Verdict, count},
@@ -27,6 +28,9 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let metadata = head.metadata().ok_or(Refusal::pass(Reason::NotReady))?;
     let packet = &metadata.borrow().packet;
     let mut refusal = metadata.borrow().refusal;
+    if refusal.is_dropped() {
+        return path.dropped(head, packet, refusal.reason());
+    }
     if refusal.is_unmatched() {
         refusal = path.unmatched(packet, refusal.reason())?;
     }
@@ -42,7 +46,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         match decision.action() {
             unmatched::PASS => Err(Refusal::Pass(reason)),
             _ if self.roles & CLIENT == 0 => Err(Refusal::drop(Reason::WrongInterface)),
-            unmatched::RESET => Ok(PackedRefusal::rst(Reason::Unmatched)),
+            unmatched::RESET => Ok(PackedRefusal::rst(Reason::Unmatched as u32)),
             unmatched::ICMP_ERROR => Ok(PackedRefusal::icmp_error(Reason::Unmatched, decision.message())),
             unmatched::MARTIAN => Err(Refusal::drop(Reason::MartianSource)),
             _ if unmatched::is_fully_parsed(reason) => Err(Refusal::drop(Reason::Unmatched)),
@@ -76,6 +80,24 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         if head.may_answer(packet.network, refusal.message())
             && self.maps.may_send(limited, self.index.hz)
             && head.rewrite_to_icmp_error(packet.network, refusal.message())
+        {
+            Ok(Egress::answer(reason))
+        } else {
+            Err(Refusal::Drop(reason))
+        }
+    }
+
+    /// Drops a packet to a server. A client that has acknowledged a SYN cookie is established, and may wait for the server
+    /// to speak first: if the SYN that opens its connection is dropped, it receives a RST, if the rate limit allows one
+    /// more. What will pass is left to retransmissions.
+    #[inline(always)]
+    fn dropped<G: FrameCalls>(&self, head: &mut G, packet: &Packet, reason: u32) -> Result<Egress, Refusal> {
+        const NOT_READY: u32 = Reason::NotReady as u32;
+        let numbers = HeaderNumbers::new(head.offset(), 0);
+        if packet.flags.is_of_cookie()
+            && reason != NOT_READY
+            && self.maps.may_send(GeneratedPacket::Resets, self.index.hz)
+            && head.rewrite_segment(packet.network, numbers, SegmentShape::rst())
         {
             Ok(Egress::answer(reason))
         } else {

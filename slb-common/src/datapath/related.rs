@@ -36,6 +36,7 @@ use crate::{
         interface::{CLIENT, SERVER},
         service::{IndexEntry, mode},
         stats::Reason,
+        syn_cookie::OffsetKey,
     },
     hash::flow_label,
 };
@@ -153,6 +154,9 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
                     let translation = Translation::to_client(source.port()).second();
                     is_whole = head.translate_icmp(packet, embedded, local, translation);
                 }
+                if is_whole && source.is_of_cookie() {
+                    is_whole = self.translate_sequence(head, packet, embedded, service);
+                }
                 if !is_whole {
                     return Err(Refusal::drop(Reason::Truncated));
                 }
@@ -174,6 +178,22 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         Self::set_vlan(head, hop.macs.vlan, packet)?;
         self.count(service, backend.handle.id(), bytes, false);
         Ok(Egress::forward(verdict, Reason::ToServer))
+    }
+
+    /// Translates the embedded sequence number of a flow that began with a SYN cookie. Without its offset the server does
+    /// not believe the error.
+    #[inline(always)]
+    fn translate_sequence<G: FrameCalls>(
+        &self,
+        head: &mut G,
+        packet: &Packet,
+        embedded: &Packet,
+        service: &IndexEntry,
+    ) -> bool {
+        let client = Client::new(&embedded.source, embedded.source_port, embedded.protocol);
+        let known =
+            self.maps.sequence_offset(&OffsetKey::new(&client, service.flow_tag(embedded.destination_port)));
+        known.is_none_or(|known| head.translate_embedded_sequence(packet, embedded, known.offset))
     }
 
     #[inline(always)]

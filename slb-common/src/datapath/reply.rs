@@ -5,6 +5,7 @@
 //! a connection, and its segments advance the sequence numbers of both sides.
 
 use super::{
+    cookie_calls::CookieCalls,
     flow_calls::FlowCalls,
     flows::{EntrySnapshot, FAR, Flows},
     maps::Maps,
@@ -22,6 +23,7 @@ use crate::{
         service::{Service, ServiceIndex, mode},
         source::Source,
         stats::Reason,
+        syn_cookie::OffsetKey,
     },
     net::{headers::protocol, vlan::Vlan},
 };
@@ -39,12 +41,14 @@ pub(super) struct Reply<'t> {
     pub(super) end: Client,
     /// The flow's source, which the packet goes to in place of the client endpoint; else [`Source::NONE`].
     pub(super) source: Source,
+    /// In the fast path, the sequence offset of a flow that began with a SYN cookie; else 0.
+    pub(super) offset: u32,
 }
 
 /// Finds the flow that a server's packet answers; `None` if it answers none. `ifindex` is the interface that the packet
 /// arrived on.
 #[inline(always)]
-pub(super) fn to_client<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
+pub(super) fn to_client<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls + CookieCalls>(
     packet: &Packet,
     ifindex: u32,
     index: &ServiceIndex,
@@ -110,6 +114,29 @@ pub(super) fn related<'t, T: FlowCalls>(
     index: &ServiceIndex,
     maps: &'t T,
 ) -> Result<Option<Reply<'t>>, Refusal> {
+    let Some((found, end, service)) = answered_flow(packet, ifindex, index, maps)? else { return Ok(None) };
+    let (backend, client) = (found.flow.backend.id(), found.flow.client);
+    let out = maps.interface_at(client.interface());
+    Ok(Some(Reply {
+        service,
+        backend,
+        client,
+        out,
+        is_finished: false,
+        end,
+        source: found.flow.source,
+        offset: 0,
+    }))
+}
+
+/// The entry of the flow that a server's packet answers, its client endpoint and its service. Changes no entry.
+#[inline(always)]
+pub(super) fn answered_flow<'t, T: FlowCalls>(
+    packet: &Packet,
+    ifindex: u32,
+    index: &ServiceIndex,
+    maps: &'t T,
+) -> Result<Option<(EntrySnapshot<'t>, Client, &'t Service)>, Refusal> {
     let hash = ServiceIndex::server_hash(&packet.source, packet.source_port);
     if !index.may_be_server(hash) && !is_behind_range(packet, index) {
         return Ok(None);
@@ -139,9 +166,7 @@ pub(super) fn related<'t, T: FlowCalls>(
     if !is_path_from(backend, packet, ifindex, maps) {
         return Err(Refusal::drop(Reason::WrongInterface));
     }
-    let (backend, client) = (found.flow.backend.id(), found.flow.client);
-    let out = maps.interface_at(client.interface());
-    Ok(Some(Reply { service, backend, client, out, is_finished: false, end, source: found.flow.source }))
+    Ok(Some((found, end, service)))
 }
 
 /// Whether a packet may come from a server behind a port range, which has the port of each flow.
@@ -172,7 +197,7 @@ fn sender_of<'t, const RANGES: bool, T: FlowCalls>(
 }
 
 #[inline(always)]
-fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
+fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls + CookieCalls>(
     packet: &Packet,
     ifindex: u32,
     flows: &Flows<'t, T>,
@@ -183,14 +208,13 @@ fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
     let Some(backend) = sender_of::<SOURCE, T>(packet, found, flows) else { return Ok(None) };
     let Some(service) = maps.service(found.flow.service & 0xffff) else { return Ok(None) };
     let source = found.flow.source;
-    let is_answered = if SOURCE && source.is_allocated() {
-        mode::sees_replies(service.mode)
-    } else {
-        service.mode == mode::NAT && source == Source::NONE
-    };
+    let is_answered = is_answered::<SOURCE>(service.mode, source);
     // The fast path without sources finds no flow of a range.
     let has_port = (FAST && !SOURCE) || service.has_flow_port(found.flow.port);
     if service.handle.tag() != found.flow.service || !is_answered || !has_port {
+        if FAST && !SOURCE && source == Source::COOKIE {
+            return Err(Refusal::Next(TailCalled::FullNat));
+        }
         // Replies of this listener do not pass SLB, or not to this address, or its range has lost the port. The slow path
         // searches for another flow.
         return if FAST { Err(Refusal::DECLINE) } else { Ok(None) };
@@ -198,6 +222,7 @@ fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
     if !is_path_from(backend, packet, ifindex, maps) {
         return Err(Refusal::drop(Reason::WrongInterface));
     }
+    let offset = offset::<FAST, SOURCE, T>(packet, found, &end, maps)?;
     let client = found.flow.client;
     let out = maps.interface_at(client.interface());
     // The slow path answers it by an ICMP error or changes its tags, and must find the flow as it was.
@@ -255,7 +280,49 @@ fn reply<'t, const FAST: bool, const SOURCE: bool, T: FlowCalls>(
             update_connection_count(service.policy, was, update.bits, backend, maps);
         }
     }
-    Ok(Some(Reply { service, backend: found.flow.backend.id(), client, out, is_finished, end, source }))
+    Ok(Some(Reply {
+        service,
+        backend: found.flow.backend.id(),
+        client,
+        out,
+        is_finished,
+        end,
+        source,
+        offset,
+    }))
+}
+
+/// Whether replies of a flow with this source pass SLB, in a service of this mode, and reach this program.
+#[inline(always)]
+const fn is_answered<const SOURCE: bool>(mode: u8, source: Source) -> bool {
+    if SOURCE && source.is_allocated() {
+        mode::sees_replies(mode)
+    } else {
+        mode == mode::NAT && if SOURCE { source.is_none() } else { source.0 == Source::NONE.0 }
+    }
+}
+
+/// The sequence offset of a flow that began with a SYN cookie, in the fast path; 0 for others. Handshakes, and all
+/// segments in the slow path, are left to [`TailCalled::CookieReply`].
+#[inline(always)]
+fn offset<const FAST: bool, const SOURCE: bool, T: CookieCalls>(
+    packet: &Packet,
+    found: &EntrySnapshot<'_>,
+    end: &Client,
+    maps: &T,
+) -> Result<u32, Refusal> {
+    if !SOURCE || !found.flow.source.is_of_cookie() {
+        return Ok(0);
+    }
+    if FAST {
+        let is_open = found.sequence_word.state() & state::ASSURED != 0 && !packet.flags.syn();
+        let known = if is_open { maps.offset_of(OffsetKey::new(end, found.flow.tag())) } else { None };
+        known.ok_or(Refusal::DECLINE)
+    } else if packet.flags.is_translated() {
+        Ok(0)
+    } else {
+        Err(Refusal::Next(TailCalled::CookieReply))
+    }
 }
 
 /// Whether a server's packets may arrive on this interface: that of its next hop and in its VLAN, or one with the role
@@ -290,7 +357,7 @@ impl FlowUpdate {
         if (was ^ self.bits) & state::ASSURED == 0 {
             return found.sequence_word.units();
         }
-        let idle = idle_units(service.idle_timeout);
+        let idle = idle_units(service.idle_timeout.into());
         if self.bits & state::ASSURED == 0 && idle > UNASSURED { UNASSURED } else { idle }
     }
 }

@@ -15,17 +15,17 @@ use crate::net::{
 };
 
 /// Default TTL of RFC 1700 and Linux.
-const HOP_LIMIT: u8 = 64;
+pub(super) const HOP_LIMIT: u8 = 64;
 /// Version 4, without options.
-const PLAIN4: u8 = 0x45;
-const HEADER4: usize = size_of::<Ipv4Hdr>();
-const HEADER6: usize = size_of::<Ipv6Hdr>();
+pub(super) const PLAIN4: u8 = 0x45;
+pub(super) const HEADER4: usize = size_of::<Ipv4Hdr>();
+pub(super) const HEADER6: usize = size_of::<Ipv6Hdr>();
 /// Offsets of the source addresses; the destination follows.
-const SOURCE4: usize = 12;
-const SOURCE6: usize = 8;
+pub(super) const SOURCE4: usize = 12;
+pub(super) const SOURCE6: usize = 8;
 
 /// Length of a TCP header without options.
-const TCP: usize = 20;
+pub(super) const TCP: usize = 20;
 const SEQUENCE: usize = 4;
 const ACKNOWLEDGED: usize = 8;
 /// Offset of header length, flags and window.
@@ -152,12 +152,12 @@ fn finish6(frame: &mut Frame<'_>, at: usize, back: bool) -> Option<()> {
 
 /// Four bytes in network byte order.
 #[inline(always)]
-fn word(frame: &Frame<'_>, at: usize) -> Option<u32> {
+pub(super) fn word(frame: &Frame<'_>, at: usize) -> Option<u32> {
     frame.header::<[u8; 4]>(at).map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
 #[inline(always)]
-fn put(frame: &mut Frame<'_>, at: usize, word: u32) -> Option<()> {
+pub(super) fn put(frame: &mut Frame<'_>, at: usize, word: u32) -> Option<()> {
     *frame.header_mut::<[u8; 4]>(at)? = word.to_ne_bytes();
     Some(())
 }

@@ -32,6 +32,7 @@ use crate::{
         service::{mode, policy},
         source::Source,
         stats::Reason,
+        syn_cookie::OffsetKey,
     },
     net::frame::Frame,
 };
@@ -79,8 +80,7 @@ pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
     frame: &Frame<'_>,
     named: Option<&Backend>,
 ) -> Result<Selection<'t>, Refusal> {
-    let packet = &request.packet.numbered(frame).ok_or(Reason::Truncated)?;
-    let request = &Request { packet, ..*request };
+    let mut packet = request.packet.numbered(frame).ok_or(Reason::Truncated)?;
     let Request { service, index, maps, .. } = *request;
     let flows = Flows::open(index, maps);
     let query = flows.query(Client::new(&packet.source, packet.source_port, packet.protocol));
@@ -98,15 +98,25 @@ pub(super) fn select_tracked_fast<'t, const SOURCE: bool, T: PathCalls>(
     if !SOURCE && source != Source::NONE {
         return Err(Refusal::Next(TailCalled::FullNat));
     }
-    // The slow path gives the flow a source, and inserts the client endpoint into segments that open a connection. Flows
-    // of the modes `nat`, `dsr` and `ipip` come here without a source for their connection IDs.
-    let lacks_source = !source.is_allocated() && (service.mode == mode::FULL_NAT || source != Source::NONE);
+    // The slow path gives the flow a source, does the handshakes of flows that begin with a cookie, and inserts the client
+    // endpoint into segments that open a connection. Flows of the modes `nat`, `dsr` and `ipip` come here without a source
+    // for their connection IDs.
+    let keeps_client = source == Source::COOKIE && service.mode == mode::NAT;
+    let needs_source = service.mode == mode::FULL_NAT || source != Source::NONE;
+    let lacks_source = !source.is_allocated() && needs_source && !keeps_client;
     let is_opening = found.sequence_word.state() & state::ASSURED == 0;
-    if SOURCE && (lacks_source || (service.policy & policy::TOA != 0 && is_opening)) {
+    let has_handshake = service.policy & policy::TOA != 0 || source.is_of_cookie();
+    if SOURCE && (lacks_source || (has_handshake && is_opening)) {
         return Err(Refusal::DECLINE);
     }
+    let mut offset = 0;
+    if SOURCE && source.is_of_cookie() {
+        offset = maps.offset_of(OffsetKey::new(&query.client, found.flow.tag())).ok_or(Refusal::DECLINE)?;
+        packet.acknowledges = packet.acknowledges.wrapping_sub(offset);
+    }
+    let request = &Request { packet: &packet, ..*request };
     match request.disposition::<true>(&query, &found, &flows)? {
-        Disposition::Forward(selection) => Ok(selection),
+        Disposition::Forward(selection) => Ok(Selection { offset, ..selection }),
         Disposition::Reselect | Disposition::OtherConnection => Err(Refusal::DECLINE),
     }
 }

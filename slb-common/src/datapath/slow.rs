@@ -12,7 +12,11 @@ use super::{
     refusal::Refusal,
 };
 use crate::{
-    abi::{programs::TailCalled, service::ServiceIndex, stats::Reason},
+    abi::{
+        programs::TailCalled,
+        service::{ServiceIndex, policy},
+        stats::Reason,
+    },
     net::headers::protocol,
 };
 
@@ -50,8 +54,9 @@ fn next_program<T: PathCalls>(metadata: &Metadata, index: &ServiceIndex, maps: &
         TailCalled::Refused
     } else if packet.fragmentation == Fragmentation::LATER {
         TailCalled::Fragment
-    } else if listener::find::<false, T>(index, vip, port, packet.protocol, maps).is_some() {
-        TailCalled::ToServer
+    } else if let Some(service) = listener::find::<false, T>(index, vip, port, packet.protocol, maps) {
+        // Only TCP listeners have this policy.
+        if service.policy & policy::SYN_COOKIES != 0 { TailCalled::SynCookie } else { TailCalled::ToServer }
     } else {
         TailCalled::ToClient
     }

@@ -13,7 +13,7 @@ use super::{
     parse::Packet,
     path::{Egress, PacketPath, Verdict, conclude},
     path_calls::PathCalls,
-    refusal::Refusal,
+    refusal::{PackedRefusal, Refusal},
     tracked::found,
 };
 use crate::{
@@ -61,12 +61,16 @@ fn decide<G: FrameCalls, T: PathCalls>(head: &mut G, ifindex: u32, maps: &T) -> 
     let packet = &metadata.borrow().packet;
     let service = path.listener(packet, packet.destination_port);
     let source = path.source_of(metadata.borrow(), service.ok_or(Refusal::UNMATCHED)?)?;
+    if source == Source::WANTED {
+        head.refuse(PackedRefusal::dropped(Reason::NoSourcePort as u32));
+        return Err(Refusal::Next(TailCalled::Refused));
+    }
     head.translate_source(source);
     Err(Refusal::Next(TailCalled::Forward))
 }
 
 impl<T: PathCalls> PacketPath<'_, T, false> {
-    /// The source that a packet gets, or [`Source::UNTRANSLATED`].
+    /// The source that a packet gets, or [`Source::UNTRANSLATED`]; [`Source::WANTED`] if none is free.
     #[inline(always)]
     fn source_of(&self, metadata: &Metadata, service: &IndexEntry) -> Result<Source, Refusal> {
         let Self { index, maps, .. } = *self;
@@ -90,7 +94,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         let begins = entry.sequence_word.state() & (state::ASSURED | state::ANSWERED) == 0;
         let family = if packet.source.is_v4() { Family::V4 } else { Family::V6 };
         let may_have = begins && index.locals.candidates(family).count != 0;
-        let needs_source = is_full_nat || entry.flow.source == Source::WANTED;
+        let needs_source = is_full_nat || entry.flow.source.unmarked() == Source::WANTED;
         let is_translated = needs_source || (may_have && self.answers_past_slb(packet, backend));
         if !is_translated {
             return Ok(Source::UNTRANSLATED);
@@ -105,7 +109,7 @@ impl<T: PathCalls> PacketPath<'_, T, false> {
         }
         // Another processor has changed the entry meanwhile.
         let is_changed = source == Source::NONE;
-        Err(Refusal::drop(if is_resizing | is_changed { Reason::NotReady } else { Reason::NoSourcePort }))
+        if is_resizing | is_changed { Err(Refusal::drop(Reason::NotReady)) } else { Ok(Source::WANTED) }
     }
 
     /// Whether the server would answer a client past SLB: it is the client, or the client is on its link, which is a VLAN

@@ -60,6 +60,10 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             packet
         };
         let Some(reply) = reply::to_client::<FAST, SOURCE, T>(packet, ifindex, index, maps)? else {
+            // Its frame has changed already.
+            if !FAST && packet.flags.is_rewritten() {
+                return Err(Refusal::drop(Reason::NotReady));
+            }
             return self.no_flow(packet);
         };
         self.send_to_client::<SOURCE, G>(head, packet, &reply)
@@ -74,7 +78,7 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
         reply: &Reply<'_>,
     ) -> Result<Egress, Refusal> {
         let maps = self.maps;
-        let Reply { service, backend, client, out, is_finished, end, source } = *reply;
+        let Reply { service, backend, client, out, is_finished, end, source, offset } = *reply;
         if packet.hop_limit <= 1 {
             return Err(Refusal::IcmpError(IcmpError {
                 reason: Reason::HopLimit,
@@ -113,6 +117,16 @@ impl<T: PathCalls, const FAST: bool> PacketPath<'_, T, FAST> {
             nat::to_client(&mut frame, packet, &service.address, vip_port)
         }
         .ok_or(Refusal::drop(Reason::Truncated))?;
+        let is_translated = if FAST { SOURCE && source.is_of_cookie() } else { packet.flags.is_translated() };
+        if is_translated {
+            // A RST in place of a keep-alive, whose number the client has acknowledged.
+            let is_refusal = !FAST && is_finished && packet.flags.is_rewritten();
+            let offset = if FAST { offset } else { head.offset().wrapping_add(is_refusal.into()) };
+            if !head.translate_number(packet.transport, offset, false) {
+                return Err(Refusal::drop(Reason::Truncated));
+            }
+            frame = head.frame();
+        }
         readdress(&mut frame, &macs).ok_or(Refusal::drop(Reason::Truncated))?;
         if !FAST && let Some(server) = maps.backend(backend) {
             self.record_to_client(packet, server.handle, reply);

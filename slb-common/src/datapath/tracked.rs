@@ -40,6 +40,8 @@ pub(super) struct Selection<'t> {
     pub(super) is_opening: bool,
     /// The source that the packet gets; [`Source::NONE`] if it keeps its own.
     pub(super) source: Source,
+    /// Sequence offset of a flow that began with a SYN cookie; 0 for others.
+    pub(super) offset: u32,
 }
 
 impl<'t> Selection<'t> {
@@ -52,6 +54,7 @@ impl<'t> Selection<'t> {
             is_finished: false,
             is_opening: is_new,
             source: Source::NONE,
+            offset: 0,
         })
     }
 
@@ -144,6 +147,9 @@ pub fn disposition<T: Maps>(
     let Some(found) = found::<true, T>(&flows, &query, question.distance(), tag) else {
         return PackedDisposition::NO_ENTRY;
     };
+    if found.flow.source.is_of_cookie() && !packet.flags.is_marked() {
+        return PackedDisposition::TRANSLATE;
+    }
     let decided = if question.names_other_than(found.flow.backend) {
         Ok(Disposition::Reselect)
     } else {

@@ -92,7 +92,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// A frame that can grow and shrink at its head, and shrink at its tail.
+/// A frame that can grow and shrink at both ends.
 pub trait FrameBuffer {
     /// The frame as it is now.
     fn frame(&mut self) -> Frame<'_>;
@@ -103,6 +103,8 @@ pub trait FrameBuffer {
     /// Keeps the first `bytes` bytes of a longer frame, and removes the rest. `false` if that fails; nothing has
     /// changed then.
     fn truncate(&mut self, bytes: usize) -> bool;
+    /// Gives the frame this length, by bytes at its end. `false` if that fails; nothing has changed then.
+    fn resize(&mut self, bytes: usize) -> bool;
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-pub use limits::ApiLimits;
+pub use limits::{ApiLimits, ApiSynCookies};
 pub use quic::ApiQuic;
 pub use source_ports::ApiSourcePorts;
 

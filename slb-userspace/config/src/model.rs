@@ -159,6 +159,8 @@ pub struct Listener {
     pub new_connections: Option<u32>,
     /// Routing by QUIC connection ID, before the hash of the flow; `None` for off. UDP.
     pub quic: Option<QuicRouting>,
+    /// New connections per second above which SYN cookies answer; `None` for never. 100 to 5,000,000, in hundreds.
+    pub syn_cookies: Option<u32>,
 }
 
 /// What chooses the server of a new flow.

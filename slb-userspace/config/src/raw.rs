@@ -125,6 +125,7 @@ pub(super) struct RawListener {
     pub(super) bandwidth: Option<Value>,
     pub(super) new_connections: Option<Value>,
     pub(super) quic: Option<RawTable<RawQuic>>,
+    pub(super) syn_cookies: Option<Value>,
     pub(super) health_check: Option<RawTable<RawHealthCheck>>,
 }
 

@@ -14,7 +14,10 @@ mod shared;
 pub mod state;
 mod table_spec;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use slb_common::{
     abi::{
@@ -49,6 +52,11 @@ pub trait DataPlane {
     /// Counts answers dropped because their client's neighbour was not resolved.
     fn unresolved(&self) -> anyhow::Result<u64> {
         Ok(0)
+    }
+
+    /// Numbers of the token buckets of services whose SYNs are answered by SYN cookies.
+    fn flooded(&self) -> anyhow::Result<BTreeSet<u32>> {
+        Ok(BTreeSet::new())
     }
 
     /// Applies one operation.

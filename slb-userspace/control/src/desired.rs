@@ -291,6 +291,7 @@ fn service(balancer: &LoadBalancer, listener: &Listener, address: IpAddr, pool: 
         bandwidth: listener.bandwidth,
         new_connections: listener.new_connections.unwrap_or_default(),
         quic: listener.quic.as_ref().map(QuicRouting::format),
+        syn_cookies: listener.syn_cookies.unwrap_or_default(),
     }
 }
 
@@ -326,6 +327,9 @@ fn policies_of(listener: &Listener) -> PolicySet {
     } | match listener.new_connections {
         None => 0,
         Some(_) => policy::LIMIT_NEW_CONNECTIONS,
+    } | match listener.syn_cookies {
+        None => 0,
+        Some(_) => policy::SYN_COOKIES,
     } | if listener.toa { policy::TOA } else { 0 }
         | if listener.quic.is_some() { policy::QUIC } else { 0 };
     let policies = PolicySet::new(bits);
@@ -366,6 +370,7 @@ fn vip(balancer: &LoadBalancer, address: IpAddr, observations: ObservedInputs<'_
         bandwidth: None,
         new_connections: 0,
         quic: None,
+        syn_cookies: 0,
     })
 }
 

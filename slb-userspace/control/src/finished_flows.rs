@@ -229,7 +229,7 @@ impl<'a> FinishedFlows<'a> {
 pub(super) fn max_gc_interval(actual: &MapState) -> Duration {
     let of = |service: &Service| {
         let terminates = service.sees_replies() && service.protocol() == Some(IpProtocol::Tcp);
-        let idle = terminates.then_some(service.idle_timeout);
+        let idle = terminates.then_some(service.idle_timeout.into());
         let counted = service.policies().has(policy::LEAST_CONNECTIONS).then_some(CONNECTION_COUNT_SECONDS);
         [idle, counted].into_iter().flatten().min()
     };

@@ -194,9 +194,10 @@ fn services(
             hash_changed_at: BootSecs::word(hash_changed_at),
             persistence: seconds(desired_service.persistence) as u16,
             quic: desired_service.quic.map_or(0, CidFormat::number),
+            syn_cookies: (desired_service.syn_cookies / Service::SYN_COOKIES_UNIT) as u16,
             handle,
             lookup_table: desired_service.pool.map_or(TableId::NONE, |pool| tables[pool]).index(),
-            idle_timeout,
+            idle_timeout: idle_timeout as u16,
             access_list: access.map_or(AccessListId::EMPTY, |access| lists.id_of(&access.networks)).index(),
             bandwidth: desired_service.bandwidth.map_or(0, Bandwidth::kilobits),
             new_connections: desired_service.new_connections,
@@ -244,10 +245,11 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
         lookup_table: service.lookup_table,
         salt: salt(seed, &service.address, port, service.protocol),
         policy: service.policy,
-        idle: idle_units(service.idle_timeout),
+        idle: idle_units(service.idle_timeout.into()),
         persistence: service.persistence,
         quic: service.quic,
         access_list: service.access_list,
+        syn_cookies: u32::from(service.syn_cookies) * Service::SYN_COOKIES_UNIT,
         ..IndexEntry::default()
     }
 }

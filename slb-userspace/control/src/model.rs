@@ -150,6 +150,8 @@ pub struct DesiredService {
     pub new_connections: u32,
     /// Format of the connection IDs that decide before the hash; `None` without QUIC.
     pub quic: Option<CidFormat>,
+    /// New connections per second above which SYNs are answered by SYN cookies; 0 for never.
+    pub syn_cookies: u32,
 }
 
 /// The access list of a service.

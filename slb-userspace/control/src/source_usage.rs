@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use slb_common::abi::{Handle, ids::BackendId, protocol::IpProtocol, service::IndexEntry, source::Source};
+use slb_common::abi::{Handle, ids::BackendId, protocol::IpProtocol, service::IndexEntry};
 
 use crate::dataplane::state::{FlowRecord, MapState, to_ip};
 
@@ -52,7 +52,7 @@ pub(super) struct SourceCounter {
 impl SourceCounter {
     /// Counts a flow. `entry` is that of its service.
     pub(super) fn note(&mut self, flow: &FlowRecord, entry: Option<&IndexEntry>) {
-        if flow.source == Source::NONE {
+        if flow.source.is_none() {
             return;
         }
         self.slots.insert(flow.source.local());
@@ -138,6 +138,7 @@ mod tests {
         backend::Backend,
         ids::{ServiceTag, TableId},
         local_address::LocalAddress,
+        source::Source,
     };
 
     use super::*;

@@ -3,6 +3,7 @@
 
 mod api_commands;
 mod clients;
+mod floods;
 mod flush;
 mod gc_pass;
 mod outages;
@@ -26,6 +27,7 @@ use tokio::{
 use self::{
     api_commands::{PendingAnswer, PendingConfirmation},
     clients::ClientPaths,
+    floods::Floods,
     flush::FlushQueue,
     gc_pass::EndingMigrations,
     reconfiguration::Reconfiguration,
@@ -120,6 +122,8 @@ pub(super) struct EventLoop<E: Environment> {
     outages: OutageTracker,
     /// Servers that are draining.
     drains: DrainTracker,
+    /// Listeners in a flood of SYNs.
+    floods: Floods,
 }
 
 impl<E: Environment> EventLoop<E> {
@@ -257,6 +261,7 @@ impl<E: Environment> EventLoop<E> {
     async fn watch(&mut self) {
         self.last_run.send_replace(Instant::now());
         self.find_unresolved_clients();
+        self.follow_floods();
         let found = self.env.poll();
         if found.changed {
             self.update_exits(&[], &BTreeSet::new());

@@ -30,6 +30,7 @@ mod program_maps;
 mod quic_servers;
 pub mod resize;
 pub mod seeds;
+mod sequence_offsets;
 mod sources;
 mod syscall;
 pub mod toa;

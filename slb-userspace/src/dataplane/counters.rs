@@ -76,6 +76,9 @@ pub fn sum_drops(a: LimitDrops, b: &LimitDrops) -> LimitDrops {
         bandwidth_in: a.bandwidth_in + b.bandwidth_in,
         bandwidth_out: a.bandwidth_out + b.bandwidth_out,
         new_connections: a.new_connections + b.new_connections,
+        cookies_sent: a.cookies_sent + b.cookies_sent,
+        cookies_accepted: a.cookies_accepted + b.cookies_accepted,
+        cookies_refused: a.cookies_refused + b.cookies_refused,
     }
 }
 

@@ -147,7 +147,8 @@ impl<'a> ListenerParts<'a> {
         listener.addresses.push(to_ip(&service.address));
         listener.counters = add(listener.counters, api_counters(readings.counters.service(id)));
         if let Some(limits) = &mut listener.limits {
-            limits::add_drops(limits, readings.counters.limit_drops(id));
+            let is_flooded = readings.flooded.contains(&u32::from(service.token_buckets));
+            limits::add_drops(limits, readings.counters.limit_drops(id), is_flooded);
         }
         if is_tracked(service) {
             let by_service = &readings.current_flows.by_service;

@@ -3,6 +3,7 @@
 use slb_common::{
     abi::source::Source,
     datapath::{
+        cookie_segments::{self, HeaderNumbers, SegmentShape},
         frame_calls::FrameCalls,
         icmp_error::{self, IcmpMessage},
         icmp_nat::{self, Translation},
@@ -70,6 +71,11 @@ impl FrameBuffer for Buffer {
         self.bytes.truncate(self.start + bytes);
         true
     }
+
+    fn resize(&mut self, bytes: usize) -> bool {
+        self.bytes.resize(self.start + bytes, 0);
+        true
+    }
 }
 
 impl FrameCalls for Buffer {
@@ -128,6 +134,10 @@ impl FrameCalls for Buffer {
         icmp_nat::translate(&mut self.frame(), packet, embedded, address, translation).is_some()
     }
 
+    fn translate_embedded_sequence(&mut self, packet: &Packet, embedded: &Packet, offset: u32) -> bool {
+        icmp_nat::translate_sequence(&mut self.frame(), packet, embedded, offset).is_some()
+    }
+
     fn remove_priority_tags(&mut self) -> bool {
         ethernet::remove_priority_tags(self).is_some()
     }
@@ -150,5 +160,21 @@ impl FrameCalls for Buffer {
 
     fn rewrite_to_rst(&mut self, network: usize, back: bool) -> bool {
         reset::rewrite_to_rst(self, network, back).is_some()
+    }
+
+    fn rewrite_segment(&mut self, network: usize, numbers: HeaderNumbers, shape: SegmentShape) -> bool {
+        cookie_segments::rewrite(self, network, numbers, shape).is_some()
+    }
+
+    fn mark(&mut self, marks: u32, offset: u32) {
+        self.metadata.mark(marks, offset);
+    }
+
+    fn offset(&self) -> u32 {
+        self.metadata.offset
+    }
+
+    fn translate_number(&mut self, transport: usize, offset: u32, is_to_server: bool) -> bool {
+        cookie_segments::translate(&mut self.frame(), transport, offset, is_to_server).is_some()
     }
 }

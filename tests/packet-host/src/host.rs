@@ -36,7 +36,7 @@ use slb_common::{
 };
 use slb_control::dataplane::state::{MAX_TABLES, Operation, PutBackend};
 
-use crate::{access_lists::AccessLists, buffer::Buffer};
+use crate::{access_lists::AccessLists, buffer::Buffer, cookies::SequenceOffsets};
 
 /// Packets by action number and reason number.
 pub type Totals = BTreeMap<(u8, u32), u64>;
@@ -91,7 +91,10 @@ pub struct Host {
     evicted_migrating: Cell<u64>,
     limits: [Cell<RateLimiter>; GeneratedPacket::COUNT],
     service_counters: RefCell<BTreeMap<u32, Counters>>,
-    limit_drops: RefCell<BTreeMap<u32, LimitDrops>>,
+    pub(crate) limit_drops: RefCell<BTreeMap<u32, LimitDrops>>,
+    /// When each SYN cookie was made, in nanoseconds.
+    pub(crate) cookies: RefCell<HashMap<u32, u64>>,
+    pub(crate) sequence_offsets: SequenceOffsets,
     backend_counters: RefCell<BTreeMap<u32, Counters>>,
 }
 
@@ -134,6 +137,8 @@ impl Host {
             limits: Default::default(),
             service_counters: RefCell::default(),
             limit_drops: RefCell::default(),
+            cookies: RefCell::default(),
+            sequence_offsets: RefCell::default(),
             backend_counters: RefCell::default(),
         }
     }
@@ -162,6 +167,8 @@ impl Host {
         self.totals.borrow_mut().clear();
         self.service_counters.borrow_mut().clear();
         self.limit_drops.borrow_mut().clear();
+        self.cookies.borrow_mut().clear();
+        self.sequence_offsets.borrow_mut().clear();
         self.backend_counters.borrow_mut().clear();
     }
 
@@ -278,6 +285,11 @@ impl Host {
         let source = own.find_map(|entry| Some(entry.source()).filter(|source| source.is_allocated()))?;
         let locals = &self.index.as_ref()?.locals;
         Some((locals.slots[usize::from(source.local())].address, source.port()))
+    }
+
+    /// Forgets all sequence offsets.
+    pub fn forget_offsets(&self) {
+        self.sequence_offsets.borrow_mut().clear();
     }
 
     /// Sets the connection count of a server.

@@ -2,6 +2,7 @@
 
 mod access_lists;
 mod buffer;
+mod cookies;
 pub mod fuzz;
 pub mod host;
 pub mod locals;

@@ -17,6 +17,7 @@ use slb_common::abi::{
     fragment::{FragmentKey, FragmentRecord},
     ids::{AccessListId, BackendId, ServiceId},
     stats::{self, Counters, LimitDrops},
+    syn_cookie::{OffsetKey, SequenceOffset},
 };
 use slb_control::{
     dataplane::{
@@ -104,6 +105,7 @@ pub struct Kernel {
     flows: Array<MapData, FlowWords>,
     resizing: Array<MapData, u64>,
     fragments: HashMap<MapData, [u8; size_of::<FragmentKey>()], [u8; size_of::<FragmentRecord>()]>,
+    sequence_offsets: HashMap<MapData, [u8; size_of::<OffsetKey>()], [u8; size_of::<SequenceOffset>()]>,
     totals: PerCpuArray<MapData, stats::Totals>,
     /// The state that the maps hold.
     held: MapState,
@@ -125,6 +127,8 @@ impl Kernel {
         let mut program = loader::load(&pins.0, sizes)?;
         let fragments = MapData::from_id(program.map_id("FRAGMENTS")?)?;
         let fragments = Map::from_map_data(fragments)?.try_into()?;
+        let sequence_offsets =
+            Map::from_map_data(MapData::from_pin(pins.0.map("SEQUENCE_OFFSETS"))?)?.try_into()?;
         let maps = Maps::open(&pins.0)?;
         let mut interfaces = InterfaceTable::open(&pins.0)?;
         interfaces.put(&world::interfaces())?;
@@ -132,7 +136,19 @@ impl Kernel {
         let resizing = Map::from_map_data(MapData::from_pin(pins.0.map("RESIZING"))?)?.try_into()?;
         let totals = Map::from_map_data(MapData::from_pin(pins.0.map("TOTALS"))?)?.try_into()?;
         let (held, before) = (MapState::default(), Totals::new());
-        Ok(Self { program, maps, interfaces, flows, resizing, fragments, totals, held, before, pins })
+        Ok(Self {
+            program,
+            maps,
+            interfaces,
+            flows,
+            resizing,
+            fragments,
+            sequence_offsets,
+            totals,
+            held,
+            before,
+            pins,
+        })
     }
 
     /// Facts about each program, from the kernel.
@@ -179,6 +195,15 @@ impl Kernel {
         }
         let keys: Vec<_> = self.fragments.keys().collect::<Result<_, _>>()?;
         keys.iter().try_for_each(|key| Ok(self.fragments.remove(key)?))
+    }
+
+    /// Forgets the sequence offsets of all flows.
+    ///
+    /// # Errors
+    /// The map cannot be read or written.
+    pub fn forget_sequence_offsets(&mut self) -> Result<()> {
+        let keys: Vec<_> = self.sequence_offsets.keys().collect::<Result<_, _>>()?;
+        keys.iter().try_for_each(|key| Ok(self.sequence_offsets.remove(key)?))
     }
 
     /// Applies one operation beside the state that [`Self::become_state`] has set.

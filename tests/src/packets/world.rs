@@ -55,9 +55,9 @@ pub const OWN_MACS: [[u8; 6]; 5] =
     [OWN_MAC, SERVER_SIDE_MAC, OTHER_OWN_MAC, [2, 0, 0, 0, 0, 0x04], [2, 0, 0, 0, 0, 0x05]];
 
 /// Idle timeout in seconds; longer than any case lasts.
-pub const IDLE_SECONDS: u32 = 1_000;
+pub const IDLE_SECONDS: u16 = 1_000;
 /// Idle timeout in jiffies.
-pub const IDLE: u32 = IDLE_SECONDS * HZ;
+pub const IDLE: u32 = IDLE_SECONDS as u32 * HZ;
 /// Jiffies per second, as configured in the packet path.
 pub const HZ: u32 = 250;
 /// Seed of the server tables.

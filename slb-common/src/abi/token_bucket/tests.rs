@@ -170,3 +170,25 @@ fn processors_that_find_a_full_bucket_at_once_are_all_charged() {
         assert!((201..=204).contains(&taken), "{taken}: each processor may owe one connection");
     }
 }
+
+#[test]
+fn flood_begins_over_the_limit_and_ends_ten_seconds_later() {
+    const BEGIN: u64 = 5_000_000_000_000;
+    const RATE: u32 = 100;
+    let buckets = TokenBuckets::default();
+    assert!(!buckets.flood().is_active(BEGIN) && !buckets.flood().may_be_answered(BEGIN));
+    // A bucket holds 200 ms, and one more.
+    let at_once = (0..1000).take_while(|_| !buckets.is_flood(RATE, BEGIN)).count();
+    assert_eq!(at_once, 21);
+    let flood = buckets.flood();
+    let (end, grace) = (BEGIN + SynFlood::HOLD, BEGIN + SynFlood::HOLD + SynFlood::GRACE);
+    assert!(flood.is_active(end) && !flood.is_active(end + 1));
+    assert!(flood.may_be_answered(grace) && !flood.may_be_answered(grace + 1));
+    // Below the limit it goes on to its end, above it is renewed.
+    assert!(buckets.is_flood(RATE, end - 1));
+    assert!(!buckets.is_flood(RATE, end + 1));
+    while !buckets.is_flood(RATE, end + 2) {}
+    assert!(flood.is_active(end + 2 + SynFlood::HOLD));
+    // Another processor's clock may be behind.
+    assert!(flood.is_active(end) && SynFlood::is_active_at(end + 2, end));
+}

@@ -8,7 +8,7 @@ use crate::abi::{
     Handle,
     flow::{Client, Flow, SequenceWord},
     shared_word::SharedWord,
-    source::{FLOWS_PER_BUCKET, Source, SourceBucket, SourceKey},
+    source::{FLOWS_PER_BUCKET, SourceBucket, SourceKey},
 };
 
 /// The source table in memory that the packet path shares, of a flow table of the matching size.
@@ -154,7 +154,7 @@ impl Tables<'_, '_> {
                 let server = (self.server)(flow.backend, flow.port);
                 let key = server
                     .map(|server| SourceKey::new(server, flow.source, client.parts().2, self.flows.seed));
-                flow.source == Source::NONE || key.is_none_or(|key| key.word(slot) != word)
+                flow.source.is_none() || key.is_none_or(|key| key.word(slot) != word)
             }
         }
     }
@@ -164,7 +164,7 @@ impl Tables<'_, '_> {
         let entry = self.flows.at(slot);
         let is_locked = entry.lock_as_daemon(sequence_word);
         if is_locked {
-            let flow = Flow { source: Source::NONE, ..flow };
+            let flow = Flow { source: flow.source.mark(), ..flow };
             let (last_seen, state) = (sequence_word.last_seen(), sequence_word.state());
             entry.publish(sequence_word, client, &flow, last_seen, state, sequence_word.units());
         }

@@ -38,6 +38,11 @@ impl FrameBuffer for Buffer {
         true
     }
 
+    fn resize(&mut self, bytes: usize) -> bool {
+        self.bytes.resize(self.start + bytes, 0);
+        true
+    }
+
     fn truncate(&mut self, bytes: usize) -> bool {
         self.bytes.truncate(self.start + bytes);
         true

@@ -2,7 +2,7 @@
 
 use super::Selection;
 use crate::{
-    abi::stats::Reason,
+    abi::{programs::TailCalled, stats::Reason},
     datapath::{maps::Maps, refusal::Refusal},
 };
 
@@ -25,6 +25,9 @@ impl PackedDisposition {
     pub(in crate::datapath) const RESELECT_LIVE: Self = Self(Self::RESELECT.0 | 1);
     /// The packet belongs to another connection than the entry.
     pub(in crate::datapath) const OTHER_CONNECTION: Self = Self(1 << 60);
+
+    /// Another program translates the packet's numbers first.
+    pub(in crate::datapath) const TRANSLATE: Self = Self(1 << 59);
 
     #[inline(always)]
     pub(super) const fn forward(backend: u32, is_finished: bool, is_opening: bool) -> Self {
@@ -64,6 +67,9 @@ impl PackedDisposition {
         if self == Self::RST_DUE {
             return Err(Refusal::RST_DUE);
         }
+        if self == Self::TRANSLATE {
+            return Err(Refusal::Next(TailCalled::SynCookie));
+        }
         if self.0 & Self::REFUSED != 0 {
             return Err(Refusal::drop(Reason::NoNextHop));
         }
@@ -91,6 +97,7 @@ mod tests {
             PackedDisposition::RESELECT,
             PackedDisposition::RESELECT_LIVE,
             PackedDisposition::OTHER_CONNECTION,
+            PackedDisposition::TRANSLATE,
             PackedDisposition::refusal(&Refusal::RST_DUE),
             PackedDisposition::refusal(&Refusal::drop(Reason::NoNextHop)),
         ];

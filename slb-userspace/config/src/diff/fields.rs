@@ -103,6 +103,7 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         bandwidth,
         new_connections,
         quic,
+        syn_cookies,
     } = listener;
     // It applies to TCP only. The idle timeout of UDP is constant.
     let established_timeout = (*protocol == Protocol::Tcp).then_some(idle_timeout);
@@ -126,6 +127,7 @@ pub(super) fn listener(listener: &Listener) -> Fields {
         ("new_connections", or_absent(*new_connections, number)),
         ("quic.server_id_length", or_absent(quic.as_ref(), |quic| number(quic.server_id_length))),
         ("quic.config_rotation", or_absent(quic.as_ref(), |quic| number(quic.config_rotation))),
+        ("syn_cookies", or_absent(*syn_cookies, number)),
         ("established_timeout", or_absent(established_timeout, duration)),
     ];
     fields.extend(target_fields::target(target));

@@ -1,4 +1,4 @@
-//! Limits of a listener: bandwidth and new connections.
+//! Limits of a listener: bandwidth, new connections, and new connections without SYN cookies.
 
 use std::ops::RangeInclusive;
 
@@ -11,12 +11,16 @@ use crate::{
 };
 
 const NEW_CONNECTIONS: RangeInclusive<u32> = 0..=10_000_000;
+const SYN_COOKIES: RangeInclusive<u32> = 0..=5_000_000;
+/// `syn_cookies` is rounded up to a multiple of it.
+const SYN_COOKIES_UNIT: u32 = 100;
 
-/// Bandwidth and new connections per second.
+/// Bandwidth, new connections per second, and those without SYN cookies.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) bandwidth: Option<Bandwidth>,
     pub(super) new_connections: Option<u32>,
+    pub(super) syn_cookies: Option<u32>,
 }
 
 /// Checks the limits. Without a setting, or with 0, there is no limit.
@@ -44,7 +48,37 @@ pub(super) fn build(
             .help("remove it, or use mode `nat` or `full-nat`; `bandwidth` limits UDP in every mode"),
         );
     }
-    Some(Limits { bandwidth: bandwidth?, new_connections: new_connections.map(|n| (n != 0).then_some(n))? })
+    let syn_cookies = syn_cookies(checker, raw.syn_cookies.as_ref(), protocol, mode);
+    Some(Limits {
+        bandwidth: bandwidth?,
+        new_connections: new_connections.map(|n| (n != 0).then_some(n))?,
+        syn_cookies: syn_cookies?,
+    })
+}
+
+/// Checks the rate above which SYNs are answered by SYN cookies. 0 is never, which is `Some(None)`.
+fn syn_cookies(
+    checker: &mut Checker,
+    value: Option<&Value>,
+    protocol: Option<Protocol>,
+    mode: Option<Mode>,
+) -> Option<Option<u32>> {
+    let Some(value) = value else { return Some(None) };
+    let rate = checker.integer("syn_cookies", value, SYN_COOKIES)?;
+    if rate == 0 {
+        return Some(None);
+    }
+    let why = match (protocol, mode) {
+        (Some(Protocol::Udp), _) => "for TCP listeners: UDP has no handshake".to_owned(),
+        (_, Some(mode)) if !mode.sees_replies() => {
+            format!("in mode `{}` servers answer clients themselves", mode.name())
+        }
+        _ => return Some(Some(rate.next_multiple_of(SYN_COOKIES_UNIT))),
+    };
+    checker.refuse(
+        Diagnostic::error(value.span(), "`syn_cookies` has no meaning here", why)
+            .help("remove it, or use it for a TCP listener of mode `nat` or `full-nat`"),
+    )
 }
 
 /// Checks a bandwidth: an integer with a unit, such as "100Mbit". 0 is no limit, which is `Some(None)`.

@@ -105,6 +105,7 @@ pub(super) fn build(
         bandwidth: limits.bandwidth,
         new_connections: limits.new_connections,
         quic: quic?,
+        syn_cookies: limits.syn_cookies,
     })
 }
 

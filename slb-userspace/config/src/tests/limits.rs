@@ -106,3 +106,35 @@ fn new_connections_of_udp_need_a_mode_that_sees_replies() {
     }
     accepted(&dns("new_connections = 5"));
 }
+
+#[test]
+fn syn_cookies_are_off_by_default_and_come_in_hundreds() {
+    for (settings, expected) in [
+        ("", None),
+        ("syn_cookies = 0", None),
+        ("syn_cookies = 1", Some(100)),
+        ("syn_cookies = 10000", Some(10_000)),
+        ("syn_cookies = 10001", Some(10_100)),
+        ("syn_cookies = 5000000", Some(5_000_000)),
+        ("mode = \"full-nat\"\nsyn_cookies = 200", Some(200)),
+    ] {
+        let text = web(settings)
+            .replace("interfaces = [\"eth0\"]", "interfaces = [\"eth0\"]\nlocal_addresses = [\"10.0.0.9\"]");
+        assert_eq!(accepted(&text).load_balancers[0].listeners[1].syn_cookies, expected, "{settings}");
+    }
+}
+
+#[test]
+fn syn_cookies_need_tcp_and_a_mode_that_sees_replies() {
+    let text = web("syn_cookies = 5000001");
+    assert_single(&errors(&text), "22:15", &["`syn_cookies` is out of range", "0 to 5000000"], &text);
+    let text = BASE.replace(DNS_TARGET, &format!("{DNS_TARGET}\nsyn_cookies = 100"));
+    let words = ["`syn_cookies` has no meaning here", "UDP has no handshake", "TCP listener of mode `nat`"];
+    assert_single(&errors(&text), "16:15", &words, &text);
+    accepted(&BASE.replace(DNS_TARGET, &format!("{DNS_TARGET}\nsyn_cookies = 0")));
+    let dsr = web("mode = \"dsr\"\nsyn_cookies = 100");
+    let problems = errors(&dsr);
+    let words = ["`syn_cookies` has no meaning here", "in mode `dsr` servers answer clients themselves"];
+    let shown = format!("{problems:?}");
+    assert!(words.iter().all(|word| shown.contains(word)), "{shown}");
+}

@@ -1,6 +1,11 @@
 //! A data plane that a test and the code under test share.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::Arc,
+};
 
 use anyhow::Result;
 use slb_common::datapath::flow_gc::{FlushResult, GcPass};
@@ -38,6 +43,10 @@ impl<P: DataPlane> DataPlane for Rc<RefCell<P>> {
 
     fn unresolved(&self) -> Result<u64> {
         self.borrow().unresolved()
+    }
+
+    fn flooded(&self) -> Result<BTreeSet<u32>> {
+        self.borrow().flooded()
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {

@@ -57,6 +57,13 @@ pub struct MapState {
     pub interfaces: BTreeSet<u32>,
 }
 
+impl MapState {
+    /// Whether a listener answers floods of SYNs by SYN cookies.
+    pub fn has_syn_cookies(&self) -> bool {
+        self.services.values().any(|service| service.policies().has(policy::SYN_COOKIES))
+    }
+}
+
 /// Settings in the control map.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ControlSettings {

@@ -62,6 +62,6 @@ pub(super) fn migrated_tables(
 pub(crate) fn idle_time(state: &MapState, table: TableId) -> Duration {
     const SLACK: u64 = 10;
     let services = state.services.values().filter(|service| service.table() == table);
-    let idle = services.map(|service| service.idle_timeout).max().unwrap_or(0);
+    let idle = services.map(|service| u32::from(service.idle_timeout)).max().unwrap_or(0);
     Duration::from_secs(u64::from(idle) + SLACK)
 }

@@ -14,7 +14,8 @@ pub(super) fn assign(services: &mut BTreeMap<ServiceId, Service>) {
     for (id, service) in services {
         let listener = (service.load_balancer, service.listener);
         let number = *numbers.entry(listener).or_insert(id.index());
-        if service.policies().has(policy::LIMIT_BANDWIDTH | policy::LIMIT_NEW_CONNECTIONS) {
+        let limits = policy::LIMIT_BANDWIDTH | policy::LIMIT_NEW_CONNECTIONS | policy::SYN_COOKIES;
+        if service.policies().has(limits) {
             service.token_buckets = number as u16;
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use slb_common::abi::ids::TableId;
+use slb_common::abi::{ids::TableId, service::policy, unpad_name};
 
 use super::Reconciler;
 use crate::{
@@ -207,5 +207,18 @@ impl<D: DataPlane> Reconciler<D> {
     /// Answers dropped because the neighbour of their client was not resolved; 0 if the counter cannot be read.
     pub fn unresolved(&self) -> u64 {
         self.plane.unresolved().unwrap_or(0)
+    }
+
+    /// Load balancers and listeners whose SYNs are answered by SYN cookies; none if that cannot be read.
+    pub fn flooded(&self) -> BTreeSet<(String, String)> {
+        let Some(actual) = self.actual.as_ref().filter(|actual| actual.has_syn_cookies()) else {
+            return BTreeSet::new();
+        };
+        let buckets = self.plane.flooded().unwrap_or_default();
+        let services = actual.services.values().filter(|service| {
+            service.policies().has(policy::SYN_COOKIES) && buckets.contains(&u32::from(service.token_buckets))
+        });
+        let name = |padded| unpad_name(padded).unwrap_or_default().to_owned();
+        services.map(|service| (name(&service.load_balancer), name(&service.listener))).collect()
     }
 }

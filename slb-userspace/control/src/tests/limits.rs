@@ -94,3 +94,26 @@ fn removed_limit_leaves_nothing_in_the_maps() {
     let mut world = begun(&limited(Some(100), Some(1000)));
     assert_eq!(world.reconcile(&unlimited).unwrap().services, expected);
 }
+
+#[test]
+fn rate_above_which_cookies_answer_reaches_the_packet_path() {
+    let with = |rate| {
+        let mut config = limited(None, None);
+        config.load_balancers[0].listeners[0].syn_cookies = rate;
+        config
+    };
+    let mut world = begun(&with(Some(10_000)));
+    let state = world.reconciler.actual().unwrap();
+    assert!(state.has_syn_cookies());
+    let services = services(state, 80);
+    let first = services[0].0.index();
+    for (id, service) in services {
+        assert_eq!((service.syn_cookies, service.token_buckets), (100, first as u16));
+        let entry = state.index.entries[&id];
+        assert_eq!((entry.syn_cookies, entry.policy & policy::SYN_COOKIES), (10_000, policy::SYN_COOKIES));
+        assert_eq!(service.policies(), entry.policies());
+    }
+    let without = world.reconcile(&with(None)).unwrap();
+    assert!(!without.has_syn_cookies());
+    assert!(without.index.entries.values().all(|entry| entry.syn_cookies == 0));
+}

@@ -1,6 +1,6 @@
 //! The line of a listener's limits.
 
-use slb_api::types::{ApiLimits, ApiListener};
+use slb_api::types::{ApiLimits, ApiListener, ApiSynCookies};
 use slb_config::model::Bandwidth;
 
 /// The limits of a listener, and what they have dropped.
@@ -12,6 +12,7 @@ pub(super) fn limits(listener: &ApiListener) -> String {
         dropped_from_clients,
         dropped_to_clients,
         dropped_new_connections,
+        syn_cookies,
     } = *limits;
     let bandwidth = bandwidth.map(|bits| {
         let bandwidth = Bandwidth::of_kilobits(u32::try_from(bits / 1000).unwrap_or(u32::MAX));
@@ -22,7 +23,14 @@ pub(super) fn limits(listener: &ApiListener) -> String {
     });
     let new_connections = new_connections
         .map(|number| format!("{number} new connections per second (dropped {dropped_new_connections})"));
-    let limits: Vec<_> = bandwidth.into_iter().chain(new_connections).collect();
+    let syn_cookies = syn_cookies.map(|cookies| {
+        let ApiSynCookies { above, is_flooded, sent, accepted, refused } = cookies;
+        let flood = if is_flooded { "flood, " } else { "" };
+        format!(
+            "SYN cookies above {above} new connections per second ({flood}sent {sent}, accepted {accepted}, refused {refused})"
+        )
+    });
+    let limits: Vec<_> = bandwidth.into_iter().chain(new_connections).chain(syn_cookies).collect();
     format!("limits: {}\n", limits.join("; "))
 }
 
@@ -49,6 +57,16 @@ mod tests {
             line(&format!(r#"{{"bandwidth": null, "new_connections": 1, {dropped}}}"#)),
             "limits: 1 new connections per second (dropped 5)\n"
         );
+        let cookies = r#"{"above": 500, "is_flooded": true, "sent": 6, "accepted": 7, "refused": 8}"#;
+        let limits =
+            format!(r#"{{"bandwidth": null, "new_connections": null, "syn_cookies": {cookies}, {dropped}}}"#);
+        let shown = |flood| {
+            format!(
+                "limits: SYN cookies above 500 new connections per second ({flood}sent 6, accepted 7, refused 8)\n"
+            )
+        };
+        assert_eq!(line(&limits), shown("flood, "));
+        assert_eq!(line(&limits.replace("true", "false")), shown(""));
         assert_eq!(line("null"), "");
     }
 }

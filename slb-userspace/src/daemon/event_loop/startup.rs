@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     EventLoop,
     clients::ClientPaths,
+    floods::Floods,
     flush::FlushQueue,
     reconfiguration::{FIRST_WAIT, REVIEW_INTERVAL, at_most, named},
 };
@@ -107,6 +108,7 @@ impl<E: Environment> EventLoop<E> {
             last_run: watch::Sender::new(now),
             outages: OutageTracker::default(),
             drains: DrainTracker::default(),
+            floods: Floods::default(),
         })
     }
 

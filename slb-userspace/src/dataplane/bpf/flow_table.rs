@@ -16,7 +16,15 @@ use slb_common::{
     datapath::flow_gc::{Clock, FlowGc, FlowTable, FlushResult, GcAction, GcEntry, GcPass},
 };
 
-use super::{flows, inner_maps::read_inner, mapped_array::MappedArray, pinned_map, pins::Pins, syscall};
+use super::{
+    flows,
+    inner_maps::read_inner,
+    mapped_array::MappedArray,
+    pinned_map,
+    pins::Pins,
+    sequence_offsets::{CookieFlows, SequenceOffsets},
+    syscall,
+};
 use slb_control::dataplane::{
     FlowTableAccess, FlushPredicate, GcVisitor, NewPath,
     rehome::{self, RehomeMap},
@@ -34,6 +42,7 @@ pub struct PinnedFlowTable {
     lookup_tables: MapData,
     backends: MapData,
     flow_gc: FlowGc,
+    sequence_offsets: SequenceOffsets,
 }
 
 impl PinnedFlowTable {
@@ -48,6 +57,7 @@ impl PinnedFlowTable {
             lookup_tables: MapData::from_pin(pins.map("LOOKUP_TABLES"))?,
             backends: MapData::from_pin(pins.map("BACKENDS"))?,
             flow_gc: FlowGc::default(),
+            sequence_offsets: SequenceOffsets::open(pins)?,
         })
     }
 
@@ -100,6 +110,7 @@ impl FlowTableAccess for PinnedFlowTable {
         let is_terminating = |server: Handle| is_terminating(&self.backends, server);
         self.flow_gc.begin(&table, clock, state_read.count());
         let mut gc_pass = GcPass::default();
+        let mut cookie_flows = CookieFlows::default();
         for first in (0..slots).step_by(SLOTS_PER_TICK as usize) {
             if first != 0 {
                 between_ticks();
@@ -107,8 +118,17 @@ impl FlowTableAccess for PinnedFlowTable {
                 clock = flows::clock(hz).unwrap_or(clock);
             }
             let part = first..first.saturating_add(SLOTS_PER_TICK);
-            let mut visit = |seen: &GcEntry<'_>| visit(FlowRecord::new(seen, clock), &is_terminating);
+            let mut visit = |seen: &GcEntry<'_>| {
+                cookie_flows.see(seen);
+                visit(FlowRecord::new(seen, clock), &is_terminating)
+            };
             gc_pass.add(self.flow_gc.scan(&table, part, clock, &mut visit));
+        }
+        if gc_pass.unread == 0 {
+            // The pass has succeeded all the same. The next one erases them.
+            if let Err(error) = self.sequence_offsets.erase_ended(&cookie_flows) {
+                tracing::warn!("sequence offsets of ended flows stay: {error:#}");
+            }
         }
         Ok(gc_pass)
     }

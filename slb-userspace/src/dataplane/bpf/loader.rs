@@ -4,10 +4,13 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use aya::EbpfLoader;
-use slb_common::{abi::programs::TailCalled, datapath::flow_gc::buckets_of};
+use slb_common::{
+    abi::{programs::TailCalled, syn_cookie},
+    datapath::flow_gc::buckets_of,
+};
 
 use super::{
-    map_shapes::{FLOWS, MAP_SHAPES, MapShape, SOURCES},
+    map_shapes::{FLOWS, MAP_SHAPES, MapShape, SEQUENCE_OFFSETS, SOURCES},
     pins::Pins,
     quic_servers, sources,
     xdp::{self, Program},
@@ -58,6 +61,9 @@ pub fn load(pins: &Pins, sizes: MapSizes) -> Result<Program> {
             let buckets = buckets_of(flow_mask + 1);
             sources::unpin_other_size(pins, buckets)?;
             wanted = Some(buckets);
+        }
+        if shape.name == SEQUENCE_OFFSETS {
+            wanted = Some(syn_cookie::offsets(flow_mask + 1));
         }
         let entries = entries(pins, shape, wanted)?;
         if let Some(entries) = entries {

@@ -15,6 +15,7 @@ use slb_common::abi::{
     service::{Service, ServiceIndex},
     source::SourceBucket,
     stats::{Counters, LimitDrops, Totals},
+    syn_cookie::{OffsetKey, SequenceOffset},
     token_bucket::TokenBuckets,
 };
 
@@ -57,6 +58,8 @@ pub(super) const fn of_maps(name: &'static str, inner: usize, entries: u32) -> M
 pub(super) const FLOWS: &str = "FLOWS";
 /// Name of the source table.
 pub(super) const SOURCES: &str = "SOURCES";
+/// Name of the map of sequence offsets.
+pub(super) const SEQUENCE_OFFSETS: &str = "SEQUENCE_OFFSETS";
 /// Name of the map that says whether a resize of the flow table is in its last steps.
 pub(super) const RESIZING: &str = "RESIZING";
 
@@ -66,7 +69,7 @@ pub(super) const INTERFACE_TABLE: &str = "INTERFACE_TABLE";
 pub(super) const OWN_MACS: &str = "OWN_MACS";
 
 /// All pinned maps of the daemon, except the program arrays.
-pub(super) const MAP_SHAPES: [MapShape; 21] = [
+pub(super) const MAP_SHAPES: [MapShape; 22] = [
     shape("CONTROL", MapType::Array, 4, size_of::<Control>(), 1),
     of_maps("SERVICE_INDEX", size_of::<ServiceIndex>(), 1),
     shape("SERVICES", MapType::Array, 4, size_of::<Service>(), MAX_SERVICES),
@@ -79,6 +82,14 @@ pub(super) const MAP_SHAPES: [MapShape; 21] = [
     sized(FLOWS, MapType::Array, size_of::<FlowWords>()),
     // After the flow table, whose size decides on its own.
     sized(SOURCES, MapType::Array, size_of::<SourceBucket>()),
+    MapShape {
+        name: SEQUENCE_OFFSETS,
+        kind: MapType::Hash,
+        key: size_of::<OffsetKey>(),
+        value: size_of::<SequenceOffset>(),
+        entries: None,
+        inner: 0,
+    },
     shape("ROUND_ROBIN", MapType::Array, 4, size_of::<u64>(), MAX_SERVICES),
     shape("TOKEN_BUCKETS", MapType::Array, 4, size_of::<TokenBuckets>(), MAX_SERVICES),
     sized("CONNECTIONS", MapType::Array, size_of::<u64>()),

@@ -1,7 +1,7 @@
 //! The pinned maps with their types, and the operations on them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
@@ -18,7 +18,7 @@ use slb_common::{
         service::{Service, ServiceIndex},
         stats::{Action, Counters, LimitDrops, Reason, Totals},
         time::Jiffies,
-        token_bucket::TokenBuckets,
+        token_bucket::{SynFlood, TokenBuckets},
     },
     datapath::flow_gc::FlowTable,
 };
@@ -36,6 +36,7 @@ use super::{
     quic_servers::QuicServers,
     seeds, syscall,
 };
+use crate::clock;
 use crate::dataplane::counters::{CounterSnapshot, sum, sum_drops};
 use slb_control::{
     dataplane::{
@@ -376,6 +377,18 @@ impl DataPlane for Maps {
     fn unresolved(&self) -> Result<u64> {
         let dropped = |totals: &Totals| totals.packets[Action::Drop as usize][Reason::NoClientHop as usize];
         Ok(self.totals.get(&0, 0)?.iter().map(dropped).sum())
+    }
+
+    fn flooded(&self) -> Result<BTreeSet<u32>> {
+        let now = u64::try_from(clock::monotonic()?.as_nanos()).unwrap_or(u64::MAX);
+        let mut flooded = BTreeSet::new();
+        syscall::for_each(self.token_buckets.fd().as_fd(), |number, buckets: [u64; TokenBuckets::WORDS]| {
+            if SynFlood::is_active_at(buckets[SynFlood::WORD], now) {
+                flooded.insert(number);
+            }
+        })
+        .context("cannot read the token buckets")?;
+        Ok(flooded)
     }
 
     fn apply(&mut self, operation: &Operation) -> Result<()> {

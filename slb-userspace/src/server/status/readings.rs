@@ -1,6 +1,6 @@
 //! What the status document needs from the maps besides the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ use crate::dataplane::{
     counters::CounterSnapshot,
 };
 use slb_common::abi::ids::TableId;
-use slb_control::dataplane::{digest::SlotSummary, state::MapState};
+use slb_control::dataplane::{DataPlane as _, digest::SlotSummary, state::MapState};
 
 /// Readings of the maps.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Readings {
     pub tables: BTreeMap<TableId, SlotSummary>,
     /// Flags of interfaces, by index.
     pub roles: BTreeMap<u32, u16>,
+    /// Numbers of the token buckets of services whose SYNs are answered by SYN cookies.
+    pub flooded: BTreeSet<u32>,
 }
 
 impl Readings {
@@ -40,6 +42,7 @@ impl Readings {
             current_flows: maps.current_flows(state.index.hz.max(1))?,
             tables: tables.collect::<Result<_>>()?,
             roles: state.interfaces.iter().filter_map(flags).collect(),
+            flooded: if state.has_syn_cookies() { maps.flooded()? } else { BTreeSet::new() },
         })
     }
 }

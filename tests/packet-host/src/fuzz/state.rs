@@ -209,7 +209,7 @@ fn service(world: &World, listener: &Listener) -> Service {
         },
         // A table that does not exist.
         lookup_table: listener.table.map_or(99, table_id),
-        idle_timeout: listener.idle,
+        idle_timeout: listener.idle as u16,
         policy: policies,
         quic: listener.quic.map_or(0, |quic| CidFormat::new(quic.length, quic.rotation).number()),
         access_list: list.map_or(AccessListId::EMPTY.index(), list_id),

@@ -19,7 +19,7 @@ use crate::packets::{
 const NOT_OURS: Expect = Expect::Pass(Reason::NotOurs);
 const NO_SOURCE: Expect = Expect::Drop(Reason::NoSourcePort);
 /// All ports.
-pub(super) const PORTS: (u16, u16) = (1024, u16::MAX);
+pub(in crate::packets) const PORTS: (u16, u16) = (1024, u16::MAX);
 
 pub(super) fn cases() -> Vec<Scenario> {
     let mut cases = Vec::new();
@@ -50,14 +50,14 @@ pub(super) fn cases() -> Vec<Scenario> {
 }
 
 /// The standard world with a listener in mode `full-nat`, and one local address of each family.
-pub(super) fn world(ends: Ends, ports: (u16, u16)) -> PacketWorld {
+pub(in crate::packets) fn world(ends: Ends, ports: (u16, u16)) -> PacketWorld {
     PacketWorld::standard()
         .with(ends.listener, |service| service.mode = mode::FULL_NAT)
         .locals(&[LOCAL4, LOCAL6], ports)
 }
 
 /// The local address of the client's family, with a port.
-pub(super) fn local(ends: Ends, port: u16) -> SocketAddr {
+pub(in crate::packets) fn local(ends: Ends, port: u16) -> SocketAddr {
     SocketAddr::new(if ends.client.is_ipv4() { LOCAL4 } else { LOCAL6 }, port)
 }
 

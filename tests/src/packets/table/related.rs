@@ -23,25 +23,25 @@ const UNMATCHED: Expect = Expect::Drop(Reason::Unmatched);
 const NOT_READY: Expect = Expect::Drop(Reason::NotReady);
 const FORGED: Expect = Expect::Drop(Reason::ForgedIcmp);
 /// Bytes of the embedded transport header that RFC 792 requires.
-pub(super) const SHORT: usize = 8;
-pub(super) const ALL: usize = usize::MAX;
+pub(in crate::packets) const SHORT: usize = 8;
+pub(in crate::packets) const ALL: usize = usize::MAX;
 
 /// A listener of mode `nat`, its server and a client, for one family and protocol.
 #[derive(Clone, Copy)]
-pub(super) struct Ends {
-    pub(super) client: SocketAddr,
-    pub(super) listener: PacketListener,
-    pub(super) server: PacketServer,
+pub(in crate::packets) struct Ends {
+    pub(in crate::packets) client: SocketAddr,
+    pub(in crate::packets) listener: PacketListener,
+    pub(in crate::packets) server: PacketServer,
 }
 
-pub(super) const TCP4: Ends = Ends { client: CLIENT4, listener: HTTP4, server: WEB4 };
-pub(super) const TCP6: Ends = Ends { client: CLIENT6, listener: HTTP6, server: WEB6 };
+pub(in crate::packets) const TCP4: Ends = Ends { client: CLIENT4, listener: HTTP4, server: WEB4 };
+pub(in crate::packets) const TCP6: Ends = Ends { client: CLIENT6, listener: HTTP6, server: WEB6 };
 pub(super) const UDP4: Ends = Ends { client: CLIENT4, listener: DNS4, server: NAME4 };
 pub(super) const UDP6: Ends = Ends { client: CLIENT6, listener: DNS6, server: NAME6 };
 
 impl Ends {
     /// A router on the path.
-    pub(super) fn router(&self) -> IpAddr {
+    pub(in crate::packets) fn router(&self) -> IpAddr {
         match self.client.ip() {
             IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 77).into(),
             IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0, 0, 0, 0, 1).into(),
@@ -86,19 +86,25 @@ impl Ends {
 }
 
 /// An ICMP error.
-fn error(from: IpAddr, to: IpAddr, head: [u8; 4], word: u32, embedded: &[u8]) -> Builder {
+pub(in crate::packets) fn error(
+    from: IpAddr,
+    to: IpAddr,
+    head: [u8; 4],
+    word: u32,
+    embedded: &[u8],
+) -> Builder {
     let protocol = if to.is_ipv4() { number::ICMP } else { number::ICMPV6 };
     other(from, to, protocol, &[&head[..], &word.to_be_bytes(), embedded].concat())
 }
 
 /// The IP header of a packet and `bytes` bytes behind it.
-fn embedded(packet: Builder, bytes: usize) -> Vec<u8> {
+pub(in crate::packets) fn embedded(packet: Builder, bytes: usize) -> Vec<u8> {
     let frame = packet.build();
     frame.bytes[frame.network..frame.transport.saturating_add(bytes).min(frame.end)].to_vec()
 }
 
 /// The frame as SLB sends it: with these hardware addresses, after one more hop.
-pub(super) fn sent(builder: Builder, hop: Hop) -> &'static [u8] {
+pub(in crate::packets) fn sent(builder: Builder, hop: Hop) -> &'static [u8] {
     builder.macs(hop.own, hop.peer).hop_limit(63).build().bytes.leak()
 }
 

@@ -5,7 +5,7 @@ use super::{
 use crate::abi::{
     flow::{WORDS, idle_units, state},
     shared_word::SharedWord,
-    source::BUCKET,
+    source::{BUCKET, Source},
 };
 
 const SEED: u64 = 7;

@@ -55,7 +55,7 @@ pub(super) const ABI: OldAbi = OldAbi {
         sized("BACKEND_COUNTERS", MapType::PerCpuArray, 40),
     ],
     #[cfg(test)]
-    added: &["ACCESS_LISTS", "LIMIT_DROPS", "QUIC_SERVERS", "SOURCES", "TOKEN_BUCKETS"],
+    added: &["ACCESS_LISTS", "LIMIT_DROPS", "QUIC_SERVERS", "SEQUENCE_OFFSETS", "SOURCES", "TOKEN_BUCKETS"],
 };
 
 const SERVICE_INDEX: &str = "SERVICE_INDEX";
