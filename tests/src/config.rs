@@ -302,6 +302,7 @@ impl Plan {
             state: settings.state,
             bandwidth: settings.bandwidth,
             new_connections: settings.new_connections,
+            syn_cookies: settings.syn_cookies,
             ..Listener::new(
                 format!("{}{suffix}{}", service.name(), self.names.listeners),
                 service.protocol(),

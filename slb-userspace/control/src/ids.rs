@@ -250,7 +250,6 @@ pub fn entry(service: &Service, seed: u64) -> IndexEntry {
         quic: service.quic,
         access_list: service.access_list,
         syn_cookies: u32::from(service.syn_cookies) * Service::SYN_COOKIES_UNIT,
-        ..IndexEntry::default()
     }
 }
 

@@ -119,6 +119,8 @@ pub struct Listener {
     pub bandwidth: Option<&'static str>,
     /// `new_connections`; `None` for no limit.
     pub new_connections: Option<u32>,
+    /// `syn_cookies`; `None` for never.
+    pub syn_cookies: Option<u32>,
     /// Its access list; `None` for none.
     pub access: Option<AccessList>,
     /// `quic`, as in the file; `None` for none.
@@ -147,6 +149,7 @@ impl Listener {
             state: None,
             bandwidth: None,
             new_connections: None,
+            syn_cookies: None,
             access: None,
             quic: None,
         }
@@ -169,6 +172,8 @@ impl fmt::Display for Listener {
         let toa = if self.toa { "toa = true\n" } else { "" };
         let connections = self.new_connections.map(|number| format!("new_connections = {number}\n"));
         let connections = connections.unwrap_or_default();
+        let cookies = self.syn_cookies.map(|number| format!("syn_cookies = {number}\n"));
+        let cookies = cookies.unwrap_or_default();
         let access = self.access.as_ref().map(AccessList::settings).unwrap_or_default();
         let quic = self.quic.map(|quic| format!("quic = {quic}\n")).unwrap_or_default();
         let check = self.check.as_ref().map_or("kind = \"none\"".to_owned(), HealthCheck::to_string);
@@ -177,7 +182,7 @@ impl fmt::Display for Listener {
         write!(
             f,
             "\n[[load_balancer.listener]]\nname = {name:?}\nprotocol = {protocol:?}\nport = {port}\nmode = {:?}\n\
-             {toa}{target}{settings}{connections}{access}{quic}health_check = {{ {check} }}\n",
+             {toa}{target}{settings}{connections}{cookies}{access}{quic}health_check = {{ {check} }}\n",
             mode.name()
         )
     }

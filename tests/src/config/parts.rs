@@ -43,6 +43,8 @@ pub struct ListenerSettings {
     pub bandwidth: Option<&'static str>,
     /// `new_connections`.
     pub new_connections: Option<u32>,
+    /// `syn_cookies`.
+    pub syn_cookies: Option<u32>,
 }
 
 /// An access list, and what it means to be on it.

@@ -59,6 +59,7 @@ fn bulk_settings() -> ListenerSettings {
         state: Some("running"),
         bandwidth: Some("100Mbit"),
         new_connections: Some(1000),
+        syn_cookies: None,
         target: None,
     }
 }

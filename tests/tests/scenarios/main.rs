@@ -43,6 +43,7 @@ mod scheduling;
 mod servers_link;
 mod slow_start;
 mod spread;
+mod syn_cookies;
 mod tampering;
 mod toa;
 mod unmatched;
