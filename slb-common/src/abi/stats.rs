@@ -112,7 +112,8 @@ named_enum! {
     BandwidthLimit = "bandwidth_limit",
     /// A SYN, or the first datagram of a flow, over the new connections of the listener.
     NewConnectionLimit = "new_connection_limit",
-    /// A SYN in a flood of SYNs, answered by a SYN cookie; dropped if it has IP options or extension headers.
+    /// A SYN in a flood of SYNs, answered by a SYN cookie; dropped if it is a fragment, or has IP options or
+    /// extension headers.
     SynCookie = "syn_cookie",
     /// A segment of a connection that began with a SYN cookie, whose sequence numbers SLB no longer knows. A RST answers
     /// it.
@@ -162,7 +163,7 @@ pub struct LimitDrops {
     pub new_connections: u64,
     /// SYNs answered by SYN cookies.
     pub cookies_sent: u64,
-    /// Segments with a valid cookie, which have begun a connection.
+    /// Segments with a valid cookie, whose connection SLB opens.
     pub cookies_accepted: u64,
     /// Segments without a flow-table entry and without a valid cookie.
     pub cookies_refused: u64,

@@ -5,9 +5,11 @@
 //! numbers only.
 
 use super::{
-    macs::{macs, readdress},
     parse::{Packet, TcpFlags},
-    reset::{HEADER4, HEADER6, HOP_LIMIT, PLAIN4, SOURCE4, SOURCE6, TCP, put, word},
+    reset::{
+        ACK, ACKNOWLEDGED, CHECK, FLAGS, HEADER4, HEADER6, HOP_LIMIT, PLAIN4, SEQUENCE, SOURCE4, SOURCE6,
+        TCP, exchange_ends, put, word,
+    },
 };
 use crate::net::{
     checksum::Delta,
@@ -16,14 +18,6 @@ use crate::net::{
     headers::{Ipv4Hdr, Ipv6Hdr, TcpHdr, protocol},
 };
 
-const SEQUENCE: usize = 4;
-const ACKNOWLEDGED: usize = 8;
-/// Offset of header length, flags and window.
-const FLAGS: usize = 12;
-/// Offset of checksum and urgent pointer.
-const CHECK: usize = 16;
-/// The flag ACK.
-const ACK: u32 = 16;
 /// Length of the option of a maximum segment size, in bytes.
 const MSS_OPTION: usize = 4;
 /// Kind and length of that option (RFC 9293, 3.7.1).
@@ -234,22 +228,6 @@ fn segment<G: FrameBuffer, const HEADER: usize, const SOURCE: usize>(
     Some(len)
 }
 
-#[inline(always)]
-fn exchange_ends<const HEADER: usize, const SOURCE: usize>(frame: &mut Frame<'_>, at: usize) -> Option<()> {
-    let half = (HEADER - SOURCE) / 2;
-    let mut word_at = at + SOURCE;
-    while word_at < at + SOURCE + half {
-        let (source, destination) = (word(frame, word_at)?, word(frame, word_at + half)?);
-        put(frame, word_at, destination)?;
-        put(frame, word_at + half, source)?;
-        word_at += 4;
-    }
-    let ports = word(frame, at + HEADER)?;
-    put(frame, at + HEADER, ports.rotate_left(16))?;
-    let macs = macs(frame)?;
-    readdress(frame, &macs.reversed())
-}
-
 /// Translates the number of a segment that the server has chosen: the acknowledgement number on the way to the server,
 /// the sequence number on the way to the client. `offset` is that of
 /// [`SequenceOffset`](crate::abi::syn_cookie::SequenceOffset). `None` if the frame is truncated.
@@ -277,7 +255,7 @@ pub(super) const fn changed(before: u32, after: u32) -> Delta {
     Delta::of(!before).plus_all(Delta::of(after))
 }
 
-/// The maximum segment size in a client's SYN, if that is the first option behind padding; else 0.
+/// The maximum segment size in a client's SYN, if that is its first option; else 0.
 #[inline(always)]
 pub(super) fn segment_size(frame: &Frame<'_>, packet: &Packet) -> u32 {
     let option = packet.transport + TCP;

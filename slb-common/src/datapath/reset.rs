@@ -26,15 +26,17 @@ pub(super) const SOURCE6: usize = 8;
 
 /// Length of a TCP header without options.
 pub(super) const TCP: usize = 20;
-const SEQUENCE: usize = 4;
-const ACKNOWLEDGED: usize = 8;
+pub(super) const SEQUENCE: usize = 4;
+pub(super) const ACKNOWLEDGED: usize = 8;
 /// Offset of header length, flags and window.
-const FLAGS: usize = 12;
-const CHECK: usize = 16;
+pub(super) const FLAGS: usize = 12;
+/// Offset of checksum and urgent pointer.
+pub(super) const CHECK: usize = 16;
 const FIN: u32 = 1;
 const SYN: u32 = 2;
 const RST: u32 = 4;
-const ACK: u32 = 16;
+/// The flag ACK.
+pub(super) const ACK: u32 = 16;
 
 /// Rewrites a TCP segment to a RST. `at` is the offset of its IP header in the frame without priority tags. With `back`
 /// the RST returns to the segment's sender, from its receiver's address; else it continues to the receiver. After
@@ -99,18 +101,7 @@ fn segment<G: FrameBuffer, const HEADER: usize, const SOURCE: usize>(
         turned = if acknowledges != 0 { RST } else { RST | ACK };
         put(frame, tcp + SEQUENCE, sequence)?;
         put(frame, tcp + ACKNOWLEDGED, acknowledged)?;
-        let half = (HEADER - SOURCE) / 2;
-        let mut word_at = at + SOURCE;
-        while word_at < at + SOURCE + half {
-            let (source, destination) = (word(frame, word_at)?, word(frame, word_at + half)?);
-            put(frame, word_at, destination)?;
-            put(frame, word_at + half, source)?;
-            word_at += 4;
-        }
-        let ports = word(frame, tcp)?;
-        put(frame, tcp, ports.rotate_left(16))?;
-        let macs = macs(frame)?;
-        readdress(frame, &macs.reversed())?;
+        exchange_ends::<HEADER, SOURCE>(frame, at)?;
     }
     // Header length of five words; window 0.
     put(frame, tcp + FLAGS, (5 << 28 | turned << 16).to_be())?;
@@ -125,6 +116,26 @@ fn segment<G: FrameBuffer, const HEADER: usize, const SOURCE: usize>(
     let check = sum.bytes(frame.header::<[u8; TCP]>(tcp)?).checksum();
     *frame.header_mut(tcp + CHECK)? = check;
     Some(())
+}
+
+/// Exchanges hardware addresses, addresses and ports of a segment, whose IP header is at `at`.
+#[inline(always)]
+pub(super) fn exchange_ends<const HEADER: usize, const SOURCE: usize>(
+    frame: &mut Frame<'_>,
+    at: usize,
+) -> Option<()> {
+    let half = (HEADER - SOURCE) / 2;
+    let mut word_at = at + SOURCE;
+    while word_at < at + SOURCE + half {
+        let (source, destination) = (word(frame, word_at)?, word(frame, word_at + half)?);
+        put(frame, word_at, destination)?;
+        put(frame, word_at + half, source)?;
+        word_at += 4;
+    }
+    let ports = word(frame, at + HEADER)?;
+    put(frame, at + HEADER, ports.rotate_left(16))?;
+    let macs = macs(frame)?;
+    readdress(frame, &macs.reversed())
 }
 
 #[inline(always)]

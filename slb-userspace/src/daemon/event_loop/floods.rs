@@ -11,7 +11,7 @@ use crate::daemon::environment::Environment;
 pub(super) struct Floods(BTreeSet<(String, String)>);
 
 impl Floods {
-    /// Takes over which listeners answer by cookies now. Returns those that have begun, and those that have ended.
+    /// Updates which listeners answer by cookies. Returns those that have begun, and those that have ended.
     fn update(&mut self, flooded: BTreeSet<(String, String)>) -> [Vec<(String, String)>; 2] {
         let begun = flooded.difference(&self.0).cloned().collect();
         let ended = self.0.difference(&flooded).cloned().collect();
