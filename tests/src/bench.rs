@@ -14,6 +14,7 @@ mod slbd;
 pub mod stall;
 pub mod stats;
 pub mod status;
+pub mod syn_flood;
 pub mod tcp;
 
 pub use figures::FigureSpread;

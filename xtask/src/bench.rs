@@ -22,6 +22,8 @@ pub(crate) enum Benchmark {
     Tcp,
     /// A flood of new flows over established ones.
     Flood,
+    /// A flood of SYNs, answered by SYN cookies, beside real clients.
+    SynFlood,
     /// Tables, a start with many listeners, one weight among them.
     Control,
     /// A round of health checks of 10,000 servers.
@@ -41,6 +43,7 @@ pub(crate) fn run(benchmark: Benchmark, arguments: &[OsString]) -> Result<ExitCo
         Benchmark::Pps => ("pps", Extent::Bench),
         Benchmark::Tcp => ("tcp", Extent::Bench),
         Benchmark::Flood => ("flood", Extent::Needed),
+        Benchmark::SynFlood => ("syn-flood", Extent::Needed),
         Benchmark::Control => ("control", Extent::Needed),
         Benchmark::Health => ("health", Extent::Needed),
         Benchmark::Detection => ("detection", Extent::Bench),

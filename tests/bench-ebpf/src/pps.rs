@@ -81,17 +81,43 @@ fn checksum(sum: u32) -> u64 {
 #[xdp]
 #[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
 fn sink(ctx: XdpContext) -> u32 {
+    match count(&ctx) {
+        Some(Frame::Expected | Frame::Unexpected) => xdp_action::XDP_DROP,
+        Some(Frame::NotIpv4) => xdp_action::XDP_PASS,
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// Counts and drops the expected frames; passes all others to the kernel, whose hosts take part.
+#[xdp]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the macro's")]
+fn sieve(ctx: XdpContext) -> u32 {
+    match count(&ctx) {
+        Some(Frame::Expected) => xdp_action::XDP_DROP,
+        Some(Frame::Unexpected | Frame::NotIpv4) => xdp_action::XDP_PASS,
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// What a frame at the end of its way is.
+enum Frame {
+    Expected,
+    Unexpected,
+    NotIpv4,
+}
+
+/// Compares a frame with `EXPECTED`, and counts it if it is IPv4. `None` without the maps.
+#[inline(always)]
+fn count(ctx: &XdpContext) -> Option<Frame> {
     let start = ctx.data();
     if start + HEADERS > ctx.data_end() {
-        return xdp_action::XDP_PASS;
+        return Some(Frame::NotIpv4);
     }
     // SAFETY: here and below, offsets are less than the length that was checked.
     if unsafe { load::<u16>(start, 12) } != IPV4 {
-        return xdp_action::XDP_PASS;
+        return Some(Frame::NotIpv4);
     }
-    let (Some(expected), Some(arrived)) = (EXPECTED.get(0), ARRIVED.get_ptr_mut(0)) else {
-        return xdp_action::XDP_ABORTED;
-    };
+    let (expected, arrived) = (EXPECTED.get(0)?, ARRIVED.get_ptr_mut(0)?);
     // SAFETY: as above.
     let (protocol, address, port) =
         unsafe { (load::<u8>(start, 23), load::<u32>(start, 30), load::<u16>(start, 36)) };
@@ -105,10 +131,11 @@ fn sink(ctx: XdpContext) -> u32 {
     {
         arrived.expected += 1;
         arrived.servers[usize::from(server) & (SERVERS - 1)] += 1;
+        Some(Frame::Expected)
     } else {
         arrived.unexpected += 1;
+        Some(Frame::Unexpected)
     }
-    xdp_action::XDP_DROP
 }
 
 /// Exchanges the hardware addresses and sends the frame back.

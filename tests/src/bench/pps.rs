@@ -8,10 +8,10 @@
 mod clock;
 mod conntrack;
 mod contestant;
-mod frame;
+pub(super) mod frame;
 mod lane;
 mod measure;
-mod programs;
+pub(super) mod programs;
 mod report;
 mod systems;
 

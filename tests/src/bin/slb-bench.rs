@@ -15,7 +15,7 @@ use slb_tests::{
         control,
         health::{self, detection},
         packet::{self, flood},
-        pps, stall, status, tcp,
+        pps, stall, status, syn_flood, tcp,
     },
     supervise::supervise,
 };
@@ -42,6 +42,8 @@ enum Bench {
     Packet(Packet),
     /// A flood of new flows over established ones, none of which may move.
     Flood(Flood),
+    /// A flood of SYNs that are answered by SYN cookies, beside real clients.
+    SynFlood(SynFlood),
     /// What a change of configuration costs: tables, a start with many listeners, one weight.
     Control(Control),
     /// A round of health checks of many servers: its time, processor time and memory.
@@ -64,6 +66,15 @@ struct Flood {
     /// Seconds of each flood.
     #[arg(long, default_value_t = flood::FloodOptions::default().seconds)]
     seconds: u64,
+    /// Write the figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct SynFlood {
+    #[command(flatten)]
+    options: syn_flood::SynFloodOptions,
     /// Write the figures to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -167,7 +178,7 @@ impl Bench {
             Self::Control(_) | Self::Flood(_) | Self::Health(_) | Self::Detection(_) | Self::Status(_) => {
                 true
             }
-            Self::Stall(_) | Self::Pps(_) | Self::Tcp(_) => true,
+            Self::SynFlood(_) | Self::Stall(_) | Self::Pps(_) | Self::Tcp(_) => true,
         }
     }
 
@@ -177,6 +188,9 @@ impl Bench {
             Self::Control(control) => control.run()?,
             Self::Flood(Flood { seconds, json }) => {
                 show(&flood::run(&flood::FloodOptions { seconds })?, json.as_deref())?;
+            }
+            Self::SynFlood(SynFlood { options, json }) => {
+                show(&syn_flood::run(&options)?, json.as_deref())?;
             }
             Self::Health(Health { options, json }) => show(&health::run(&options)?, json.as_deref())?,
             Self::Detection(Detection { options, json }) => {

@@ -9,7 +9,7 @@ const LENGTH: usize = FRAME_WORDS * 8;
 
 /// Kind of a TCP segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BenchSegment {
+pub(in crate::bench) enum BenchSegment {
     /// A SYN.
     Syn,
     /// An ACK of an established connection.
@@ -18,11 +18,11 @@ pub(super) enum BenchSegment {
 
 /// A TCP segment without data; source address, source port and checksums are zero.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BenchFrame([u8; LENGTH]);
+pub(in crate::bench) struct BenchFrame([u8; LENGTH]);
 
 impl BenchFrame {
     /// Builds a frame.
-    pub(super) fn new(
+    pub(in crate::bench) fn new(
         from: [u8; 6],
         to: [u8; 6],
         address: Ipv4Addr,
@@ -48,13 +48,13 @@ impl BenchFrame {
     }
 
     /// The frame as 64-bit words, as the source writes it.
-    pub(super) fn words(&self) -> [u64; FRAME_WORDS] {
+    pub(in crate::bench) fn words(&self) -> [u64; FRAME_WORDS] {
         let (words, _) = self.0.as_chunks();
         std::array::from_fn(|n| u64::from_ne_bytes(words[n]))
     }
 
     /// Sums of the IPv4 header, and of the TCP header with its pseudo-header, in host byte order.
-    pub(super) fn sums(&self) -> (u32, u32) {
+    pub(in crate::bench) fn sums(&self) -> (u32, u32) {
         let sum = |range| {
             let (words, _) = <[u8]>::as_chunks(&self.0[range]);
             words.iter().map(|word| u32::from(u16::from_ne_bytes(*word))).sum::<u32>()

@@ -18,9 +18,10 @@ const BATCH: u32 = 64;
 
 /// A program of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BenchProgram {
+pub(in crate::bench) enum BenchProgram {
     Source,
     Sink,
+    Sieve,
     SwapBack,
     SwapRedirect,
 }
@@ -30,6 +31,7 @@ impl BenchProgram {
         match self {
             Self::Source => "source",
             Self::Sink => "sink",
+            Self::Sieve => "sieve",
             Self::SwapBack => "swap_back",
             Self::SwapRedirect => "swap_redirect",
         }
@@ -37,20 +39,20 @@ impl BenchProgram {
 }
 
 /// Programs and maps. Dropping them detaches the programs.
-pub(super) struct BenchPrograms {
+pub(in crate::bench) struct BenchPrograms {
     ebpf: Ebpf,
 }
 
 impl BenchPrograms {
     /// Loads the object. The source can run afterwards; the others can be attached.
-    pub(super) fn load() -> Result<Self> {
+    pub(in crate::bench) fn load() -> Result<Self> {
         let mut programs = Self { ebpf: Ebpf::load(OBJECT).context("cannot load the benchmark's programs")? };
         programs.program(BenchProgram::Source)?.load().context("the source")?;
         Ok(programs)
     }
 
     /// Attaches a program in native mode to an interface of the calling thread's namespace.
-    pub(super) fn attach(&mut self, program: BenchProgram, interface: &str) -> Result<()> {
+    pub(in crate::bench) fn attach(&mut self, program: BenchProgram, interface: &str) -> Result<()> {
         let xdp = self.program(program)?;
         if xdp.fd().is_err() {
             xdp.load().with_context(|| format!("{program:?}"))?;
@@ -60,17 +62,23 @@ impl BenchPrograms {
     }
 
     /// Sets the interface to which `SwapRedirect` sends frames.
-    pub(super) fn set_out(&mut self, ifindex: u32) -> Result<()> {
+    pub(in crate::bench) fn set_out(&mut self, ifindex: u32) -> Result<()> {
         self.array("OUT")?.set(0, ifindex, 0).context("OUT")
     }
 
     /// Sets the frames that the sink expects.
-    pub(super) fn expect(&mut self, expected: ExpectedFrames) -> Result<()> {
+    pub(in crate::bench) fn expect(&mut self, expected: ExpectedFrames) -> Result<()> {
         self.array("EXPECTED")?.set(0, expected, 0).context("EXPECTED")
     }
 
     /// Sets the frames that the source sends next. The count of sent frames continues.
-    pub(super) fn prepare(&mut self, frame: &BenchFrame, stride: u32, mask: u32, ifindex: u32) -> Result<()> {
+    pub(in crate::bench) fn prepare(
+        &mut self,
+        frame: &BenchFrame,
+        stride: u32,
+        mask: u32,
+        ifindex: u32,
+    ) -> Result<()> {
         let mut map = self.array::<Source>("SOURCE")?;
         let sent = map.get(&0, 0)?.sent;
         let (ip_sum, tcp_sum) = frame.sums();
@@ -80,7 +88,7 @@ impl BenchPrograms {
     }
 
     /// Sends frames from the calling thread's namespace and processor. All have been sent when it returns.
-    pub(super) fn send(&mut self, frames: u32) -> Result<()> {
+    pub(in crate::bench) fn send(&mut self, frames: u32) -> Result<()> {
         let options = TestRunOptions {
             data_in: Some(&[0; FRAME_WORDS * 8]),
             repeat: frames,
@@ -92,12 +100,12 @@ impl BenchPrograms {
     }
 
     /// Number of frames sent so far.
-    pub(super) fn sent(&mut self) -> Result<u64> {
+    pub(in crate::bench) fn sent(&mut self) -> Result<u64> {
         Ok(self.array::<Source>("SOURCE")?.get(&0, 0)?.sent)
     }
 
     /// Frames that have arrived so far, and how many of them were processed by another processor than `cpu`.
-    pub(super) fn arrived(&mut self, cpu: usize) -> Result<(SinkCounters, u64)> {
+    pub(in crate::bench) fn arrived(&mut self, cpu: usize) -> Result<(SinkCounters, u64)> {
         let map: PerCpuArray<&mut MapData, SinkCounters> =
             self.ebpf.map_mut("ARRIVED").context("no map ARRIVED")?.try_into()?;
         let mut sum = SinkCounters { expected: 0, unexpected: 0, servers: [0; SERVERS] };
