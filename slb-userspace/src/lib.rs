@@ -14,6 +14,7 @@ mod packet_address;
 mod privileges;
 pub mod provoke;
 pub mod server;
+pub mod sources;
 mod state_file;
 pub mod supervised;
 pub mod telemetry;

@@ -1,13 +1,17 @@
 //! Serves the API on Unix sockets.
 
+pub mod bases;
 pub mod changes;
+mod config_change;
 mod configured_ids;
 mod connection;
 mod file;
 pub mod flows;
 pub mod interfaces;
 pub mod loader;
+mod objects;
 pub mod override_keys;
+mod problem;
 pub mod requests;
 mod snapshot;
 mod socket;
@@ -33,12 +37,16 @@ use tokio::{
 };
 
 use self::{
+    bases::Bases,
     changes::documents,
+    config_change::ConfigChange,
     flows::filter,
     interfaces::InterfaceView,
     loader::{LoadPermit, Loader},
+    objects::edits::Edits,
     override_keys::named_server,
-    requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
+    problem::Problem,
+    requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings},
     status::{StatusContext, readings::Readings, status},
 };
 use self::{
@@ -68,7 +76,7 @@ use slb_api::{
 use slb_config::{
     Config, LoadedConfig,
     diff::diff,
-    model::{self, LoadBalancer, Weight},
+    model::{self, Document, LoadBalancer, Weight},
 };
 use slb_control::desired::unmatched;
 
@@ -118,10 +126,12 @@ impl Sockets {
             .route("/v1/confirm", post(serve_confirm))
             .route("/v1/servers", post(serve_overrides))
             .route("/v1/flows/flush", post(serve_flush))
+            .merge(objects::writable())
             .with_state(Arc::clone(&api))
             .layer(Extension(BodyLimit::default()));
         let watched = asked()
             .route("/v1/status", get(serve_read_only_status))
+            .merge(objects::readable())
             .fallback(refuse_to_change)
             .with_state(api);
         let watch = async {
@@ -168,13 +178,8 @@ impl Api {
         answered.await.map_err(|_| ended())
     }
 
-    async fn order(
-        &self,
-        order: ApiCommand,
-        by: Requester,
-        permit: Option<LoadPermit>,
-    ) -> Result<Json<ChangeResult>, Failure> {
-        let changed = self.ask(|answer| Request::ApiCommand { order, by, answer }, permit).await?;
+    async fn order(&self, order: ApiCommand, by: Requester) -> Result<Json<ChangeResult>, Failure> {
+        let changed = self.ask(|answer| Request::ApiCommand { order, by, answer }, None).await?;
         changed.map(Json).map_err(failure)
     }
 
@@ -184,27 +189,66 @@ impl Api {
         Ok(([(CONTENT_TYPE, "application/json")], text(texts)).into_response())
     }
 
-    /// Loads the text, or without one the daemon's file.
+    /// Loads the text, or without one the daemon's file, with the objects of the API.
     async fn load(
         &self,
-        name: Option<String>,
-        text: Option<String>,
+        name: Option<&str>,
+        text: Option<&str>,
+        api: Option<Document>,
     ) -> Result<(LoadedConfig, LoadPermit), RequestError> {
         match text {
-            Some(text) => self.loader.text(name, text).await,
-            None => self.loader.file().await,
+            Some(text) => self.loader.text(name, text, api).await,
+            None => self.loader.file(api).await,
         }
+    }
+
+    /// The active configuration.
+    fn config(&self) -> Arc<Config> {
+        self.snapshots.borrow().running.config.clone()
+    }
+
+    /// What would change if this configuration became active.
+    async fn compare(&self, loaded: LoadedConfig, permit: LoadPermit) -> Result<DiffResult, Failure> {
+        let LoadedConfig { config, warnings } = loaded;
+        let config = Arc::new(config);
+        let request = |answer| Request::Validate { config: Arc::clone(&config), answer };
+        let ValidationResult { running, outcome, without_effect } = self.ask(request, Some(permit)).await?;
+        let compare = spawn_blocking(move || documents(diff(&running, &config))).await;
+        let changes = compare.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        let (absent, refused) = match outcome {
+            Ok(absent) => (absent, None),
+            Err(refused) => (Vec::new(), Some(refused.to_string())),
+        };
+        let warnings = all_warnings(&warnings, absent);
+        Ok(DiffResult { changes, overrides: without_effect, refused, warnings })
+    }
+
+    /// What these changes of objects would change.
+    async fn dry_run(&self, edits: &Edits) -> Result<Response, Problem> {
+        let base = self.config();
+        let (loaded, permit) = edits.load(&self.loader, &base).await?;
+        Ok(Json(self.compare(loaded, permit).await?).into_response())
+    }
+
+    /// Makes a change of the configuration, again if another one came first.
+    async fn change(&self, change: &ConfigChange, by: &Requester) -> Result<ChangeResult, Problem> {
+        let mut bases = Bases::new(self.snapshots.clone());
+        while let Some(base) = bases.next().await {
+            let prepared = change.prepare(&self.loader, &base).await;
+            let (order, permit) = prepared.inspect_err(|problem| problem.log(change.name(), by))?;
+            let request = |answer| Request::ApiCommand { order, by: by.clone(), answer };
+            let asked = self.ask(request, Some(permit)).await;
+            match asked.map_err(|(status, text)| Problem::new(status, text))? {
+                Err(RequestError::Stale) => {}
+                changed => return changed.map_err(Problem::from),
+            }
+        }
+        Err(RequestError::Stale.into())
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped with")]
 fn failure(refused: RequestError) -> Failure {
-    let code = match refused {
-        RequestError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        RequestError::Conflict(_) => StatusCode::CONFLICT,
-        RequestError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    (code, refused.to_string())
+    Problem::from(refused).into_text()
 }
 
 type Failure = (StatusCode, String);
@@ -340,32 +384,18 @@ async fn serve_diff(
     body: Body,
 ) -> Result<Json<DiffResult>, Failure> {
     let ConfigText { name, text, .. } = bodies.read(body).await?;
-    let (LoadedConfig { config, warnings }, permit) = api.load(name, text).await.map_err(failure)?;
-    let config = Arc::new(config);
-    let request = |answer| Request::Validate { config: Arc::clone(&config), answer };
-    let ValidationResult { running, outcome, without_effect } = api.ask(request, Some(permit)).await?;
-    let compare = spawn_blocking(move || documents(diff(&running, &config))).await;
-    let changes = compare.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let (absent, refused) = match outcome {
-        Ok(absent) => (absent, None),
-        Err(refused) => (Vec::new(), Some(refused.to_string())),
-    };
-    Ok(Json(DiffResult {
-        changes,
-        overrides: without_effect,
-        refused,
-        warnings: all_warnings(&warnings, absent),
-    }))
+    let objects = api.config().documents.api.clone();
+    let loaded = api.load(name.as_deref(), text.as_deref(), objects).await;
+    let (loaded, permit) = loaded.map_err(failure)?;
+    Ok(Json(api.compare(loaded, permit).await?))
 }
 
 async fn serve_reload(
     Shared(api): Shared<Arc<Api>>,
     Extension(by): Extension<Requester>,
 ) -> Result<Json<ChangeResult>, Failure> {
-    let by = named(by).await;
-    let loaded = api.loader.file().await;
-    let (loaded, permit) = loaded.map_err(|refused| logged("reload", &by, refused))?;
-    api.order(ApiCommand::Reload { loaded: Box::new(loaded) }, by, Some(permit)).await
+    let changed = api.change(&ConfigChange::Reload, &named(by).await).await;
+    changed.map(Json).map_err(Problem::into_text)
 }
 
 async fn serve_apply(
@@ -383,23 +413,15 @@ async fn serve_apply(
         let text = "a configuration can wait for its confirmation from 1 s to 24 h: `--confirm-within 60s`";
         return Err((StatusCode::BAD_REQUEST, text.to_owned()));
     }
-    let by = named(by).await;
-    let loaded = api.loader.text(name, text).await;
-    let (loaded, permit) = loaded.map_err(|refused| logged("apply", &by, refused))?;
-    api.order(ApiCommand::Apply { loaded: Box::new(loaded), confirm_within }, by, Some(permit)).await
-}
-
-/// Logs a request that was refused before it reached the event loop.
-fn logged(what: &str, by: &Requester, refused: RequestError) -> Failure {
-    log_refused(what, by, &refused);
-    failure(refused)
+    let changed = api.change(&ConfigChange::Apply { name, text, confirm_within }, &named(by).await).await;
+    changed.map(Json).map_err(Problem::into_text)
 }
 
 async fn serve_confirm(
     Shared(api): Shared<Arc<Api>>,
     Extension(by): Extension<Requester>,
 ) -> Result<Json<ChangeResult>, Failure> {
-    api.order(ApiCommand::Confirm, named(by).await, None).await
+    api.order(ApiCommand::Confirm, named(by).await).await
 }
 
 async fn serve_overrides(
@@ -422,7 +444,7 @@ async fn serve_overrides(
     let servers = servers
         .collect::<Result<Vec<_>>>()
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("{error:#}: nothing was changed")))?;
-    api.order(ApiCommand::Set { servers, set, force }, named(by).await, None).await
+    api.order(ApiCommand::Set { servers, set, force }, named(by).await).await
 }
 
 async fn serve_flush(

@@ -3,12 +3,12 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
     time::SystemTime,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
@@ -16,6 +16,9 @@ use nix::{
 
 /// Opens no symbolic link, and does not block on a pipe.
 const SAFE_OPEN_FLAGS: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+
+/// Maximum size that is read, in bytes. The daemon writes no larger file.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// Identifies the boot of the machine. Times since the start, and interface indexes, are invalid after a restart.
 pub(crate) fn boot_id() -> String {
@@ -38,6 +41,27 @@ pub(crate) fn read(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
     Ok((text, written))
+}
+
+/// Reads the text of a file that only its owner may have written; `None` if there is none. Errors end with `instead`,
+/// what to do about them.
+///
+/// # Errors
+/// The file cannot be read, or its content cannot be trusted.
+pub(crate) fn read_trusted(path: &Path, instead: &str) -> Result<Option<String>> {
+    let shown = path.display();
+    let file = match OpenOptions::new().read(true).custom_flags(SAFE_OPEN_FLAGS).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("{shown} cannot be opened: {instead}")),
+    };
+    let metadata = file.metadata()?;
+    ensure!(metadata.is_file(), "{shown} is not a file: {instead}");
+    ensure!(metadata.permissions().mode() & 0o002 == 0, "{shown}: everyone may write to it: {instead}");
+    let mut text = String::new();
+    let read = file.take(MAX_FILE_BYTES).read_to_string(&mut text);
+    read.with_context(|| format!("{shown} cannot be read: {instead}"))?;
+    Ok(Some(text))
 }
 
 /// Replaces a file atomically by a rename. A crash of the machine may lose the change.

@@ -1,5 +1,6 @@
 //! A world: a network of namespaces, servers in it, and the daemon.
 
+mod api;
 mod log;
 mod node;
 mod servers;
@@ -31,6 +32,7 @@ use crate::{
     wait::{unless_late, wait_for},
 };
 
+pub use api::ApiAnswer;
 pub use node::Node;
 
 /// How long a client waits for an answer that arrives at once or never.

@@ -4,7 +4,7 @@ use std::{io, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, body::Bytes, client::conn::http1};
+use hyper::{HeaderMap, Method, Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
@@ -71,6 +71,53 @@ async fn exchange<T: DeserializeOwned>(
     path: &str,
     body: Bytes,
 ) -> Result<Option<T>> {
+    let request = Request::builder().method(method).uri(path).header("host", "slb").body(Full::new(body))?;
+    let Some(Answer { status, body, .. }) = exchange_any(socket, request).await? else { return Ok(None) };
+    if status.is_success() {
+        let document = serde_json::from_slice(&body);
+        return document.map(Some).context("the daemon's answer is not a document of this version");
+    }
+    let text = String::from_utf8_lossy(&body).into_owned();
+    if text.is_empty() {
+        bail!("the daemon answers {status} without a reason");
+    }
+    Err(RequestRefused(text).into())
+}
+
+/// Sends a request of any kind to the daemon on `socket`. Returns its answer, a refusal too.
+///
+/// # Errors
+/// No daemon listens, or it does not answer within the time that a change may take.
+pub async fn send(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    document: Option<&impl Serialize>,
+) -> Result<Answer> {
+    let body = document.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+    let mut request = Request::builder().method(method).uri(path).header("host", "slb");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let exchange = exchange_any(socket, request.body(Full::new(body.into()))?);
+    let answer = timeout(PATIENCE_FOR_CHANGES, exchange).await;
+    answer.context("the daemon does not answer")??.ok_or_else(|| no_daemon(socket))
+}
+
+/// An answer of the daemon.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Exchanges a request and its answer; `None` if no daemon listens.
+async fn exchange_any(socket: &Path, request: Request<Full<Bytes>>) -> Result<Option<Answer>> {
     let stream = match UnixStream::connect(socket).await {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -88,18 +135,9 @@ async fn exchange<T: DeserializeOwned>(
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let serving = tokio::spawn(connection);
-    let request = Request::builder().method(method).uri(path).header("host", "slb").body(Full::new(body))?;
     let response = sender.send_request(request).await.context("the daemon did not answer")?;
-    let code = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
+    let (head, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
     serving.abort();
-    if code.is_success() {
-        let document = serde_json::from_slice(&body);
-        return document.map(Some).context("the daemon's answer is not a document of this version");
-    }
-    let text = String::from_utf8_lossy(&body).into_owned();
-    if text.is_empty() {
-        bail!("the daemon answers {code} without a reason");
-    }
-    Err(RequestRefused(text).into())
+    Ok(Some(Answer { status: head.status, headers: head.headers, body }))
 }

@@ -3,4 +3,6 @@
 pub mod changes;
 pub mod client;
 pub mod flows;
+pub mod objects;
+pub mod problem;
 pub mod types;

@@ -310,6 +310,9 @@ pub struct ApiLoadBalancer {
     pub id: Option<String>,
     /// Name.
     pub name: String,
+    /// Its owner, `file` or `api`; only the daemon knows it.
+    #[serde(default)]
+    pub source: Option<String>,
     /// Its listeners.
     pub listeners: Vec<ApiListener>,
 }

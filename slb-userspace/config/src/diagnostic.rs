@@ -1,11 +1,11 @@
 //! Diagnostics with their position in the text, and their rendering.
 
-use std::{fmt, ops::Range};
+use std::fmt;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet, normalize_untrusted_str};
+use annotate_snippets::{AnnotationKind, Level, Renderer, normalize_untrusted_str};
 
-/// A byte range of the text.
-pub(super) type Span = Range<usize>;
+pub(super) use super::sources::Span;
+use super::sources::{Source, Sources};
 
 /// Most diagnostics that are rendered. A file with more has a common cause, and each one costs a pass over the text.
 const MAX_SHOWN: usize = 100;
@@ -70,43 +70,51 @@ impl Diagnostic {
         &self.message
     }
 
-    fn render(&self, source: &Source, renderer: &Renderer) -> String {
+    /// What to write instead, or else what is wrong with the value.
+    pub fn advice(&self) -> &str {
+        self.help.as_deref().unwrap_or(&self.label)
+    }
+
+    fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let primary = AnnotationKind::Primary.span(self.span.clone()).label(self.label.as_str());
-        let related = self
-            .related
-            .as_ref()
-            .map(|(span, label)| AnnotationKind::Context.span(span.clone()).label(label.as_str()));
-        let snippet = Snippet::source(source.text.as_str())
-            .path(source.name.as_str())
-            .annotation(primary)
-            .annotations(related);
+        let source = sources.of_span(&self.span);
+        let primary = AnnotationKind::Primary.span(source.local(&self.span)).label(self.label.as_str());
+        let related =
+            self.related.as_ref().map(|(span, label)| (sources.of_span(span), span, label.as_str()));
+        let beside = related.filter(|(other, ..)| other.start == source.start);
+        let elsewhere = related.filter(|(other, ..)| other.start != source.start);
+        let context = |(source, span, label): (&Source, &Span, _)| {
+            AnnotationKind::Context.span(source.local(span)).label(label)
+        };
+        let snippet = source.snippet().annotation(primary).annotations(beside.map(context));
+        let other = elsewhere.map(|other| other.0.snippet().annotation(context(other)));
         let help = self.help.as_ref().map(|help| Level::HELP.message(normalize_untrusted_str(help)));
-        renderer.render(&[level.primary_title(self.message.as_str()).element(snippet).elements(help)])
+        let title = level.primary_title(self.message.as_str()).element(snippet);
+        renderer.render(&[title.elements(other).elements(help)])
     }
 }
 
-/// Diagnostics of one text, in its order.
+/// Diagnostics of a configuration, in the order of its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiagnosticReport {
-    source: Source,
+    sources: Sources,
     diagnostics: Vec<Diagnostic>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Source {
-    name: String,
-    text: String,
-}
-
 impl DiagnosticReport {
-    /// Collects the diagnostics of a text. `name` is the text's origin.
-    pub(super) fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+    /// Collects the diagnostics of these texts.
+    pub(super) fn new(sources: Sources, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
-        Self { source: Source { name: name.to_owned(), text: text.to_owned() }, diagnostics }
+        Self { sources, diagnostics }
+    }
+
+    /// The key in the document of the API where a diagnostic is, as in `load_balancer[0].port`; `None` if it is in the
+    /// file.
+    pub fn key_in_api_document(&self, diagnostic: &Diagnostic) -> Option<String> {
+        self.sources.key_in_api_document(&diagnostic.span)
     }
 
     /// The diagnostics in the order of the text.
@@ -121,7 +129,7 @@ impl DiagnosticReport {
             .diagnostics
             .iter()
             .take(MAX_SHOWN)
-            .map(|diagnostic| diagnostic.render(&self.source, &renderer))
+            .map(|diagnostic| diagnostic.render(&self.sources, &renderer))
             .collect();
         if let Some(hidden) = self.diagnostics.len().checked_sub(MAX_SHOWN).filter(|hidden| *hidden > 0) {
             shown.push(format!("{hidden} more problems are not shown"));
@@ -144,7 +152,7 @@ mod tests {
     fn report_shows_position_source_line_caret_and_help() {
         let text = "a = 1\nb = 300\n";
         let problem = Diagnostic::error(10..13, "`b` is too large", "0 to 100").help("write less");
-        let shown = DiagnosticReport::new("x.toml", text, vec![problem]).to_string();
+        let shown = DiagnosticReport::new(Sources::file("x.toml", text), vec![problem]).to_string();
         let expected = "\
 error: `b` is too large
  --> x.toml:2:5
@@ -160,7 +168,7 @@ error: `b` is too large
     fn report_shows_the_related_position() {
         let text = "a = 1\n\n\n\n\n\n\n\na = 2\n";
         let problem = Diagnostic::warning(13..14, "twice", "again here").related(0..1, "first here");
-        let shown = DiagnosticReport::new("x.toml", text, vec![problem]).to_string();
+        let shown = DiagnosticReport::new(Sources::file("x.toml", text), vec![problem]).to_string();
         assert!(shown.starts_with("warning: twice\n"), "{shown}");
         assert!(shown.contains("x.toml:9:1"), "{shown}");
         assert!(shown.contains("1 | a = 1\n  | - first here"), "{shown}");
@@ -168,8 +176,23 @@ error: `b` is too large
     }
 
     #[test]
+    fn report_shows_positions_in_both_sources() {
+        let sources = Sources::file("x.toml", "a = 1\n").with_api("api.toml", "b = 2\nc = 3\n");
+        let start = "a = 1\n".len() + 1;
+        let problem = Diagnostic::error(start + 6..start + 7, "twice", "again").related(0..1, "first here");
+        let report = DiagnosticReport::new(sources, vec![problem]);
+        let shown = report.to_string();
+        assert!(shown.contains("api.toml:2:1") && shown.contains("2 | c = 3"), "{shown}");
+        assert!(shown.contains("x.toml:1:1") && shown.contains("1 | a = 1"), "{shown}");
+        assert_eq!(report.key_in_api_document(&report.diagnostics()[0]).as_deref(), Some("c"));
+    }
+
+    #[test]
     fn report_has_colours_only_on_request() {
-        let report = DiagnosticReport::new("x", "a = 1", vec![Diagnostic::error(0..1, "m", "l").help("h")]);
+        let report = DiagnosticReport::new(
+            Sources::file("x", "a = 1"),
+            vec![Diagnostic::error(0..1, "m", "l").help("h")],
+        );
         assert!(report.render(true).contains("\u{1b}["));
         assert!(!report.render(false).contains('\u{1b}'));
     }
@@ -179,7 +202,7 @@ error: `b` is too large
         let text = "x".repeat(150);
         let problems =
             (0..150).rev().map(|at| Diagnostic::error(at..at + 1, format!("m{at}"), "l")).collect();
-        let report = DiagnosticReport::new("x", &text, problems);
+        let report = DiagnosticReport::new(Sources::file("x", &text), problems);
         assert_eq!(report.diagnostics()[0].message(), "m0");
         let shown = report.to_string();
         assert_eq!(shown.matches("error: ").count(), MAX_SHOWN);

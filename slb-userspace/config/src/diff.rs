@@ -52,6 +52,33 @@ pub fn diff(old: &Config, new: &Config) -> Diff {
     diff
 }
 
+/// An object of a configuration, as values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectValues {
+    /// Kind of the object.
+    pub kind: ObjectKind,
+    /// Id of the object that this one is part of; `None` at the top.
+    pub owner: Option<String>,
+    /// Its id; the address of a server.
+    pub id: String,
+    /// Its name; the address of a server.
+    pub name: String,
+    /// Its fields that have a value, by their paths in the object's table of the configuration file.
+    pub fields: Vec<(&'static str, Value)>,
+}
+
+/// The objects of a configuration, in the order of a diff.
+pub fn object_values(config: &Config) -> Vec<ObjectValues> {
+    let values = |(key, object): (ObjectKey, Object)| ObjectValues {
+        kind: key.kind,
+        id: key.id.to_string(),
+        owner: key.owner,
+        name: object.name,
+        fields: object.fields.into_iter().filter(|(_, value)| *value != Value::Absent).collect(),
+    };
+    objects(config).into_iter().map(values).collect()
+}
+
 /// The configurations differ in the order of entries, and in nothing else.
 fn reordered() -> Change {
     let name = || "configuration".to_owned();

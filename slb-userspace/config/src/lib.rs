@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, DiagnosticReport, Severity};
 pub use model::Config;
-pub use parse::parse;
+pub use parse::{parse, parse_documents};
+
+use parse::STATE_DIR;
 
 mod diagnostic;
 pub mod diff;
@@ -20,6 +22,7 @@ mod parse;
 mod raw;
 #[cfg(any(test, feature = "testing"))]
 pub mod samples;
+mod sources;
 mod suggest;
 mod syntax;
 #[cfg(test)]
@@ -93,13 +96,28 @@ impl ConfigError {
     }
 }
 
-/// Reads and checks a configuration file.
+/// Reads and checks a configuration file, without the objects of the API.
 ///
 /// # Errors
 ///
 /// [`ConfigError`] if the file cannot be read, may be written by everyone, or breaks a rule.
 pub fn load(path: &Path) -> Result<LoadedConfig, ConfigError> {
     parse(&path.display().to_string(), &text(path)?)
+}
+
+/// The state directory that a configuration names, or the default. The text need not be valid otherwise.
+pub fn state_dir(text: &str) -> PathBuf {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        daemon: Option<NamedDaemon>,
+    }
+    #[derive(serde::Deserialize)]
+    struct NamedDaemon {
+        state_dir: Option<PathBuf>,
+    }
+    let named = toml::from_str::<Named>(text).ok();
+    let named = named.and_then(|named| named.daemon).and_then(|daemon| daemon.state_dir);
+    named.unwrap_or_else(|| STATE_DIR.into())
 }
 
 /// Reads the text of a configuration file, if its content may be trusted.

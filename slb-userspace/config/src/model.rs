@@ -18,12 +18,14 @@ pub use check::{
 pub use daemon::{DaemonConfig, InterfaceRole, XdpMode};
 pub use limits::Bandwidth;
 pub use quic::QuicRouting;
+pub use source::{ApiObjects, Document, Documents, ObjectCounts, Source};
 
 mod access;
 mod check;
 mod daemon;
 mod limits;
 mod quic;
+mod source;
 
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,10 @@ pub struct Config {
     pub primary_secondary_groups: Vec<PrimarySecondaryGroup>,
     /// Access lists, in the order of the file. Names are unique.
     pub access_lists: Vec<AccessList>,
+    /// Which of them the API owns.
+    pub api_objects: ApiObjects,
+    /// The texts that it was read from. They are no part of its value.
+    pub documents: Documents,
 }
 
 /// A load balancer: VIPs, listeners, and the default server group.

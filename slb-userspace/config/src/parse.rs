@@ -9,8 +9,10 @@ use super::{
     ConfigError, LoadedConfig,
     diagnostic::{Diagnostic, DiagnosticReport, Severity},
     field::{Checker, UsedIds},
-    model::Config,
-    raw, syntax,
+    model::{ApiObjects, Config, Document, Documents, ObjectCounts},
+    raw,
+    sources::Sources,
+    syntax,
 };
 
 mod access_list;
@@ -33,29 +35,61 @@ mod target;
 mod timeouts;
 mod vips;
 
-/// Parses and checks the text of a configuration. `name` is its file name in messages.
+pub(super) use daemon::STATE_DIR;
+
+/// Parses and checks the text of a configuration file. `name` is its file name in messages.
 ///
 /// # Errors
 ///
 /// [`ConfigError::Invalid`] with all errors.
 pub fn parse(name: &str, text: &str) -> Result<LoadedConfig, ConfigError> {
-    let document: raw::RawDocument = toml::from_str(text).map_err(|error| {
-        ConfigError::Invalid(DiagnosticReport::new(name, text, vec![syntax::explain(&error, text)]))
-    })?;
+    parse_documents(Documents { file: Document::new(name, text), api: None })
+}
+
+/// Parses and checks a configuration whose objects come from a file and from the document of the API.
+///
+/// # Errors
+///
+/// [`ConfigError::Invalid`] with all errors, in either text.
+pub fn parse_documents(documents: Documents) -> Result<LoadedConfig, ConfigError> {
+    let sources = Sources::of(&documents);
+    let report = |diagnostics| DiagnosticReport::new(sources.clone(), diagnostics);
+    let unreadable = |problem: Box<Diagnostic>| ConfigError::Invalid(report(vec![*problem]));
+    let (document, of_file) = read(&sources).map_err(unreadable)?;
     let mut checker = Checker::default();
     let config = build(&document, &mut checker);
     let Checker { mut diagnostics } = checker;
     let refused = diagnostics.iter().any(|diagnostic| diagnostic.severity() == Severity::Error);
     match config {
-        Some(config) if !refused => {
-            Ok(LoadedConfig { config, warnings: DiagnosticReport::new(name, text, diagnostics) })
+        Some(mut config) if !refused => {
+            config.api_objects = ApiObjects::after(&config, of_file);
+            config.documents = documents;
+            Ok(LoadedConfig { config, warnings: report(diagnostics) })
         }
         _ => {
             // The errors may be the cause of the warnings.
             diagnostics.retain(|diagnostic| diagnostic.severity() == Severity::Error);
-            Err(ConfigError::Invalid(DiagnosticReport::new(name, text, diagnostics)))
+            Err(ConfigError::Invalid(report(diagnostics)))
         }
     }
+}
+
+/// Reads the texts. Returns all objects, and how many of them are those of the file, which come first.
+fn read(sources: &Sources) -> Result<(raw::RawDocument, ObjectCounts), Box<Diagnostic>> {
+    let text = sources.file_text();
+    let mut document: raw::RawDocument =
+        toml::from_str(text).map_err(|error| Box::new(syntax::explain(&error, text)))?;
+    let of_file = ObjectCounts {
+        load_balancers: document.load_balancer.0.len(),
+        server_groups: document.server_group.0.len(),
+        primary_secondary_groups: document.primary_secondary_group.0.len(),
+        access_lists: document.access_list.0.len(),
+    };
+    if let Some(text) = sources.padded_api_text() {
+        let api = toml::from_str(&text).map_err(|error| Box::new(syntax::explain(&error, &text)))?;
+        document.extend(api);
+    }
+    Ok((document, of_file))
 }
 
 fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
@@ -136,5 +170,7 @@ fn build(document: &raw::RawDocument, checker: &mut Checker) -> Option<Config> {
         server_groups: server_groups.into_iter().collect::<Option<_>>()?,
         primary_secondary_groups: primary_secondary_groups.into_iter().collect::<Option<_>>()?,
         access_lists: access_lists.into_iter().collect::<Option<_>>()?,
+        api_objects: ApiObjects::default(),
+        documents: Documents::default(),
     })
 }

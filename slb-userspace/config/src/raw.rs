@@ -3,7 +3,7 @@
 //! Only unknown fields and values of the wrong shape are refused here. `parse` checks everything else, so that it can
 //! report all problems at once.
 
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use toml::Spanned;
 
 pub(super) use value::{Fields, List, Scalar, ScalarOr};
@@ -29,6 +29,35 @@ pub(super) struct RawDocument {
     pub(super) primary_secondary_group: List<RawTable<RawPrimarySecondaryGroup>>,
     #[serde(default)]
     pub(super) access_list: List<RawTable<RawAccessList>>,
+}
+
+/// The document of the API.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawApiDocument {
+    /// Read by the daemon alone.
+    #[serde(rename = "document")]
+    _document: Option<IgnoredAny>,
+    #[serde(default)]
+    load_balancer: List<RawTable<RawLoadBalancer>>,
+    #[serde(default)]
+    server_group: List<RawTable<RawServerGroup>>,
+    #[serde(default)]
+    primary_secondary_group: List<RawTable<RawPrimarySecondaryGroup>>,
+    #[serde(default)]
+    access_list: List<RawTable<RawAccessList>>,
+}
+
+impl RawDocument {
+    /// Adds the objects of the API after those of the file.
+    pub(super) fn extend(&mut self, api: RawApiDocument) {
+        let RawApiDocument { _document, load_balancer, server_group, primary_secondary_group, access_list } =
+            api;
+        self.load_balancer.0.extend(load_balancer.0);
+        self.server_group.0.extend(server_group.0);
+        self.primary_secondary_group.0.extend(primary_secondary_group.0);
+        self.access_list.0.extend(access_list.0);
+    }
 }
 
 /// `[[access_list]]`.

@@ -4,16 +4,15 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{daemon, dataplane::bpf::lifetime::MachineMounts, privileges, telemetry};
-use slb_config as config;
+use crate::{daemon, dataplane::bpf::lifetime::MachineMounts, privileges, sources, telemetry};
 use slb_control::map_limits;
 
 /// Runs the daemon in the foreground. An invalid configuration changes nothing.
 pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
-    let loaded = match config::load(path) {
+    let loaded = match sources::load(path) {
         Ok(loaded) => loaded,
         Err(rejected) => {
-            telemetry::log_final(&rejected.to_string());
+            telemetry::log_final(&rejected);
             return Ok(ExitCode::FAILURE);
         }
     };

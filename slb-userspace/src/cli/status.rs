@@ -176,14 +176,14 @@ fn render(status: &Status) -> String {
         for listener in &balancer.listeners {
             text += &match listener.state {
                 ApiRunState::Running => {
-                    let heading = heading(&balancer.name, listener);
+                    let heading = heading(balancer, listener);
                     format!(
                         "\n{heading}\n{}{}\n",
                         outages(listener) + &limits(listener) + &source_ports(listener),
                         servers(listener)
                     )
                 }
-                ApiRunState::Stopped => format!("\n{}\n", heading(&balancer.name, listener)),
+                ApiRunState::Stopped => format!("\n{}\n", heading(balancer, listener)),
             };
         }
     }

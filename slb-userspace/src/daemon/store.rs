@@ -5,9 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{ErrorKind, Read as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    fs::{self, File},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -17,13 +16,14 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::{
     advice::{Attempt, with_advice},
     server::{changes::overrides::override_change, override_keys::api_override},
+    sources::api_document,
     state_file,
 };
 use slb_api::{
     changes::{ApiMissing, ApiOverrideChange, ApiOverrideEffect},
     types::{ApiOverride, Requester},
 };
-use slb_config::Config;
+use slb_config::{Config, model::Document};
 use slb_control::{
     model::OverrideKey,
     overrides::{NamedServer, Overrides, ServerOverride},
@@ -32,10 +32,6 @@ use slb_control::{
 mod stored;
 
 const FILE: &str = "overrides.json";
-/// Opens no symbolic link, and does not block on a pipe.
-const SAFE_OPEN_FLAGS: i32 = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-/// Maximum size that is read, in bytes. The daemon writes no larger file.
-const MAX_FILE_BYTES: u64 = 64 << 20;
 
 /// The overrides and their file.
 pub(super) struct Store {
@@ -119,6 +115,17 @@ impl Store {
         Ok(())
     }
 
+    /// Writes the document of the API, or removes it if there is none.
+    ///
+    /// # Errors
+    /// The state directory cannot be used, or the file could not be written. It is unchanged.
+    pub(super) fn write_api_document(&mut self, document: Option<&Document>) -> Result<()> {
+        if self.lock.is_err() {
+            self.reopen().map_err(anyhow::Error::msg)?;
+        }
+        api_document::write(&self.directory, document)
+    }
+
     /// The overrides that would not apply with this configuration. `names` has the names of their groups.
     pub(super) fn without_effect(&self, config: &Config, names: &Config) -> Vec<ApiOverrideChange> {
         let lost = self.records.iter().filter(|(key, _)| !key.exists(config) && key.exists(names));
@@ -196,21 +203,8 @@ fn read(directory: &Path) -> Result<BTreeMap<OverrideKey, OverrideRecord>> {
     let path = directory.join(FILE);
     let shown = path.display();
     let instead = format!("move it away (`mv {shown} {shown}.old`), which ends what was set at run time");
-    let file = match OpenOptions::new().read(true).custom_flags(SAFE_OPEN_FLAGS).open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error).with_context(|| format!("{shown} cannot be opened: {instead}")),
-    };
-    let metadata = file.metadata()?;
-    ensure!(metadata.is_file(), "{shown} is not a file: {instead}");
-    ensure!(metadata.permissions().mode() & 0o002 == 0, "{shown}: everyone may write to it: {instead}");
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES)
-        .read_to_string(&mut text)
-        .with_context(|| format!("{shown} cannot be read: {instead}"))?;
-    let records =
-        stored::parse(&text).with_context(|| format!("{shown} is not what slbd writes: {instead}"))?;
-    Ok(records)
+    let Some(text) = state_file::read_trusted(&path, &instead)? else { return Ok(BTreeMap::new()) };
+    stored::parse(&text).with_context(|| format!("{shown} is not what slbd writes: {instead}"))
 }
 
 fn write(directory: &Path, records: &BTreeMap<OverrideKey, OverrideRecord>) -> Result<()> {

@@ -13,7 +13,10 @@ use tokio::{
 
 use super::requests::RequestError;
 use slb_config as config;
-use slb_config::LoadedConfig;
+use slb_config::{
+    ConfigError, LoadedConfig,
+    model::{Document, Documents},
+};
 use slb_control::map_limits;
 
 /// Loads the daemon's file and configuration texts.
@@ -48,36 +51,46 @@ impl Loader {
         &self.file
     }
 
-    /// Loads the daemon's file.
+    /// Loads the daemon's file, with the objects of `api`.
     ///
     /// # Errors
     /// The file is invalid; the error says why.
-    pub async fn file(&self) -> Result<(LoadedConfig, LoadPermit), RequestError> {
-        let file = Arc::clone(&self.file);
-        self.load_blocking(move || load(&file)).await
+    pub async fn file(&self, api: Option<Document>) -> Result<(LoadedConfig, LoadPermit), RequestError> {
+        let path = Arc::clone(&self.file);
+        self.load_blocking(move || parse(Documents { file: read(&path)?, api })).await
     }
 
-    /// Loads a text. `name` stands for it in messages.
+    /// Loads a text in place of the file, with the objects of `api`. `name` stands for it in messages.
     ///
     /// # Errors
     /// The text is invalid; the error says why.
     pub async fn text(
         &self,
-        name: Option<String>,
-        text: String,
+        name: Option<&str>,
+        text: &str,
+        api: Option<Document>,
     ) -> Result<(LoadedConfig, LoadPermit), RequestError> {
-        let name = name.unwrap_or_else(|| "configuration".to_owned());
-        let parse = move || {
-            config::parse(&name, &text).map_err(|rejected| RequestError::Invalid(rejected.to_string()))
-        };
-        self.load_blocking(parse).await
+        let file = Document::new(name.unwrap_or("configuration"), text);
+        self.load_blocking(move || parse(Documents { file, api })).await
+    }
+
+    /// Loads these documents, as `check` refuses them.
+    ///
+    /// # Errors
+    /// They are invalid.
+    pub async fn documents<E: From<RequestError> + Send + 'static>(
+        &self,
+        documents: Documents,
+        check: impl FnOnce(ConfigError) -> E + Send + 'static,
+    ) -> Result<(LoadedConfig, LoadPermit), E> {
+        self.load_blocking(move || config::parse_documents(documents).map_err(check)).await
     }
 
     /// Also checks the map sizes here: with thousands of listeners that takes as long as parsing.
-    async fn load_blocking(
+    async fn load_blocking<E: From<RequestError> + Send + 'static>(
         &self,
-        load: impl FnOnce() -> Result<LoadedConfig, RequestError> + Send + 'static,
-    ) -> Result<(LoadedConfig, LoadPermit), RequestError> {
+        load: impl FnOnce() -> Result<LoadedConfig, E> + Send + 'static,
+    ) -> Result<(LoadedConfig, LoadPermit), E> {
         let guard = Arc::clone(&self.permit).lock_owned().await;
         let seed = self.seed;
         // The blocking task owns the guard: a caller that disconnects does not let a second load begin.
@@ -85,17 +98,22 @@ impl Loader {
             let mut loaded = load()?;
             loaded.config.daemon.hash_seed.get_or_insert(seed);
             let fits = map_limits::check(&loaded.config)
-                .map_err(|large| RequestError::Invalid(format!("error: {large}")));
+                .map_err(|large| RequestError::Invalid(format!("error: {large}")).into());
             fits.map(|()| (loaded, LoadPermit { _guard: guard }))
         })
         .await;
         loaded.unwrap_or_else(|error| {
-            Err(RequestError::Failed(format!("error: the configuration could not be parsed: {error}")))
+            let text = format!("error: the configuration could not be parsed: {error}");
+            Err(RequestError::Failed(text).into())
         })
     }
 }
 
-fn load(file: &Path) -> Result<LoadedConfig, RequestError> {
+fn parse(documents: Documents) -> Result<LoadedConfig, RequestError> {
+    config::parse_documents(documents).map_err(|rejected| RequestError::Invalid(rejected.to_string()))
+}
+
+fn read(file: &Path) -> Result<Document, RequestError> {
     // A pipe cannot be read twice, and opening it would block until another writer.
     if fs::metadata(file).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
         let file = file.display();
@@ -103,7 +121,8 @@ fn load(file: &Path) -> Result<LoadedConfig, RequestError> {
             "error: {file}: is not a regular file and cannot be read again: use `slb apply FILE`, or start slbd with a file"
         )));
     }
-    config::load(file).map_err(|rejected| RequestError::Invalid(rejected.to_string()))
+    let text = config::text(file).map_err(|rejected| RequestError::Invalid(rejected.to_string()))?;
+    Ok(Document::new(&file.display().to_string(), &text))
 }
 
 #[cfg(test)]
@@ -119,7 +138,7 @@ mod tests {
         let loader = Loader::new("/nonexistent/slb.toml".into(), 7);
         let without = "[daemon]\ninterfaces = [\"eth0\"]\n";
         for (text, seed) in [(without.to_owned(), 7), (format!("{without}hash_seed = 9\n"), 9)] {
-            let (loaded, _turn) = loader.text(None, text).await.unwrap();
+            let (loaded, _turn) = loader.text(None, &text, None).await.unwrap();
             assert_eq!(loaded.config.daemon.hash_seed, Some(seed));
         }
     }
@@ -127,12 +146,12 @@ mod tests {
     #[tokio::test]
     async fn loads_are_serialized() {
         let loader = Loader::new("/nonexistent/slb.toml".into(), 7);
-        let text = include_str!("../../../config/slb.toml").to_owned();
-        let (_, permit) = loader.text(None, text.clone()).await.unwrap();
-        let second = loader.text(None, text.clone());
+        let text = include_str!("../../../config/slb.toml");
+        let (_, permit) = loader.text(None, text, None).await.unwrap();
+        let second = loader.text(None, text, None);
         assert!(timeout(Duration::from_millis(50), second).await.is_err(), "two at a time");
         drop(permit);
-        loader.text(None, text).await.unwrap();
+        loader.text(None, text, None).await.unwrap();
     }
 
     #[tokio::test]
@@ -146,7 +165,8 @@ mod tests {
              server_group = \"web\"\nhealth_check = {{ kind = \"tcp\", port = 9 }}\n[[server_group]]\nname = \"web\"\nservers = [{}]\n",
             servers.join(", ")
         );
-        let refused = Loader::new("/nonexistent/slb.toml".into(), 7).text(None, text).await.unwrap_err();
+        let refused =
+            Loader::new("/nonexistent/slb.toml".into(), 7).text(None, &text, None).await.unwrap_err();
         let said = refused.to_string();
         assert!(said.starts_with("error: the configuration needs 1200 server entries"), "{said}");
     }
@@ -155,9 +175,9 @@ mod tests {
     async fn failed_load_is_refused_and_lets_the_next_one_run() {
         let loader = Loader::new("/nonexistent/slb.toml".into(), 7);
         for _ in 0..2 {
-            let refused = loader.file().await.unwrap_err();
+            let refused = loader.file(None).await.unwrap_err();
             assert!(refused.to_string().contains("/nonexistent/slb.toml"), "{refused}");
-            let refused = loader.text(Some("mine.toml".to_owned()), "x".to_owned()).await.unwrap_err();
+            let refused = loader.text(Some("mine.toml"), "x", None).await.unwrap_err();
             assert!(refused.to_string().contains("mine.toml"), "{refused}");
         }
     }

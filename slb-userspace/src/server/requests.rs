@@ -9,7 +9,7 @@ use slb_api::{
     flows::Flushed,
     types::{Requester, Set},
 };
-use slb_config::{Config, DiagnosticReport, LoadedConfig};
+use slb_config::{Config, DiagnosticReport, LoadedConfig, model::Document};
 use slb_control::{flush::FlushFilter, overrides::NamedServer};
 
 /// A request and the channel for its answer.
@@ -70,6 +70,13 @@ pub enum ApiCommand {
         /// Time within which it must be confirmed; otherwise it is rolled back.
         confirm_within: Option<Duration>,
     },
+    /// Makes a changed document of the API active, and stores it.
+    Edit {
+        /// The configuration with the changed document.
+        loaded: Box<LoadedConfig>,
+        /// The document that was changed.
+        base: Option<Document>,
+    },
     /// Confirms the configuration that would be rolled back.
     Confirm,
     /// Sets or resets overrides of servers.
@@ -89,6 +96,7 @@ impl ApiCommand {
         match self {
             Self::Reload { .. } => "reload",
             Self::Apply { .. } => "apply",
+            Self::Edit { .. } => "edit",
             Self::Confirm => "confirm",
             Self::Set { .. } => "server",
         }
@@ -104,12 +112,16 @@ pub enum RequestError {
     Conflict(String),
     /// It was valid and failed.
     Failed(String),
+    /// Another change came first. The request is to be made again, from the documents as they are then.
+    Stale,
 }
 
 impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Invalid(text) | Self::Conflict(text) | Self::Failed(text)) = self;
-        f.write_str(text)
+        match self {
+            Self::Invalid(text) | Self::Conflict(text) | Self::Failed(text) => f.write_str(text),
+            Self::Stale => f.write_str("other changes came first, again and again: try again later"),
+        }
     }
 }
 

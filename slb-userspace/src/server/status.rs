@@ -100,14 +100,17 @@ pub fn status(state: &MapState, readings: &Readings, context: StatusContext<'_>)
     let digests = balancers.values().flat_map(BTreeMap::values).flat_map(|parts| &parts.digests);
     let digest = digest::all(digests.copied()).to_string();
     let load_balancers = balancers.into_iter().map(|(name, listeners)| {
-        let id = ids.load_balancer(&name).map(ToString::to_string);
+        let id = ids.load_balancer(&name);
+        let owned = context.config.map(|config| &config.api_objects);
+        let source = id.and_then(|id| Some(owned?.load_balancer(id).name().to_owned()));
+        let id = id.map(ToString::to_string);
         let listeners = listeners.into_values().map(|parts| {
             let id = ids.listener(&name, &parts.listener.name);
             let outages = id.and_then(|id| context.outages?.get(&id));
             parts.document(outages.into_iter().flatten().cloned())
         });
         let listeners = listeners.collect();
-        ApiLoadBalancer { id, name, listeners }
+        ApiLoadBalancer { id, name, source, listeners }
     });
     let load_balancers = load_balancers.collect();
     Status {

@@ -1,7 +1,7 @@
 //! A flood of SYNs from random sources beside real clients, answered by SYN cookies: what the clients notice of it.
 //!
 //! The kernel creates the SYNs (`BPF_PROG_TEST_RUN` with live frames) at the clients' end of the link, on one
-//! processor. The SYN-ACKs come back to the same interface, where a program counts and drops those of the flood and
+//! processor. The SYN-ACKs arrive at the same interface, where a program counts and drops those of the flood and
 //! passes those of the clients to their TCP stack. All of it shares the machine's processors with SLB and the servers.
 
 mod clients;

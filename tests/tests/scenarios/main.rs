@@ -27,6 +27,7 @@ mod modes;
 mod multipath;
 mod namespaces;
 mod next_hop;
+mod objects;
 mod one_way;
 mod other_host;
 mod pass_to_kernel;

@@ -69,7 +69,15 @@ impl ObjectKey {
 }
 
 pub(super) fn objects(config: &Config) -> Objects {
-    let Config { daemon, load_balancers, server_groups, primary_secondary_groups, access_lists } = config;
+    let Config {
+        daemon,
+        load_balancers,
+        server_groups,
+        primary_secondary_groups,
+        access_lists,
+        api_objects: _,
+        documents: _,
+    } = config;
     let mut objects = Objects::new();
     self::daemon(daemon, &mut objects);
     load_balancers.iter().for_each(|balancer| load_balancer(balancer, &mut objects));

@@ -27,7 +27,8 @@ const PIN_DIR: &str = "/sys/fs/bpf/slb";
 const SOCKET: &str = "/run/slb/slbd.sock";
 /// The word for no read-only socket.
 const OFF: &str = "off";
-const STATE_DIR: &str = "/var/lib/slb";
+/// The default of `state_dir`.
+pub(crate) const STATE_DIR: &str = "/var/lib/slb";
 /// That of IANA for Generic UDP Encapsulation.
 const GUE_PORT: u16 = 6080;
 const FLOW_TABLE_ENTRIES: u32 = 262_144;

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 
 use slb_api::types::{
-    ApiAccessList, ApiAccessListKind, ApiListener, ApiOutage, ApiQuic, ApiRunState, ApiServer, ApiSourcePorts,
+    ApiAccessList, ApiAccessListKind, ApiListener, ApiLoadBalancer, ApiOutage, ApiQuic, ApiRunState,
+    ApiServer, ApiSourcePorts,
 };
 use slb_common::abi::ports::EndpointText;
 
-pub(super) fn heading(balancer: &str, listener: &ApiListener) -> String {
+pub(super) fn heading(balancer: &ApiLoadBalancer, listener: &ApiListener) -> String {
     let addresses: Vec<_> = listener
         .addresses
         .iter()
@@ -29,8 +30,10 @@ pub(super) fn heading(balancer: &str, listener: &ApiListener) -> String {
         ApiRunState::Stopped => "stopped".to_owned(),
     };
     format!(
-        "{balancer}/{} {} {} -> {} ({}{}{}{}): {traffic}",
+        "{}/{}{} {} {} -> {} ({}{}{}{}): {traffic}",
+        balancer.name,
         listener.name,
+        if balancer.source.as_deref() == Some("api") { " (api)" } else { "" },
         listener.protocol,
         addresses.join(", "),
         listener.server_group.as_deref().unwrap_or("default server group"),

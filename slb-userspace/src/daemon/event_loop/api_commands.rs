@@ -20,6 +20,7 @@ use crate::{
     dataplane::bpf::lifetime::PinLifetime,
     server::{
         ActiveConfig,
+        bases::Bases,
         changes::overrides::{in_words, override_change},
         requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
     },
@@ -28,7 +29,11 @@ use slb_api::{
     changes::{ApiOverrideChange, ApiOverrideEffect, ChangeResult},
     types::{ApiOverride, Requester, Set},
 };
-use slb_config::{Config, LoadedConfig};
+use slb_config::{
+    Config, LoadedConfig,
+    model::{Document, Documents},
+    parse_documents,
+};
 use slb_control::{
     model::{AdminState, OverrideKey},
     overrides::{NamedServer, Overrides, ServerOverride},
@@ -74,6 +79,15 @@ impl<E: Environment> EventLoop<E> {
                             Err(refused) => Err(refused),
                         }
                     }
+                    ApiCommand::Edit { loaded, base } => {
+                        match self.validated_edit(*loaded, base.as_ref()).await {
+                            Ok((config, warnings)) => {
+                                let then = ConfigCommand::Edit { warnings, by, answer };
+                                return self.begin_or_refuse(config, then).await;
+                            }
+                            Err(refused) => Err(refused),
+                        }
+                    }
                     ApiCommand::Confirm => self.confirm(),
                     ApiCommand::Set { servers, set, force } => match self.set(&servers, set, force, &by) {
                         Ok(overrides) => {
@@ -112,17 +126,27 @@ impl<E: Environment> EventLoop<E> {
     /// Reloads the configuration file on SIGHUP.
     pub(super) fn reload_for_signal(&self) {
         let (loader, request_sender) = (self.loader.clone(), self.request_sender.clone());
+        let mut bases = Bases::new(self.snapshots.subscribe());
         tokio::spawn(async move {
-            let (by, (answer, _)) = (Requester::default(), oneshot::channel());
-            match loader.file().await {
-                Ok((loaded, turn)) => {
-                    let order = ApiCommand::Reload { loaded: Box::new(loaded) };
-                    // If the daemon is stopping, the reload is moot.
-                    let _ = request_sender.send(Request::ApiCommand { order, by, answer }).await;
-                    drop(turn);
+            let by = Requester::default();
+            while let Some(base) = bases.next().await {
+                let (loaded, permit) = match loader.file(base.documents.api.clone()).await {
+                    Ok(loaded) => loaded,
+                    Err(refused) => return log_refused("reload", &by, &refused),
+                };
+                let order = ApiCommand::Reload { loaded: Box::new(loaded) };
+                let (answer, answered) = oneshot::channel();
+                let request = Request::ApiCommand { order, by: by.clone(), answer };
+                // If the daemon is stopping, the reload is moot.
+                if request_sender.send(request).await.is_err() {
+                    return;
                 }
-                Err(refused) => log_refused("reload", &by, &refused),
+                drop(permit);
+                if !matches!(answered.await, Ok(Err(RequestError::Stale))) {
+                    return;
+                }
             }
+            log_refused("reload", &by, &RequestError::Stale);
         });
     }
 
@@ -133,6 +157,32 @@ impl<E: Environment> EventLoop<E> {
         loaded: LoadedConfig,
     ) -> Result<(Arc<Config>, String), RequestError> {
         self.refuse_while_unconfirmed(what)?;
+        let desired = self.reconfiguration.as_ref().map_or(&self.config, |change| &change.config);
+        if loaded.config.documents.api != desired.documents.api {
+            return Err(RequestError::Stale);
+        }
+        self.validated_objects(loaded).await
+    }
+
+    /// Validates a configuration with a changed document of the API, which was `base` before.
+    async fn validated_edit(
+        &mut self,
+        loaded: LoadedConfig,
+        base: Option<&Document>,
+    ) -> Result<(Arc<Config>, String), RequestError> {
+        self.refuse_while_unconfirmed("change it")?;
+        let active = &self.config.documents;
+        let is_based = active.api.as_ref() == base && active.file == loaded.config.documents.file;
+        if self.reconfiguration.is_some() || !is_based {
+            return Err(RequestError::Stale);
+        }
+        self.validated_objects(loaded).await
+    }
+
+    async fn validated_objects(
+        &mut self,
+        loaded: LoadedConfig,
+    ) -> Result<(Arc<Config>, String), RequestError> {
         let LoadedConfig { config, warnings } = loaded;
         for warning in warnings.diagnostics() {
             tracing::warn!("configuration: {}", warning.message());
@@ -190,8 +240,31 @@ impl<E: Environment> EventLoop<E> {
                 }
                 reply("apply", &by, answer, result);
             }
+            ConfigCommand::Edit { warnings, by, answer } => {
+                if reconfigured.is_ok() {
+                    self.file_config = self.with_api_objects(&self.file_config);
+                }
+                let ended = self.prune_overrides(before);
+                let mut result =
+                    reconfigured.map(|changed| ChangeResult { warnings, ..changed }).map_err(refused);
+                if let Ok(changed) = &mut result {
+                    changed.overrides.extend(ended);
+                }
+                reply("edit", &by, answer, result);
+            }
             ConfigCommand::RollBack(to) => self.finish_rollback(to, before, reconfigured),
         }
+    }
+
+    /// The configuration of the same file with the objects that the API has now. The file was applied over since if it
+    /// does not fit them any more; it stays as it is then.
+    fn with_api_objects(&self, of_file: &Arc<Config>) -> Arc<Config> {
+        let (file, active) = (&of_file.documents.file, &self.config.documents);
+        if *file == active.file {
+            return self.config.clone();
+        }
+        let documents = Documents { file: file.clone(), api: active.api.clone() };
+        parse_documents(documents).map_or_else(|_| of_file.clone(), |loaded| Arc::new(loaded.config))
     }
 
     fn confirm(&mut self) -> Result<ChangeResult, RequestError> {

@@ -54,6 +54,8 @@ pub(super) enum ConfigCommand {
     Reload { warnings: String, answers: Vec<(Requester, ChangeReply)> },
     /// Apply of a given configuration.
     Apply { warnings: String, by: Requester, answer: ChangeReply, confirm_within: Option<Duration> },
+    /// A changed document of the API.
+    Edit { warnings: String, by: Requester, answer: ChangeReply },
     /// Rollback of an unconfirmed configuration to this one.
     RollBack(Arc<Config>),
 }
@@ -64,6 +66,7 @@ impl ConfigCommand {
         match self {
             Self::Reload { .. } => "reload",
             Self::Apply { .. } => "apply",
+            Self::Edit { .. } => "edit",
             Self::RollBack(_) => "rollback",
         }
     }
@@ -84,6 +87,11 @@ impl ConfigCommand {
             }
             (Self::Apply { by, answer, .. }, later) => {
                 reply("apply", &by, answer, Err(superseded_error("apply", &later)));
+                later
+            }
+            (Self::Edit { answer, .. }, later) => {
+                // It is made again on top of the later change. The caller may have disconnected.
+                let _ = answer.send(Err(RequestError::Stale));
                 later
             }
             (Self::RollBack(_), later) => later,

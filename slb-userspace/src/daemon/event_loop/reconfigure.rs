@@ -190,7 +190,10 @@ impl<E: Environment> EventLoop<E> {
         let Some(reconfiguration) = self.reconfiguration.take() else { return };
         let Reconfiguration { ref config, ref added, ref removed, .. } = reconfiguration;
         let before = self.config.clone();
-        let applied = self.activate(config.clone(), removed);
+        let applied = match reconfiguration.then {
+            ConfigCommand::Edit { .. } => self.activate_edit(config.clone(), removed),
+            _ => self.activate(config.clone(), removed),
+        };
         // Detach from the interfaces that the active configuration, new or old, does not use.
         self.env.interfaces_mut().remove(if applied.is_ok() { removed } else { added });
         self.update_exits(&[], &BTreeSet::new());
@@ -202,6 +205,21 @@ impl<E: Environment> EventLoop<E> {
         if let Err(error) = self.expect() {
             tracing::error!(error = format!("{error:#}"), "cannot read the state of the data plane");
         }
+    }
+
+    /// Stores the document of the API, then makes the configuration active. On an error, neither has changed.
+    fn activate_edit(&mut self, config: Arc<Config>, removed: &[String]) -> Result<()> {
+        self.store.write_api_document(config.documents.api.as_ref())?;
+        let applied = self.activate(config, removed);
+        if applied.is_err()
+            && let Err(error) = self.store.write_api_document(self.config.documents.api.as_ref())
+        {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the document of the API has a change that could not become active: the next start uses it"
+            );
+        }
+        applied
     }
 
     /// Makes a configuration active; on an error the previous one stays active.

@@ -29,7 +29,10 @@ pub(super) fn reply(
     answer: ChangeReply,
     result: Result<ChangeResult, RequestError>,
 ) {
-    log(what, by, &result);
+    // A stale request is made again.
+    if !matches!(result, Err(RequestError::Stale)) {
+        log(what, by, &result);
+    }
     // The caller may have disconnected.
     let _ = answer.send(result);
 }
