@@ -31,7 +31,7 @@ use axum::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot, watch},
+    sync::{Mutex, mpsc, oneshot, watch},
     task::spawn_blocking,
     time::Instant,
 };
@@ -39,11 +39,11 @@ use tokio::{
 use self::{
     bases::Bases,
     changes::documents,
-    config_change::ConfigChange,
+    config_change::{ConfigChange, PreparedChange},
     flows::filter,
     interfaces::InterfaceView,
     loader::{LoadPermit, Loader},
-    objects::edits::Edits,
+    objects::edits::{EditOutcome, EditedConfig, Edits},
     override_keys::named_server,
     problem::Problem,
     requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings},
@@ -116,7 +116,7 @@ impl Sockets {
         let snapshots = shown.snapshots.clone();
         let source = StatusSource { maps, file, shown, started: Instant::now() };
         let documents = StatusCache::new(move || source.document());
-        let api = Arc::new(Api { documents, loader, snapshots, requests });
+        let api = Arc::new(Api { documents, loader, snapshots, requests, edit_turn: Mutex::default() });
         let asked = || Router::new().route("/v1/pending", get(serve_pending));
         let router = asked()
             .route("/v1/status", get(serve_status))
@@ -127,6 +127,8 @@ impl Sockets {
             .route("/v1/servers", post(serve_overrides))
             .route("/v1/flows/flush", post(serve_flush))
             .merge(objects::writable())
+            .fallback(unknown_path)
+            .method_not_allowed_fallback(wrong_method)
             .with_state(Arc::clone(&api))
             .layer(Extension(BodyLimit::default()));
         let watched = asked()
@@ -143,6 +145,17 @@ impl Sockets {
     }
 }
 
+async fn unknown_path() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path: docs/api.md lists the paths")
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path does not take this method: docs/api.md lists both",
+    )
+}
+
 async fn refuse_to_change() -> Failure {
     (StatusCode::FORBIDDEN, "this socket is read-only: `[daemon] socket` takes changes".to_owned())
 }
@@ -152,6 +165,8 @@ struct Api {
     loader: Loader,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     requests: mpsc::Sender<Request>,
+    /// The right to change objects.
+    edit_turn: Mutex<()>,
 }
 
 /// Sources of the status document.
@@ -226,21 +241,40 @@ impl Api {
     /// What these changes of objects would change.
     async fn dry_run(&self, edits: &Edits) -> Result<Response, Problem> {
         let base = self.config();
-        let (loaded, permit) = edits.load(&self.loader, &base).await?;
-        Ok(Json(self.compare(loaded, permit).await?).into_response())
+        let Some(EditedConfig { loaded, permit, .. }) = edits.load(&self.loader, &base).await? else {
+            return Ok(Json(DiffResult::default()).into_response());
+        };
+        let difference = self.compare(loaded, permit).await?;
+        match difference.refused {
+            Some(why) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, why)),
+            None => Ok(Json(difference).into_response()),
+        }
     }
 
     /// Makes a change of the configuration, again if another one came first.
-    async fn change(&self, change: &ConfigChange, by: &Requester) -> Result<ChangeResult, Problem> {
+    async fn change(
+        &self,
+        change: &ConfigChange,
+        by: &Requester,
+    ) -> Result<(ChangeResult, EditOutcome), Problem> {
         let mut bases = Bases::new(self.snapshots.clone());
+        // Changes of objects follow one another: each begins from what the one before it has led to.
+        let _turn = match change {
+            ConfigChange::Edit(_) => {
+                Some(bases.patient(self.edit_turn.lock()).await.ok_or(RequestError::Stale)?)
+            }
+            ConfigChange::Reload | ConfigChange::Apply { .. } => None,
+        };
         while let Some(base) = bases.next().await {
             let prepared = change.prepare(&self.loader, &base).await;
-            let (order, permit) = prepared.inspect_err(|problem| problem.log(change.name(), by))?;
+            let prepared = prepared.inspect_err(|problem| problem.log(change.name(), by))?;
+            let Some(PreparedChange { order, permit, outcome }) = prepared else {
+                return Ok(Default::default());
+            };
             let request = |answer| Request::ApiCommand { order, by: by.clone(), answer };
-            let asked = self.ask(request, Some(permit)).await;
-            match asked.map_err(|(status, text)| Problem::new(status, text))? {
+            match self.ask(request, Some(permit)).await? {
                 Err(RequestError::Stale) => {}
-                changed => return changed.map_err(Problem::from),
+                changed => return Ok((changed?, outcome)),
             }
         }
         Err(RequestError::Stale.into())
@@ -395,7 +429,7 @@ async fn serve_reload(
     Extension(by): Extension<Requester>,
 ) -> Result<Json<ChangeResult>, Failure> {
     let changed = api.change(&ConfigChange::Reload, &named(by).await).await;
-    changed.map(Json).map_err(Problem::into_text)
+    changed.map(|(changed, _)| Json(changed)).map_err(Problem::into_text)
 }
 
 async fn serve_apply(
@@ -414,7 +448,7 @@ async fn serve_apply(
         return Err((StatusCode::BAD_REQUEST, text.to_owned()));
     }
     let changed = api.change(&ConfigChange::Apply { name, text, confirm_within }, &named(by).await).await;
-    changed.map(Json).map_err(Problem::into_text)
+    changed.map(|(changed, _)| Json(changed)).map_err(Problem::into_text)
 }
 
 async fn serve_confirm(

@@ -20,7 +20,7 @@ pub struct ChangeResult {
 }
 
 /// Changes that a configuration would cause: the answer to `POST /v1/diff`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiffResult {
     /// What differs from the active configuration.
     pub changes: Vec<ApiChange>,

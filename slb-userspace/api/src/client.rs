@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{HeaderMap, Method, Request, StatusCode, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
@@ -15,6 +16,14 @@ use super::types::{ApiPendingChange, Status};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Timeout of changes. A change may wait for the first result of a check, whose timeout is 300 s at most.
 const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(330);
+
+/// Characters that a segment of a path may have as they are (RFC 3986, 3.3).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b':');
+
+/// A segment of a path, percent-encoded.
+pub fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}
 
 /// The daemon has refused the request. The text says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::fmt;
 use annotate_snippets::{AnnotationKind, Level, Renderer, normalize_untrusted_str};
 
 pub(super) use super::sources::Span;
-use super::sources::{Source, Sources};
+use super::sources::{SourceText, Sources};
 
 /// Most diagnostics that are rendered. A file with more has a common cause, and each one costs a pass over the text.
 const MAX_SHOWN: usize = 100;
@@ -28,6 +28,8 @@ pub struct Diagnostic {
     label: String,
     related: Option<(Span, String)>,
     help: Option<String>,
+    /// Key that the table at `span` lacks.
+    missing: Option<String>,
 }
 
 impl Diagnostic {
@@ -40,6 +42,7 @@ impl Diagnostic {
             label: label.into(),
             related: None,
             help: None,
+            missing: None,
         }
     }
 
@@ -51,6 +54,12 @@ impl Diagnostic {
     /// Adds a second position that explains the first one.
     pub(super) fn related(mut self, span: Span, label: impl Into<String>) -> Self {
         self.related = Some((span, label.into()));
+        self
+    }
+
+    /// Names the key that the table at the position lacks.
+    pub(super) fn missing(mut self, key: &str) -> Self {
+        self.missing = Some(key.to_owned());
         self
     }
 
@@ -86,7 +95,7 @@ impl Diagnostic {
             self.related.as_ref().map(|(span, label)| (sources.of_span(span), span, label.as_str()));
         let beside = related.filter(|(other, ..)| other.start == source.start);
         let elsewhere = related.filter(|(other, ..)| other.start != source.start);
-        let context = |(source, span, label): (&Source, &Span, _)| {
+        let context = |(source, span, label): (&SourceText, &Span, _)| {
             AnnotationKind::Context.span(source.local(span)).label(label)
         };
         let snippet = source.snippet().annotation(primary).annotations(beside.map(context));
@@ -111,10 +120,18 @@ impl DiagnosticReport {
         Self { sources, diagnostics }
     }
 
-    /// The key in the document of the API where a diagnostic is, as in `load_balancer[0].port`; `None` if it is in the
-    /// file.
-    pub fn key_in_api_document(&self, diagnostic: &Diagnostic) -> Option<String> {
-        self.sources.key_in_api_document(&diagnostic.span)
+    /// The diagnostics that are rendered, each with its key in the document of the API, as in `load_balancer[0].port`;
+    /// `None` for the key of one in the file.
+    pub fn with_api_keys(&self) -> Vec<(&Diagnostic, Option<String>)> {
+        let keys = self.sources.api_keys();
+        let key = |diagnostic: &Diagnostic| {
+            let mut path = keys.as_ref()?.at(&diagnostic.span)?;
+            if let Some(missing) = &diagnostic.missing {
+                path = format!("{path}.{missing}");
+            }
+            Some(path)
+        };
+        self.diagnostics.iter().take(MAX_SHOWN).map(|diagnostic| (diagnostic, key(diagnostic))).collect()
     }
 
     /// The diagnostics in the order of the text.
@@ -184,7 +201,7 @@ error: `b` is too large
         let shown = report.to_string();
         assert!(shown.contains("api.toml:2:1") && shown.contains("2 | c = 3"), "{shown}");
         assert!(shown.contains("x.toml:1:1") && shown.contains("1 | a = 1"), "{shown}");
-        assert_eq!(report.key_in_api_document(&report.diagnostics()[0]).as_deref(), Some("c"));
+        assert_eq!(report.with_api_keys()[0].1.as_deref(), Some("c"));
     }
 
     #[test]

@@ -66,7 +66,8 @@ impl Checker {
                     format!("`{key}` is missing"),
                     format!("this needs `{key}`"),
                 )
-                .help(format!("for example `{example}`")),
+                .help(format!("for example `{example}`"))
+                .missing(key),
             );
         }
         value

@@ -16,23 +16,23 @@ pub(super) type Span = Range<usize>;
 /// The texts of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Sources {
-    file: Source,
-    api: Option<Source>,
+    file: SourceText,
+    api: Option<SourceText>,
 }
 
 /// A text, and where it begins in the range of all texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Source {
+pub(super) struct SourceText {
     document: Document,
     pub(super) start: usize,
 }
 
 impl Sources {
     pub(super) fn of(documents: &Documents) -> Self {
-        let file = Source { document: documents.file.clone(), start: 0 };
+        let file = SourceText { document: documents.file.clone(), start: 0 };
         // One byte between them: the end of one text is not the start of the other.
         let start = documents.file.text.len() + 1;
-        Self { file, api: documents.api.clone().map(|document| Source { document, start }) }
+        Self { file, api: documents.api.clone().map(|document| SourceText { document, start }) }
     }
 
     #[cfg(test)]
@@ -52,27 +52,41 @@ impl Sources {
 
     /// The text of the API, after blanks that stand for the file: positions count from the start of a text.
     pub(super) fn padded_api_text(&self) -> Option<String> {
-        let Source { document, start } = self.api.as_ref()?;
-        Some(format!("{:start$}{}", "", document.text))
+        let SourceText { document, start } = self.api.as_ref()?;
+        Some(" ".repeat(*start) + &document.text)
     }
 
     /// The text that a position is in.
-    pub(super) fn of_span(&self, span: &Span) -> &Source {
+    pub(super) fn of_span(&self, span: &Span) -> &SourceText {
         self.api.as_ref().filter(|api| span.start >= api.start).unwrap_or(&self.file)
     }
 
-    /// The innermost key at a position in the document of the API; `None` if the position is in the file.
-    pub(super) fn key_in_api_document(&self, span: &Span) -> Option<String> {
-        let api = self.api.as_ref().filter(|api| span.start >= api.start)?;
-        let mut path = String::new();
-        if let Ok(table) = DeTable::parse(&api.document.text) {
-            append_table(table.get_ref(), &api.local(span), &mut path);
-        }
-        Some(path)
+    /// The keys of the document of the API; `None` without one.
+    pub(super) fn api_keys(&self) -> Option<ApiKeys<'_>> {
+        let source = self.api.as_ref()?;
+        let table = DeTable::parse(&source.document.text).ok()?;
+        Some(ApiKeys { source, table })
     }
 }
 
-impl Source {
+/// The keys of the document of the API, with their positions.
+pub(super) struct ApiKeys<'a> {
+    source: &'a SourceText,
+    table: Spanned<DeTable<'a>>,
+}
+
+impl ApiKeys<'_> {
+    /// The innermost key at a position; `None` if the position is in the file.
+    pub(super) fn at(&self, span: &Span) -> Option<String> {
+        let mut path = String::new();
+        (span.start >= self.source.start).then(|| {
+            append_table(self.table.get_ref(), &self.source.local(span), &mut path);
+            path
+        })
+    }
+}
+
+impl SourceText {
     /// A position in this text.
     pub(super) fn local(&self, span: &Span) -> Span {
         let end = self.document.text.len();

@@ -9,7 +9,12 @@ mod port_ranges;
 mod quic;
 mod warned;
 
-use super::{Config, ConfigError, Diagnostic, DiagnosticReport, Severity, parse, samples::SHOP as BASE};
+use super::{
+    Config, ConfigError, Diagnostic, DiagnosticReport, Severity,
+    model::{Document, Documents, Source},
+    parse, parse_documents,
+    samples::SHOP as BASE,
+};
 
 /// The base with one replacement. The replaced text must occur exactly once.
 fn changed(from: &str, to: &str) -> String {
@@ -54,4 +59,22 @@ fn assert_single(report: &DiagnosticReport, at: &str, words: &[&str], text: &str
     for word in words {
         assert!(shown.contains(word), "{word:?} expected in:\n{shown}");
     }
+}
+
+#[test]
+fn objects_of_the_api_follow_a_file_of_any_size() {
+    let daemon = "[daemon]\ninterfaces = [\"eth0\"]\n";
+    let file = format!("{daemon}{}", "# a comment\n".repeat(6_000));
+    let documents = |group: &str| {
+        let api = format!("[document]\nversion = 1\n[[server_group]]\n{group}servers = []\n");
+        Documents { file: Document::new("slb.toml", &file), api: Some(Document::new("api.toml", &api)) }
+    };
+    let config = parse_documents(documents("name = \"web\"\n")).unwrap().config;
+    let id = &config.server_groups[0].id;
+    assert_eq!(config.api_objects.group(id), Source::Api);
+    let Err(ConfigError::Invalid(report)) = parse_documents(documents("")) else {
+        panic!("a group without a name")
+    };
+    let (diagnostic, key) = &report.with_api_keys()[0];
+    assert_eq!((diagnostic.message(), key.as_deref()), ("`name` is missing", Some("server_group[0].name")));
 }

@@ -7,7 +7,9 @@ use clap::{Parser, Subcommand};
 use slb_api::client::{NoDaemon, RequestRefused};
 use slb_userspace::{
     cli::{
-        change, flows, server,
+        change, flows,
+        objects::{self, Kind, objects},
+        server,
         status::{Output, status},
     },
     version,
@@ -66,6 +68,26 @@ enum Command {
         #[command(subcommand)]
         command: server::Command,
     },
+    /// Load balancers: list, show, create, set, delete, start, stop.
+    Lb {
+        #[command(subcommand)]
+        command: objects::Command,
+    },
+    /// Listeners of load balancers: list, show, create, set, delete, start, stop.
+    Listener {
+        #[command(subcommand)]
+        command: objects::Command,
+    },
+    /// Server groups: list, show, create, set, delete.
+    Group {
+        #[command(subcommand)]
+        command: objects::Command,
+    },
+    /// Access lists: list, show, create, set, delete.
+    AccessList {
+        #[command(subcommand)]
+        command: objects::Command,
+    },
     /// Erase entries of the flow table, as under an attack.
     Flows {
         #[command(subcommand)]
@@ -103,6 +125,10 @@ fn execute(Arguments { socket, command }: Arguments) -> Result<ExitCode> {
             Command::Apply { file, confirm_within } => change::apply(&socket, &file, confirm_within).await,
             Command::Confirm => change::confirm(&socket).await,
             Command::Flows { command } => flows::flows(&socket, command).await,
+            Command::Lb { command } => objects(&socket, Kind::LoadBalancer, command).await,
+            Command::Listener { command } => objects(&socket, Kind::Listener, command).await,
+            Command::Group { command } => objects(&socket, Kind::ServerGroup, command).await,
+            Command::AccessList { command } => objects(&socket, Kind::AccessList, command).await,
             Command::Server { command } => return server::server(&socket, command).await,
         }?;
         Ok(ExitCode::SUCCESS)

@@ -28,8 +28,15 @@ pub async fn diff(socket: &Path, file: Option<&Path>) -> Result<()> {
         Some(file) => read(file, None)?,
         None => ConfigText::default(),
     };
-    let DiffResult { changes, overrides, refused, warnings } =
-        client::post(socket, "/v1/diff", &text).await?;
+    print_difference(client::post(socket, "/v1/diff", &text).await?)
+}
+
+/// Prints what would change.
+///
+/// # Errors
+/// The change would be refused.
+pub(super) fn print_difference(difference: DiffResult) -> Result<()> {
+    let DiffResult { changes, overrides, refused, warnings } = difference;
     warn(&warnings);
     let lines = lines(&changes, &overrides);
     if lines.is_empty() {
@@ -79,10 +86,7 @@ fn read(file: &Path, confirm_within: Option<Duration>) -> Result<ConfigText> {
 }
 
 /// Waits for the answer. Meanwhile prints what the daemon waits for.
-async fn with_progress(
-    socket: &Path,
-    answer: impl Future<Output = Result<ChangeResult>>,
-) -> Result<ChangeResult> {
+pub(super) async fn with_progress<T>(socket: &Path, answer: impl Future<Output = Result<T>>) -> Result<T> {
     let mut answer = pin!(answer);
     let mut said = Vec::new();
     loop {

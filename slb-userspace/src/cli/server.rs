@@ -1,18 +1,20 @@
 //! `slb server`: overrides of single servers.
 
-use std::{path::Path, process::ExitCode};
+use std::{net::SocketAddr, path::Path, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::{
-    change, drain,
+    change, drain, objects,
     status::{set_in_words, trouble},
 };
 use crate::server::override_keys::{named_server, named_server_of};
 use slb_api::{
     changes::ChangeResult,
-    client,
+    client::{self, segment},
+    objects::{Batch, BatchOperation},
     types::{OverrideRequest, Set},
 };
 use slb_control::overrides::NamedServer;
@@ -22,6 +24,17 @@ use slb_control::overrides::NamedServer;
 pub enum Command {
     /// Show the overrides, by whom and since when.
     List,
+    /// Add servers to a group that was made through the API.
+    Add {
+        /// Share of new connections, 0 to 100.
+        #[arg(long, value_parser = clap::value_parser!(u8).range(0..=100))]
+        weight: Option<u8>,
+        /// The servers.
+        #[command(flatten)]
+        which: ServerArguments,
+    },
+    /// Remove servers from a group that was made through the API. Their connections drain.
+    Remove(ServerArguments),
     /// Set a weight in place of the configured one.
     Set {
         /// Share of new connections, 0 to 100. 0 receives none and keeps the established ones.
@@ -70,6 +83,8 @@ pub struct ServerArguments {
 pub async fn server(socket: &Path, command: Command) -> Result<ExitCode> {
     match command {
         Command::List => list(socket).await,
+        Command::Add { weight, which } => which.edit(socket, |server| add(server, weight)).await,
+        Command::Remove(which) => which.edit(socket, |_| None).await,
         Command::Set { weight, which } => set(socket, which, Set::Weight(weight)).await,
         Command::Drain { wait, which } => {
             // Invalid servers are refused first.
@@ -85,12 +100,39 @@ pub async fn server(socket: &Path, command: Command) -> Result<ExitCode> {
 }
 
 impl ServerArguments {
+    /// Makes these servers what `value` says, or removes those for which it is `None`: all or none.
+    async fn edit(self, socket: &Path, value: impl Fn(&str) -> Option<Value>) -> Result<()> {
+        let collection = if self.default_group { "load-balancers" } else { "server-groups" };
+        let operations = self.servers.iter().map(|server| {
+            let path = format!("/v1/{collection}/{}/servers/{}", segment(&self.group), segment(server));
+            match value(server) {
+                Some(value) => BatchOperation::Create { path, value },
+                None => BatchOperation::Delete { path, if_match: None },
+            }
+        });
+        let batch = serde_json::to_value(Batch { operations: operations.collect() })?;
+        objects::write(socket, "POST", "/v1/batch", Some(batch), false).await
+    }
+
     /// The configured servers.
     fn named_servers(&self) -> Result<Vec<NamedServer>> {
         let group = Some(self.group.as_str());
         let (group, balancer) = if self.default_group { (None, group) } else { (group, None) };
         self.servers.iter().map(|server| named_server(group, balancer, server)).collect()
     }
+}
+
+/// The value of a new server.
+fn add(server: &str, weight: Option<u8>) -> Option<Value> {
+    let mut value = match server.parse::<SocketAddr>() {
+        Ok(endpoint) => json!({ "address": endpoint.ip(), "port": endpoint.port() }),
+        // The address alone in a default server group. The daemon says what is wrong with others.
+        Err(_) => json!({ "address": server }),
+    };
+    if let Some(weight) = weight {
+        value["weight"] = json!(weight);
+    }
+    Some(value)
 }
 
 async fn set(socket: &Path, which: ServerArguments, set: Set) -> Result<()> {

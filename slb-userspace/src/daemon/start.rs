@@ -55,6 +55,7 @@ pub(super) async fn start(
     let (vip_watcher, mut vip_states) = VipWatcher::spawn(addresses(&config)).await?;
     let vips = vip_states.borrow_and_update().clone();
     let store = Store::open(&config.daemon.state_dir);
+    store.expect_api_document(config.documents.api.as_ref())?;
     let upgrade = Upgrade::begin(pins)?;
     let in_use = upgrade.as_ref().map_or_else(|| pins.clone(), Upgrade::pins);
     let config = seed::fill_in(config, seeds::seed_in_use(&in_use)?, store.directory())?;

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
@@ -115,15 +115,48 @@ impl Store {
         Ok(())
     }
 
-    /// Writes the document of the API, or removes it if there is none.
+    /// Checks that the document of the API is the one that the configuration was made from.
     ///
     /// # Errors
-    /// The state directory cannot be used, or the file could not be written. It is unchanged.
-    pub(super) fn write_api_document(&mut self, document: Option<&Document>) -> Result<()> {
+    /// Another daemon uses the state directory, or has changed the document.
+    pub(super) fn expect_api_document(&self, document: Option<&Document>) -> Result<()> {
+        let shown = api_document::name(&self.directory);
+        match &self.lock {
+            // Without the document nothing is at stake.
+            Err(_) if document.is_none() => Ok(()),
+            Err(why) => bail!("{shown} may be another slbd's: {why}"),
+            Ok(_) => {
+                let found = api_document::read(&self.directory)?;
+                ensure!(found.as_ref() == document, "another process has changed {shown}: start slbd again");
+                Ok(())
+            }
+        }
+    }
+
+    /// Replaces the document of the API `before` by another one, or removes it if there is none.
+    ///
+    /// # Errors
+    /// The state directory cannot be used, or the file could not be written. It is as before.
+    pub(super) fn write_api_document(
+        &mut self,
+        document: Option<&Document>,
+        before: Option<&Document>,
+    ) -> Result<()> {
         if self.lock.is_err() {
             self.reopen().map_err(anyhow::Error::msg)?;
         }
-        api_document::write(&self.directory, document)
+        self.expect_api_document(before)?;
+        api_document::write(&self.directory, document).inspect_err(|_| self.restore_api_document(before))
+    }
+
+    /// Writes the document of the API again that a failed change has replaced.
+    pub(super) fn restore_api_document(&self, before: Option<&Document>) {
+        if let Err(error) = api_document::write(&self.directory, before) {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the document of the API may have a change that is not active: the next start would use it"
+            );
+        }
     }
 
     /// The overrides that would not apply with this configuration. `names` has the names of their groups.

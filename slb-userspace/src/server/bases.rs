@@ -10,9 +10,9 @@ use tokio::{
 use super::Snapshot;
 use slb_config::Config;
 
-/// Longest time in which a change is made again and again because others come first. A change may wait for the first
-/// result of a check, whose timeout is 300 s at most; callers wait no longer than that either.
-const PATIENCE: Duration = Duration::from_secs(310);
+/// Longest time in which a change is made again because others come first. The change itself may wait for the first
+/// result of a check, for 301 s; callers are cut off after 330 s.
+const PATIENCE: Duration = Duration::from_secs(25);
 /// Pause before another attempt, in which the event loop publishes what came first.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -27,6 +27,11 @@ impl Bases {
     /// Attempts from now on.
     pub fn new(snapshots: watch::Receiver<Arc<Snapshot>>) -> Self {
         Self { snapshots, ends: Instant::now() + PATIENCE, is_first: true }
+    }
+
+    /// Waits for something as long as attempts may be made; `None` if that takes too long.
+    pub async fn patient<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        timeout_at(self.ends, wait).await.ok()
     }
 
     /// The configuration for the next attempt: at once for the first one, and for others once no change waits for its

@@ -1,10 +1,10 @@
 //! Changes of the configuration, and how each is made from the active configuration.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     loader::{LoadPermit, Loader},
-    objects::edits::Edits,
+    objects::edits::{EditOutcome, EditedConfig, Edits},
     problem::Problem,
     requests::ApiCommand,
 };
@@ -30,29 +30,39 @@ impl ConfigChange {
         }
     }
 
-    /// Makes the configuration from the active one.
+    /// Makes the configuration from the active one; `None` if it is the same.
     ///
     /// # Errors
     /// It is invalid.
     pub(super) async fn prepare(
         &self,
         loader: &Loader,
-        base: &Config,
-    ) -> Result<(ApiCommand, LoadPermit), Problem> {
-        match self {
+        base: &Arc<Config>,
+    ) -> Result<Option<PreparedChange>, Problem> {
+        let api = base.documents.api.clone();
+        let (order, permit, outcome) = match self {
             Self::Reload => {
-                let (loaded, permit) = loader.file(base.documents.api.clone()).await?;
-                Ok((ApiCommand::Reload { loaded: Box::new(loaded) }, permit))
+                let (loaded, permit) = loader.file(api).await?;
+                (ApiCommand::Reload { loaded: Box::new(loaded) }, permit, EditOutcome::default())
             }
             Self::Apply { name, text, confirm_within } => {
-                let (loaded, permit) = loader.text(name.as_deref(), text, base.documents.api.clone()).await?;
-                let confirm_within = *confirm_within;
-                Ok((ApiCommand::Apply { loaded: Box::new(loaded), confirm_within }, permit))
+                let (loaded, permit) = loader.text(name.as_deref(), text, api).await?;
+                let (loaded, confirm_within) = (Box::new(loaded), *confirm_within);
+                (ApiCommand::Apply { loaded, confirm_within }, permit, EditOutcome::default())
             }
             Self::Edit(edits) => {
-                let (loaded, permit) = edits.load(loader, base).await?;
-                Ok((ApiCommand::Edit { loaded: Box::new(loaded), base: base.documents.api.clone() }, permit))
+                let Some(edited) = edits.load(loader, base).await? else { return Ok(None) };
+                let EditedConfig { loaded, permit, outcome } = edited;
+                (ApiCommand::Edit { loaded: Box::new(loaded), base: api }, permit, outcome)
             }
-        }
+        };
+        Ok(Some(PreparedChange { order, permit, outcome }))
     }
+}
+
+/// A change for the event loop.
+pub(super) struct PreparedChange {
+    pub(super) order: ApiCommand,
+    pub(super) permit: LoadPermit,
+    pub(super) outcome: EditOutcome,
 }

@@ -33,11 +33,13 @@ impl Problem {
     /// given the place in the document of the API.
     pub(super) fn of_config(error: &ConfigError, field: impl Fn(String) -> String) -> Self {
         let errors = match error {
-            ConfigError::Invalid(report) => report.diagnostics().iter().map(|diagnostic| FieldError {
-                field: report.key_in_api_document(diagnostic).map(&field),
-                message: diagnostic.message().to_owned(),
-                advice: diagnostic.advice().to_owned(),
-            }),
+            ConfigError::Invalid(report) => {
+                report.with_api_keys().into_iter().map(|(diagnostic, key)| FieldError {
+                    field: key.map(&field),
+                    message: diagnostic.message().to_owned(),
+                    advice: diagnostic.advice().to_owned(),
+                })
+            }
             _ => return Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
         };
         let errors: Vec<_> = errors.collect();
@@ -58,7 +60,8 @@ impl From<RequestError> for Problem {
     fn from(refused: RequestError) -> Self {
         let status = match refused {
             RequestError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            RequestError::Conflict(_) | RequestError::Stale => StatusCode::CONFLICT,
+            RequestError::Conflict(_) => StatusCode::CONFLICT,
+            RequestError::Stale => StatusCode::SERVICE_UNAVAILABLE,
             RequestError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, refused.to_string())

@@ -120,7 +120,7 @@ impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Invalid(text) | Self::Conflict(text) | Self::Failed(text) => f.write_str(text),
-            Self::Stale => f.write_str("other changes came first, again and again: try again later"),
+            Self::Stale => f.write_str("other changes came first for too long: try again, or make several changes at once (POST /v1/batch)"),
         }
     }
 }

@@ -77,7 +77,7 @@ pub fn name(directory: &Path) -> String {
 ///
 /// # Errors
 /// It cannot be read, its content cannot be trusted, or it is not what slbd writes.
-pub(super) fn read(directory: &Path) -> Result<Option<Document>> {
+pub(crate) fn read(directory: &Path) -> Result<Option<Document>> {
     let path = directory.join(FILE);
     let shown = path.display();
     let instead = format!(
@@ -100,15 +100,15 @@ pub(super) fn read(directory: &Path) -> Result<Option<Document>> {
 /// Writes the document, or removes it.
 ///
 /// # Errors
-/// The file cannot be written. It is unchanged.
+/// The file cannot be written. It may have changed nevertheless, if only its directory could not be synced.
 pub(crate) fn write(directory: &Path, document: Option<&Document>) -> Result<()> {
     let path = directory.join(FILE);
     let written = match document {
         Some(document) => state_file::replace_durably(&path, document.text.as_bytes()),
-        None => fs::remove_file(&path).or_else(|error| match error.kind() {
-            ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        }),
+        None => match fs::remove_file(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| fs::File::open(directory)?.sync_all()),
+        },
     };
     let written = written.map_err(|error| with_advice(error.into(), Attempt::Write));
     written.with_context(|| format!("cannot write {}: nothing was changed", path.display()))

@@ -201,11 +201,12 @@ fn edit_list(
     path: &ObjectPath,
 ) -> Result<(), EditError> {
     let (top, child, id) = identity;
-    let empty = || Value::Array(Vec::new());
-    let Some(list) = table.entry(key).or_insert_with(empty).as_array_mut() else {
-        return Err(EditError::Invalid(format!("`{key}` is not a list")));
+    let mut list = match table.get(key) {
+        None => Vec::new(),
+        Some(Value::Array(list)) => list.clone(),
+        Some(_) => return Err(EditError::Invalid(format!("`{key}` is not a list"))),
     };
-    let at = position(list, top, child, id);
+    let at = position(&list, top, child, id);
     let missing = || EditError::Missing(path.words());
     match (operation, at) {
         (Operation::Create(_), Some(_)) => return Err(EditError::Exists(path.words())),
@@ -216,7 +217,7 @@ fn edit_list(
         (Operation::Patch(value), at) => {
             let at = at.ok_or_else(missing)?;
             let mut merged = list[at].clone();
-            merge(&mut merged, value);
+            merge(&mut merged, value)?;
             let Value::Table(merged) = merged else {
                 return Err(EditError::Invalid("the value must be an object".to_owned()));
             };
@@ -228,6 +229,8 @@ fn edit_list(
     }
     if list.is_empty() {
         table.remove(key);
+    } else {
+        table.insert(key.to_owned(), Value::Array(list));
     }
     Ok(())
 }
@@ -241,8 +244,16 @@ fn position(list: &[Value], top: TopKind, child: Option<ChildKind>, id: &str) ->
 
 /// The table of an object, with the id of its path.
 fn object(value: &Json, identity: Identity<'_>) -> Result<Table, EditError> {
-    match to_toml(value) {
-        Some(Value::Table(table)) => identified(table, identity),
+    identified(table(value)?, identity)
+}
+
+/// The table of an object.
+///
+/// # Errors
+/// The value is none.
+pub fn table(value: &Json) -> Result<Table, EditError> {
+    match to_toml(value)? {
+        Some(Value::Table(table)) => Ok(table),
         _ => Err(EditError::Invalid("the value must be an object".to_owned())),
     }
 }
@@ -277,36 +288,30 @@ fn identified(mut table: Table, (top, child, id): Identity<'_>) -> Result<Table,
 }
 
 /// Merges a patch into a value (RFC 7396).
-fn merge(value: &mut Value, patch: &Json) {
+fn merge(value: &mut Value, patch: &Json) -> Result<(), EditError> {
     let Json::Object(patch) = patch else {
-        if let Some(new) = to_toml(patch) {
-            *value = new;
-        }
-        return;
+        return Err(EditError::Invalid("the value must be an object".to_owned()));
     };
     if !value.is_table() {
         *value = Value::Table(Table::new());
     }
-    let Value::Table(table) = value else { return };
+    let Value::Table(table) = value else { return Ok(()) };
     for (key, new) in patch {
         match (new, table.get_mut(key)) {
-            (Json::Null, _) => {
-                table.remove(key);
-            }
-            (Json::Object(_), Some(old)) => merge(old, new),
-            (new, _) => {
-                if let Some(new) = to_toml(new) {
-                    table.insert(key.clone(), new);
-                }
-            }
+            (Json::Object(_), Some(old)) => merge(old, new)?,
+            (new, _) => match to_toml(new)? {
+                Some(new) => drop(table.insert(key.clone(), new)),
+                None => drop(table.remove(key)),
+            },
         }
     }
+    Ok(())
 }
 
 /// The value in TOML; `null` is no value.
-fn to_toml(value: &Json) -> Option<Value> {
-    Some(match value {
-        Json::Null => return None,
+fn to_toml(value: &Json) -> Result<Option<Value>, EditError> {
+    Ok(Some(match value {
+        Json::Null => return Ok(None),
         Json::Bool(boolean) => Value::Boolean(*boolean),
         Json::Number(number) => match (number.as_i64(), number.is_u64()) {
             (Some(number), _) => Value::Integer(number),
@@ -315,12 +320,22 @@ fn to_toml(value: &Json) -> Option<Value> {
             (None, false) => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
         },
         Json::String(text) => Value::String(text.clone()),
-        Json::Array(items) => Value::Array(items.iter().filter_map(to_toml).collect()),
-        Json::Object(fields) => {
-            let fields = fields.iter().filter_map(|(key, value)| Some((key.clone(), to_toml(value)?)));
-            Value::Table(fields.collect())
+        Json::Array(items) => {
+            let items = items.iter().map(|item| {
+                to_toml(item)?.ok_or_else(|| EditError::Invalid("a list cannot hold `null`".to_owned()))
+            });
+            Value::Array(items.collect::<Result<_, _>>()?)
         }
-    })
+        Json::Object(fields) => {
+            let mut table = Table::new();
+            for (key, value) in fields {
+                if let Some(value) = to_toml(value)? {
+                    table.insert(key.clone(), value);
+                }
+            }
+            Value::Table(table)
+        }
+    }))
 }
 
 #[cfg(test)]
@@ -342,6 +357,7 @@ mod tests {
         for (path, operation) in edits {
             let before = document.clone();
             if let Err(error) = document.edit(path, operation) {
+                assert_eq!(document, before, "a refused change");
                 return (before, Err(error));
             }
         }
@@ -407,6 +423,7 @@ mod tests {
             (group("web"), Operation::Patch(json!({})), "there is no server group `web`"),
             (listener, Operation::Put(json!({ "name": "web" })), "there is no load balancer `shop`"),
             (group("web"), Operation::Put(json!([1])), "must be an object"),
+            (group("web"), Operation::Put(json!({ "name": "web", "servers": [null] })), "cannot hold `null`"),
             (group("web"), Operation::Put(json!({ "name": "web", "source": "file" })), "cannot be set"),
             (group("web"), Operation::Put(json!({ "id": "x", "name": "web" })), "is that of `x`"),
         ] {

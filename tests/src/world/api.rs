@@ -35,23 +35,22 @@ impl World {
     /// # Errors
     /// No daemon answers.
     pub fn api(&self, method: &str, path: &str, body: Option<&Value>) -> Result<ApiAnswer> {
-        self.api_if_match(method, path, None, body)
+        self.api_with(method, path, &[], body)
     }
 
-    /// As [`Self::api`], on the condition that the object has this entity tag.
+    /// As [`Self::api`], with headers.
     ///
     /// # Errors
     /// No daemon answers.
-    pub fn api_if_match(
+    pub fn api_with(
         &self,
         method: &str,
         path: &str,
-        tag: Option<&str>,
+        headers: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<ApiAnswer> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let headers: Vec<_> = tag.iter().map(|tag| ("if-match", *tag)).collect();
-        let answer = runtime.block_on(client::send(&self.plan.socket, method, path, &headers, body));
+        let answer = runtime.block_on(client::send(&self.plan.socket, method, path, headers, body));
         let answer = answer.with_context(|| format!("{method} {path}"))?;
         let tag = answer.headers.get("etag").and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         let text = || Value::String(String::from_utf8_lossy(&answer.body).into_owned());

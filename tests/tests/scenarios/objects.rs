@@ -85,6 +85,61 @@ fn objects_of_the_api_forward_and_outlive_restarts_and_reloads() {
 }
 
 #[test]
+fn commands_make_show_change_and_remove_objects() {
+    scenario!(&[50, 50], |world| {
+        world.start()?;
+        let [first, second] = [0, 1].map(|index: usize| world.plan.servers[index].addresses[0]);
+        let port = Service::Http.backend_port();
+        world.slb(&["group", "create", "blog"])?;
+        let said = world.slb(&["server", "add", "blog", &format!("{first}:{port}"), "[fd90:1:0::a]:8080"])?;
+        ensure!(said.contains(&format!("server {first}:{port} added")), "{said}");
+        let vip = format!("addresses={VIP}");
+        world.slb(&["lb", "create", "blog", &vip])?;
+        let settings = [
+            "protocol=tcp",
+            "port=80",
+            "server_group=blog",
+            "mode=nat",
+            "health_check.kind=tcp",
+            "state=stopped",
+        ];
+        let shown = world.slb(&[&["listener", "create", "blog/web", "--dry-run"], &settings[..]].concat())?;
+        ensure!(shown.contains("listener blog/web: added"), "{shown}");
+        ensure!(!world.slb(&["listener", "list"])?.contains("blog/web"), "a dry run has made a listener");
+        world.slb(&[&["listener", "create", "blog/web"], &settings[..]].concat())?;
+        world.slb(&["listener", "start", "blog/web"])?;
+        exchange(&world.client())?;
+
+        let listed = world.slb(&["listener", "list", "blog"])?;
+        ensure!(
+            listed.contains("blog/web") && listed.contains("running") && !listed.contains("shop/"),
+            "{listed}"
+        );
+        let listed = world.slb(&["lb", "list"])?;
+        ensure!(listed.contains("blog") && listed.contains("api") && listed.contains("file"), "{listed}");
+        let shown = world.slb(&["group", "show", "blog"])?;
+        ensure!(shown.starts_with("# source: api\n") && shown.contains("fd90:1::a"), "{shown}");
+        let shown: Value =
+            serde_json::from_str(&world.slb(&["listener", "show", "blog/web", "--output", "json"])?)?;
+        ensure!(shown["port"] == 80 && shown["health_check"]["kind"] == "tcp", "{shown}");
+
+        let said = world.slb_refused(&["listener", "set", "blog/web", "port=0"])?;
+        ensure!(said.contains("out of range"), "{said}");
+        let said = world.slb_refused(&["lb", "delete", "shop"])?;
+        ensure!(said.contains("source `file`"), "{said}");
+        world.slb(&["server", "add", "blog", "--weight", "10", &format!("{second}:{port}")])?;
+        world.slb(&["server", "remove", "blog", &format!("{first}:{port}"), "[fd90:1::a]:8080"])?;
+        exchange(&world.client()).context("with another server")?;
+        world.slb(&["lb", "stop", "blog"])?;
+        world.slb(&["listener", "delete", "blog/web"])?;
+        world.slb(&["lb", "delete", "blog"])?;
+        world.slb(&["group", "delete", "blog"])?;
+        ensure!(!world.slb(&["group", "list"])?.contains("blog"), "a group is left");
+        Ok(())
+    });
+}
+
+#[test]
 fn changes_of_objects_are_conditional_complete_and_explained() {
     scenario!(&[50], |world| {
         world.start()?;
@@ -120,7 +175,23 @@ fn changes_of_objects_are_conditional_complete_and_explained() {
         let unknown = json!({ "prot": 1 });
         let said = refused("PATCH", "/v1/load-balancers/blog/listeners/web", Some(&unknown), 422)?;
         ensure!(said.contains("did you mean `port`"), "{said}");
+        let lacking = world.api(
+            "POST",
+            "/v1/load-balancers/blog/listeners",
+            Some(&json!({ "name": "x", "port": null })),
+        )?;
+        let fields = lacking.expect(422)?.body["errors"].clone();
+        let has =
+            |key: &str| fields.as_array().is_some_and(|all| all.iter().any(|error| error["field"] == key));
+        ensure!(has("protocol") && has("port"), "{fields}");
+        let server = json!({ "address": "2001:db8:9:0::1" });
+        world.api("POST", "/v1/load-balancers/blog/servers", Some(&server))?.expect(201)?;
+        let found = world.api("GET", "/v1/load-balancers/blog/servers/2001:DB8:9::1", None)?.expect(200)?;
+        ensure!(found.body["weight"] == 100 && found.body["source"] == "api", "{}", found.body);
+        world.api("DELETE", "/v1/load-balancers/blog/servers/2001:db8:9::1", None)?.expect(200)?;
         refused("GET", "/v1/load-balancers/absent", None, 404)?;
+        refused("GET", "/v2/status", None, 404)?;
+        refused("PUT", "/v1/load-balancers", Some(&json!({})), 405)?;
         refused("GET", "/v1/balancers", None, 404)?;
         refused("PATCH", "/v1/server-groups/absent", Some(&json!({})), 404)?;
 
@@ -129,11 +200,17 @@ fn changes_of_objects_are_conditional_complete_and_explained() {
         let before = world.api("GET", path, None)?.expect(200)?;
         let tag = before.tag.as_deref().context("no entity tag")?;
         let stop = json!({ "state": "stopped" });
-        let changed = world.api_if_match("PATCH", path, Some(tag), Some(&stop))?.expect(200)?;
+        let changed = world.api_with("PATCH", path, &[("if-match", tag)], Some(&stop))?.expect(200)?;
         ensure!(changed.tag.is_some() && changed.tag.as_deref() != Some(tag), "{changed:?}");
         ensure!(changed.body["changes"][0]["fields"][0]["path"] == "state", "{}", changed.body);
-        world.api_if_match("PATCH", path, Some(tag), Some(&json!({ "state": "running" })))?.expect(412)?;
+        let start = json!({ "state": "running" });
+        world.api_with("PATCH", path, &[("if-match", tag)], Some(&start))?.expect(412)?;
+        world.api_with("PUT", path, &[("if-none-match", "*")], Some(&balancer()))?.expect(412)?;
         ensure!(world.api("GET", path, None)?.body["state"] == "stopped");
+
+        // The same once more is no change.
+        let same = world.api("PATCH", path, Some(&stop))?.expect(200)?;
+        ensure!(same.body["changes"] == json!([]), "{}", same.body);
 
         // A dry run shows, and changes nothing.
         let shown = world.api("DELETE", &format!("{path}?dry_run=true"), None)?.expect(200)?;
@@ -156,6 +233,25 @@ fn changes_of_objects_are_conditional_complete_and_explained() {
             .write_other(&(world.plan.toml() + "\n[[server_group]]\nname = \"blog\"\nservers = []\n"))?;
         let said = world.slb_refused(&["apply", &mine])?;
         ensure!(said.contains("blog") && said.contains("api.toml"), "{said}");
+
+        // What the next start could not use is refused, though it fits what was applied.
+        let applied = world.plan.toml() + "\n[[server_group]]\nname = \"green\"\nservers = []\n";
+        world.slb(&["apply", &world.write_other(&applied)?])?;
+        let said = refused(
+            "PATCH",
+            "/v1/load-balancers/blog/listeners/web",
+            Some(&json!({ "server_group": "green" })),
+            409,
+        )?;
+        ensure!(said.contains("next start") && said.contains("green"), "{said}");
+        let slow = json!({ "slow_start": "5s" });
+        world.api("PATCH", "/v1/server-groups/blog", Some(&slow))?.expect(200)?;
+        world.slb(&["apply", "--confirm-within", "60s", &world.write_other(&world.plan.toml())?])?;
+        refused("PATCH", "/v1/server-groups/blog", Some(&json!({ "slow_start": "6s" })), 409)?;
+        world.slb(&["confirm"])?;
+        ensure!(world.api("GET", "/v1/server-groups/blog", None)?.expect(200)?.body["slow_start"] == "5s");
+        world.restart()?;
+        ensure!(world.api("GET", "/v1/server-groups/blog", None)?.expect(200)?.body["slow_start"] == "5s");
         Ok(())
     });
 }
@@ -191,13 +287,15 @@ fn concurrent_changes_of_objects_all_become_active() {
                 Ok(items.iter().filter(|group| group["source"] == "api").count())
             };
             ensure!(of_api(world)? == 32, "{} groups", of_api(world)?);
+            // A page follows although the object before it is gone.
             let first = world.api("GET", "/v1/server-groups?limit=10", None)?.expect(200)?;
             let next = first.body["next"].as_str().context("one page")?.to_owned();
+            let all = world.api("GET", "/v1/server-groups", None)?.expect(200)?;
+            world.api("DELETE", &format!("/v1/server-groups/{next}"), None)?.expect(200)?;
             let second =
                 world.api("GET", &format!("/v1/server-groups?limit=1000&after={next}"), None)?.expect(200)?;
             let [first, second] =
                 [first, second].map(|page| page.body["items"].as_array().map_or(0, Vec::len));
-            let all = world.api("GET", "/v1/server-groups", None)?.expect(200)?;
             ensure!(Some(first + second) == all.body["items"].as_array().map(Vec::len), "{first} + {second}");
             Ok(())
         })

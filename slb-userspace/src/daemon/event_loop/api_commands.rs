@@ -81,8 +81,8 @@ impl<E: Environment> EventLoop<E> {
                     }
                     ApiCommand::Edit { loaded, base } => {
                         match self.validated_edit(*loaded, base.as_ref()).await {
-                            Ok((config, warnings)) => {
-                                let then = ConfigCommand::Edit { warnings, by, answer };
+                            Ok((config, of_file, warnings)) => {
+                                let then = ConfigCommand::Edit { warnings, of_file, by, answer };
                                 return self.begin_or_refuse(config, then).await;
                             }
                             Err(refused) => Err(refused),
@@ -157,26 +157,29 @@ impl<E: Environment> EventLoop<E> {
         loaded: LoadedConfig,
     ) -> Result<(Arc<Config>, String), RequestError> {
         self.refuse_while_unconfirmed(what)?;
-        let desired = self.reconfiguration.as_ref().map_or(&self.config, |change| &change.config);
-        if loaded.config.documents.api != desired.documents.api {
+        // A change of objects that still waits is superseded, and made again.
+        if loaded.config.documents.api != self.config.documents.api {
             return Err(RequestError::Stale);
         }
         self.validated_objects(loaded).await
     }
 
-    /// Validates a configuration with a changed document of the API, which was `base` before.
+    /// Validates a configuration with a changed document of the API, which was `base` before. Returns it, the one that
+    /// the next start would use, and its warnings.
     async fn validated_edit(
         &mut self,
         loaded: LoadedConfig,
         base: Option<&Document>,
-    ) -> Result<(Arc<Config>, String), RequestError> {
+    ) -> Result<(Arc<Config>, Arc<Config>, String), RequestError> {
         self.refuse_while_unconfirmed("change it")?;
         let active = &self.config.documents;
         let is_based = active.api.as_ref() == base && active.file == loaded.config.documents.file;
         if self.reconfiguration.is_some() || !is_based {
             return Err(RequestError::Stale);
         }
-        self.validated_objects(loaded).await
+        let of_file = self.with_api_objects(&loaded.config)?;
+        let (config, warnings) = self.validated_objects(loaded).await?;
+        Ok((config.clone(), of_file.unwrap_or(config), warnings))
     }
 
     async fn validated_objects(
@@ -240,9 +243,9 @@ impl<E: Environment> EventLoop<E> {
                 }
                 reply("apply", &by, answer, result);
             }
-            ConfigCommand::Edit { warnings, by, answer } => {
+            ConfigCommand::Edit { warnings, of_file, by, answer } => {
                 if reconfigured.is_ok() {
-                    self.file_config = self.with_api_objects(&self.file_config);
+                    self.file_config = of_file;
                 }
                 let ended = self.prune_overrides(before);
                 let mut result =
@@ -256,15 +259,24 @@ impl<E: Environment> EventLoop<E> {
         }
     }
 
-    /// The configuration of the same file with the objects that the API has now. The file was applied over since if it
-    /// does not fit them any more; it stays as it is then.
-    fn with_api_objects(&self, of_file: &Arc<Config>) -> Arc<Config> {
-        let (file, active) = (&of_file.documents.file, &self.config.documents);
-        if *file == active.file {
-            return self.config.clone();
+    /// The configuration that the next start would use, with the objects that the API has in `changed`; `None` if that is
+    /// `changed` itself.
+    ///
+    /// # Errors
+    /// The objects do not fit the file.
+    fn with_api_objects(&self, changed: &Config) -> Result<Option<Arc<Config>>, RequestError> {
+        let file = &self.file_config.documents.file;
+        if *file == changed.documents.file {
+            return Ok(None);
         }
-        let documents = Documents { file: file.clone(), api: active.api.clone() };
-        parse_documents(documents).map_or_else(|_| of_file.clone(), |loaded| Arc::new(loaded.config))
+        let documents = Documents { file: file.clone(), api: changed.documents.api.clone() };
+        let loaded = parse_documents(documents).map_err(|error| {
+            RequestError::Conflict(format!(
+                "{error}\nthe change fits what was applied, and not the file that the next start uses: write what was applied \
+                 to the file and reload first"
+            ))
+        })?;
+        Ok(Some(Arc::new(loaded.config)))
     }
 
     fn confirm(&mut self) -> Result<ChangeResult, RequestError> {

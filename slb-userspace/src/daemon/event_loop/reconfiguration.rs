@@ -55,7 +55,13 @@ pub(super) enum ConfigCommand {
     /// Apply of a given configuration.
     Apply { warnings: String, by: Requester, answer: ChangeReply, confirm_within: Option<Duration> },
     /// A changed document of the API.
-    Edit { warnings: String, by: Requester, answer: ChangeReply },
+    Edit {
+        warnings: String,
+        /// The configuration that the next start would use then.
+        of_file: Arc<Config>,
+        by: Requester,
+        answer: ChangeReply,
+    },
     /// Rollback of an unconfirmed configuration to this one.
     RollBack(Arc<Config>),
 }

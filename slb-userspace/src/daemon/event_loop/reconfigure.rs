@@ -209,17 +209,9 @@ impl<E: Environment> EventLoop<E> {
 
     /// Stores the document of the API, then makes the configuration active. On an error, neither has changed.
     fn activate_edit(&mut self, config: Arc<Config>, removed: &[String]) -> Result<()> {
-        self.store.write_api_document(config.documents.api.as_ref())?;
-        let applied = self.activate(config, removed);
-        if applied.is_err()
-            && let Err(error) = self.store.write_api_document(self.config.documents.api.as_ref())
-        {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "the document of the API has a change that could not become active: the next start uses it"
-            );
-        }
-        applied
+        let before = self.config.documents.api.clone();
+        self.store.write_api_document(config.documents.api.as_ref(), before.as_ref())?;
+        self.activate(config, removed).inspect_err(|_| self.store.restore_api_document(before.as_ref()))
     }
 
     /// Makes a configuration active; on an error the previous one stays active.

@@ -1,10 +1,13 @@
 //! Paths of the API that name objects.
 
+use std::net::{IpAddr, SocketAddr};
+
 use axum::http::StatusCode;
+use percent_encoding::percent_decode_str;
 
 use crate::{
     server::problem::Problem,
-    sources::edit::{ChildKind, ObjectPath, TopKind},
+    sources::edit::{ChildKind, ObjectPath, TopKind, table},
 };
 
 /// The kind of the objects of a collection at the top.
@@ -31,18 +34,30 @@ pub(super) fn child(top: TopKind, collection: &str) -> Result<ChildKind, Problem
     })
 }
 
+/// The id of a part, as it is compared: addresses have several spellings.
+pub(super) fn part_id(kind: ChildKind, id: &str) -> String {
+    let canonical = match kind {
+        ChildKind::Listener => None,
+        ChildKind::DefaultServer => id.parse().map(|address: IpAddr| address.to_string()).ok(),
+        ChildKind::Server => id.parse().map(|endpoint: SocketAddr| endpoint.to_string()).ok(),
+    };
+    canonical.unwrap_or_else(|| id.to_owned())
+}
+
 /// The object with this path, as in `/v1/load-balancers/shop/listeners/web`.
 ///
 /// # Errors
 /// It is no such path.
 pub(super) fn object(path: &str) -> Result<ObjectPath, Problem> {
-    let parts: Vec<_> = path.strip_prefix("/v1/").unwrap_or(path).split('/').collect();
-    match parts[..] {
-        [collection, id] => Ok(ObjectPath { top: top(collection)?, id: id.to_owned(), child: None }),
+    let parts = path.strip_prefix("/v1/").unwrap_or(path).split('/');
+    let parts: Vec<_> = parts.map(|part| percent_decode_str(part).decode_utf8_lossy()).collect();
+    match &parts[..] {
+        [collection, id] => Ok(ObjectPath { top: top(collection)?, id: id.to_string(), child: None }),
         [collection, id, parts, part] => {
             let top = top(collection)?;
-            let child = Some((child(top, parts)?, part.to_owned()));
-            Ok(ObjectPath { top, id: id.to_owned(), child })
+            let kind = child(top, parts)?;
+            let child = Some((kind, part_id(kind, part)));
+            Ok(ObjectPath { top, id: id.to_string(), child })
         }
         _ => {
             let text = format!("`{path}` names no object: write it as `/v1/server-groups/web`");
@@ -60,8 +75,7 @@ pub(super) fn id_of(
     child: Option<ChildKind>,
     value: &serde_json::Value,
 ) -> Result<String, Problem> {
-    let table = toml::Table::try_from(value).ok();
-    let id = table.and_then(|table| ObjectPath::id_of(top, child, &table));
+    let id = table(value).ok().and_then(|table| ObjectPath::id_of(top, child, &table));
     id.ok_or_else(|| {
         let needed = match child {
             Some(ChildKind::DefaultServer) => "an `address`",

@@ -29,9 +29,9 @@ impl<'a> Objects<'a> {
 
     /// The parts of an object, by id; `None` if there is no such object.
     pub(super) fn parts(&self, top: TopKind, id: &str, child: ChildKind) -> Option<Vec<(&str, Json)>> {
-        self.find(top, id)?;
+        let source = self.source_of(top, self.find(top, id)?);
         let parts = self.parts_of(id, child);
-        Some(parts.map(|part| (part.id.as_str(), Json::Object(fields(part)))).collect())
+        Some(parts.map(|part| (part.id.as_str(), with_source(fields(part), source))).collect())
     }
 
     /// An object.
@@ -39,7 +39,7 @@ impl<'a> Objects<'a> {
         let object = self.find(path.top, &path.id)?;
         let Some((kind, id)) = &path.child else { return Some(self.top(path.top, object)) };
         let part = self.parts_of(&path.id, *kind).find(|part| part.id == *id)?;
-        Some(Json::Object(fields(part)))
+        Some(with_source(fields(part), self.source_of(path.top, object)))
     }
 
     /// The owner of an object, or of the object that it is part of; `None` if there is none.
@@ -86,8 +86,7 @@ impl<'a> Objects<'a> {
             let parts = self.parts_of(&object.id, *child).map(|part| Json::Object(fields(part)));
             all.insert(child.key().to_owned(), parts.collect());
         }
-        all.insert("source".to_owned(), self.source_of(top, object).name().into());
-        Json::Object(all)
+        with_source(all, self.source_of(top, object))
     }
 }
 
@@ -96,6 +95,11 @@ pub(super) fn entity_tag(object: &Json) -> String {
     let digest = sha256(object.to_string().as_bytes());
     let hexadecimal: Vec<_> = digest[..12].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("\"{}\"", hexadecimal.concat())
+}
+
+fn with_source(mut object: Map<String, Json>, source: Source) -> Json {
+    object.insert("source".to_owned(), source.name().into());
+    Json::Object(object)
 }
 
 const fn top_kind(top: TopKind) -> ObjectKind {

@@ -1,23 +1,27 @@
 //! Routes of the objects.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
     body::Body,
     extract::{Path, Query, State as Shared},
     http::{
-        HeaderMap, StatusCode,
-        header::{ETAG, IF_MATCH, LOCATION},
+        HeaderMap, HeaderName, StatusCode, Uri,
+        header::{ETAG, IF_MATCH, IF_NONE_MATCH, LOCATION},
     },
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
 use serde::Deserialize;
-use serde_json::Value as Json_;
+use serde_json::Value;
+use tokio::task::spawn_blocking;
 
 use super::{
-    edits::{Edit, Edits},
+    edits::{Edit, EditOutcome, Edits},
     path,
     render::{Objects, entity_tag},
 };
@@ -29,9 +33,10 @@ use crate::{
         problem::Problem,
         refuse_to_change,
     },
-    sources::edit::{ObjectPath, Operation},
+    sources::edit::{ChildKind, ObjectPath, Operation},
 };
 use slb_api::{
+    client::segment,
     objects::{Batch, BatchOperation, ObjectPage},
     types::Requester,
 };
@@ -41,6 +46,8 @@ const OBJECT: &str = "/v1/{collection}/{id}";
 const PARTS: &str = "/v1/{collection}/{id}/{parts}";
 const PART: &str = "/v1/{collection}/{id}/{parts}/{part}";
 
+/// Most changes of a batch.
+const MAX_OPERATIONS: usize = 1000;
 /// Objects of a page, unless the caller asks for fewer.
 const PAGE: usize = 1000;
 
@@ -86,7 +93,7 @@ struct ChangeQuery {
     dry_run: bool,
 }
 
-fn query<T: for<'de> Deserialize<'de>>(uri: &axum::http::Uri) -> Result<T, Problem> {
+fn query<T: for<'de> Deserialize<'de>>(uri: &Uri) -> Result<T, Problem> {
     let parsed = Query::try_from_uri(uri);
     let refused = |error: axum::extract::rejection::QueryRejection| {
         Problem::new(StatusCode::BAD_REQUEST, error.body_text())
@@ -94,21 +101,20 @@ fn query<T: for<'de> Deserialize<'de>>(uri: &axum::http::Uri) -> Result<T, Probl
     parsed.map(|Query(query)| query).map_err(refused)
 }
 
-fn page(objects: Vec<(&str, Json_)>, uri: &axum::http::Uri) -> Answer {
+/// The page that the query names, of objects in the order of their ids.
+fn page(objects: Vec<(&str, Value)>, are_addresses: bool, uri: &Uri) -> Answer {
     let PageQuery { limit, after } = query(uri)?;
     let limit = limit.unwrap_or(PAGE);
     if !(1..=PAGE).contains(&limit) {
         let text = format!("`limit` is {limit}: 1 to {PAGE} objects are on a page");
         return Err(Problem::new(StatusCode::BAD_REQUEST, text));
     }
-    let mut rest = objects.into_iter().skip_while(|(id, _)| {
-        // Ids are in no order that a comparison could use: addresses are sorted as numbers.
-        after.as_deref().is_some_and(|after| *id != after)
-    });
-    if after.is_some() {
-        rest.next();
-    }
-    let mut rest = rest.peekable();
+    let is_after = |id: &str| match &after {
+        None => true,
+        Some(after) if are_addresses => address(id) > address(after),
+        Some(after) => id > after.as_str(),
+    };
+    let mut rest = objects.into_iter().filter(|(id, _)| is_after(id)).peekable();
     let (mut items, mut last) = (Vec::new(), None);
     while items.len() < limit
         && let Some((id, object)) = rest.next()
@@ -120,7 +126,19 @@ fn page(objects: Vec<(&str, Json_)>, uri: &axum::http::Uri) -> Answer {
     Ok(Json(ObjectPage { items, next }).into_response())
 }
 
-fn with_tag(object: Json_) -> Response {
+/// The id of a server, as it is ordered: an address, or an endpoint.
+fn address(id: &str) -> (Option<IpAddr>, Option<SocketAddr>) {
+    (id.parse().ok(), id.parse().ok())
+}
+
+/// Answers off the runtime's workers.
+async fn blocking(answer: impl FnOnce() -> Answer + Send + 'static) -> Answer {
+    spawn_blocking(answer).await.unwrap_or_else(|error| {
+        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("no answer could be made: {error}")))
+    })
+}
+
+fn with_tag(object: Value) -> Response {
     ([(ETAG, entity_tag(&object))], Json(object)).into_response()
 }
 
@@ -128,31 +146,36 @@ fn missing(path: &ObjectPath) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("there is no {}", path.words()))
 }
 
-async fn list(Shared(api): Shared<Arc<Api>>, Path(collection): Path<String>, uri: axum::http::Uri) -> Answer {
+async fn list(Shared(api): Shared<Arc<Api>>, Path(collection): Path<String>, uri: Uri) -> Answer {
     let top = path::top(&collection)?;
     let config = api.config();
-    page(Objects::of(&config).list(top), &uri)
+    // Thousands of objects take long.
+    blocking(move || page(Objects::of(&config).list(top), false, &uri)).await
 }
 
 async fn list_parts(
     Shared(api): Shared<Arc<Api>>,
     Path((collection, id, parts)): Path<(String, String, String)>,
-    uri: axum::http::Uri,
+    uri: Uri,
 ) -> Answer {
     let top = path::top(&collection)?;
     let child = path::child(top, &parts)?;
     let config = api.config();
-    let objects = Objects::of(&config);
-    let parts = objects.parts(top, &id, child);
-    page(parts.ok_or_else(|| missing(&ObjectPath { top, id, child: None }))?, &uri)
+    blocking(move || {
+        let objects = Objects::of(&config);
+        let parts = objects.parts(top, &id, child);
+        let parts = parts.ok_or_else(|| missing(&ObjectPath { top, id: id.clone(), child: None }))?;
+        page(parts, child != ChildKind::Listener, &uri)
+    })
+    .await
 }
 
 async fn read(Shared(api): Shared<Arc<Api>>, Path(ids): Path<(String, String)>) -> Answer {
-    api.object(&top_path(ids)?)
+    api.object(top_path(ids)?).await
 }
 
 async fn read_part(Shared(api): Shared<Arc<Api>>, Path(ids): Path<PartIds>) -> Answer {
-    api.object(&part_path(ids)?)
+    api.object(part_path(ids)?).await
 }
 
 type PartIds = (String, String, String, String);
@@ -163,7 +186,8 @@ fn top_path((collection, id): (String, String)) -> Result<ObjectPath, Problem> {
 
 fn part_path((collection, id, parts, part): PartIds) -> Result<ObjectPath, Problem> {
     let top = path::top(&collection)?;
-    Ok(ObjectPath { top, id, child: Some((path::child(top, &parts)?, part)) })
+    let kind = path::child(top, &parts)?;
+    Ok(ObjectPath { top, id, child: Some((kind, path::part_id(kind, &part))) })
 }
 
 /// What all changes are given.
@@ -172,7 +196,7 @@ struct ChangeRequest {
     by: Requester,
     bodies: BodyLimit,
     headers: HeaderMap,
-    uri: axum::http::Uri,
+    uri: Uri,
     body: Body,
 }
 
@@ -197,29 +221,29 @@ where
 
 impl ChangeRequest {
     /// Reads the value in the body.
-    async fn value(&mut self) -> Result<Json_, Problem> {
+    async fn value(&mut self) -> Result<Value, Problem> {
         Ok(self.bodies.read(std::mem::take(&mut self.body)).await?)
     }
 
     /// Changes one object.
     async fn change(self, path: ObjectPath, operation: Operation) -> Answer {
-        let if_match = match self.headers.get(IF_MATCH).map(|value| value.to_str()) {
-            Some(Ok(tag)) => Some(tag.to_owned()),
-            Some(Err(_)) => return Err(Problem::new(StatusCode::BAD_REQUEST, "`If-Match` is no entity tag")),
-            None => None,
+        let is_put = matches!(operation, Operation::Put(_));
+        let if_match = self.tags(&IF_MATCH)?;
+        let must_be_new = match self.tags(&IF_NONE_MATCH)?.as_deref() {
+            None => false,
+            Some("*") => true,
+            Some(_) => {
+                let text = "a change takes `If-None-Match: *` alone: the object must not exist";
+                return Err(Problem::new(StatusCode::BAD_REQUEST, text));
+            }
         };
-        let existed = self.api.object(&path).is_ok();
-        let is_delete = operation == Operation::Delete;
-        let api = self.api.clone();
-        let dry_run = query::<ChangeQuery>(&self.uri)?.dry_run;
-        let mut response = self.edit(vec![Edit { path: path.clone(), operation, if_match }]).await?;
-        if dry_run || is_delete {
-            return Ok(response);
-        }
-        if let Some(tag) = api.object(&path).ok().and_then(|object| object.headers().get(ETAG).cloned()) {
+        let edit = Edit { path: path.clone(), operation, if_match, must_be_new };
+        let (mut response, EditOutcome { is_new, tag }) = self.edit(vec![edit]).await?;
+        // What PUT was given lacks the defaults, so the answer has no tag (RFC 9110, 9.3.4).
+        if let Some(tag) = tag.filter(|_| !is_put).and_then(|tag| tag.parse().ok()) {
             response.headers_mut().insert(ETAG, tag);
         }
-        if !existed {
+        if is_new {
             *response.status_mut() = StatusCode::CREATED;
             if let Ok(location) = location(&path).parse() {
                 response.headers_mut().insert(LOCATION, location);
@@ -228,23 +252,33 @@ impl ChangeRequest {
         Ok(response)
     }
 
-    async fn edit(self, edits: Vec<Edit>) -> Answer {
+    /// The value of a header with entity tags, all its lines joined.
+    fn tags(&self, name: &HeaderName) -> Result<Option<String>, Problem> {
+        let lines: Result<Vec<_>, _> = self.headers.get_all(name).iter().map(|line| line.to_str()).collect();
+        let lines = lines
+            .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, format!("`{name}` has no entity tags")))?;
+        Ok((!lines.is_empty()).then(|| lines.join(",")))
+    }
+
+    async fn edit(self, edits: Vec<Edit>) -> Result<(Response, EditOutcome), Problem> {
         let ChangeQuery { dry_run } = query(&self.uri)?;
         let edits = Edits(edits);
         if dry_run {
-            return self.api.dry_run(&edits).await;
+            return Ok((self.api.dry_run(&edits).await?, EditOutcome::default()));
         }
         let by = named(self.by).await;
-        let changed = self.api.change(&ConfigChange::Edit(edits), &by).await?;
-        Ok(Json(changed).into_response())
+        let (changed, outcome) = self.api.change(&ConfigChange::Edit(edits), &by).await?;
+        Ok((Json(changed).into_response(), outcome))
     }
 }
 
 fn location(ObjectPath { top, id, child }: &ObjectPath) -> String {
-    let top = format!("/v1/{}/{id}", top.collection());
+    let top = format!("/v1/{}/{}", top.collection(), segment(id));
     match child {
-        Some((crate::sources::edit::ChildKind::Listener, part)) => format!("{top}/listeners/{part}"),
-        Some((_, part)) => format!("{top}/servers/{part}"),
+        Some((ChildKind::Listener, part)) => format!("{top}/listeners/{}", segment(part)),
+        Some((ChildKind::DefaultServer | ChildKind::Server, part)) => {
+            format!("{top}/servers/{}", segment(part))
+        }
         None => top,
     }
 }
@@ -298,11 +332,9 @@ async fn create_part(
 /// Makes several changes, all or none.
 async fn batch(mut request: ChangeRequest) -> Answer {
     let Batch { operations } = request.bodies.read(std::mem::take(&mut request.body)).await?;
-    if operations.is_empty() {
-        return Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "`operations` is empty: nothing to change",
-        ));
+    if !(1..=MAX_OPERATIONS).contains(&operations.len()) {
+        let text = format!("`operations` has {}: a batch has 1 to {MAX_OPERATIONS}", operations.len());
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text));
     }
     let mut edits = Vec::new();
     for operation in operations {
@@ -312,15 +344,15 @@ async fn batch(mut request: ChangeRequest) -> Answer {
             BatchOperation::Patch { path, value, if_match } => (path, Operation::Patch(value), if_match),
             BatchOperation::Delete { path, if_match } => (path, Operation::Delete, if_match),
         };
-        edits.push(Edit { path: path::object(&path)?, operation, if_match });
+        edits.push(Edit { path: path::object(&path)?, operation, if_match, must_be_new: false });
     }
-    request.edit(edits).await
+    request.edit(edits).await.map(|(response, _)| response)
 }
 
 impl Api {
     /// An object of the active configuration.
-    fn object(&self, path: &ObjectPath) -> Answer {
+    async fn object(&self, path: ObjectPath) -> Answer {
         let config = self.config();
-        Objects::of(&config).get(path).map(with_tag).ok_or_else(|| missing(path))
+        blocking(move || Objects::of(&config).get(&path).map(with_tag).ok_or_else(|| missing(&path))).await
     }
 }
