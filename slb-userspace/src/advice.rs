@@ -20,6 +20,10 @@ pub enum Attempt {
     MountBpfFs,
     /// Creating or reading directories of a BPF file system.
     UseBpfFs,
+    /// Making a network namespace.
+    MakeNamespace,
+    /// Opening the TUN driver.
+    OpenTun,
     /// Binding a Unix socket.
     Bind,
     /// Creating or writing files in a configured directory.
@@ -78,13 +82,30 @@ fn of(tried: Attempt, errno: Errno) -> Option<&'static str> {
         },
         Attempt::UseBpfFs => match errno {
             Errno::EPERM | Errno::EACCES => Some(
-                "this process may not make directories there: run it as the owner of the BPF file system; one in a user namespace \
-                 (rootless containers) cannot use the host's",
+                "this user may not use it: let root make the directory (`chmod a+x /sys/fs/bpf; install -d -m 700 -o USER \
+                 DIRECTORY`), or run as the owner of the BPF file system; one in a user namespace (rootless containers) cannot use \
+                 the host's",
             ),
             Errno::ENOENT => Some(
                 "its parent directory does not exist: make that first, or set the path to another directory",
             ),
             _ => advice_on_files(errno),
+        },
+        Attempt::MakeNamespace => match errno {
+            Errno::EPERM => Some(
+                "that needs CAP_SYS_ADMIN: add it to AmbientCapabilities and CapabilityBoundingSet of the unit, with \
+                 `RestrictNamespaces=net`",
+            ),
+            _ => None,
+        },
+        Attempt::OpenTun => match errno {
+            Errno::EPERM | Errno::EACCES => Some(
+                "this user may not use it: give it mode 0666, as udev does; add `DeviceAllow=/dev/net/tun rw` to the unit",
+            ),
+            Errno::ENOENT => Some(
+                "load the module `tun`, and let the unit see the device (`PrivateDevices=no`; containers: `--device`)",
+            ),
+            _ => None,
         },
         Attempt::Bind => match errno {
             Errno::EADDRINUSE => Some("a file is in its place: remove it, or set the path to another one"),
@@ -194,6 +215,9 @@ mod tests {
             (Attempt::MountBpfFs, &[Errno::ENOENT], "sysfs"),
             (Attempt::UseBpfFs, &[Errno::EPERM, Errno::EACCES], "user namespace"),
             (Attempt::UseBpfFs, &[Errno::ENOENT], "make"),
+            (Attempt::MakeNamespace, &[Errno::EPERM], "CAP_SYS_ADMIN"),
+            (Attempt::OpenTun, &[Errno::EPERM, Errno::EACCES], "DeviceAllow"),
+            (Attempt::OpenTun, &[Errno::ENOENT], "module"),
             (Attempt::Bind, &[Errno::EADDRINUSE], "remove it"),
             (Attempt::Write, &[Errno::EROFS], "read-only"),
             (Attempt::Write, &[Errno::ENOENT], "exists"),

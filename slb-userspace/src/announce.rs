@@ -16,7 +16,6 @@ mod worker;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -31,6 +30,7 @@ use crate::{
     dataplane::bpf::{
         answers::{Answers, FilterId, VipAt},
         lifetime::PinLifetime,
+        pins::Pins,
     },
     neigh::host_interfaces,
     supervised,
@@ -86,15 +86,15 @@ impl Announced {
 }
 
 impl Announcer {
-    /// Starts, in the current network namespace. `pins` is the directory of the pins. Until the first
+    /// Starts, in the current network namespace. Until the first
     /// [`Self::announce`] the answers of an earlier run stay. With pins that end with this process nothing is announced.
     ///
     /// # Errors
     /// A socket cannot be opened.
-    pub fn spawn(pins: &Path, lifetime: PinLifetime) -> Result<Self> {
+    pub fn spawn(pins: &Pins, lifetime: PinLifetime) -> Result<Self> {
         let interfaces = host_interfaces::follow()?;
         let sockets = Arc::new(Sockets::open()?);
-        let filter = FilterId::of(pins);
+        let pins = pins.clone();
         let refusal = (lifetime == PinLifetime::MountNamespace).then_some(PINS_END);
         let (wanted, to_announce) = watch::channel(None);
         let (publisher, published) = watch::channel(VipAnnouncements::default());
@@ -106,7 +106,7 @@ impl Announcer {
                 interfaces.clone(),
                 publisher.clone(),
                 Arc::clone(&answers),
-                filter,
+                pins.clone(),
                 refusal,
                 Arc::clone(&sockets),
             );
@@ -159,13 +159,13 @@ pub struct Ended {
 ///
 /// # Errors
 /// The kernel does not answer.
-pub fn end(pins: &Path) -> Result<Ended> {
-    let filter = FilterId::of(pins);
+pub fn end(pins: &Pins) -> Result<Ended> {
+    let filter = FilterId::of(pins.root());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut ended, mut recorded) = (Ended::default(), BTreeSet::new());
         for link in host_interfaces::read().await?.links {
-            match groups::recorded(filter, link.index).await {
+            match groups::recorded(filter, pins, link.index).await {
                 Ok(vips) => recorded.extend(vips),
                 Err(error) => ended.failures.push(error.context("solicited-node groups stay joined")),
             }

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     fs::{self, File, OpenOptions},
     io,
     os::unix::process::{CommandExt, ExitStatusExt},
@@ -26,13 +27,14 @@ use slb_api::types::{self, ApiHealth, ApiServer, Status};
 use crate::{
     net::{Namespace, run},
     wait::wait_for,
+    world::Unprivileged,
 };
 
 /// Time limit for a start or an end of the daemon. On an emulated processor, the verifier alone takes half a minute.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A user and group id without files.
-const UNPRIVILEGED_ID: &str = "65534";
+pub(crate) const UNPRIVILEGED_ID: &str = "65534";
 
 /// ABI version of the earlier release of `slbd` for tests of upgrades. `cargo xtask test` builds it.
 pub const PREVIOUS_ABI: u32 = 10;
@@ -66,6 +68,10 @@ pub struct Programs {
     pub(crate) log_to: Option<PathBuf>,
     /// `SLB_LOG` of the daemon; `None` for its default.
     pub(crate) log_level: Option<&'static str>,
+    /// The user that runs `slbd run`; `None` for root.
+    pub(crate) unprivileged: Option<Unprivileged>,
+    /// `NOTIFY_SOCKET` and other variables of `slbd run`.
+    pub(crate) environment: Vec<(&'static str, OsString)>,
 }
 
 impl Programs {
@@ -76,7 +82,22 @@ impl Programs {
     /// The programs have not been built.
     pub fn new(namespace: &Arc<Namespace>, log: PathBuf) -> Result<Self> {
         let (slbd, slb) = (slbd_of(Release::Current)?, program("slb", "SLB")?);
-        Ok(Self { namespace: namespace.clone(), slbd, slb, log, hidden: None, log_to: None, log_level: None })
+        Ok(Self {
+            namespace: namespace.clone(),
+            slbd,
+            slb,
+            log,
+            hidden: None,
+            log_to: None,
+            log_level: None,
+            unprivileged: None,
+            environment: Vec::new(),
+        })
+    }
+
+    /// Path of `slbd`.
+    pub(crate) fn slbd_path(&self) -> &Path {
+        &self.slbd
     }
 
     /// Sets which `slbd` runs from now on.
@@ -99,7 +120,15 @@ impl Programs {
                 .append(true)
                 .open(self.log_to.as_ref().unwrap_or(&self.log))?)
         };
-        let mut command = self.namespace.command(&self.slbd);
+        let mut command = match &self.unprivileged {
+            Some(user) => {
+                let mut command = self.namespace.command("setpriv");
+                command.args(user.setpriv());
+                command
+            }
+            None => self.namespace.command(&self.slbd),
+        };
+        command.envs(self.environment.iter().cloned());
         command.arg("run").arg("--config").arg(config).stdin(Stdio::null()).stdout(log()?).stderr(log()?);
         command.envs(self.log_level.map(|level| ("SLB_LOG", level)));
         let die_with_us = || Ok(set_pdeathsig(Signal::SIGKILL)?);

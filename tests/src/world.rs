@@ -4,6 +4,7 @@ mod api;
 mod log;
 mod node;
 mod servers;
+mod unprivileged;
 
 use std::{
     collections::BTreeMap,
@@ -34,6 +35,7 @@ use crate::{
 
 pub use api::ApiAnswer;
 pub use node::Node;
+pub(crate) use unprivileged::Unprivileged;
 
 /// How long a client waits for an answer that arrives at once or never.
 const STARTUP_PROGRESS: Duration = Duration::from_millis(100);

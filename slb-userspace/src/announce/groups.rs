@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use crate::{
-    dataplane::bpf::answers::{FilterId, PRIORITY, VipAt, answered_by},
+    dataplane::bpf::{
+        answers::{FilterId, PRIORITY, VipAt, answered_by, answered_by_pinned},
+        pins::Pins,
+    },
     neigh::host_interfaces::{self, IngressFilter},
 };
 
@@ -14,15 +17,20 @@ use crate::{
 ///
 /// # Errors
 /// The kernel does not answer, or the process may not read the map.
-pub(super) async fn recorded(filter: FilterId, interface: u32) -> Result<BTreeSet<VipAt>> {
-    answered(interface, |handle| handle == filter.handle()).await
+pub(super) async fn recorded(filter: FilterId, pins: &Pins, interface: u32) -> Result<BTreeSet<VipAt>> {
+    let filters = filters(interface, |handle| handle == filter.handle()).await?;
+    match answered_by_pinned(pins)? {
+        Some(vips) if !filters.is_empty() => Ok(at(interface, vips)),
+        Some(_) => Ok(BTreeSet::new()),
+        None => answered(interface, &filters),
+    }
 }
 
 /// Makes interfaces receive solicitations for the VIPs in `wanted`, and no more for others in `recorded`, which this SLB
 /// has added, unless another SLB answers for them. It lasts beyond this process.
 ///
 /// # Errors
-/// The kernel refuses it, or the map of another SLB's filter cannot be read.
+/// The kernel refuses it.
 pub(super) async fn set(
     filter: FilterId,
     recorded: &BTreeSet<VipAt>,
@@ -32,20 +40,40 @@ pub(super) async fn set(
         recorded.difference(wanted).filter(|(_, vip)| vip.is_ipv6()).copied().collect();
     let interfaces: BTreeSet<u32> = gone.iter().map(|(interface, _)| *interface).collect();
     for interface in interfaces {
-        let others = answered(interface, |handle| handle != filter.handle()).await?;
-        gone.retain(|at| !others.contains(at));
+        let others = filters(interface, |handle| handle != filter.handle()).await?;
+        match answered(interface, &others) {
+            Ok(others) => gone.retain(|at| !others.contains(at)),
+            // Without CAP_SYS_ADMIN. Another SLB may answer for the same VIPs.
+            Err(error) => {
+                gone.retain(|(index, _)| *index != interface);
+                tracing::warn!(
+                    interface,
+                    error = format!("{error:#}"),
+                    "another SLB answers for VIPs here: solicited-node groups of VIPs that are not announced any more stay joined"
+                );
+            }
+        }
     }
     host_interfaces::set_solicited_groups(&gone, wanted).await
 }
 
-/// VIPs that filters with such handles answer for at an interface.
-async fn answered(interface: u32, is_meant: impl Fn(u32) -> bool) -> Result<BTreeSet<VipAt>> {
-    let filters = host_interfaces::ingress_filters(interface).await?;
+/// Filters of SLB with such handles at an interface.
+async fn filters(interface: u32, is_meant: impl Fn(u32) -> bool) -> Result<Vec<IngressFilter>> {
+    let mut filters = host_interfaces::ingress_filters(interface).await?;
+    filters.retain(|filter| filter.priority == PRIORITY && is_meant(filter.handle));
+    Ok(filters)
+}
+
+/// VIPs that filters answer for at an interface.
+fn answered(interface: u32, filters: &[IngressFilter]) -> Result<BTreeSet<VipAt>> {
     let mut vips = BTreeSet::new();
-    for IngressFilter { program, .. } in
-        filters.iter().filter(|filter| filter.priority == PRIORITY && is_meant(filter.handle))
-    {
-        vips.extend(answered_by(*program)?.into_iter().filter(|(index, _)| *index == interface));
+    for IngressFilter { program, .. } in filters {
+        vips.append(&mut at(interface, answered_by(*program)?));
     }
     Ok(vips)
+}
+
+fn at(interface: u32, mut vips: BTreeSet<VipAt>) -> BTreeSet<VipAt> {
+    vips.retain(|(index, _)| *index == interface);
+    vips
 }

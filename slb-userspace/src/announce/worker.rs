@@ -24,7 +24,10 @@ use super::{
     sockets::{Claim, Sockets},
 };
 use crate::{
-    dataplane::bpf::answers::{Answers, FilterId, VipAt},
+    dataplane::bpf::{
+        answers::{Answers, FilterId, VipAt},
+        pins::Pins,
+    },
     neigh::host_interfaces::HostInterfaces,
 };
 
@@ -41,6 +44,7 @@ pub(super) struct Worker {
     published: watch::Sender<VipAnnouncements>,
     answers: SharedAnswers,
     filter: FilterId,
+    pins: Pins,
     /// Why nothing may be announced.
     refusal: Option<&'static str>,
     sockets: Arc<Sockets>,
@@ -63,7 +67,7 @@ impl Worker {
         interfaces: watch::Receiver<Arc<HostInterfaces>>,
         published: watch::Sender<VipAnnouncements>,
         answers: SharedAnswers,
-        filter: FilterId,
+        pins: Pins,
         refusal: Option<&'static str>,
         sockets: Arc<Sockets>,
     ) -> Self {
@@ -72,7 +76,8 @@ impl Worker {
             interfaces,
             published,
             answers,
-            filter,
+            filter: FilterId::of(pins.root()),
+            pins,
             refusal,
             sockets,
             plan: Plan::new(),
@@ -175,7 +180,7 @@ impl Worker {
     /// Reads what an earlier run has joined, before its filter goes.
     async fn read_joined(&mut self, host: &HostInterfaces) {
         for link in &host.links {
-            match groups::recorded(self.filter, link.index).await {
+            match groups::recorded(self.filter, &self.pins, link.index).await {
                 Ok(vips) => self.joined.extend(vips),
                 Err(error) => tracing::warn!(
                     interface = link.name,
@@ -208,7 +213,7 @@ impl Worker {
         }
         let answers = match &mut *shared {
             Some(answers) => answers,
-            empty => empty.insert(Answers::load(self.filter)?),
+            empty => empty.insert(Answers::load(self.filter, Some(&self.pins))?),
         };
         answers.set(&self.plan.iter().map(|(at, place)| (*at, place.mac)).collect())?;
         let interfaces: BTreeSet<&String> = self.plan.values().map(|place| &place.interface).collect();

@@ -12,7 +12,7 @@ use crate::{
     announce::{self, Ended},
     dataplane::bpf::{answers::PRIORITY, maps::Maps, pins::Pins},
     devices::InterfaceRecord,
-    neigh, state_file,
+    neigh, privileges, state_file,
 };
 use slb_config as config;
 use slb_config::Config;
@@ -33,9 +33,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
             }
         },
     };
-    if !nix::unistd::geteuid().is_root() {
-        bail!("slbd detach needs root: it takes an XDP program off interfaces and removes its maps");
-    }
+    privileges::expect("slbd detach", &privileges::REQUIRED_TO_DETACH)?;
     if !pins.root().exists() {
         println!("{}: nothing to detach", pins.root().display());
         // The pins may have vanished with their file system, perhaps while slbd runs.
@@ -44,7 +42,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
             println!("slbd is running with the state in {}: its announcements stay", claimed.display());
             return Ok(());
         }
-        end_announcements(pins.root());
+        end_announcements(&pins);
         if let Some(directory) = state_dir {
             restore_features(&directory, pins.root());
         }
@@ -69,7 +67,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
         )?;
         refuse_local(&vips(&pins, config.as_ref()))?;
     }
-    end_announcements(pins.root());
+    end_announcements(&pins);
     pins.remove()?;
     println!("{}: detached from all interfaces, pins removed", pins.root().display());
     match config {
@@ -82,7 +80,7 @@ pub fn detach(config: &Path, pin_dir: Option<PathBuf>, force: bool) -> Result<()
 }
 
 /// Ends the answers for VIPs: hosts must not send packets to where nothing forwards them.
-fn end_announcements(pins: &Path) {
+fn end_announcements(pins: &Pins) {
     let ended =
         announce::end(pins).unwrap_or_else(|error| Ended { failures: vec![error], ..Ended::default() });
     if !ended.interfaces.is_empty() {

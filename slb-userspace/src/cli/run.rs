@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{daemon, dataplane::bpf::lifetime::MachineMounts, privileges, sources, telemetry};
 use slb_control::map_limits;
@@ -20,9 +20,7 @@ pub fn run(path: &Path, log_format: telemetry::Format) -> Result<ExitCode> {
         eprintln!("error: {large}");
         return Ok(ExitCode::FAILURE);
     }
-    if !nix::unistd::geteuid().is_root() {
-        bail!("slbd run needs root: it loads an XDP program and attaches it to interfaces");
-    }
+    privileges::expect("slbd run", &privileges::REQUIRED)?;
     // Needs a capability that is dropped next.
     let mounts = MachineMounts::read();
     privileges::drop_unused()?;

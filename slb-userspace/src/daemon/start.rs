@@ -68,7 +68,7 @@ pub(super) async fn start(
     let gc_thread = GcThread::spawn(PinnedFlowTable::open(pins)?, Provoker::new()?)?;
     let subscriptions = Subscriptions { links_changed, vip_watcher, vip_states };
     let failures = Failures::open(store.directory());
-    let announcer = Announcer::spawn(pins.root(), lifetime)?;
+    let announcer = Announcer::spawn(pins, lifetime)?;
     let kernel = Kernel::new(ports, subscriptions, probes(&config), failures, gc_thread, announcer)?;
     let loader = Loader::new(file, config.daemon.seed());
     let mut event_loop = EventLoop::new(kernel, reconciler, config, store, loader, vips)?;

@@ -15,6 +15,7 @@ pub mod decap;
 pub mod flow_table;
 pub mod flows;
 mod inner_maps;
+mod instructions;
 pub mod interfaces;
 mod jiffies;
 pub mod lifetime;

@@ -33,7 +33,7 @@ const V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
 pub fn ask() -> Result<()> {
     run(Command::new("ip").args(["-batch", "-"]), "link set far up\nlink set farther up\n")?;
     let filter = FilterId::of(Path::new("/sys/fs/bpf/slb-test"));
-    let mut answers = Answers::load(filter)?;
+    let mut answers = Answers::load(filter, None)?;
     let far = if_nametoindex("far")?;
     let vips = [IpAddr::V4(V4), IpAddr::V6(V6)];
     answers.set(&vips.iter().map(|vip| ((far, *vip), MAC)).collect())?;

@@ -48,6 +48,7 @@ mod syn_cookies;
 mod tampering;
 mod toa;
 mod unmatched;
+mod unprivileged;
 mod upgrade;
 mod warm_up;
 mod weight;

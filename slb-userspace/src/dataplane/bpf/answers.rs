@@ -1,12 +1,14 @@
 //! The program that answers ARP and neighbour solicitations for VIPs. It is a filter at the ingress of interfaces (tc),
-//! which holds its map. Both stay when this process ends, without a pin, until the filter is removed.
+//! which holds its map. Both stay when this process ends, until the filter is removed. A pin lets later runs read the map.
 
 mod filter_id;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     mem::ManuallyDrop,
     net::IpAddr,
+    path::PathBuf,
 };
 
 use anyhow::{Context as _, Result};
@@ -23,11 +25,14 @@ use slb_common::abi::announce::{AnnouncedVip, Announcement};
 use slb_control::dataplane::state::{to_address, to_ip};
 
 pub use self::filter_id::FilterId;
+use super::pins::Pins;
 use crate::neigh::Mac;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/slb-answer.o"));
 const PROGRAM: &str = "slb_answer";
 const MAP: &str = "ANNOUNCED";
+/// Temporary name of its pin.
+const NEW: &str = "NEW_ANNOUNCED";
 /// Priority of the filter. A filter of a lower number that ends the search hides it.
 pub const PRIORITY: u16 = 7;
 
@@ -39,18 +44,39 @@ pub struct Answers {
     ebpf: Ebpf,
     announced: HashMap<MapData, AnnouncedVip, Announcement>,
     filter: FilterId,
+    /// The map's pin, until the program is attached.
+    new_pin: Option<NewPin>,
+}
+
+/// The pin of a map while that of an earlier run is valid. Later runs read the pin, and `slbd detach`.
+struct NewPin {
+    new: PathBuf,
+    replaces: PathBuf,
 }
 
 impl Answers {
-    /// Loads the program. It answers for nothing yet, and is at no interface.
+    /// Loads the program. It answers for nothing yet, and is at no interface. Its map is pinned, if there are `pins`.
     ///
     /// # Errors
-    /// The kernel refuses it.
-    pub fn load(filter: FilterId) -> Result<Self> {
+    /// The kernel refuses it, or its map cannot be pinned.
+    pub fn load(filter: FilterId, pins: Option<&Pins>) -> Result<Self> {
         let mut ebpf = Ebpf::load(OBJECT).context("cannot load the BPF object")?;
         program(&mut ebpf)?.load().with_context(|| format!("the kernel refuses {PROGRAM}"))?;
         let map = ebpf.take_map(MAP).with_context(|| format!("the BPF object has no map {MAP}"))?;
-        Ok(Self { ebpf, announced: HashMap::try_from(map)?, filter })
+        let new_pin = pins.map(|pins| NewPin { new: pins.map(NEW), replaces: pins.map(MAP) });
+        if let Some(NewPin { new, .. }) = &new_pin {
+            if new.exists() {
+                fs::remove_file(new)?;
+            }
+            map.pin(new).with_context(|| format!("cannot pin {}", new.display()))?;
+        }
+        Ok(Self { ebpf, announced: HashMap::try_from(map)?, filter, new_pin })
+    }
+
+    /// Puts the pin of the map in place of that of an earlier run, if it has not been done.
+    fn replace_pin(&mut self) -> Result<()> {
+        let Some(NewPin { new, replaces }) = self.new_pin.take() else { return Ok(()) };
+        fs::rename(&new, &replaces).with_context(|| format!("cannot rename {}", new.display()))
     }
 
     /// Answers for these VIPs, with these hardware addresses, and for no others.
@@ -96,13 +122,26 @@ impl Answers {
         };
         // Dropping the link would remove the filter.
         let _stays = ManuallyDrop::new(program.take_link(attached)?);
-        Ok(())
+        self.replace_pin()
     }
 
     /// Answers that were sent since the program was loaded.
     pub fn sent(&self, at: VipAt) -> u64 {
         self.announced.get(&key(at), 0).map_or(0, |announcement| announcement.answers)
     }
+}
+
+/// VIPs that the last program of the SLB with these pins answers for. `None` without a pinned map.
+///
+/// # Errors
+/// The map cannot be read.
+pub fn answered_by_pinned(pins: &Pins) -> Result<Option<BTreeSet<VipAt>>> {
+    let pin = pins.map(MAP);
+    if !pin.exists() {
+        return Ok(None);
+    }
+    let map = MapData::from_pin(&pin).with_context(|| format!("cannot open the map {}", pin.display()))?;
+    read(map).map(Some)
 }
 
 /// VIPs that a loaded program answers for. None if it is another program, or no longer loaded.
@@ -121,13 +160,17 @@ pub fn answered_by(id: u32) -> Result<BTreeSet<VipAt>> {
         for map in loaded.map_ids().context("cannot read the maps of a program")?.unwrap_or_default() {
             let map = MapData::from_id(map).context("cannot open the map of a program")?;
             if map.info()?.name() == MAP.as_bytes() {
-                let announced: HashMap<_, AnnouncedVip, Announcement> = HashMap::try_from(Map::HashMap(map))?;
-                let keys = announced.keys().map(|key| key.map(|key| (key.interface, to_ip(&key.address))));
-                return keys.collect::<Result<_, _>>().context("cannot read the map of a program");
+                return read(map);
             }
         }
     }
     Ok(BTreeSet::new())
+}
+
+fn read(map: MapData) -> Result<BTreeSet<VipAt>> {
+    let announced: HashMap<_, AnnouncedVip, Announcement> = HashMap::try_from(Map::HashMap(map))?;
+    let keys = announced.keys().map(|key| key.map(|key| (key.interface, to_ip(&key.address))));
+    keys.collect::<Result<_, _>>().context("cannot read the map of announced VIPs")
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {

@@ -71,8 +71,9 @@ impl PinRoot {
         make(path)?;
         if fs::metadata(path)?.uid() != nix::unistd::geteuid().as_raw() {
             bail!(
-                "{} belongs to another user: remove it, or set {setting} to another directory",
-                path.display()
+                "{shown} belongs to another user: run `chown -R {user} {shown}`, or set {setting} to another directory",
+                shown = path.display(),
+                user = nix::unistd::geteuid(),
             );
         }
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))
@@ -148,7 +149,10 @@ pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     match fs::read_dir(directory) {
         Ok(entries) => Ok(entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", directory.display())),
+        Err(error) => {
+            let error = with_advice(error.into(), Attempt::UseBpfFs);
+            Err(error.context(format!("cannot read {}", directory.display())))
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use slb_common::{
 
 use super::{
     flows,
-    inner_maps::read_inner,
+    inner_maps::InnerMaps,
     mapped_array::MappedArray,
     pinned_map,
     pins::Pins,
@@ -39,7 +39,7 @@ const SLOTS_PER_TICK: u32 = 1 << 16;
 pub struct PinnedFlowTable {
     flows: MappedArray,
     control: Array<MapData, Control>,
-    lookup_tables: MapData,
+    lookup_tables: InnerMaps<LookupTable>,
     backends: MapData,
     flow_gc: FlowGc,
     sequence_offsets: SequenceOffsets,
@@ -54,7 +54,7 @@ impl PinnedFlowTable {
         Ok(Self {
             flows: MappedArray::open(&pins.map("FLOWS"))?,
             control: pinned_map::open(pins, "CONTROL")?,
-            lookup_tables: MapData::from_pin(pins.map("LOOKUP_TABLES"))?,
+            lookup_tables: InnerMaps::new(MapData::from_pin(pins.map("LOOKUP_TABLES"))?)?,
             backends: MapData::from_pin(pins.map("BACKENDS"))?,
             flow_gc: FlowGc::default(),
             sequence_offsets: SequenceOffsets::open(pins)?,
@@ -140,7 +140,7 @@ impl FlowTableAccess for PinnedFlowTable {
 
     fn current_backends(&self, id: TableId) -> Result<Arc<[BackendId]>> {
         let mut lookup_table = LookupTable::empty();
-        read_inner(&self.lookup_tables, id.index(), lookup_table.as_mut())?;
+        self.lookup_tables.read(id.index(), lookup_table.as_mut())?;
         Ok(lookup_table.current_backends().collect())
     }
 

@@ -87,11 +87,19 @@ fn programs_pin(program: &mut Program, pins: &Pins) -> Result<PathBuf> {
     Ok(pins.map(&format!("{PROGRAMS}_{}", program.map_id(PROGRAMS)?)))
 }
 
-/// Removes the pins of program arrays that neither this program nor one in a pinned link uses.
+/// Removes the pins of program arrays that neither this program nor one in a pinned link uses. They stay while a link
+/// holds another program, whose maps this process may not read.
 pub fn remove_unused_programs(program: &mut Program, pins: &Pins) -> Result<()> {
-    let mut used = vec![program.map_id(PROGRAMS)?];
-    for (_, bound) in pins.bound()? {
-        used.extend(xdp::maps_of(bound.program)?);
+    let (own, mut used) = (program.id()?, vec![program.map_id(PROGRAMS)?]);
+    for (_, bound) in pins.bound()?.into_iter().filter(|(_, bound)| bound.program != own) {
+        match xdp::maps_of(bound.program) {
+            Ok(maps) => used.extend(maps),
+            Err(error) => {
+                // A program array is emptied when its last pin goes, also while a program uses it.
+                tracing::debug!(error = format!("{error:#}"), "pins of unused program arrays stay");
+                return Ok(());
+            }
+        }
     }
     for (name, pin) in pins.maps()? {
         let id = name.strip_prefix(PROGRAMS).and_then(|rest| rest.strip_prefix('_')?.parse().ok());

@@ -27,7 +27,7 @@ use super::{
     access_lists::AccessLists,
     counters,
     flows::{self, CurrentFlows},
-    inner_maps::read_inner,
+    inner_maps::InnerMaps,
     jiffies,
     map_shapes::{INTERFACE_TABLE, MAP_SHAPES},
     mapped_array::MappedArray,
@@ -57,9 +57,9 @@ const PART: usize = 1024;
 /// The pinned maps.
 pub struct Maps {
     control: Array<MapData, Control>,
-    service_index: MapData,
+    service_index: InnerMaps<ServiceIndex>,
     services: MapData,
-    lookup_tables: MapData,
+    lookup_tables: InnerMaps<LookupTable>,
     backends: MapData,
     next_hops: MapData,
     access_lists: AccessLists,
@@ -98,9 +98,9 @@ impl Maps {
         }
         let maps = Self {
             control: pinned_map::open(pins, "CONTROL")?,
-            service_index: MapData::from_pin(pins.map("SERVICE_INDEX"))?,
+            service_index: InnerMaps::new(MapData::from_pin(pins.map("SERVICE_INDEX"))?)?,
             services: MapData::from_pin(pins.map("SERVICES"))?,
-            lookup_tables: MapData::from_pin(pins.map("LOOKUP_TABLES"))?,
+            lookup_tables: InnerMaps::new(MapData::from_pin(pins.map("LOOKUP_TABLES"))?)?,
             backends: MapData::from_pin(pins.map("BACKENDS"))?,
             next_hops: MapData::from_pin(pins.map("NEXT_HOPS"))?,
             access_lists: AccessLists::open(pins)?,
@@ -289,13 +289,13 @@ impl Maps {
     /// Reads a server table; an empty one if there is none.
     fn lookup_table(&self, id: TableId) -> Result<Box<LookupTable>> {
         let mut lookup_table = LookupTable::empty();
-        read_inner(&self.lookup_tables, id.index(), lookup_table.as_mut())?;
+        self.lookup_tables.read(id.index(), lookup_table.as_mut())?;
         Ok(lookup_table)
     }
 
     fn index(&self) -> Result<IndexContent> {
         let mut index = ServiceIndex::empty();
-        if !read_inner(&self.service_index, 0, index.as_mut())? {
+        if !self.service_index.read(0, index.as_mut())? {
             return Ok(IndexContent::default());
         }
         let entries = index.entries.iter().filter(|entry| entry.protocol != 0);
@@ -337,7 +337,7 @@ impl DataPlane for Maps {
         })?;
         let mut lookup_table = LookupTable::empty();
         for id in 0..MAX_TABLES {
-            if read_inner(&self.lookup_tables, id, lookup_table.as_mut())? && lookup_table.size != 0 {
+            if self.lookup_tables.read(id, lookup_table.as_mut())? && lookup_table.size != 0 {
                 state.tables.insert(TableId::new(id), ServerTable::default());
             }
         }

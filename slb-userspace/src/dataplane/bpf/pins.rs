@@ -6,14 +6,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use nix::fcntl::Flock;
+use nix::{errno::Errno, fcntl::Flock};
 use slb_common::abi::ABI_VERSION;
 
 use super::{
     bpffs::{self, PinRoot},
     link::{Link, LinkBinding},
 };
-use crate::neigh;
+use crate::{advice, neigh};
 
 /// The setting that chooses the directory, for messages.
 const SETTING: &str = "pin_dir";
@@ -176,7 +176,8 @@ impl Pins {
         self.versions().map(drop)
     }
 
-    /// Removes the pins of all versions. Links go first, so that no program forwards by maps that are going away.
+    /// Removes the pins of all versions, and their directory where this user may. Links go first, so that no program
+    /// forwards by maps that are going away.
     ///
     /// # Errors
     /// The directory contains something else, and nothing was removed. Or a pin cannot be removed.
@@ -186,7 +187,11 @@ impl Pins {
             versions.iter().try_for_each(|version| remove_pins(&version.join(part)))?;
         }
         versions.iter().try_for_each(|version| remove_directory(version))?;
-        remove_directory(self.root())
+        match remove_directory(self.root()) {
+            // Another user made it for this one, and keeps it.
+            Err(error) if advice::errno(&error) == Some(Errno::EACCES) => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Removes the pins of the version: links first.

@@ -17,6 +17,13 @@ const MAP_UPDATE_ELEM: libc::c_long = 2;
 const ARRAY: u32 = 2;
 /// BPF_MAP_TYPE_ARRAY_OF_MAPS.
 const ARRAY_OF_MAPS: u32 = 12;
+/// BPF_PROG_LOAD and BPF_PROG_TEST_RUN of `enum bpf_cmd`.
+const PROG_LOAD: libc::c_long = 5;
+const PROG_TEST_RUN: libc::c_long = 10;
+/// BPF_PROG_TYPE_XDP.
+const XDP: u32 = 6;
+/// Licence of programs that are made here.
+const LICENSE: &CStr = c"Dual MIT/GPL";
 
 /// BPF_F_MMAPABLE.
 const MMAPABLE: u32 = 1 << 10;
@@ -90,6 +97,11 @@ pub(super) fn per_cpu_array(value_size: usize) -> io::Result<OwnedFd> {
     /// BPF_MAP_TYPE_PERCPU_ARRAY.
     const PER_CPU_ARRAY: u32 = 6;
     create(&Create { map_type: PER_CPU_ARRAY, ..array(value_size) })
+}
+
+/// Makes an array map of one element of `value_size` bytes, which are zero.
+pub(super) fn array_of_size(value_size: usize) -> io::Result<OwnedFd> {
+    create(&array(value_size))
 }
 
 fn map_name(name: &str) -> [u8; 16] {
@@ -197,6 +209,61 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     // SAFETY: the attributes have the kernel's layout; `info` has `info_len` bytes and outlives the call.
     unsafe { bpf(OBJ_GET_INFO_BY_FD, &UnsafeCell::new(question)) }?;
     Ok(info)
+}
+
+/// The start of `union bpf_attr` for BPF_PROG_LOAD.
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    rest: [u32; 8],
+    prog_name: [u8; 16],
+}
+
+/// The start of `union bpf_attr` for BPF_PROG_TEST_RUN.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    rest: [u32; 12],
+}
+
+/// Loads an XDP program.
+pub(super) fn load_xdp(instructions: &[[u8; 8]]) -> io::Result<OwnedFd> {
+    let load = Load {
+        prog_type: XDP,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: LICENSE.as_ptr() as u64,
+        prog_name: map_name("slb_read"),
+        ..Load::default()
+    };
+    // SAFETY: the attributes have the kernel's layout; instructions and licence outlive the call.
+    let program = unsafe { bpf(PROG_LOAD, &load) }?;
+    // SAFETY: the kernel has returned a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(program) })
+}
+
+/// Runs an XDP program once over `frame`, and returns what it returned.
+pub(super) fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    let run = UnsafeCell::new(TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        ..TestRun::default()
+    });
+    // SAFETY: the attributes have the kernel's layout; the frame outlives the call. The kernel writes results to the
+    // attributes.
+    unsafe { bpf(PROG_TEST_RUN, &run) }?;
+    Ok(run.into_inner().retval)
 }
 
 /// BPF_LINK_DETACH of `enum bpf_cmd`.

@@ -248,13 +248,20 @@ impl Program {
 }
 
 /// Ids of the maps that a loaded program uses; none if it is gone.
+///
+/// # Errors
+/// This process may not open programs by their ids: it lacks `CAP_SYS_ADMIN`.
 pub(super) fn maps_of(program: u32) -> Result<Vec<u32>> {
-    let found = loaded_programs().filter_map(Result::ok).find(|info| info.id() == program);
-    let maps = found.map(|info| info.map_ids()).transpose().context("cannot read a program's maps")?;
-    Ok(maps.flatten().unwrap_or_default())
+    for loaded in loaded_programs() {
+        let loaded = loaded.context("cannot list BPF programs")?;
+        if loaded.id() == program {
+            return Ok(loaded.map_ids().context("cannot read a program's maps")?.unwrap_or_default());
+        }
+    }
+    Ok(Vec::new())
 }
 
-/// Name of a loaded program; `None` if it is gone or has none.
+/// Name of a loaded program; `None` if it is gone, has none, or this process lacks `CAP_SYS_ADMIN`.
 pub fn name_of(id: u32) -> Option<String> {
     let found = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id)?;
     found.name_as_str().filter(|name| !name.is_empty()).map(str::to_owned)

@@ -34,6 +34,7 @@ use tokio::{
 };
 
 use super::tun::{self, Tun};
+use crate::advice::{Attempt, with_advice};
 
 const DEVICE: &str = "slb-probe";
 
@@ -145,12 +146,16 @@ impl ProbeNamespace {
 
 /// Moves the calling thread into a new network namespace.
 fn set_up() -> Result<NamespaceParts> {
-    unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+    unshare(CloneFlags::CLONE_NEWNET)
+        .map_err(|error| with_advice(error.into(), Attempt::MakeNamespace))
+        .context("cannot make a network namespace")?;
     // Settings copied from the host may disable IPv6. Without IPv6 these files do not exist.
     for conf in ["all", "default"] {
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{conf}/disable_ipv6"), "0");
     }
-    let device = tun::create(DEVICE).context("cannot make a TUN device")?;
+    let device = tun::create(DEVICE)
+        .map_err(|error| with_advice(error.into(), Attempt::OpenTun))
+        .context("cannot make a TUN device at /dev/net/tun")?;
     let index = if_nametoindex(DEVICE)?;
     let (connection, netlink, _) = new_connection()?;
     Ok(NamespaceParts { device, index, connection: JoinSet::from_iter([connection]), netlink })

@@ -6,7 +6,7 @@ use slb_tests::{World, scenario};
 use super::{WEIGHTS, works};
 
 #[test]
-fn commands_without_root_name_what_needs_root() {
+fn commands_without_privileges_name_what_they_need() {
     scenario!(&WEIGHTS, |world| {
         let config = world.write_other(&world.plan.toml())?;
         let socket = world.plan.socket.display().to_string();
@@ -14,12 +14,12 @@ fn commands_without_root_name_what_needs_root() {
         refuses(
             world,
             &[
-                ("slbd", &["run", "--config", &config], "slbd run needs root: it loads an XDP program"),
                 (
                     "slbd",
-                    &["detach", "--config", &config],
-                    "slbd detach needs root: it takes an XDP program off interfaces",
+                    &["run", "--config", &config],
+                    "slbd run needs CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_NET_RAW, which",
                 ),
+                ("slbd", &["detach", "--config", &config], "slbd detach needs CAP_BPF, CAP_NET_ADMIN, which"),
             ],
         )?;
         ensure!(!world.plan.pin_dir.exists(), "{pins} was made");

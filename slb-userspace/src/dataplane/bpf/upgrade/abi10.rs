@@ -16,7 +16,7 @@ use slb_common::abi::{
 
 use super::{
     super::{
-        inner_maps::read_inner,
+        inner_maps::InnerMaps,
         map_shapes::{of_maps, shape, sized},
         syscall,
     },
@@ -98,7 +98,7 @@ fn copy_control(old: &Path, new: &Path) -> Result<()> {
 fn copy_index(old: &Path, new: &Path) -> Result<()> {
     let mut before = boxed::<INDEX_WORDS>();
     let copy = MapData::from_fd(syscall::array_of_maps(SERVICE_INDEX, size_of::<ServiceIndex>(), 1)?)?;
-    if read_inner(&open(old)?, 0, before.as_mut())? {
+    if InnerMaps::new(open(old)?)?.read(0, before.as_mut())? {
         let mut index = boxed::<{ INDEX_WORDS + ADDED_WORDS }>();
         index[..HEAD_WORDS].copy_from_slice(&before[..HEAD_WORDS]);
         index[HEAD_WORDS + ADDED_WORDS..].copy_from_slice(&before[HEAD_WORDS..]);

@@ -19,7 +19,7 @@ use slb_config::model::XdpMode;
 
 use super::{
     super::{
-        inner_maps::read_inner,
+        inner_maps::InnerMaps,
         loader::{self, MapSizes},
         map_shapes::{MAP_SHAPES, SOURCES, shape},
         syscall,
@@ -311,7 +311,7 @@ fn pins_of_both_versions_are_removed_by_detach() {
 fn expect_index(pins: &Pins) {
     let mut index = ServiceIndex::empty();
     let outer = MapData::from_pin(pins.map(SERVICE_INDEX)).unwrap();
-    assert!(read_inner(&outer, 0, index.as_mut()).unwrap());
+    assert!(InnerMaps::new(outer).unwrap().read(0, index.as_mut()).unwrap());
     assert_eq!((index.seed, index.tunnel.v6.halves()[1]), (0, 5));
     assert_eq!(index.locals, LocalAddresses::EMPTY);
     assert_eq!(index.servers[0], 6);
