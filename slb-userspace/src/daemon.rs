@@ -11,6 +11,7 @@ mod observations;
 mod ports;
 mod route_lookups;
 mod seed;
+mod service_manager;
 mod signals;
 mod start;
 mod store;

@@ -4,6 +4,7 @@ mod api;
 mod log;
 mod node;
 mod servers;
+mod service_manager;
 mod unprivileged;
 
 use std::{
@@ -35,6 +36,7 @@ use crate::{
 
 pub use api::ApiAnswer;
 pub use node::Node;
+pub use service_manager::ServiceManager;
 pub(crate) use unprivileged::Unprivileged;
 
 /// How long a client waits for an answer that arrives at once or never.

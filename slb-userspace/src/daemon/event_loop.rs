@@ -21,6 +21,7 @@ use std::{
 use anyhow::Result;
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -36,6 +37,7 @@ use super::{
     environment::{Environment, Event, Interfaces as _},
     gc_schedule::GcSchedule,
     observations::Observations,
+    service_manager::ServiceManager,
     signals::{Signal, Signals},
     store::{OverrideRecord, Store},
     update_rate::UpdateRate,
@@ -124,6 +126,9 @@ pub(super) struct EventLoop<E: Environment> {
     drains: DrainTracker,
     /// Listeners in a flood of SYNs.
     floods: Floods,
+    service_manager: ServiceManager,
+    /// The reload that SIGHUP has started, until it has ended.
+    signal_reload: Option<JoinHandle<()>>,
 }
 
 impl<E: Environment> EventLoop<E> {
@@ -138,7 +143,9 @@ impl<E: Environment> EventLoop<E> {
         retry_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watch = interval(WATCH);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.service_manager.on_ready();
         loop {
+            self.end_reload();
             let confirm_deadline = self.confirm_deadline();
             let next_step = self.ending_migrations.as_ref().map(|ending| ending.next_step);
             let review = self.reconfiguration.as_ref().and_then(Reconfiguration::review_at);
@@ -259,7 +266,9 @@ impl<E: Environment> EventLoop<E> {
 
     /// Polls what sends no notification.
     async fn watch(&mut self) {
-        self.last_run.send_replace(Instant::now());
+        let now = Instant::now();
+        self.last_run.send_replace(now);
+        self.service_manager.on_alive(now);
         self.find_unresolved_clients();
         self.follow_floods();
         let found = self.env.poll();
@@ -315,6 +324,7 @@ impl<E: Environment> EventLoop<E> {
             self.demand_gc_pass();
         }
         self.announce();
+        self.service_manager.set_status(in_brief(&self.config, &desired));
         tracing::debug!(applied.operations, "the data plane has the desired state");
         self.follow_outages(&desired, now);
         self.follow_drains(&applied.state, now);
@@ -344,6 +354,15 @@ impl<E: Environment> EventLoop<E> {
             self.observations.clear_not_probed();
         }
     }
+}
+
+/// The daemon's state in one line.
+fn in_brief(config: &Config, desired: &Desired) -> String {
+    let listeners: usize = config.load_balancers.iter().map(|balancer| balancer.listeners.len()).sum();
+    let servers: Vec<_> =
+        desired.pools.iter().flat_map(|pool| pool.servers.iter().map(|(_, server)| server)).collect();
+    let in_use = servers.iter().filter(|server| server.accepts_new_flows()).count();
+    format!("listeners: {listeners}; servers that receive new connections: {in_use} of {}", servers.len())
 }
 
 /// Settings that apply to all health checks.

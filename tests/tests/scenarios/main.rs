@@ -42,6 +42,7 @@ mod restart;
 mod roles;
 mod scheduling;
 mod servers_link;
+mod service_manager;
 mod slow_start;
 mod spread;
 mod syn_cookies;

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::SystemTime};
 
 use anyhow::Result;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     EventLoop,
@@ -22,6 +25,7 @@ use crate::{
         ActiveConfig,
         bases::Bases,
         changes::overrides::{in_words, override_change},
+        loader::Loader,
         requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
     },
 };
@@ -63,13 +67,16 @@ impl<E: Environment> EventLoop<E> {
             Request::ApiCommand { order, by, answer } => {
                 let what = order.name();
                 let result = match order {
-                    ApiCommand::Reload { loaded } => match self.validated("reload", *loaded).await {
-                        Ok((config, warnings)) => {
-                            let then = ConfigCommand::Reload { warnings, answers: vec![(by, answer)] };
-                            return self.begin_or_refuse(config, then).await;
+                    ApiCommand::Reload { loaded } => {
+                        self.service_manager.on_reload();
+                        match self.validated("reload", *loaded).await {
+                            Ok((config, warnings)) => {
+                                let then = ConfigCommand::Reload { warnings, answers: vec![(by, answer)] };
+                                return self.begin_or_refuse(config, then).await;
+                            }
+                            Err(refused) => Err(refused),
                         }
-                        Err(refused) => Err(refused),
-                    },
+                    }
                     ApiCommand::Apply { loaded, confirm_within } => {
                         match self.validated("apply another one", *loaded).await {
                             Ok((config, warnings)) => {
@@ -124,30 +131,26 @@ impl<E: Environment> EventLoop<E> {
     }
 
     /// Reloads the configuration file on SIGHUP.
-    pub(super) fn reload_for_signal(&self) {
-        let (loader, request_sender) = (self.loader.clone(), self.request_sender.clone());
-        let mut bases = Bases::new(self.snapshots.subscribe());
-        tokio::spawn(async move {
-            let by = Requester::default();
-            while let Some(base) = bases.next().await {
-                let (loaded, permit) = match loader.file(base.documents.api.clone()).await {
-                    Ok(loaded) => loaded,
-                    Err(refused) => return log_refused("reload", &by, &refused),
-                };
-                let order = ApiCommand::Reload { loaded: Box::new(loaded) };
-                let (answer, answered) = oneshot::channel();
-                let request = Request::ApiCommand { order, by: by.clone(), answer };
-                // If the daemon is stopping, the reload is moot.
-                if request_sender.send(request).await.is_err() {
-                    return;
-                }
-                drop(permit);
-                if !matches!(answered.await, Ok(Err(RequestError::Stale))) {
-                    return;
-                }
+    pub(super) fn reload_for_signal(&mut self) {
+        self.service_manager.on_reload();
+        let bases = Bases::new(self.snapshots.subscribe());
+        let reload = reload_file(self.loader.clone(), self.request_sender.clone(), bases);
+        let before = self.signal_reload.take();
+        self.signal_reload = Some(tokio::spawn(async move {
+            reload.await;
+            if let Some(before) = before {
+                let _ = before.await;
             }
-            log_refused("reload", &by, &RequestError::Stale);
-        });
+        }));
+    }
+
+    /// Tells the service manager when reloads have ended.
+    pub(super) fn end_reload(&mut self) {
+        let is_loading = self.signal_reload.as_ref().is_some_and(|task| !task.is_finished());
+        if self.service_manager.is_reloading() && !is_loading && self.reconfiguration.is_none() {
+            self.signal_reload = None;
+            self.service_manager.on_ready();
+        }
     }
 
     /// Validates a configuration that is to become active. Returns it with its warnings.
@@ -453,6 +456,7 @@ impl<E: Environment> EventLoop<E> {
 
     /// Logs that the daemon stops, and whether forwarding continues.
     pub(super) async fn stop(&mut self, signal: &str, pins: PinLifetime) {
+        self.service_manager.on_stop();
         if self.pending_confirmation.is_some() {
             tracing::warn!("the active configuration has not been confirmed: the next start uses the file");
         }
@@ -508,6 +512,28 @@ impl<E: Environment> EventLoop<E> {
     pub(super) fn publish(&self) {
         self.snapshots.send_modify(|snapshot| Arc::make_mut(snapshot).running = self.running());
     }
+}
+
+/// Reloads the configuration file, and waits for the answer.
+async fn reload_file(loader: Loader, request_sender: mpsc::Sender<Request>, mut bases: Bases) {
+    let by = Requester::default();
+    while let Some(base) = bases.next().await {
+        let (loaded, permit) = match loader.file(base.documents.api.clone()).await {
+            Ok(loaded) => loaded,
+            Err(refused) => return log_refused("reload", &by, &refused),
+        };
+        let order = ApiCommand::Reload { loaded: Box::new(loaded) };
+        let (answer, answered) = oneshot::channel();
+        // If the daemon is stopping, the reload is moot.
+        if request_sender.send(Request::ApiCommand { order, by: by.clone(), answer }).await.is_err() {
+            return;
+        }
+        drop(permit);
+        if !matches!(answered.await, Ok(Err(RequestError::Stale))) {
+            return;
+        }
+    }
+    log_refused("reload", &by, &RequestError::Stale);
 }
 
 /// Applies a command to the override of a server.

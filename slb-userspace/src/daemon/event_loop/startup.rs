@@ -25,6 +25,7 @@ use crate::{
         environment::{Environment, Event, Interfaces as _},
         gc_schedule::GcSchedule,
         observations::Observations,
+        service_manager::ServiceManager,
         store::Store,
         update_rate::UpdateRate,
     },
@@ -109,6 +110,8 @@ impl<E: Environment> EventLoop<E> {
             outages: OutageTracker::default(),
             drains: DrainTracker::default(),
             floods: Floods::default(),
+            service_manager: ServiceManager::new(now)?,
+            signal_reload: None,
         })
     }
 
