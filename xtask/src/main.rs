@@ -4,6 +4,7 @@ mod bench;
 mod ebpf;
 mod fuzz;
 mod lint;
+mod manual;
 mod packages;
 mod previous;
 mod privileged;
@@ -80,6 +81,8 @@ enum Command {
         #[arg(long)]
         filter: Option<String>,
     },
+    /// Writes manual pages and shell completions of all programs to `target/manual`.
+    Manual,
     /// Checks formatting, clippy on host and BPF crates, licences and sources of dependencies.
     Lint,
     /// Runs setup, lint, test, fuzz and vm, as CI does.
@@ -133,6 +136,7 @@ impl Command {
                 println!("\n{totals}");
                 return Ok(totals.exit_code());
             }
+            Self::Manual => println!("{}", manual::write()?.display()),
             Self::Lint => lint::run()?,
             Self::Ci => return ci(),
         }

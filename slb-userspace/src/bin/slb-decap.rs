@@ -16,7 +16,7 @@ use slb_userspace::{
 /// device.
 #[derive(Parser)]
 #[command(name = "slb-decap", version = version::DECAP_VERSION.as_str())]
-struct Arguments {
+pub(crate) struct Arguments {
     /// Directory of the pins, one for each network namespace.
     #[arg(long, global = true, env = "SLB_DECAP_PIN_DIR", default_value = "/sys/fs/bpf/slb-decap")]
     pin_dir: PathBuf,

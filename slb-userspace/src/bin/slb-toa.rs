@@ -16,7 +16,7 @@ use slb_userspace::{
 /// they ask for the other end of a connection: accept and getpeername.
 #[derive(Parser)]
 #[command(name = "slb-toa", version = version::TOA_VERSION.as_str())]
-struct Arguments {
+pub(crate) struct Arguments {
     /// Directory of the pins.
     #[arg(long, global = true, env = "SLB_TOA_PIN_DIR", default_value = "/sys/fs/bpf/slb-toa")]
     pin_dir: PathBuf,

@@ -26,7 +26,7 @@ const NO_DAEMON: u8 = 4;
     after_help = "Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 connections were left at the deadline (server drain \
                   --wait); 4 no daemon answers"
 )]
-struct Arguments {
+pub(crate) struct Arguments {
     /// Unix socket of the daemon.
     #[arg(long, global = true, env = "SLB_SOCKET", default_value = "/run/slb/slbd.sock")]
     socket: PathBuf,

@@ -9,7 +9,7 @@ use slb_userspace::{cli, telemetry, version};
 /// The daemon of SLB, a layer-4 load balancer in XDP.
 #[derive(Parser)]
 #[command(name = "slbd", version = version::VERSION.as_str())]
-struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
