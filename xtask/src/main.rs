@@ -1,6 +1,7 @@
 //! `cargo xtask`: every command a developer or CI runs.
 
 mod bench;
+mod deb;
 mod ebpf;
 mod fuzz;
 mod lint;
@@ -81,6 +82,12 @@ enum Command {
         #[arg(long)]
         filter: Option<String>,
     },
+    /// Builds the Debian packages `slb` and `slb-decap` in `target/deb`.
+    Deb {
+        /// Debian revision of the version.
+        #[arg(long, default_value = "1")]
+        revision: u32,
+    },
     /// Writes manual pages and shell completions of all programs to `target/manual`.
     Manual,
     /// Checks formatting, clippy on host and BPF crates, licences and sources of dependencies.
@@ -135,6 +142,11 @@ impl Command {
                 let totals = vm::run(&kernels, extent, filter.as_deref())?;
                 println!("\n{totals}");
                 return Ok(totals.exit_code());
+            }
+            Self::Deb { revision } => {
+                for package in deb::run_with(revision)? {
+                    println!("{}", package.display());
+                }
             }
             Self::Manual => println!("{}", manual::write()?.display()),
             Self::Lint => lint::run()?,

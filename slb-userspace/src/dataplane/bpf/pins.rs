@@ -188,8 +188,12 @@ impl Pins {
         }
         versions.iter().try_for_each(|version| remove_directory(version))?;
         match remove_directory(self.root()) {
-            // Another user made it for this one, and keeps it.
-            Err(error) if advice::errno(&error) == Some(Errno::EACCES) => Ok(()),
+            // Root, or the service manager, has made it for this user, and it stays.
+            Err(error)
+                if matches!(advice::errno(&error), Some(Errno::EACCES | Errno::EBUSY | Errno::EROFS)) =>
+            {
+                Ok(())
+            }
             removed => removed,
         }
     }
