@@ -1,6 +1,7 @@
 //! `cargo xtask deb`: Debian packages `slb` and `slb-decap`, from the release build and packaging/.
 
 mod stage;
+mod try_out;
 
 use std::{
     fs,
@@ -76,8 +77,16 @@ pub(crate) fn run_with(revision: u32) -> Result<Vec<PathBuf>> {
     PACKAGES.iter().map(|package| build(package, revision, &manual, &to)).collect()
 }
 
+/// Builds two revisions, and tries them out in a Debian.
+///
+/// # Errors
+/// A build fails, or a step of the trial.
+pub(crate) fn try_out(suite: &str) -> Result<()> {
+    try_out::run_in(suite, |revision| run_with(revision).map(drop))
+}
+
 /// Builds the programs as they are installed.
-pub(crate) fn build_programs() -> Result<()> {
+fn build_programs() -> Result<()> {
     run(&mut cargo(&["build", "--release", "--package", "slb-userspace", "--bins"])?)
 }
 

@@ -11,6 +11,7 @@ mod previous;
 mod privileged;
 mod process;
 mod setup;
+mod tarball;
 mod test;
 mod vm;
 
@@ -87,7 +88,12 @@ enum Command {
         /// Debian revision of the version.
         #[arg(long, default_value = "1")]
         revision: u32,
+        /// Installs, upgrades and removes them with traffic in this Debian, booted in a container: bookworm, trixie.
+        #[arg(long = "try", value_name = "SUITE", conflicts_with = "revision")]
+        suite: Option<String>,
     },
+    /// Builds a tarball of statically linked programs in `target/tarball`.
+    Tarball,
     /// Writes manual pages and shell completions of all programs to `target/manual`.
     Manual,
     /// Checks formatting, clippy on host and BPF crates, licences and sources of dependencies.
@@ -143,7 +149,9 @@ impl Command {
                 println!("\n{totals}");
                 return Ok(totals.exit_code());
             }
-            Self::Deb { revision } => {
+            Self::Deb { suite: Some(suite), .. } => deb::try_out(&suite)?,
+            Self::Tarball => println!("{}", tarball::build()?.display()),
+            Self::Deb { revision, .. } => {
                 for package in deb::run_with(revision)? {
                     println!("{}", package.display());
                 }
