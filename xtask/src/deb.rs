@@ -105,7 +105,7 @@ fn build(package: &Package, revision: u32, manual: &Path, to: &Path) -> Result<P
     }
     stage.copyright(name)?;
     stage.changelog(name, &version)?;
-    stage.control(package_programs(package), name, &version, ARCHITECTURE)?;
+    stage.control(&package_programs(package), name, &version, ARCHITECTURE)?;
     let file = to.join(format!("{name}_{version}_{ARCHITECTURE}.deb"));
     run(Command::new("dpkg-deb")
         .args(["--root-owner-group", "-Zxz", "--build"])

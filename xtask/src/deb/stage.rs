@@ -117,7 +117,7 @@ impl Stage {
     /// Writes the control files. The libraries that `programs` use become dependencies.
     pub(super) fn control(
         &self,
-        programs: Vec<String>,
+        programs: &[String],
         package: &str,
         version: &str,
         architecture: &str,
@@ -141,7 +141,7 @@ impl Stage {
     }
 
     /// Dependencies on shared libraries, from the symbols that programs use.
-    fn libraries(&self, programs: Vec<String>) -> Result<String> {
+    fn libraries(&self, programs: &[String]) -> Result<String> {
         // dpkg-shlibdeps wants a source package around it.
         let beside = self.root.with_extension("source");
         fs::create_dir_all(beside.join("debian"))?;
