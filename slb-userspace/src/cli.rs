@@ -8,6 +8,7 @@ pub mod detach;
 mod drain;
 pub mod flows;
 mod lock_holder;
+pub mod metrics;
 pub mod objects;
 pub mod run;
 pub mod server;

@@ -9,6 +9,7 @@ pub mod dataplane;
 pub mod descriptors;
 pub mod devices;
 pub mod health;
+pub mod instruments;
 pub mod neigh;
 mod packet_address;
 mod privileges;

@@ -9,6 +9,7 @@ mod file;
 pub mod flows;
 pub mod interfaces;
 pub mod loader;
+mod metrics;
 mod objects;
 pub mod override_keys;
 mod problem;
@@ -26,6 +27,7 @@ use axum::{
     body::{Body, Bytes},
     extract::State as Shared,
     http::{StatusCode, header::CONTENT_TYPE},
+    middleware::from_fn,
     response::{IntoResponse as _, Response},
     routing::{get, post},
 };
@@ -52,6 +54,7 @@ use self::{
 use self::{
     connection::{BodyLimit, named, serve},
     file::ConfigFile,
+    metrics::{Metrics, count_request},
     status_cache::{StatusCache, StatusTexts},
 };
 pub use self::{
@@ -111,10 +114,11 @@ impl Sockets {
         shown: StatusSources,
         requests: mpsc::Sender<Request>,
     ) {
-        let Self { full, read_only } = self;
+        let Self { full, read_only, metrics: metrics_listener } = self;
         let file = ConfigFile::new(loader.path().to_owned(), loader.seed());
         let snapshots = shown.snapshots.clone();
-        let source = StatusSource { maps, file, shown, started: Instant::now() };
+        let source = Arc::new(StatusSource { maps, file, shown, started: Instant::now() });
+        let metrics = Metrics::new(Arc::clone(&source));
         let documents = StatusCache::new(move || source.document());
         let api = Arc::new(Api { documents, loader, snapshots, requests, edit_turn: Mutex::default() });
         let asked = || Router::new().route("/v1/pending", get(serve_pending));
@@ -130,18 +134,28 @@ impl Sockets {
             .fallback(unknown_path)
             .method_not_allowed_fallback(wrong_method)
             .with_state(Arc::clone(&api))
-            .layer(Extension(BodyLimit::default()));
+            .layer(Extension(BodyLimit::default()))
+            .merge(metrics.router("/v1/metrics"))
+            .layer(from_fn(count_request));
         let watched = asked()
             .route("/v1/status", get(serve_read_only_status))
             .merge(objects::readable())
             .fallback(refuse_to_change)
-            .with_state(api);
+            .with_state(api)
+            .merge(metrics.router("/v1/metrics"))
+            .layer(from_fn(count_request));
+        let scraped = metrics.router("/metrics").layer(from_fn(count_request));
+        let scrape = async {
+            if let Some(listener) = metrics_listener {
+                metrics::listen::serve(&listener, &scraped).await;
+            }
+        };
         let watch = async {
             if let Some(socket) = read_only {
                 serve(socket, &watched, MAX_READ_ONLY_CONNECTIONS).await;
             }
         };
-        tokio::join!(serve(full, &router, MAX_CONNECTIONS), watch);
+        tokio::join!(serve(full, &router, MAX_CONNECTIONS), watch, scrape);
     }
 }
 

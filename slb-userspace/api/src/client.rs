@@ -14,6 +14,8 @@ use super::types::{ApiPendingChange, Status};
 
 /// Timeout of requests that change nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of metrics, which the daemon sends for half a minute at most.
+const PATIENCE_FOR_METRICS: Duration = Duration::from_secs(35);
 /// Timeout of changes. A change may wait for the first result of a check, whose timeout is 300 s at most.
 const PATIENCE_FOR_CHANGES: Duration = Duration::from_secs(330);
 
@@ -45,6 +47,16 @@ pub async fn pending(socket: &Path) -> Result<Option<ApiPendingChange>> {
     Ok(ask(socket, PATIENCE, Method::GET, "/v1/pending", Bytes::new()).await?.flatten())
 }
 
+/// The metrics of the daemon on `socket`, in Prometheus' text format; `None` if none listens. `query` names parts of
+/// them, as `scope=listener`; all if it is empty.
+///
+/// # Errors
+/// The daemon refuses the query, or does not answer in time.
+pub async fn metrics(socket: &Path, query: &str) -> Result<Option<Bytes>> {
+    let path = if query.is_empty() { "/v1/metrics".to_owned() } else { format!("/v1/metrics?{query}") };
+    within(PATIENCE_FOR_METRICS, socket, exchange(socket, Method::GET, &path, Bytes::new())).await
+}
+
 /// Sends a command or a query with a document to the daemon on `socket`.
 ///
 /// # Errors
@@ -68,23 +80,25 @@ async fn ask<T: DeserializeOwned>(
     path: &str,
     body: Bytes,
 ) -> Result<Option<T>> {
-    timeout(patience, exchange(socket, method, path, body)).await.map_err(|_| {
+    let Some(body) = within(patience, socket, exchange(socket, method, path, body)).await? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&body).map(Some).context("the daemon's answer is not a document of this version")
+}
+
+async fn within<T>(patience: Duration, socket: &Path, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(patience, answer).await.map_err(|_| {
         let (socket, seconds) = (socket.display(), patience.as_secs());
         NoDaemon(format!("the daemon behind {socket} does not answer within {seconds} s"))
     })?
 }
 
-async fn exchange<T: DeserializeOwned>(
-    socket: &Path,
-    method: Method,
-    path: &str,
-    body: Bytes,
-) -> Result<Option<T>> {
+/// Exchanges a request and the body of its answer; `None` if no daemon listens.
+async fn exchange(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Option<Bytes>> {
     let request = Request::builder().method(method).uri(path).header("host", "slb").body(Full::new(body))?;
     let Some(Answer { status, body, .. }) = exchange_any(socket, request).await? else { return Ok(None) };
     if status.is_success() {
-        let document = serde_json::from_slice(&body);
-        return document.map(Some).context("the daemon's answer is not a document of this version");
+        return Ok(Some(body));
     }
     let text = String::from_utf8_lossy(&body).into_owned();
     if text.is_empty() {

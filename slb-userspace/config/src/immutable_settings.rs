@@ -25,6 +25,10 @@ pub fn violations(running: &DaemonConfig, wanted: &DaemonConfig) -> Vec<String> 
     let read_only =
         |daemon: &DaemonConfig| daemon.read_only_socket.as_deref().map_or("\"off\"".to_owned(), quoted);
     fixed("read_only_socket", &read_only(running), &read_only(wanted), RESTART);
+    let metrics = |daemon: &DaemonConfig| {
+        daemon.metrics_address.map_or("\"off\"".to_owned(), |address| format!("\"{address}\""))
+    };
+    fixed("metrics_address", &metrics(running), &metrics(wanted), RESTART);
     fixed("state_dir", &quoted(&running.state_dir), &quoted(&wanted.state_dir), RESTART);
     fixed("flow_table_entries", &running.flow_table_entries, &wanted.flow_table_entries, RESTART);
     fixed("max_servers", &running.max_servers, &wanted.max_servers, DETACH);
@@ -80,6 +84,7 @@ mod tests {
             ("pin_dir = \"/sys/fs/bpf/other\"", "slbd detach"),
             ("socket = \"/run/other.sock\"", "restart slbd"),
             ("read_only_socket = \"/run/status.sock\"", "restart slbd"),
+            ("metrics_address = \"127.0.0.1:9813\"", "restart slbd"),
             ("state_dir = \"/var/lib/other\"", "restart slbd"),
             ("flow_table_entries = 1024", "restart slbd"),
             ("max_servers = 1024", "slbd detach"),

@@ -77,6 +77,7 @@ pub(super) struct RawDaemon {
     pub(super) pin_dir: Option<Value>,
     pub(super) socket: Option<Value>,
     pub(super) read_only_socket: Option<Value>,
+    pub(super) metrics_address: Option<Value>,
     pub(super) state_dir: Option<Value>,
     pub(super) flow_table_entries: Option<Value>,
     pub(super) max_servers: Option<Value>,

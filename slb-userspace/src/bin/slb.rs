@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use slb_api::client::{NoDaemon, RequestRefused};
 use slb_userspace::{
     cli::{
-        change, flows,
+        change, flows, metrics,
         objects::{self, Kind, objects},
         server,
         status::{Output, status},
@@ -44,6 +44,12 @@ enum Command {
         /// Directory of the pins, read if no daemon answers.
         #[arg(long, env = "SLB_PIN_DIR", default_value = "/sys/fs/bpf/slb")]
         pin_dir: PathBuf,
+    },
+    /// Show metrics in Prometheus' text format.
+    Metrics {
+        /// Parts of the metrics; all by default.
+        #[arg(long = "scope", value_enum)]
+        scopes: Vec<metrics::Scope>,
     },
     /// Apply the daemon's own configuration file, as it is now. A file that is refused changes nothing.
     Reload,
@@ -120,6 +126,7 @@ fn execute(Arguments { socket, command }: Arguments) -> Result<ExitCode> {
                 let is_answered = status(&socket, pin_dir, output).await?;
                 return Ok(if is_answered { ExitCode::SUCCESS } else { ExitCode::from(NO_DAEMON) });
             }
+            Command::Metrics { scopes } => metrics::metrics(&socket, &scopes).await,
             Command::Reload => change::reload(&socket).await,
             Command::Diff { file } => change::diff(&socket, file.as_deref()).await,
             Command::Apply { file, confirm_within } => change::apply(&socket, &file, confirm_within).await,

@@ -46,6 +46,7 @@ use crate::{
     announce::Wanted,
     dataplane::bpf::lifetime::PinLifetime,
     health::path::ProbeSettings,
+    instruments::INSTRUMENTS,
     neigh::{LinkChange, Resolutions},
     server::{
         ActiveConfig, Snapshot,
@@ -161,7 +162,10 @@ impl<E: Environment> EventLoop<E> {
                 () = sleep_until(confirm_deadline.unwrap_or(never)), if confirm_deadline.is_some() => self.roll_back().await,
                 () = sleep_until(review.unwrap_or(never)), if review.is_some() => self.review(),
                 event = self.env.next_event() => self.on_event(event?).await,
-                _ = watch.tick() => self.watch().await,
+                due = watch.tick() => {
+                    INSTRUMENTS.event_loop_delay.observe(due.elapsed());
+                    self.watch().await;
+                }
                 _ = retry_ports.tick(), if self.env.interfaces().has_refused() => self.follow_links().await,
                 () = sleep_until(forget), if self.observations.has_restored_next_hops() => {
                     self.observations.drop_restored_next_hops();
@@ -309,6 +313,11 @@ impl<E: Environment> EventLoop<E> {
             tracing::warn!(before, now = after, "table size changed: untracked connections may move");
         }
         self.update_rate.on_change(has_built, begun, Instant::now());
+        match has_built {
+            Ok(true) => INSTRUMENTS.table_builds.observe(begun.elapsed()),
+            Ok(false) => {}
+            Err(()) => INSTRUMENTS.failed_applies.add(1),
+        }
         let applied = applied?;
         let failback = decision.next;
         self.observations.on_decision(decision, now);

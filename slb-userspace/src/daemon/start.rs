@@ -23,6 +23,7 @@ use crate::{
     },
     devices::InterfaceRecord,
     health::Failures,
+    instruments::INSTRUMENTS,
     neigh::{self, vips::VipWatcher},
     provoke::Provoker,
     server::{Sockets, StatusSources, loader::Loader},
@@ -75,6 +76,7 @@ pub(super) async fn start(
     event_loop.await_first_results().await?;
     let api = event_loop.serve(sockets, pins)?;
     event_loop.begin_forwarding().await?;
+    INSTRUMENTS.configured();
     Ok(Started { event_loop, api })
 }
 

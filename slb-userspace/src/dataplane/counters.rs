@@ -46,10 +46,18 @@ impl CounterSnapshot {
 
     /// Packets by action and reason, without zeros.
     pub fn packets(&self) -> impl Iterator<Item = (Action, Reason, u64)> {
+        self.packets_of(|_, _, packets| packets != 0)
+    }
+
+    /// Packets by action and reason, where these and the packets are wanted.
+    pub fn packets_of(
+        &self,
+        is_wanted: impl Fn(Action, Reason, u64) -> bool,
+    ) -> impl Iterator<Item = (Action, Reason, u64)> {
         let pairs = Action::ALL.iter().flat_map(|action| Reason::ALL.iter().map(|reason| (*action, *reason)));
         let packets = pairs
             .map(|(action, reason)| (action, reason, self.totals.packets[action as usize][reason as usize]));
-        packets.filter(|(.., packets)| *packets != 0)
+        packets.filter(move |(action, reason, packets)| is_wanted(*action, *reason, *packets))
     }
 
     /// Live flows that have been evicted: not assured ones, and assured ones.

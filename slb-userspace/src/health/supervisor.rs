@@ -21,7 +21,11 @@ use super::{
     Failures, Health, ProbeError, ProbePaths, Target, compare::explain, failures::FailureCounter,
     probe::probe, state::HealthCheckState,
 };
-use crate::{descriptors, supervised};
+use crate::{
+    descriptors,
+    instruments::{INSTRUMENTS, ProbeResult},
+    supervised,
+};
 
 /// File descriptors per probe on the traffic's path.
 const DESCRIPTORS_PER_PROBE: u64 = 2;
@@ -209,6 +213,7 @@ impl Prober {
             self.warn_if_late(start - due);
             let outcome = self.probe_once().await;
             drop(permit);
+            INSTRUMENTS.check(&self.target.check.kind).probed(result_of(&outcome), start.elapsed());
             if !self.take(outcome).await {
                 return;
             }
@@ -253,13 +258,25 @@ impl Prober {
         };
         let is_probed_again = self.not_probed.take().is_some();
         debug!(address = %self.target.address, ?result, error = error.as_ref().map(tracing::field::display), "probed");
+        let before = self.state.health();
         let observed = self.state.observe(result);
+        self.count_transition(before, observed);
         self.counter.verdict(self.state.failures());
         match (observed, error) {
             (None, _) if is_probed_again => self.report(TargetUpdate::Probed).await,
             (None, _) => !self.events.is_closed(),
             (Some(_), None) => self.report(TargetUpdate::Healthy).await,
             (Some(_), Some(error)) => self.report_unhealthy(error).await,
+        }
+    }
+
+    /// Counts a change of health. The first result of a target is none.
+    fn count_transition(&self, before: Option<Health>, observed: Option<Health>) {
+        let instruments = INSTRUMENTS.check(&self.target.check.kind);
+        match (before, observed) {
+            (Some(Health::Unhealthy), Some(Health::Healthy)) => instruments.to_healthy.add(1),
+            (Some(Health::Healthy), Some(Health::Unhealthy)) => instruments.to_unhealthy.add(1),
+            _ => {}
         }
     }
 
@@ -289,6 +306,15 @@ impl Prober {
                 "health check delayed: the limit of open files allows no more at once (LimitNOFILE), or the machine is busy"
             );
         }
+    }
+}
+
+/// What an outcome says, for the metrics.
+fn result_of(outcome: &Result<(), ProbeError>) -> ProbeResult {
+    match outcome {
+        Ok(()) => ProbeResult::Passed,
+        Err(error) if error.blames_server() => ProbeResult::Failed,
+        Err(_) => ProbeResult::NotProbed,
     }
 }
 

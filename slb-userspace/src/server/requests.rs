@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
+use crate::instruments::INSTRUMENTS;
 use slb_api::{
     changes::{ApiOverrideChange, ChangeResult},
     flows::Flushed,
@@ -127,6 +128,7 @@ impl fmt::Display for RequestError {
 
 /// Logs a refused command with its sender.
 pub fn log_refused(what: &str, by: &Requester, refused: &RequestError) {
+    INSTRUMENTS.command(what, false);
     let Requester { uid, user, pid } = by;
     tracing::warn!(what, uid, user, pid, "refused: {refused}");
 }

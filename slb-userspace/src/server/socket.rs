@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::stat::{Mode, umask};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
+use super::metrics::listen::bind;
 use crate::advice::{Attempt, with_advice};
 use slb_config::model;
 
@@ -23,20 +24,26 @@ const READ_ONLY: u32 = 0o666;
 pub struct Sockets {
     pub(super) full: Socket,
     pub(super) read_only: Option<Socket>,
+    /// The TCP listener of the metrics.
+    pub(super) metrics: Option<TcpListener>,
 }
 
 impl Sockets {
     /// Binds the sockets.
     ///
     /// # Errors
-    /// Another daemon answers on a socket, or another file is in its place.
+    /// Another daemon answers on a socket, another file is in its place, or the address of the metrics cannot be bound.
     pub async fn bind(daemon: &model::DaemonConfig) -> Result<Self> {
         let full = Socket::bind(&daemon.socket, FULL, "socket").await?;
         let read_only = match &daemon.read_only_socket {
             Some(path) => Some(Socket::bind(path, READ_ONLY, "read_only_socket").await?),
             None => None,
         };
-        Ok(Self { full, read_only })
+        let metrics = match daemon.metrics_address {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        Ok(Self { full, read_only, metrics })
     }
 }
 

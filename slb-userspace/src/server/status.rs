@@ -1,10 +1,10 @@
 //! Makes the status document, with a daemon or, from the pins, without one.
 
-mod interfaces;
+pub(super) mod interfaces;
 mod limits;
 mod listeners;
 pub mod readings;
-mod servers;
+pub(super) mod servers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -214,4 +214,4 @@ fn add(a: ApiCounters, b: ApiCounters) -> ApiCounters {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -61,15 +61,23 @@ pub enum CheckKind {
 }
 
 impl CheckKind {
+    /// Names of all kinds in the configuration.
+    pub const NAMES: [&'static str; 6] = ["tcp", "http", "https", "tls", "udp", "icmp"];
+
     /// The kind's name in the configuration.
     pub fn name(&self) -> &'static str {
+        Self::NAMES[self.position()]
+    }
+
+    /// Position of the kind's name in [`Self::NAMES`].
+    pub fn position(&self) -> usize {
         match self {
-            Self::Tcp => "tcp",
-            Self::Http(HttpCheck { tls: None, .. }) => "http",
-            Self::Http(HttpCheck { tls: Some(_), .. }) => "https",
-            Self::Tls(_) => "tls",
-            Self::Udp(_) => "udp",
-            Self::Icmp => "icmp",
+            Self::Tcp => 0,
+            Self::Http(HttpCheck { tls: None, .. }) => 1,
+            Self::Http(HttpCheck { tls: Some(_), .. }) => 2,
+            Self::Tls(_) => 3,
+            Self::Udp(_) => 4,
+            Self::Icmp => 5,
         }
     }
 }

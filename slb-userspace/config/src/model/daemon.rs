@@ -1,6 +1,10 @@
 //! `[daemon]`.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use ipnet::IpNet;
 
@@ -19,6 +23,9 @@ pub struct DaemonConfig {
     pub socket: PathBuf,
     /// Unix socket of the read-only part of the API, for all users. Absolute; differs from `socket`.
     pub read_only_socket: Option<PathBuf>,
+    /// Address and port at which the daemon serves its metrics over HTTP; `None` for the API's sockets only. The port is
+    /// not 0.
+    pub metrics_address: Option<SocketAddr>,
     /// Directory of the state that outlives the daemon, such as overrides. Absolute.
     pub state_dir: PathBuf,
     /// Capacity of the flow table, in entries. 1,024 to 16,777,216.

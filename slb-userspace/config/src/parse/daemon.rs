@@ -5,7 +5,7 @@ mod tunnel_sources;
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -55,6 +55,7 @@ pub(super) fn build(
     let pin_dir = pin_dir(checker, raw.pin_dir.as_ref());
     let socket = socket_path(checker, "socket", raw.socket.as_ref(), SOCKET);
     let read_only_socket = read_only_socket(checker, raw.read_only_socket.as_ref(), socket.as_deref());
+    let metrics_address = metrics_address(checker, raw.metrics_address.as_ref());
     let state_dir = checker.absolute_path("state_dir", raw.state_dir.as_ref(), STATE_DIR);
     let flow_table_entries = raw.flow_table_entries.as_ref().map_or(Some(FLOW_TABLE_ENTRIES), |value| {
         checker.integer("flow_table_entries", value, 1 << 10..=1 << 24)
@@ -80,6 +81,7 @@ pub(super) fn build(
         pin_dir: pin_dir?,
         socket: socket?,
         read_only_socket: read_only_socket?,
+        metrics_address: metrics_address?,
         state_dir: state_dir?,
         flow_table_entries: flow_table_entries?,
         max_servers: max_servers?,
@@ -162,6 +164,23 @@ fn read_only_socket(
         );
     }
     Some(Some(path))
+}
+
+fn metrics_address(checker: &mut Checker, value: Option<&Value>) -> Option<Option<SocketAddr>> {
+    const KEY: &str = "metrics_address";
+    const HELP: &str = "for example `metrics_address = \"127.0.0.1:9813\"`, `\"[::1]:9813\"` or `\"off\"`";
+    let Some(value) = value else { return Some(None) };
+    let text = checker.text(KEY, value, "an address and a port, or \"off\"")?;
+    if text == OFF {
+        return Some(None);
+    }
+    let problem = match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => return Some(Some(address)),
+        Ok(_) => "port 0 is none that a scraper can know",
+        Err(_) => "an IP address and a port must be here, an IPv6 address in brackets",
+    };
+    let message = format!("`{KEY} = \"{text}\"` is no address and port");
+    checker.refuse(Diagnostic::error(value.span(), message, problem).help(HELP))
 }
 
 /// Checks local addresses: at most one per address family.

@@ -30,6 +30,7 @@ fn unset_settings_have_their_defaults() {
     assert_eq!(config.daemon.pin_dir, Path::new("/sys/fs/bpf/slb"));
     assert_eq!(config.daemon.socket, Path::new("/run/slb/slbd.sock"));
     assert_eq!(config.daemon.read_only_socket, None);
+    assert_eq!(config.daemon.metrics_address, None);
     assert_eq!(config.daemon.flow_table_entries, 262_144);
     assert_eq!(config.daemon.max_servers, 16_384);
     assert_eq!(config.daemon.tunnel_addresses, [] as [IpAddr; 0]);
@@ -72,6 +73,7 @@ fn daemon_settings_are_accepted() {
     let config = accepted(&changed(
         "interfaces = [\"eth0\"]",
         "interfaces = [\"eth0\", \"abcdefghijklmno\"]\nxdp_mode = \"native\"\npin_dir = \"/a\"\nsocket = \"/b\"\nread_only_socket = \"/c\"\n\
+         metrics_address = \"[::1]:9813\"\n\
          flow_table_entries = 1024\nhash_seed = 18446744073709551615",
     ));
     assert_eq!(config.daemon.interfaces, ["eth0", "abcdefghijklmno"]);
@@ -79,6 +81,7 @@ fn daemon_settings_are_accepted() {
     assert_eq!(config.daemon.pin_dir, Path::new("/a"));
     assert_eq!(config.daemon.socket, Path::new("/b"));
     assert_eq!(config.daemon.read_only_socket.as_deref(), Some(Path::new("/c")));
+    assert_eq!(config.daemon.metrics_address, Some("[::1]:9813".parse().unwrap()));
     assert_eq!(config.daemon.flow_table_entries, 1_024);
     assert_eq!(config.daemon.hash_seed, Some(u64::MAX));
     let with = |line: &str| changed("[daemon]", &format!("[daemon]\n{line}"));
@@ -347,6 +350,7 @@ fn shipped_example_has_no_warnings_and_shows_every_setting() {
         "pin_dir",
         "socket",
         "read_only_socket",
+        "metrics_address",
         "flow_table_entries",
         "max_servers",
         "tunnel_addresses",

@@ -34,6 +34,11 @@ impl fmt::Display for Digest {
 }
 
 impl Digest {
+    /// The digest as a number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
     /// The digest of a service whose connection IDs name these servers, each with its server ID. Removed servers are left
     /// out: they depend on a node's history.
     #[must_use]

@@ -21,6 +21,7 @@ use crate::{
         update_rate::RETRY,
     },
     dataplane::bpf::lifetime::PinLifetime,
+    instruments::INSTRUMENTS,
     server::{
         ActiveConfig,
         bases::Bases,
@@ -436,6 +437,7 @@ impl<E: Environment> EventLoop<E> {
         unconfirmed: &Config,
         reconfigured: Result<ChangeResult>,
     ) {
+        INSTRUMENTS.command("rollback", reconfigured.is_ok());
         match reconfigured {
             Ok(ChangeResult { changes, .. }) => {
                 tracing::warn!(

@@ -7,7 +7,10 @@ use tokio::sync::oneshot;
 
 use super::EventLoop;
 use crate::daemon::{environment::Environment, gc_thread::Job};
-use crate::server::requests::{RequestError, log_refused};
+use crate::{
+    instruments::INSTRUMENTS,
+    server::requests::{RequestError, log_refused},
+};
 use slb_api::{flows, types::Requester};
 use slb_control::flush::FlushFilter;
 
@@ -115,6 +118,7 @@ impl<E: Environment> EventLoop<E> {
             Ok(flushed) => {
                 let FlushResult { erased, locked } = flushed;
                 let (Requester { uid, user, pid }, filter) = (&flush.by, &flush.filter);
+                INSTRUMENTS.command(COMMAND, true);
                 tracing::info!(what = COMMAND, uid, user, pid, %filter, erased, locked, "flow-table entries erased");
                 match self.env.since_boot() {
                     Ok(now) => self.reconciler.on_flushed(now),

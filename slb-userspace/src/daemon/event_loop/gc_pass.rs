@@ -7,10 +7,13 @@ use slb_common::abi::protocol::IpProtocol;
 use tokio::time::Instant;
 
 use super::{EventLoop, MAX_GC_INTERVAL};
-use crate::daemon::{
-    environment::Environment,
-    gc_schedule::PassCost,
-    gc_thread::{Finished, Job},
+use crate::{
+    daemon::{
+        environment::Environment,
+        gc_schedule::PassCost,
+        gc_thread::{Finished, Job},
+    },
+    instruments::INSTRUMENTS,
 };
 use slb_control::{
     fill_level,
@@ -86,6 +89,7 @@ impl<E: Environment> EventLoop<E> {
     }
 
     fn on_failed_gc_pass(&mut self, error: &anyhow::Error) {
+        INSTRUMENTS.failed_gc_passes.add(1);
         tracing::error!(error = format!("{error:#}"), "flow-table pass failed; retrying");
         self.reconciler.abort_gc();
         self.gc_schedule.fail(Instant::now());
@@ -95,6 +99,8 @@ impl<E: Environment> EventLoop<E> {
 
     /// Processes the findings of a GC pass: handshake outcomes, answers of servers, clients.
     fn end_gc_pass(&mut self, found: GcFindings, cost: PassCost) -> Result<()> {
+        INSTRUMENTS.gc_passes.observe(cost.took);
+        INSTRUMENTS.gc_cpu_nanoseconds.add(cost.processor.as_nanos() as u64);
         let (now, ended) = (self.env.since_boot()?, found.ended.len());
         let (summary, migrations) = self.reconciler.process_findings(found, now)?;
         // Migrations of an earlier pass that have not ended yet are due again in the next one.

@@ -17,6 +17,7 @@ use crate::{
         ports,
     },
     health::Target,
+    instruments::INSTRUMENTS,
     server::{changes::documents, requests::RequestError},
 };
 use slb_api::changes::ChangeResult;
@@ -226,6 +227,7 @@ impl<E: Environment> EventLoop<E> {
             // Schedules a change that reverts what has reached the maps.
             self.update_rate.schedule_now(Instant::now());
         } else {
+            INSTRUMENTS.configured();
             self.restart_probes(&before);
             self.send_pending_answers(&applied);
         }

@@ -2,9 +2,12 @@
 
 use tokio::sync::oneshot;
 
-use crate::server::{
-    changes::lines,
-    requests::{RequestError, log_refused},
+use crate::{
+    instruments::INSTRUMENTS,
+    server::{
+        changes::lines,
+        requests::{RequestError, log_refused},
+    },
 };
 use slb_api::{changes::ChangeResult, types::Requester};
 
@@ -40,6 +43,7 @@ pub(super) fn reply(
 fn log(what: &str, by: &Requester, result: &Result<ChangeResult, RequestError>) {
     match result {
         Ok(changed) => {
+            INSTRUMENTS.command(what, true);
             let Requester { uid, user, pid } = by;
             let ChangeResult { changes, overrides, .. } = changed;
             let (changed, overridden) = (changes.len(), overrides.len());

@@ -7,7 +7,7 @@ use slb_common::abi::interface::{CLIENT, SERVER};
 use slb_control::dataplane::state::MapState;
 
 /// The interfaces that the program is attached to, by index.
-pub(super) fn attached(
+pub(in crate::server) fn attached(
     state: &MapState,
     readings: &Readings,
     interfaces: &[neigh::Link],

@@ -27,7 +27,7 @@ use slb_control::{
 };
 
 /// The servers of all tables.
-pub(super) struct Servers<'a> {
+pub(in crate::server) struct Servers<'a> {
     state: &'a MapState,
     readings: &'a Readings,
     context: &'a StatusContext<'a>,
@@ -40,7 +40,11 @@ pub(super) struct Servers<'a> {
 }
 
 impl<'a> Servers<'a> {
-    pub(super) fn of(state: &'a MapState, readings: &'a Readings, context: &'a StatusContext<'a>) -> Self {
+    pub(in crate::server) fn of(
+        state: &'a MapState,
+        readings: &'a Readings,
+        context: &'a StatusContext<'a>,
+    ) -> Self {
         let mut by_table: BTreeMap<TableId, Vec<(BackendId, &Backend)>> = BTreeMap::new();
         for (id, backend) in &state.backends {
             by_table.entry(backend.table()).or_default().push((*id, backend));
@@ -58,7 +62,7 @@ impl<'a> Servers<'a> {
     }
 
     /// Documents of the servers in a service's table. Removed servers without connections are not shown.
-    pub(super) fn documents(&self, service: &Service) -> impl Iterator<Item = ApiServer> {
+    pub(in crate::server) fn documents(&self, service: &Service) -> impl Iterator<Item = ApiServer> {
         let (table, protocol) = (service.table(), service.protocol());
         let summary = self.summary(table);
         let is_tracked = self.tracked.contains(&table);
@@ -77,7 +81,7 @@ impl<'a> Servers<'a> {
     }
 
     /// Digest of a service.
-    pub(super) fn digest(&self, service: &Service) -> Digest {
+    pub(in crate::server) fn digest(&self, service: &Service) -> Digest {
         let none = SlotSummary::default();
         let summary = self.summary(service.table()).unwrap_or(&none);
         let servers = self.in_table(service.table()).map(|(_, backend)| backend);
@@ -156,7 +160,7 @@ fn fullest(usage: &SourceUsage) -> BTreeMap<ServerEndpoint, ApiSourcePorts> {
 }
 
 /// Whether all flows of a service are tracked.
-pub(super) fn is_tracked(service: &Service) -> bool {
+pub(in crate::server) fn is_tracked(service: &Service) -> bool {
     service.sees_replies() || service.policies().has(policy::TRACK)
 }
 

@@ -25,7 +25,7 @@ use slb_control::dataplane::{
 const SLOTS: u32 = 251;
 
 /// `tables` listeners in one load balancer, each with a table of `servers` servers. Ids begin at `1 << 4`.
-fn state(tables: u32, servers: u32) -> MapState {
+pub(in crate::server) fn state(tables: u32, servers: u32) -> MapState {
     let mut state = MapState::default();
     for table in 0..tables {
         let service = Service {

@@ -64,8 +64,11 @@ fn daemon(choices: &mut Choices<'_>) -> String {
         "local_addresses = [\"10.0.0.6\", \"10.0.0.7\", \"fd00::5\"]\n",
     ]);
     let probes = choices.of(&["", "probe_source = [\"10.0.0.5\"]\n", "probe_mark = 0x51b\nhash_seed = 7\n"]);
-    let files =
-        choices.of(&["", "read_only_socket = \"/run/r\"\n", "state_dir = \"/s\"\nmax_servers = 2048\n"]);
+    let files = choices.of(&[
+        "",
+        "read_only_socket = \"/run/r\"\nmetrics_address = \"127.0.0.1:9813\"\n",
+        "state_dir = \"/s\"\nmax_servers = 2048\n",
+    ]);
     format!("[daemon]\ninterfaces = [{interfaces}]\n{xdp_mode}{addresses}{probes}{files}")
 }
 

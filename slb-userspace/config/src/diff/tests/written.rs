@@ -145,6 +145,7 @@ fn file(config: &crate::Config) -> Table {
         ("pin_dir", Written::from("/sys/fs/bpf/slb")),
         ("socket", Written::from("/run/slb/slbd.sock")),
         ("read_only_socket", Written::from("off")),
+        ("metrics_address", Written::from("off")),
         ("state_dir", Written::from("/var/lib/slb")),
         ("flow_table_entries", Written::from(262_144)),
         ("max_servers", Written::from(16_384)),
