@@ -20,6 +20,9 @@ const BACKPORTS: &str = "bookworm-backports";
 /// Programs that the tests and the demo run, and their packages.
 const TEST_TOOLS: [(&str, &str); 3] = [("ip", "iproute2"), ("ethtool", "ethtool"), ("nft", "nftables")];
 
+/// Programs of tests of the metrics, and their packages.
+const MONITORING_TOOLS: [(&str, &str); 1] = [("promtool", "prometheus")];
+
 /// OpenSSL's headers, for health checks over TLS, and pkg-config, which finds them.
 const OPENSSL: [&str; 2] = ["libssl-dev", "pkg-config"];
 
@@ -56,6 +59,11 @@ pub(crate) fn missing_for_build(search: &Search) -> Vec<&'static str> {
 /// Packages missing for the tests.
 pub(crate) fn missing_for_tests(search: &Search) -> Vec<&'static str> {
     missing(search, &TEST_TOOLS)
+}
+
+/// Packages missing for the tests of the metrics.
+pub(crate) fn missing_for_monitoring(search: &Search) -> Vec<&'static str> {
+    missing(search, &MONITORING_TOOLS)
 }
 
 /// Packages missing for running Debian's kernels.

@@ -40,6 +40,9 @@ pub(crate) fn run(extent: Extent) -> Result<()> {
     }
     openssl(&search)?;
     test_tools(&search)?;
+    if matches!(extent, Extent::Needed | Extent::All | Extent::Vm) {
+        monitoring_tools(&search);
+    }
     if extent == Extent::All {
         cargo_deny(&search)?;
     }
@@ -76,6 +79,19 @@ fn test_tools(search: &Search) -> Result<()> {
         packages::install(search, &missing)?;
     }
     Ok(())
+}
+
+/// Installs Prometheus, which scrapes the daemon in a test. The test is skipped without it.
+fn monitoring_tools(search: &Search) {
+    let missing = packages::missing_for_monitoring(search);
+    if missing.is_empty() || Privilege::find() == Privilege::None {
+        return;
+    }
+    let services = packages::NewServices::forbid();
+    if let Err(error) = packages::install(search, &missing) {
+        println!("setup: no Prometheus for the tests: {error:#}");
+    }
+    services.disable();
 }
 
 /// Installs the contestants of the benchmarks. A benchmark names the contestants that it lacks.

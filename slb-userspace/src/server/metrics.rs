@@ -9,6 +9,7 @@ mod families;
 pub(super) mod listen;
 mod listeners;
 mod servers;
+mod shared_labels;
 mod writer;
 
 use std::{
@@ -128,7 +129,7 @@ async fn serve(
             Ok(Ok(())) => Ok(()),
             _ => Err(ReaderGone),
         };
-        // If the reader has gone, nobody is left to tell.
+        // If the reader has gone, the rest is moot.
         if write(format, &scopes, &collected, &mut |chunk| send(Some(chunk))).is_ok() {
             let _ = send(None);
         }

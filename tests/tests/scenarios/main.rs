@@ -23,6 +23,7 @@ mod guest;
 mod health;
 mod interfaces;
 mod limits;
+mod metrics;
 mod modes;
 mod multipath;
 mod namespaces;

@@ -1,5 +1,5 @@
-//! Services that come with packages. Benchmarks run the programs themselves, and a service that a user has stays as it
-//! is.
+//! Services that come with packages. Benchmarks and tests run the programs themselves, and a service that a user has
+//! stays as it is.
 
 use std::{
     fs,
@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::process::{Privilege, run, show};
 
-/// Services of the benchmarks' packages.
-const SERVICES: [&str; 2] = ["haproxy", "nginx"];
+/// Services of the packages of benchmarks and tests.
+const SERVICES: [&str; 4] = ["haproxy", "nginx", "prometheus", "prometheus-node-exporter"];
 
 /// Directories of systemd's units.
 const UNIT_DIRS: [&str; 4] =
@@ -125,16 +125,16 @@ mod tests {
     #[test]
     fn services_that_exist_are_not_new() {
         let root = tempfile::tempdir().unwrap();
-        assert_eq!(missing(root.path()), ["haproxy", "nginx"]);
+        assert_eq!(missing(root.path()), SERVICES);
         let unit = root.path().join("usr/lib/systemd/system/nginx.service");
         fs::create_dir_all(unit.parent().unwrap()).unwrap();
         fs::write(unit, "").unwrap();
-        assert_eq!(missing(root.path()), ["haproxy"]);
+        assert_eq!(missing(root.path()), ["haproxy", "prometheus", "prometheus-node-exporter"]);
         // A masked service, of a package that is not installed.
         let masked = root.path().join("etc/systemd/system/haproxy.service");
         fs::create_dir_all(masked.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink("/dev/null", masked).unwrap();
-        assert_eq!(missing(root.path()), [""; 0]);
+        assert_eq!(missing(root.path()), ["prometheus", "prometheus-node-exporter"]);
     }
 
     /// invoke-rc.d names a script, and deb-systemd-invoke a unit.

@@ -9,21 +9,21 @@ use anyhow::{Context as _, Result};
 use procfs::process::Process;
 use slb_common::abi::{
     ids::{ServiceId, TableId},
+    losses::Losses,
     service::Service,
 };
 use tokio::runtime::Handle;
 
 use crate::{
     clock::since_boot,
+    dataplane::bpf::losses::LossCounters,
     neigh,
     server::{
         Snapshot, StatusSource,
         interfaces::InterfaceView,
-        losses,
         status::{StatusContext, readings::Readings},
     },
 };
-use slb_api::types::InterfaceLosses;
 
 /// Sources of one scrape. Concurrent scrapes share it.
 pub(super) struct Collected {
@@ -31,8 +31,8 @@ pub(super) struct Collected {
     pub(super) view: Arc<InterfaceView>,
     pub(super) interfaces: Vec<neigh::Link>,
     pub(super) readings: Readings,
-    /// Packets lost by the kernel; `None` if they are not counted.
-    pub(super) losses: Option<Vec<InterfaceLosses>>,
+    /// Packets lost by the kernel by interface; `None` if they are not counted.
+    pub(super) losses: Option<Vec<(String, Losses)>>,
     /// Whether the file differs from the active configuration.
     pub(super) differs: bool,
     /// Time since the event loop last ran.
@@ -63,7 +63,7 @@ impl Collected {
         let view = Arc::clone(&source.shown.view.borrow());
         let readings = Readings::of(&source.maps, &snapshot.state)?;
         Ok(Self {
-            losses: source.shown.losses.as_ref().map(|counted| losses(counted, &view)),
+            losses: source.shown.losses.as_ref().map(|counted| all_losses(counted, &view)),
             differs: source.file.difference(&snapshot.running.config).is_some(),
             age: source.shown.last_run.borrow().elapsed(),
             process: ProcessUsage::of_this(started).ok(),
@@ -78,7 +78,7 @@ impl Collected {
 
     /// Sources without interfaces.
     #[cfg(test)]
-    pub(super) fn for_tests(snapshot: Snapshot, readings: Readings, losses: Vec<InterfaceLosses>) -> Self {
+    pub(super) fn for_tests(snapshot: Snapshot, readings: Readings, losses: Vec<(String, Losses)>) -> Self {
         Self {
             snapshot: Arc::new(snapshot),
             view: Arc::default(),
@@ -114,6 +114,11 @@ impl Collected {
             view: Some(&self.view),
         }
     }
+}
+
+/// Lost packets of all interfaces that have been attached, also of those that have lost none.
+fn all_losses(counted: &LossCounters, view: &InterfaceView) -> Vec<(String, Losses)> {
+    view.held.iter().map(|(index, name)| (name.clone(), counted.at(*index))).collect()
 }
 
 impl ProcessUsage {

@@ -116,8 +116,8 @@ fn write_interfaces(writer: &mut Writer<'_>, collected: &Collected) -> Result<()
         samples.sample(&labels(&[("interface", name)]), "", forwards)?;
     }
     let mut samples = writer.family(f::INTERFACE_LOST);
-    for lost in losses.iter().flatten() {
-        let interface = labels(&[("interface", &lost.interface)]);
+    for (name, lost) in losses.iter().flatten() {
+        let interface = labels(&[("interface", name)]);
         for (cause, packets) in
             [("redirect", lost.redirect), ("transmit", lost.transmit), ("exception", lost.exception)]
         {

@@ -1,13 +1,11 @@
 //! Metrics of listeners, by VIP.
 
 use slb_common::abi::{
-    NAME_LEN,
     family::Family as AddressFamily,
     ids::ServiceId,
     protocol::IpProtocol,
     service::{Service, policy},
     stats::LimitDrops,
-    unpad_name,
 };
 
 use super::{
@@ -17,7 +15,7 @@ use super::{
         LISTENER_LIMIT_DROPS, LISTENER_LIMIT_NEW, LISTENER_NEW, LISTENER_OPEN, LISTENER_OUTAGE,
         LISTENER_PACKETS, LISTENER_RUNNING, LISTENER_SECONDARY,
     },
-    servers::table_labels,
+    shared_labels::{FROM_CLIENTS, TO_CLIENTS, padded, table_labels},
     writer::{ReaderGone, Value, Writer, labels},
 };
 use crate::server::status::servers::is_tracked;
@@ -28,16 +26,6 @@ use slb_control::{
     failover::Failover,
     model::{ListenerId, Side},
 };
-
-/// Label of packets from clients.
-pub(super) const FROM_CLIENTS: &str = "direction=\"from_clients\"";
-/// Label of packets to clients.
-pub(super) const TO_CLIENTS: &str = "direction=\"to_clients\"";
-
-/// A name of the maps.
-pub(super) fn padded(name: &[u8; NAME_LEN]) -> &str {
-    unpad_name(name).unwrap_or("?")
-}
 
 /// A listener at a VIP.
 struct Row<'a> {

@@ -10,7 +10,7 @@ use super::{
         Family, SERVER_BYTES, SERVER_DISABLED, SERVER_DRAINING, SERVER_NEW, SERVER_OPEN, SERVER_PACKETS,
         SERVER_SLOTS, SERVER_UP, SERVER_WEIGHT, SERVERS, SOURCE_PORTS, SOURCE_PORTS_USED,
     },
-    listeners::{FROM_CLIENTS, TO_CLIENTS, padded},
+    shared_labels::{FROM_CLIENTS, TO_CLIENTS, table_labels},
     writer::{ReaderGone, Value, Writer, labels},
 };
 use crate::server::status::servers::Servers;
@@ -30,17 +30,6 @@ struct Table {
     labels: String,
     /// Each with its labels.
     servers: Vec<(String, ApiServer)>,
-}
-
-/// The labels of a server table: its id and its server group. A default server group has the load balancer's name.
-pub(super) fn table_labels(service: &Service) -> [(&'static str, String); 3] {
-    let group = padded(&service.group);
-    let load_balancer = if group.is_empty() { padded(&service.load_balancer) } else { "" };
-    [
-        ("load_balancer", load_balancer.to_owned()),
-        ("server_group", group.to_owned()),
-        ("table", service.table().index().to_string()),
-    ]
 }
 
 fn tables(collected: &Collected, servers: &Servers<'_>) -> Vec<Table> {

@@ -6,6 +6,7 @@ use proptest::{collection::vec, prelude::*};
 use slb_common::abi::{
     Handle,
     ids::{ServiceId, ServiceTag},
+    losses::Losses,
     service::policy,
     stats::{Counters, LimitDrops, Totals},
 };
@@ -23,7 +24,6 @@ use crate::{
         status::{readings::Readings, tests::state},
     },
 };
-use slb_api::types::InterfaceLosses;
 use slb_config::samples::shop;
 use slb_control::source_usage::{SourcePorts, SourceUsage};
 
@@ -143,7 +143,7 @@ fn everything() -> Collected {
     readings.counters = CounterSnapshot::new(counters(19), drops, counters(22), &[Totals::default()]);
     readings.current_flows.by_service.insert(ServiceTag::new(101), 5);
     readings.current_flows.by_server.insert(Handle::new(18, 1), 4);
-    let lost = InterfaceLosses { interface: "eth0".to_owned(), redirect: 1, transmit: 2, exception: 3 };
+    let lost = ("eth0".to_owned(), Losses { redirect: 1, transmit: 2, exception: 3 });
     INSTRUMENTS.requests.count(("/v1/status".to_owned(), 200));
     Collected::for_tests(snapshot, readings, vec![lost])
 }
