@@ -11,7 +11,7 @@ use slb_common::abi::{
 use super::{
     collected::Collected,
     families::{
-        Family, LISTENER, LISTENER_BYTES, LISTENER_COOKIES, LISTENER_FLOODED, LISTENER_LIMIT_BANDWIDTH,
+        LISTENER, LISTENER_BYTES, LISTENER_COOKIES, LISTENER_FLOODED, LISTENER_LIMIT_BANDWIDTH,
         LISTENER_LIMIT_DROPS, LISTENER_LIMIT_NEW, LISTENER_NEW, LISTENER_OPEN, LISTENER_OUTAGE,
         LISTENER_PACKETS, LISTENER_RUNNING, LISTENER_SECONDARY,
     },
@@ -26,6 +26,11 @@ use slb_control::{
     failover::Failover,
     model::{ListenerId, Side},
 };
+
+/// Picks the values of a family: from clients, and to clients.
+type BothDirections = fn(Counters) -> [u64; 2];
+/// Picks the value of a family; `None` for listeners without such a limit.
+type Limit = fn(&Service, &Collected) -> Option<Value>;
 
 /// A listener at a VIP.
 struct Row<'a> {
@@ -118,7 +123,7 @@ fn write_info(writer: &mut Writer<'_>, rows: &[Row<'_>]) -> Result<(), ReaderGon
 
 fn write_traffic(writer: &mut Writer<'_>, collected: &Collected, rows: &[Row<'_>]) -> Result<(), ReaderGone> {
     let counters = &collected.readings.counters;
-    let both: [(&'static Family, fn(Counters) -> [u64; 2]); 2] = [
+    let both: [(_, BothDirections); 2] = [
         (LISTENER_PACKETS, |counters| [counters.packets_in, counters.packets_out]),
         (LISTENER_BYTES, |counters| [counters.bytes_in, counters.bytes_out]),
     ];
@@ -145,7 +150,7 @@ fn write_traffic(writer: &mut Writer<'_>, collected: &Collected, rows: &[Row<'_>
 }
 
 fn write_limits(writer: &mut Writer<'_>, collected: &Collected, rows: &[Row<'_>]) -> Result<(), ReaderGone> {
-    let gauges: [(&'static Family, fn(&Service, &Collected) -> Option<Value>); 3] = [
+    let gauges: [(_, Limit); 3] = [
         (LISTENER_LIMIT_BANDWIDTH, |service, _| {
             let bits = Bandwidth::of_kilobits(service.bandwidth).bits();
             (service.bandwidth != 0).then(|| (bits / 8).into())

@@ -7,7 +7,7 @@ use slb_common::abi::{ids::TableId, protocol::IpProtocol, service::Service};
 use super::{
     collected::Collected,
     families::{
-        Family, SERVER_BYTES, SERVER_DISABLED, SERVER_DRAINING, SERVER_NEW, SERVER_OPEN, SERVER_PACKETS,
+        SERVER_BYTES, SERVER_DISABLED, SERVER_DRAINING, SERVER_NEW, SERVER_OPEN, SERVER_PACKETS,
         SERVER_SLOTS, SERVER_UP, SERVER_WEIGHT, SERVERS, SOURCE_PORTS, SOURCE_PORTS_USED,
     },
     shared_labels::{FROM_CLIENTS, TO_CLIENTS, table_labels},
@@ -24,6 +24,11 @@ const HEALTH: [(&str, ApiHealth); 5] = [
     ("standby", ApiHealth::Standby),
     ("unknown", ApiHealth::Unknown),
 ];
+
+/// Picks the value of a family; `None` for servers that have none.
+type Figure = fn(&ApiServer) -> Option<Value>;
+/// Picks the values of a family: from clients, and to clients.
+type BothDirections = fn(&ApiServer) -> [u64; 2];
 
 /// The servers of a table.
 struct Table {
@@ -61,7 +66,7 @@ pub(super) fn write(writer: &mut Writer<'_>, collected: &Collected) -> Result<()
             samples.sample(&table.labels, &labels(&[("health", word)]), count)?;
         }
     }
-    let gauges: [(&'static Family, fn(&ApiServer) -> Option<Value>); 7] = [
+    let gauges: [(_, Figure); 7] = [
         (SERVER_UP, |server| Some(is_up(server.health).into())),
         (SERVER_DRAINING, |server| Some(server.draining.is_some().into())),
         (SERVER_DISABLED, |server| Some(is_disabled(server).into())),
@@ -78,7 +83,7 @@ pub(super) fn write(writer: &mut Writer<'_>, collected: &Collected) -> Result<()
             }
         }
     }
-    let both: [(&'static Family, fn(&ApiServer) -> [u64; 2]); 2] = [
+    let both: [(_, BothDirections); 2] = [
         (SERVER_PACKETS, |ApiServer { counters, .. }| {
             [counters.packets_from_clients, counters.packets_to_clients]
         }),
