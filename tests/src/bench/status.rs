@@ -1,4 +1,5 @@
-//! The cost of `slb status`: how long a caller waits, and how much many callers delay the detection of a dead server.
+//! The cost of `slb status` and of metrics: how long a caller waits, and how much many callers delay the detection of a
+//! dead server.
 
 use std::{
     fmt,
@@ -29,11 +30,17 @@ use crate::{
 const TABLE: &str = "t";
 /// Index of the server that dies.
 const VICTIM: usize = 0;
+/// Path of the metrics.
+const METRICS: &str = "/v1/metrics";
 /// Number of timed requests of each kind.
 const DOCUMENTS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time in seconds in which the daemon is to answer with 1,000 listeners of 100 servers.
 const GOAL: f64 = 0.2;
+/// The same for metrics.
+const METRICS_GOAL: f64 = 0.5;
+/// Scrapers that repeat their request at once: more than a pair of Prometheus servers.
+const SCRAPERS: u32 = 3;
 
 /// What to measure.
 #[derive(Debug, Clone, Args)]
@@ -72,6 +79,10 @@ pub struct StatusReport {
     pub bytes: usize,
     /// Median wait of a single `slb status`, which also parses the document.
     pub alone: f64,
+    /// Median time until a single scraper has all metrics.
+    pub metrics: f64,
+    /// Their size in bytes.
+    pub metrics_bytes: usize,
     /// Upper bound of detection without callers: the unhealthy threshold and one more interval.
     pub expected: f64,
     /// Longest detection time without callers.
@@ -82,6 +93,10 @@ pub struct StatusReport {
     pub asked: f64,
     /// Status documents per second that all callers got together.
     pub documents: f64,
+    /// Longest detection time while scrapers read metrics all the time.
+    pub scraped: f64,
+    /// Scrapes per second of all scrapers together.
+    pub scrapes: f64,
 }
 
 /// Runs the benchmark.
@@ -103,30 +118,21 @@ pub fn run(options: &StatusOptions) -> Result<StatusReport> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(client::status(&socket))?.context("no daemon answers").map(drop)
     };
-    let mut bytes = 0;
+    let (mut bytes, mut metrics_bytes) = (0, 0);
     let document = median(|| {
-        bytes = read_document(&world.plan.socket)?;
+        bytes = read_document(&world.plan.socket, "/v1/status")?;
         Ok(())
     })?;
     let alone = median(&ask)?;
-    let quiet = detection(&mut world, options.tries)?;
-    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (asked, documents) = thread::scope(|scope| -> Result<_> {
-        for _ in 0..options.callers {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    if ask().is_ok() {
-                        answered.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-        let begun = Instant::now();
-        let asked = detection(&mut world, options.tries);
-        over.store(true, Ordering::Relaxed);
-        Ok((asked?, answered.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64()))
+    let metrics = median(|| {
+        metrics_bytes = read_document(&world.plan.socket, METRICS)?;
+        Ok(())
     })?;
-    ensure!(options.callers == 0 || documents > 0.0, "no caller was answered");
+    let quiet = detection(&mut world, options.tries)?;
+    let (asked, documents) = detection_beside(&mut world, options.tries, options.callers, ask)?;
+    let socket = world.plan.socket.clone();
+    let scrape = || read_document(&socket, METRICS).map(drop);
+    let (scraped, scrapes) = detection_beside(&mut world, options.tries, SCRAPERS, scrape)?;
     Ok(StatusReport {
         machine: Machine::new()?,
         tables: options.tables,
@@ -135,11 +141,15 @@ pub fn run(options: &StatusOptions) -> Result<StatusReport> {
         document,
         bytes,
         alone,
+        metrics,
+        metrics_bytes,
         expected: CHECK_INTERVAL.as_secs_f64() * f64::from(UNHEALTHY_THRESHOLD + 1),
         quiet,
         callers: options.callers,
         asked,
         documents,
+        scraped,
+        scrapes,
     })
 }
 
@@ -157,10 +167,38 @@ fn median(mut ask: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(waits[waits.len() / 2])
 }
 
-/// Reads the status document without parsing it. Returns its size in bytes.
-fn read_document(socket: &Path) -> Result<usize> {
+/// Detection while callers repeat a request, and the answers per second of all of them together.
+fn detection_beside(
+    world: &mut World,
+    tries: u8,
+    callers: u32,
+    ask: impl Fn() -> Result<()> + Sync,
+) -> Result<(f64, f64)> {
+    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (longest, answers) = thread::scope(|scope| -> Result<_> {
+        for _ in 0..callers {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    if ask().is_ok() {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        let begun = Instant::now();
+        let longest = detection(world, tries);
+        over.store(true, Ordering::Relaxed);
+        Ok((longest?, answered.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64()))
+    })?;
+    ensure!(callers == 0 || answers > 0.0, "no caller was answered");
+    Ok((longest, answers))
+}
+
+/// Reads a document without parsing it. Returns its size in bytes.
+fn read_document(socket: &Path, path: &str) -> Result<usize> {
     let mut stream = UnixStream::connect(socket)?;
-    io::Write::write_all(&mut stream, b"GET /v1/status HTTP/1.1\r\nhost: slb\r\nconnection: close\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: slb\r\nconnection: close\r\n\r\n");
+    io::Write::write_all(&mut stream, request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     ensure!(answer.starts_with(b"HTTP/1.1 200"), "{:?}", answer.get(..100));
@@ -214,13 +252,24 @@ impl fmt::Display for StatusReport {
         writeln!(f, "  the same, parsed by `slb status`     {:8.3} s", self.alone)?;
         writeln!(
             f,
+            "  all metrics, one scraper             {:8.3} s (goal {METRICS_GOAL:.1}), {:.1} MB",
+            self.metrics,
+            self.metrics_bytes as f64 / 1e6
+        )?;
+        writeln!(
+            f,
             "  a dead server, no request            {:8.3} s at most (promised: {:.1})",
             self.quiet, self.expected
         )?;
-        write!(
+        writeln!(
             f,
             "  a dead server, {:3} ask all the time  {:8.3} s at most; {:.1} documents a second",
             self.callers, self.asked, self.documents
+        )?;
+        write!(
+            f,
+            "  a dead server, {SCRAPERS:3} scrape all the time {:6.3} s at most; {:.1} scrapes a second",
+            self.scraped, self.scrapes
         )
     }
 }
