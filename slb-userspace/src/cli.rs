@@ -7,6 +7,7 @@ pub mod decap;
 pub mod detach;
 mod drain;
 pub mod flows;
+pub mod import;
 mod lock_holder;
 pub mod metrics;
 pub mod objects;

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, DiagnosticReport, Severity};
+pub use field::address::unusable as unusable_address;
 pub use model::Config;
 pub use parse::{parse, parse_documents};
 

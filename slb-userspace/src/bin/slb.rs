@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use slb_api::client::{NoDaemon, RequestRefused};
 use slb_userspace::{
     cli::{
-        change, flows, metrics,
+        change, flows, import, metrics,
         objects::{self, Kind, objects},
         server,
         status::{Output, status},
@@ -99,6 +99,12 @@ enum Command {
         #[command(subcommand)]
         command: flows::Command,
     },
+    /// Turn the configuration of another load balancer into one of SLB, on standard output. Lines without a counterpart
+    /// are comments in it, with the reason.
+    Import {
+        #[command(subcommand)]
+        command: import::Command,
+    },
 }
 
 fn main() -> ExitCode {
@@ -137,6 +143,7 @@ fn execute(Arguments { socket, command }: Arguments) -> Result<ExitCode> {
             Command::Group { command } => objects(&socket, Kind::ServerGroup, command).await,
             Command::AccessList { command } => objects(&socket, Kind::AccessList, command).await,
             Command::Server { command } => return server::server(&socket, command).await,
+            Command::Import { command } => return Ok(import::import(&command)),
         }?;
         Ok(ExitCode::SUCCESS)
     })

@@ -14,20 +14,25 @@ use anyhow::{Context as _, Result, bail};
 use self::modules::Crate;
 
 /// Crates whose modules are checked, by directory.
-const CRATES: [&str; 7] = [
+const CRATES: [&str; 8] = [
     "slb-common",
     "slb-ebpf",
     "slb-userspace",
     "slb-userspace/api",
     "slb-userspace/config",
     "slb-userspace/control",
+    "slb-userspace/import",
     "xtask",
 ];
 
 /// Crates that must not depend on these packages, by directory.
-const FORBIDDEN_DEPENDENCIES: [(&str, &[&str]); 3] = [
+const FORBIDDEN_DEPENDENCIES: [(&str, &[&str]); 4] = [
     ("slb-userspace/control", &["aya", "nix", "rtnetlink", "slb-api", "socket2", "tokio", "tracing"]),
     ("slb-userspace/config", &["aya", "nix", "rtnetlink", "slb-api", "slb-control", "socket2", "tokio"]),
+    (
+        "slb-userspace/import",
+        &["aya", "glob", "nix", "rtnetlink", "slb-api", "slb-common", "slb-control", "socket2", "tokio"],
+    ),
     ("slb-userspace/api", &["aya", "nix", "slb-common", "slb-config", "slb-control"]),
 ];
 

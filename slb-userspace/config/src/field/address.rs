@@ -47,8 +47,8 @@ fn address_hint(text: &str) -> Option<String> {
     name.then(|| "host names are not looked up: write the address".to_owned())
 }
 
-/// The kind of an address that packets cannot be forwarded to, and the reason.
-fn unusable(address: IpAddr) -> Option<(&'static str, &'static str)> {
+/// The kind of an address that packets cannot be forwarded to, and the reason. `None` if a VIP or a server may have it.
+pub fn unusable(address: IpAddr) -> Option<(&'static str, &'static str)> {
     if address.is_unspecified() {
         return Some(("the unspecified address", "it names no machine: write the address itself"));
     }

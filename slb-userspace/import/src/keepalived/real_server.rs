@@ -1,0 +1,96 @@
+//! A `real_server` and its checks.
+
+use super::{
+    check,
+    virtual_server::{Settings, mode, reason, unchecked, weight},
+};
+use crate::{
+    ledger::Ledger,
+    model::{Check, Mode, Protocol, Server},
+    source::Lines,
+    tree::Statement,
+};
+
+/// A server with its check.
+pub(super) struct RealServer {
+    pub(super) server: Server,
+    pub(super) mode: Mode,
+    /// The first check that SLB can express, its place, and what it does with its lines.
+    check: Option<(Check, Lines, Ledger)>,
+}
+
+/// Reads a server. `None` if it is left out.
+pub(super) fn read(ledger: &mut Ledger, settings: &Settings, statement: &Statement) -> Option<RealServer> {
+    let host = statement.argument(1).to_owned();
+    let port = match statement.argument(2) {
+        "" => None,
+        text => match text.parse::<u16>() {
+            Ok(port) => Some(port).filter(|port| *port != 0),
+            Err(_) => {
+                statement.leave_out(ledger, "its port is no number from 0 to 65535");
+                return None;
+            }
+        },
+    };
+    if host.is_empty() {
+        statement.leave_out(ledger, "it has no address");
+        return None;
+    }
+    statement.use_frame(ledger);
+    let mut real = RealServer {
+        server: Server { at: statement.head, host, port, weight: settings.weight },
+        mode: settings.mode,
+        check: None,
+    };
+    let mut timing = settings.timing.clone();
+    for line in statement.statements() {
+        match line.keyword() {
+            "weight" => weight(ledger, line, &mut real.server.weight),
+            "lb_kind" | "lvs_method" => real.mode = mode(ledger, line),
+            keyword if check::is_check(keyword) => {}
+            _ if timing.take(ledger, line) => {}
+            keyword => line.leave_out(ledger, reason(keyword)),
+        }
+    }
+    for line in statement.statements().iter().filter(|line| check::is_check(line.keyword())) {
+        if real.check.is_some() {
+            line.leave_out(ledger, "SLB has one check for each listener, and the server has one before it");
+            continue;
+        }
+        let mut own = Ledger::default();
+        match check::read(&mut own, &timing, line, settings.protocol == Protocol::Tcp) {
+            Ok(mut check) => {
+                check.port = check.port.filter(|port| Some(*port) != real.server.port);
+                real.check = Some((check, line.whole, own));
+            }
+            Err(reason) => line.leave_out(ledger, reason),
+        }
+    }
+    Some(real)
+}
+
+/// The check of all servers: that of the first one. Others that differ are left out.
+pub(super) fn common_check(ledger: &mut Ledger, settings: &Settings, servers: &[RealServer]) -> Check {
+    let mut common: Option<(&Check, usize)> = None;
+    for (check, at, own) in servers.iter().filter_map(|real| real.check.as_ref()) {
+        match common {
+            None => {
+                common = Some((check, at.first));
+                ledger.absorb(own);
+            }
+            Some((first, _)) if first == check => ledger.absorb(own),
+            Some((_, line)) => {
+                ledger
+                    .left_out(*at, format!("all servers of a listener have one check: that of line {line}"));
+            }
+        }
+    }
+    let Some((check, _)) = common else {
+        settings.timing.leave_out(ledger);
+        return unchecked();
+    };
+    for real in servers.iter().filter(|real| real.check.is_none()) {
+        ledger.changed(real.server.at, "the server had no check: that of the listener probes it too");
+    }
+    check.clone()
+}

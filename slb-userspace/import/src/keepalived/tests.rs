@@ -1,0 +1,166 @@
+use crate::{Files, Format, NoFiles, NoteKind, import};
+
+const SITE: &str = "\
+! site
+global_defs {
+    router_id LVS
+}
+vrrp_instance VI_1 {
+    interface bond0
+    authentication {
+        auth_pass 1111
+    }
+}
+virtual_server_group web {
+    192.0.2.10-11 80
+    2001:db8::10 80
+    fwmark 3
+}
+virtual_server group web {
+    delay_loop 60
+    lb_algo sh
+    lb_kind TUN
+    persistence_timeout 50
+    quorum 2
+    sorry_server 10.0.0.9 80
+    real_server 10.0.0.1 80 {
+        weight 3
+        inhibit_on_failure
+        HTTP_GET {
+            url {
+                path /healthz
+                status_code 200-299
+                digest 1234
+            }
+            connect_port 8080
+            connect_timeout 3
+            retry 2
+        }
+    }
+    real_server 10.0.0.2 80 {
+        weight 3
+        TCP_CHECK {
+        }
+    }
+}
+virtual_server 192.0.2.20 53 {
+    protocol UDP
+    lb_kind DR
+    lb_algo wrr
+    real_server 10.0.0.3 53 {
+        DNS_CHECK {
+            type A
+            name host.example
+        }
+    }
+    real_server dns.example 53 {
+        MISC_CHECK {
+            misc_path \"/bin/check\"
+        }
+    }
+}
+virtual_server fwmark 7 {
+    real_server 10.0.0.4 0 {
+    }
+}
+";
+
+fn imported(text: &str) -> crate::Imported {
+    let imported = import(Format::Keepalived, "keepalived.conf", text, &NoFiles).expect("readable");
+    slb_config::parse("slb.toml", &imported.toml)
+        .unwrap_or_else(|error| panic!("{error}\n{}", imported.toml));
+    imported
+}
+
+#[test]
+fn virtual_servers_become_listeners() {
+    let found = imported(SITE);
+    let toml = &found.toml;
+    assert_eq!(found.listeners, 2, "{toml}");
+    for part in [
+        "interfaces = [\"bond0\"]",
+        "addresses = [\"192.0.2.10\", \"192.0.2.11\", \"2001:db8::10\"]",
+        "primary = \"web-tcp-80\"\nsecondary = \"web-tcp-80-sorry\"\nfailover_threshold = 2",
+        "mode = \"ipip\"",
+        "scheduler = \"maglev-client\"",
+        "session_persistence = \"50s\"",
+        "method = \"GET\", path = \"/healthz\", expect = [\"2xx\"], port = 8080, interval = \"50s\", timeout = \"3s\"",
+        "healthy_threshold = 1, unhealthy_threshold = 3",
+        "tunnel_addresses = [",
+        "kind = \"udp\", request = \"hex:534c",
+        "# { address = \"dns.example\", port = 53 }, # FILL IN the address",
+    ] {
+        assert!(toml.contains(part), "{part}\n{toml}");
+    }
+    assert!(!toml.contains("1111"), "{toml}");
+}
+
+#[test]
+fn lines_without_counterpart_are_noted() {
+    let found = imported(SITE);
+    let has = |line: usize, part: &str| {
+        let mut notes = found.notes.iter().filter(|note| note.first_line <= line && line <= note.last_line);
+        assert!(notes.any(|note| note.reason.contains(part)), "{line}: {part}\n{}", found.toml);
+    };
+    has(3, "keepalived itself");
+    has(6, "VRRP");
+    has(14, "firewall mark");
+    has(17, "60s became 50s");
+    has(25, "keeps its connections");
+    has(30, "not its content");
+    has(39, "one check");
+    has(55, "scripts");
+    has(61, "firewall mark");
+    assert!(!found.notes.iter().any(|note| note.first_line <= 23 && 23 <= note.last_line));
+}
+
+#[test]
+fn servers_in_dr_get_the_port_of_the_listener_and_any_port_is_kept() {
+    let text = "virtual_server 192.0.2.1 80 {\n lb_kind DR\n lb_algo rr\n real_server 10.0.0.1 8080 {\n TCP_CHECK {\n }\n }\n}\n\
+                virtual_server 192.0.2.2 0 {\n lb_kind DR\n persistence_timeout 10\n real_server 10.0.0.1 0 {\n TCP_CHECK {\n \
+                connect_port 22\n }\n }\n}\n";
+    let found = imported(text);
+    assert!(found.toml.contains("port = 80 }"), "{}", found.toml);
+    assert!(found.toml.contains("port = 8080, "), "{}", found.toml);
+    assert!(found.toml.contains("port = \"any\"") && found.toml.contains("port = 22"), "{}", found.toml);
+}
+
+struct OneFile;
+
+impl Files for OneFile {
+    fn read(&self, from: &str, pattern: &str) -> Result<Vec<(String, String)>, String> {
+        assert_eq!(from, "keepalived.conf");
+        match pattern {
+            "more/*.conf" => Ok(vec![(
+                "more/a.conf".to_owned(),
+                "virtual_server 192.0.2.9 80 {\n ops\n real_server 10.0.0.1 80 {\n }\n}\n".to_owned(),
+            )]),
+            _ => Err("no such file".to_owned()),
+        }
+    }
+}
+
+#[test]
+fn included_files_are_read_and_noted_by_their_names() {
+    let found =
+        import(Format::Keepalived, "keepalived.conf", "include more/*.conf\n", &OneFile).expect("readable");
+    assert_eq!(found.listeners, 1);
+    assert!(found.notes.iter().any(|note| note.file == "more/a.conf" && note.first_line == 2));
+    assert!(found.notes.iter().any(|note| note.kind == NoteKind::LeftOut));
+    let error = import(Format::Keepalived, "keepalived.conf", "\ninclude x\n", &OneFile).expect_err("absent");
+    assert_eq!(error.line, 2);
+    assert!(error.to_string().contains("no such file"), "{error}");
+}
+
+#[test]
+fn faults_have_their_line() {
+    for (text, line, part) in [
+        ("virtual_server {\n}\n", 1, "no IP address"),
+        ("\nvirtual_server 192.0.2.1 x {\n}\n", 2, "no port"),
+        ("virtual_server group x {\n}\n", 1, "virtual_server_group x"),
+        ("virtual_server_group x {\n web 80\n}\nvirtual_server group x {\n}\n", 2, "no IP address"),
+    ] {
+        let error = import(Format::Keepalived, "f", text, &NoFiles).expect_err(text);
+        assert!(error.line == line && error.to_string().contains(part), "{error}");
+    }
+}

@@ -1,0 +1,157 @@
+//! What becomes of each line of the source: part of the result, or a note with the reason.
+
+use std::collections::BTreeSet;
+
+use crate::source::{Lines, Sources};
+
+/// What a note says of its lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NoteKind {
+    /// They have no counterpart in the result.
+    LeftOut,
+    /// They are part of the result, and mean something else there.
+    Changed,
+}
+
+/// A remark about lines of the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// Whether the lines are left out.
+    pub kind: NoteKind,
+    /// The file.
+    pub file: String,
+    /// First line, from 1.
+    pub first_line: usize,
+    /// Last line.
+    pub last_line: usize,
+    /// The first line, shortened, without secrets.
+    pub excerpt: String,
+    /// Why it is left out, or what it means now.
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    at: Lines,
+    kind: NoteKind,
+    reason: String,
+}
+
+/// Collects what becomes of the lines.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    used: BTreeSet<(usize, usize)>,
+    entries: BTreeSet<Entry>,
+}
+
+impl Ledger {
+    /// These lines are part of the result.
+    pub(crate) fn used(&mut self, at: Lines) {
+        self.used.extend((at.first..=at.last).map(|line| (at.file, line)));
+    }
+
+    /// These lines have no counterpart.
+    pub(crate) fn left_out(&mut self, at: Lines, reason: impl Into<String>) {
+        self.entries.insert(Entry { at, kind: NoteKind::LeftOut, reason: reason.into() });
+    }
+
+    /// These lines are part of the result in a changed way.
+    pub(crate) fn changed(&mut self, at: Lines, reason: impl Into<String>) {
+        self.used(at);
+        self.entries.insert(Entry { at, kind: NoteKind::Changed, reason: reason.into() });
+    }
+
+    /// Takes over what another ledger says.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        self.used.extend(&other.used);
+        self.entries.extend(other.entries.iter().cloned());
+    }
+
+    /// Whether a line is part of the result.
+    #[cfg(test)]
+    pub(crate) fn is_used(&self, file: usize, line: usize) -> bool {
+        self.used.contains(&(file, line))
+    }
+
+    /// Leaves out the lines with content that no rule has read. `is_comment` tells lines that say nothing.
+    pub(crate) fn leave_out_rest(&mut self, sources: &Sources<'_>, is_comment: impl Fn(&str) -> bool) {
+        for file in 0..sources.count() {
+            let mut noted = BTreeSet::new();
+            for entry in self.entries.iter().filter(|entry| entry.at.file == file) {
+                noted.extend(entry.at.first..=entry.at.last);
+            }
+            for (index, text) in sources.text(file).lines().enumerate() {
+                let line = index + 1;
+                let is_known = self.used.contains(&(file, line)) || noted.contains(&line);
+                if !is_known && !is_comment(text.trim()) {
+                    self.left_out(Lines::one(file, line), "`slb import` does not know it");
+                }
+            }
+        }
+    }
+
+    /// The notes in the order of the source.
+    pub(crate) fn notes(&self, sources: &Sources<'_>) -> Vec<Note> {
+        let note = |entry: &Entry| {
+            let line = sources.text(entry.at.file).lines().nth(entry.at.first.saturating_sub(1));
+            Note {
+                kind: entry.kind,
+                file: sources.name(entry.at.file).to_owned(),
+                first_line: entry.at.first,
+                last_line: entry.at.last,
+                excerpt: excerpt(line.unwrap_or_default()),
+                reason: entry.reason.clone(),
+            }
+        };
+        self.entries.iter().map(note).collect()
+    }
+}
+
+/// Longest excerpt, in characters.
+const MAX_EXCERPT: usize = 80;
+/// Parts of words in lines that hold secrets.
+const SECRETS: [&str; 6] = ["auth", "passw", "secret", "token", "pass ", "credential"];
+
+/// A line as it may stand in a comment: printable, short, without secrets.
+fn excerpt(line: &str) -> String {
+    let line = line.trim();
+    let lower = line.to_lowercase();
+    if SECRETS.iter().any(|secret| lower.contains(secret)) {
+        return format!("{} ...", printable(line.split_whitespace().next().unwrap_or_default()));
+    }
+    printable(line)
+}
+
+fn printable(text: &str) -> String {
+    let shown: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_EXCERPT).collect();
+    if text.chars().count() > MAX_EXCERPT { format!("{shown}...") } else { shown }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NoFiles;
+
+    #[test]
+    fn excerpt_shows_no_secret_and_no_control_character() {
+        assert_eq!(excerpt("  auth_pass 1234"), "auth_pass ...");
+        assert_eq!(excerpt("stats auth admin:geheim"), "stats ...");
+        assert_eq!(excerpt("a\u{7}b"), "a b");
+        assert_eq!(excerpt(&"x".repeat(200)).len(), MAX_EXCERPT + 3);
+    }
+
+    #[test]
+    fn line_without_rule_is_left_out() {
+        let sources = Sources::new("f", "one\n# two\n\nthree\nfour\n", &NoFiles);
+        let mut ledger = Ledger::default();
+        ledger.used(Lines::one(0, 1));
+        ledger.changed(Lines::one(0, 4), "other");
+        ledger.leave_out_rest(&sources, |line| line.is_empty() || line.starts_with('#'));
+        let notes = ledger.notes(&sources);
+        assert_eq!(notes.len(), 2);
+        assert_eq!((notes[0].first_line, notes[0].kind), (4, NoteKind::Changed));
+        assert_eq!((notes[1].first_line, notes[1].kind), (5, NoteKind::LeftOut));
+        assert!(ledger.is_used(0, 4) && !ledger.is_used(0, 5));
+    }
+}
