@@ -58,7 +58,7 @@ fn import_writes_a_configuration_that_check_accepts() {
         let (_source, path) = written("source.conf", text);
         let (code, toml, summary) = run(env!("CARGO_BIN_EXE_slb"), &["import", format, &path]);
         assert_eq!(code, Some(0), "{summary}");
-        assert!(summary.contains("1 listeners"), "{summary}");
+        assert!(summary.contains("listeners: 1;"), "{summary}");
         let (_target, path) = written("slb.toml", &toml);
         let (code, checked, errors) = run(env!("CARGO_BIN_EXE_slbd"), &["check", "--config", &path]);
         assert_eq!(code, Some(0), "{errors}\n{toml}");

@@ -19,6 +19,8 @@ mod servers;
 use names::Names;
 pub(crate) use servers::{FittedGroup, FittedServer};
 
+/// Why a VIP must be filled in.
+const ALL_ADDRESSES: &str = "the source listens on all addresses of its host";
 /// Most listeners of a load balancer.
 const MAX_LISTENERS: usize = 50;
 /// Most port ranges of a protocol in a load balancer, besides any port.
@@ -133,8 +135,8 @@ impl Placeholders {
     fn vip(&self, vip: Vip) -> (IpAddr, Option<&'static str>) {
         match vip {
             Vip::Address(address) => (address, None),
-            Vip::AnyV4 => (self.vips[0], Some("the source listens on all IPv4 addresses of its host")),
-            Vip::AnyV6 => (self.vips[1], Some("the source listens on all IPv6 addresses of its host")),
+            Vip::AnyV4 => (self.vips[0], Some(ALL_ADDRESSES)),
+            Vip::AnyV6 => (self.vips[1], Some(ALL_ADDRESSES)),
         }
     }
 }

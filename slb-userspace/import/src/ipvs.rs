@@ -19,11 +19,11 @@ pub(crate) fn scheduler(ledger: &mut Ledger, at: Lines, name: &str, hashes_port:
             Scheduler::WeightedLeastConnections,
             Some("SLB does not have this scheduler: `wlc` is the nearest one (least connections by weight)"),
         ),
-        "sh" | "mh" if hashes_port => (
+        "sh" | "mh" | "conhash" if hashes_port => (
             Scheduler::Maglev,
             Some("`maglev` hashes the client's address and port consistently; the hash itself differs"),
         ),
-        "sh" | "mh" => (
+        "sh" | "mh" | "conhash" => (
             Scheduler::MaglevClient,
             Some("`maglev-client` hashes the client's address consistently; the hash itself differs"),
         ),

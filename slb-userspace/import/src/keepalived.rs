@@ -34,6 +34,7 @@ pub(crate) fn read(
             "virtual_server_group" => groups.push(statement),
             "vrrp_instance" => vrrp_instance(ledger, model, statement),
             "virtual_server" => {}
+            "local_address_group" => local_addresses(ledger, model, statement),
             "vrrp_script" | "vrrp_track_process" | "vrrp_track_file" | "track_file" | "track_process" => {
                 statement.leave_out(ledger, "SLB runs no scripts and tracks no processes");
             }
@@ -88,6 +89,23 @@ fn vrrp_instance(ledger: &mut Ledger, model: &mut Model, statement: &Statement) 
     let reason = "SLB elects no node (VRRP) and adds no addresses; it announces VIPs with `announce`. keepalived may go on \
                   to do it";
     statement.leave_out(ledger, reason);
+}
+
+/// Addresses from which a fork of keepalived connects to servers (DPVS, `FNAT`).
+fn local_addresses(ledger: &mut Ledger, model: &mut Model, statement: &Statement) {
+    statement.use_frame(ledger);
+    for line in statement.statements() {
+        match addresses(line.keyword()) {
+            Some(addresses) => {
+                model.local_addresses.extend(addresses);
+                ledger.changed(
+                    line.head,
+                    "`local_addresses` have no interface, and at most 32 of a family are kept",
+                );
+            }
+            None => line.leave_out(ledger, "it is no IP address and no range"),
+        }
+    }
 }
 
 /// Address and port after `virtual_server`.

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::source::{Lines, Sources};
 
+/// Why a rule about clients is left out. The head of the result says it, too.
+pub(crate) const ACCESS: &str = "who may connect: write an `[[access_list]]`, and `access_list` into the listener; until then all clients may";
+
 /// What a note says of its lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum NoteKind {

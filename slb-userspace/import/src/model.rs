@@ -130,6 +130,13 @@ pub(crate) struct Pool {
     pub(crate) servers: Vec<Server>,
 }
 
+impl Pool {
+    /// The same servers, their name below that of a service.
+    pub(crate) fn named(self, service: &str) -> Self {
+        Self { name: format!("{service}-{}", self.name), ..self }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     pub(crate) at: Lines,

@@ -73,6 +73,11 @@ impl TreeBuilder {
         }
     }
 
+    /// Keyword of the outermost block that is open.
+    pub(crate) fn outermost(&self) -> Option<&str> {
+        self.parents.first().map(Statement::keyword)
+    }
+
     /// Adds statements of another file.
     pub(crate) fn splice(&mut self, statements: Vec<Statement>) {
         if let Some(block) = self.open.last_mut() {

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use crate::{
     fit::{Fitted, FittedGroup, FittedListener},
-    ledger::{Note, NoteKind},
+    ledger::{ACCESS, Note, NoteKind},
     limits::text,
     model::{Check, CheckKind, HttpCheck, Mode, Ports, Protocol, Scheduler, Status},
 };
@@ -72,6 +72,10 @@ fn head(out: &mut String, command: &str, fitted: &Fitted, notes: &[Note]) {
     }
     if uses(Mode::Nat) {
         items.push("mode `nat`: servers must route their answers to clients through this host.");
+    }
+    if notes.iter().any(|note| note.reason == ACCESS) {
+        items
+            .push("`[[access_list]]`: the source has rules about who may connect, and here all clients may.");
     }
     items.push("`announce = \"arp\"` of load balancers whose VIPs lie in a subnet of this host and are not routed to it.");
     for item in items {

@@ -85,7 +85,7 @@ fn converted(format: Format, file: &Path) -> Result<(String, String), String> {
     map_limits::check(&config).map_err(|large| format!("error: {name}: {large}"))?;
     let count = |kind| imported.notes.iter().filter(|note| note.kind == kind).count();
     let mut summary = format!(
-        "{name}: {} listeners; {} remarks on what is left out, {} on what means something else: see the comments",
+        "{name}: listeners: {}; left out: {}; with another meaning: {}. The comments in the result say what and why",
         imported.listeners,
         count(NoteKind::LeftOut),
         count(NoteKind::Changed),

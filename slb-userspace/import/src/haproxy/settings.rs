@@ -3,7 +3,12 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{check::CheckSettings, lexer::Line, server::ServerOptions, without};
-use crate::{ledger::Ledger, limits, model::Scheduler, source::Lines};
+use crate::{
+    ledger::{ACCESS, Ledger},
+    limits,
+    model::Scheduler,
+    source::Lines,
+};
 
 /// A time and where it is written.
 pub(super) type Time = (Duration, Lines);
@@ -52,6 +57,9 @@ impl Settings {
                 self.backend = Some((name.to_owned(), at));
             }
             ("source", _) => self.source(ledger, line),
+            ("tcp-request", _) if line.words.iter().any(|word| word == "reject") => {
+                ledger.left_out(at, ACCESS)
+            }
             ("option", "allbackups") => ledger.used(at),
             ("option" | "http-check" | "tcp-check", _) if self.check.take(ledger, line) => {}
             ("option", option) => ledger.left_out(at, option_reason(option)),
@@ -200,9 +208,7 @@ pub(super) fn reason(keyword: &str) -> &'static str {
         }
         "rate-limit" => "write `new_connections` into the listener",
         "retries" | "retry-on" => "SLB forwards SYNs: clients try again themselves",
-        "acl" | "tcp-request" | "tcp-response" | "use-server" => {
-            "SLB reads no content and has no rules; networks of clients: `[[access_list]]`"
-        }
+        "acl" | "tcp-request" | "tcp-response" | "use-server" => "SLB reads no content and has no rules",
         "stats" | "monitor-uri" | "monitor" | "monitor-net" => "SLB has `slb status` and its API",
         "http-request"
         | "http-response"

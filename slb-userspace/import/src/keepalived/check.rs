@@ -38,7 +38,7 @@ impl Timing {
                 self.timeout = time().map(|time| limits::TIMEOUT.fit(ledger, at, time)).or(self.timeout);
                 time().is_some()
             }
-            "retry" | "nb_get_retry" => {
+            "retry" | "nb_get_retry" | "nb_sock_retry" => {
                 let count = |retries: u64| retries.saturating_add(1);
                 let retries: Option<u64> = value.parse().ok().map(count);
                 let fit = |count| limits::count(ledger, at, "unhealthy_threshold", count, 1..=10);
@@ -159,7 +159,9 @@ fn finish(check: &mut Check, timing: Timing) {
 fn check_reason(keyword: &str) -> &'static str {
     match keyword {
         "connect_ip" => "SLB probes the server's own address; `port` names another port",
-        "bindto" | "bind_port" | "bind_if" => "`probe_source` of `[daemon]` is where all checks come from",
+        "bindto" | "bind_to" | "bind_port" | "bind_if" => {
+            "`probe_source` of `[daemon]` is where all checks come from"
+        }
         "fwmark" => "`probe_mark` of `[daemon]` is the mark of all checks",
         "misc_path" | "misc_dynamic" | "user" => "SLB runs no scripts",
         "http_protocol" | "fast_recovery" | "tls_compliant" => "SLB's check has no such setting",

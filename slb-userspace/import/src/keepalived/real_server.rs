@@ -70,7 +70,7 @@ pub(super) fn read(ledger: &mut Ledger, settings: &Settings, statement: &Stateme
 }
 
 /// The check of all servers: that of the first one. Others that differ are left out.
-pub(super) fn common_check(ledger: &mut Ledger, settings: &Settings, servers: &[RealServer]) -> Check {
+pub(super) fn common_check(ledger: &mut Ledger, settings: &Settings, servers: &[&RealServer]) -> Check {
     let mut common: Option<(&Check, usize)> = None;
     for (check, at, own) in servers.iter().filter_map(|real| real.check.as_ref()) {
         match common {

@@ -125,6 +125,22 @@ fn servers_in_dr_get_the_port_of_the_listener_and_any_port_is_kept() {
     assert!(found.toml.contains("port = \"any\"") && found.toml.contains("port = 22"), "{}", found.toml);
 }
 
+#[test]
+fn backup_servers_and_local_addresses_of_forks_are_kept() {
+    let text = "local_address_group l {\n 10.9.0.1-2 dpdk0\n}\nvirtual_server 192.0.2.1 80 {\n lb_kind FNAT\n laddr_group_name l\n \
+                failover_threshold 50\n sorry_server 10.0.0.9 80\n real_server 10.0.0.1 80 {\n }\n real_server 10.0.0.2 80 {\n }\n \
+                real_server 10.0.0.3 80 {\n }\n backup_real_server 10.0.1.1 80 {\n }\n}\n";
+    let found = imported(text);
+    for part in [
+        "local_addresses = [\"10.9.0.1\", \"10.9.0.2\"]\n",
+        "failover_threshold = 2",
+        "address = \"10.0.1.1\"",
+    ] {
+        assert!(found.toml.contains(part), "{part}\n{}", found.toml);
+    }
+    assert!(found.notes.iter().any(|note| note.first_line == 8 && note.kind == NoteKind::LeftOut));
+}
+
 struct OneFile;
 
 impl Files for OneFile {

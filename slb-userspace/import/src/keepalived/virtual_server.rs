@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Endpoint, check, real_server};
+use super::{
+    Endpoint, check,
+    real_server::{self, RealServer},
+};
 use crate::{
     ipvs,
     ledger::Ledger,
@@ -26,6 +29,8 @@ pub(super) struct Settings {
     pub(super) timing: check::Timing,
     pub(super) weight: u64,
     quorum: Option<(u64, Lines)>,
+    /// Percent of the real servers that must be unhealthy before backup servers take over.
+    failover_percent: Option<usize>,
     sorry: Vec<Server>,
 }
 
@@ -43,12 +48,13 @@ pub(super) fn read(ledger: &mut Ledger, model: &mut Model, statement: &Statement
     }
     statement.use_frame(ledger);
     let settings = settings(ledger, statement);
-    let real_servers: Vec<_> = statement
-        .statements()
-        .iter()
-        .filter(|line| line.keyword() == "real_server")
-        .filter_map(|line| real_server::read(ledger, &settings, line))
-        .collect();
+    let servers = |ledger: &mut Ledger, keyword: &str| -> Vec<RealServer> {
+        let lines = statement.statements().iter().filter(|line| line.keyword() == keyword);
+        lines.filter_map(|line| real_server::read(ledger, &settings, line)).collect()
+    };
+    let real_servers = servers(ledger, "real_server");
+    let backups = servers(ledger, "backup_real_server");
+    let backup = backup(ledger, &settings, &backups);
     let name = |port: String| {
         let word = if settings.protocol == Protocol::Udp { "udp" } else { "tcp" };
         match statement.argument(1) {
@@ -59,7 +65,8 @@ pub(super) fn read(ledger: &mut Ledger, model: &mut Model, statement: &Statement
     let mut ports: Vec<_> = endpoints.iter().map(|(_, ports, _)| *ports).collect();
     ports.sort_unstable();
     ports.dedup();
-    let check = real_server::common_check(ledger, &settings, &real_servers);
+    let all: Vec<&RealServer> = real_servers.iter().chain(&backups).collect();
+    let check = real_server::common_check(ledger, &settings, &all);
     for ports in ports {
         let vips = endpoints.iter().filter(|(_, other, _)| *other == ports).map(|(vip, _, at)| (*vip, *at));
         let name = name(ports.single().map_or_else(|| "any".to_owned(), |port| port.to_string()));
@@ -80,8 +87,10 @@ pub(super) fn read(ledger: &mut Ledger, model: &mut Model, statement: &Statement
                 name: name.clone(),
                 servers: real_servers.iter().map(|real| real.server.clone()).collect(),
             },
-            backup: Pool { name: format!("{name}-sorry"), servers: settings.sorry.clone() },
-            failover_threshold: None,
+            backup: backup.clone().named(&name),
+            failover_threshold: settings
+                .failover_percent
+                .map(|percent| threshold(real_servers.len(), percent)),
         };
         let modes: Vec<_> = real_servers.iter().map(|real| (real.server.at, real.mode)).collect();
         ipvs::one_mode(ledger, &mut service, &modes);
@@ -91,6 +100,29 @@ pub(super) fn read(ledger: &mut Ledger, model: &mut Model, statement: &Statement
         }
         model.services.push(service);
     }
+}
+
+/// The servers that take over: backup servers, else sorry servers.
+fn backup(ledger: &mut Ledger, settings: &Settings, backups: &[RealServer]) -> Pool {
+    if backups.is_empty() {
+        for server in &settings.sorry {
+            let reason = "it became `secondary`: it takes over by `failover_threshold`, and the listener's check probes it, too";
+            ledger.changed(server.at, reason);
+        }
+        return Pool { name: "sorry".to_owned(), servers: settings.sorry.clone() };
+    }
+    for server in &settings.sorry {
+        ledger.left_out(
+            server.at,
+            "a listener has two groups of servers, and the backup servers are the second",
+        );
+    }
+    Pool { name: "backup".to_owned(), servers: backups.iter().map(|real| real.server.clone()).collect() }
+}
+
+/// How many servers are this part of all.
+fn threshold(servers: usize, percent: usize) -> usize {
+    (servers.saturating_mul(percent.min(100))).div_ceil(100).max(1)
 }
 
 /// A sorry server takes over when less weight than the quorum is healthy.
@@ -117,7 +149,7 @@ fn quorum(ledger: &mut Ledger, settings: &Settings, service: &mut Service) {
         left -= weights[weights.len() - 1 - unhealthy];
         unhealthy += 1;
     }
-    service.failover_threshold = Some(unhealthy.max(1));
+    service.failover_threshold = service.failover_threshold.or(Some(unhealthy.max(1)));
     if weights.iter().all(|weight| Some(weight) == weights.first()) {
         ledger.used(at);
     } else {
@@ -135,6 +167,7 @@ fn settings(ledger: &mut Ledger, statement: &Statement) -> Settings {
         timing: check::Timing::default(),
         weight: 1,
         quorum: None,
+        failover_percent: None,
         sorry: Vec::new(),
     };
     let has_flag = |line: &Statement| matches!(line.keyword(), "sh-port" | "mh-port" | "flag-2");
@@ -142,7 +175,15 @@ fn settings(ledger: &mut Ledger, statement: &Statement) -> Settings {
     for line in statement.statements() {
         let (at, value) = (line.head, line.argument(1));
         match line.keyword() {
-            "real_server" => {}
+            "real_server" | "backup_real_server" => {}
+            "failover_threshold" => match value.parse() {
+                Ok(percent) => {
+                    settings.failover_percent = Some(percent);
+                    ledger.changed(at, "percent of the servers became a number of servers");
+                }
+                Err(_) => ledger.left_out(at, "it is no number of percent"),
+            },
+            "laddr_group_name" => ledger.changed(at, "`local_addresses` are those of all listeners"),
             "protocol" => {
                 ledger.used(at);
                 if value.eq_ignore_ascii_case("udp") {
@@ -168,7 +209,6 @@ fn settings(ledger: &mut Ledger, statement: &Statement) -> Settings {
             "weight" => weight(ledger, line, &mut settings.weight),
             "sorry_server" => {
                 let port = line.argument(2).parse().ok().filter(|port| *port != 0);
-                ledger.changed(at, "it became `secondary`: takes over by `failover_threshold`, and the listener's check probes it too");
                 settings.sorry.push(Server { at, host: value.to_owned(), port, weight: 1 });
             }
             "sh-port" | "mh-port" | "flag-2" => ledger.used(at),
@@ -240,9 +280,8 @@ pub(super) fn reason(keyword: &str) -> &'static str {
         "alpha" | "omega" | "warmup" | "delay_before_retry" | "hysteresis" | "delay_loop_jitter" => {
             "SLB has its own timing: a new server is probed before it receives traffic"
         }
-        "quorum_up" | "quorum_down" | "notify_up" | "notify_down" | "smtp_alert" => {
-            "SLB starts no programs and sends no mails: its log and `slb status` show health"
-        }
+        "failover_up" | "failover_down" | "quorum_up" | "quorum_down" | "notify_up" | "notify_down"
+        | "smtp_alert" => "SLB starts no programs and sends no mails: its log and `slb status` show health",
         "ops" => {
             "each datagram goes to a server of its own in IPVS; SLB keeps the datagrams of a flow together"
         }
@@ -258,6 +297,9 @@ pub(super) fn reason(keyword: &str) -> &'static str {
             "consistent hashing of SLB always chooses another healthy server"
         }
         "ip_family" => "SLB takes the family from the addresses",
+        "syn_proxy" => "write `syn_cookies` into the listener",
+        "bps_limit" | "cps_limit" => "write `bandwidth` or `new_connections` into the listener",
+        "est_timeout" => "write `established_timeout` into the listener",
         "virtualhost" => "only HTTP checks have a host",
         _ => "`slb import` does not know it",
     }

@@ -45,7 +45,10 @@ fn file(
             Some((Token::End, _)) if words.is_empty() => {
                 return Err(sources.error(at, "`;` ends nothing", "a directive before it"));
             }
-            Some((Token::End, _)) if words[0] == "include" => {
+            // What layer 7 includes has no counterpart either.
+            Some((Token::End, _))
+                if words[0] == "include" && !matches!(tree.outermost(), Some("http" | "mail")) =>
+            {
                 ledger.used(begin.until(at));
                 for included in sources.include(begin, words.get(1).map_or("", String::as_str))? {
                     let statements = file(sources, ledger, included)?;
@@ -212,6 +215,12 @@ mod tests {
         let block = &found[1];
         assert_eq!((block.head.first, block.whole.last), (2, 5));
         assert_eq!((block.statements()[0].head.first, block.statements()[0].head.last), (3, 4));
+    }
+
+    #[test]
+    fn files_that_http_includes_are_not_read() {
+        let found = read_text("http {\n server {\n include absent;\n }\n}\n").expect("read");
+        assert_eq!(found.len(), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use super::address;
 use crate::{
     ImportError,
-    ledger::Ledger,
+    ledger::{ACCESS, Ledger},
     limits,
     model::{Check, CheckKind, Ports, Protocol, Vip},
     source::{Lines, Sources},

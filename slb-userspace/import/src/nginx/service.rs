@@ -140,7 +140,7 @@ fn check(ledger: &mut Ledger, server: &StreamServer, target: &Target<'_>, protoc
     let within = limits::WITHIN.fit(ledger, head, within);
     check.passive = Some((failures.clamp(2, 1000), within));
     let reason = format!(
-        "nginx avoids a server after {failures} failed connections; SLB opens connections to check it, too, and ejects it \
+        "nginx avoids a server after `max_fails` = {failures}; SLB opens connections to check it, too, and ejects it \
          after {} (`passive`)",
         failures.clamp(2, 1000)
     );

@@ -104,6 +104,7 @@ fn lines_without_counterpart_are_noted() {
     has(29, "no IPv6 servers");
     has(21, "socket");
     has(32, "access_list");
+    assert!(found.toml.contains("# - `[[access_list]]`"), "{}", found.toml);
     has(38, "90 s");
     has(42, "variable");
     has(46, "it has no address");
