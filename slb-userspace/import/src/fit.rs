@@ -91,7 +91,7 @@ pub(crate) fn fit(model: Model, ledger: &mut Ledger) -> Fitted {
     fitted.lacks_addresses =
         fitted.groups.iter().flat_map(|group| &group.servers).any(|server| server.address.is_none());
     source_addresses(&mut fitted, &placed, &placeholders, &model.local_addresses);
-    fitted.balancers = balancers(placed, &placeholders);
+    fitted.balancers = balancers(&placed, &placeholders);
     fitted
 }
 
@@ -357,7 +357,7 @@ fn source_addresses(
 }
 
 /// Makes a load balancer of all VIPs that have the same listeners.
-fn balancers(placed: Vec<(Vec<Vip>, FittedListener)>, placeholders: &Placeholders) -> Vec<Balancer> {
+fn balancers(placed: &[(Vec<Vip>, FittedListener)], placeholders: &Placeholders) -> Vec<Balancer> {
     let mut by_vip: BTreeMap<Vip, Vec<usize>> = BTreeMap::new();
     let mut order = Vec::new();
     for (number, (vips, _)) in placed.iter().enumerate() {

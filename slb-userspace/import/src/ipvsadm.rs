@@ -39,7 +39,7 @@ pub(crate) fn read(sources: &Sources<'_>, ledger: &mut Ledger, model: &mut Model
         let rule = options::read(line).map_err(|(found, expected)| sources.error(at, found, expected))?;
         match rule.command {
             Command::Clear => {
-                ledger.left_out(at, "SLB's file is a whole configuration: nothing is cleared before")
+                ledger.left_out(at, "SLB's file is a whole configuration: nothing is cleared before");
             }
             Command::Service => {
                 let service = service(sources, ledger, at, &rule)?;

@@ -14,6 +14,8 @@ mod check;
 mod dns;
 mod lexer;
 mod real_server;
+mod reason;
+mod settings;
 mod virtual_server;
 
 const FWMARK: &str = "SLB has no services by firewall mark: write a listener for each address and port";
@@ -42,7 +44,7 @@ pub(crate) fn read(
                 statement.leave_out(ledger, "SLB elects no node and configures no addresses and routes");
             }
             "global_defs" => {
-                statement.leave_out(ledger, "settings of keepalived itself: mails, router id, VRRP, limits")
+                statement.leave_out(ledger, "settings of keepalived itself: mails, router id, VRRP, limits");
             }
             "static_track_group" | "bfd_instance" => statement.leave_out(ledger, "SLB has no BFD"),
             _ => statement.leave_out(ledger, "`slb import` does not know it"),

@@ -84,7 +84,7 @@ impl Proxy {
             "bind" => self.bind(line.at, line.word(1), line.from(2)),
             "server" => self.server(sources, line)?,
             "server-template" => {
-                self.ledger.left_out(line.at, "its servers are host names, which SLB does not look up")
+                self.ledger.left_out(line.at, "its servers are host names, which SLB does not look up");
             }
             "use_backend" if line.words.len() == 2 => {
                 self.ledger.used(line.at);

@@ -58,7 +58,7 @@ impl Settings {
             }
             ("source", _) => self.source(ledger, line),
             ("tcp-request", _) if line.words.iter().any(|word| word == "reject") => {
-                ledger.left_out(at, ACCESS)
+                ledger.left_out(at, ACCESS);
             }
             ("option", "allbackups") => ledger.used(at),
             ("option" | "http-check" | "tcp-check", _) if self.check.take(ledger, line) => {}

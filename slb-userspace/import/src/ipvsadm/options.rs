@@ -221,10 +221,10 @@ fn take(rule: &mut Rule, option: char, value: String) -> Result<(), Fault> {
             "each datagram goes to a server of its own in IPVS; SLB keeps the datagrams of a flow together",
         )),
         'P' => {
-            rule.without_counterpart.push((format!("--pe {value}"), "SLB does not read what packets carry"))
+            rule.without_counterpart.push((format!("--pe {value}"), "SLB does not read what packets carry"));
         }
         'N' | 'K' | 'R' => {
-            rule.without_counterpart.push(("checksum of tunnels".to_owned(), "SLB has no such setting"))
+            rule.without_counterpart.push(("checksum of tunnels".to_owned(), "SLB has no such setting"));
         }
         _ => {}
     }

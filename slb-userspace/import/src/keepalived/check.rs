@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    dns,
-    virtual_server::{reason, unchecked},
-};
+use super::{dns, reason::reason};
 use crate::{
     ledger::Ledger,
     limits,
@@ -143,7 +140,7 @@ fn finish(check: &mut Check, timing: Timing) {
     check.interval = timing.interval;
     check.timeout = timing.timeout;
     check.unhealthy = timing.retries;
-    if check.kind == unchecked().kind {
+    if check.kind == CheckKind::None {
         return;
     }
     // keepalived takes a server back after one success.
@@ -215,7 +212,7 @@ fn udp_payload(ledger: &mut Ledger, line: &Statement, kind: &mut CheckKind) {
     let digits: String = line.words[1..].concat().chars().filter(|c| !c.is_whitespace()).collect();
     let digits = digits.strip_prefix("0x").unwrap_or(&digits).to_lowercase();
     let is_hex = digits.chars().all(|c| c.is_ascii_hexdigit());
-    if digits.is_empty() || !is_hex || digits.len() % 2 != 0 || digits.len() > 1000 {
+    if digits.is_empty() || !is_hex || !digits.len().is_multiple_of(2) || digits.len() > 1000 {
         return line.leave_out(ledger, "SLB expects 1 to 500 bytes here");
     }
     let field = if line.keyword() == "payload" { request } else { expect };

@@ -2,11 +2,12 @@
 
 use super::{
     check,
-    virtual_server::{Settings, mode, reason, unchecked, weight},
+    reason::reason,
+    settings::{Settings, mode, weight},
 };
 use crate::{
     ledger::Ledger,
-    model::{Check, Mode, Protocol, Server},
+    model::{Check, CheckKind, Mode, Protocol, Server},
     source::Lines,
     tree::Statement,
 };
@@ -87,7 +88,7 @@ pub(super) fn common_check(ledger: &mut Ledger, settings: &Settings, servers: &[
     }
     let Some((check, _)) = common else {
         settings.timing.leave_out(ledger);
-        return unchecked();
+        return Check::new(CheckKind::None);
     };
     for real in servers.iter().filter(|real| real.check.is_none()) {
         ledger.changed(real.server.at, "the server had no check: that of the listener probes it too");

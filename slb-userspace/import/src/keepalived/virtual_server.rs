@@ -1,38 +1,16 @@
 //! A `virtual_server` with its real servers.
 
-use std::time::Duration;
-
 use super::{
-    Endpoint, check,
+    Endpoint,
     real_server::{self, RealServer},
+    settings::{self, Settings},
 };
 use crate::{
     ipvs,
     ledger::Ledger,
-    limits,
-    model::{Check, CheckKind, Mode, Model, Pool, Protocol, Scheduler, Server, Service},
-    source::Lines,
+    model::{Model, Pool, Protocol, Service},
     tree::Statement,
 };
-
-/// Persistence without a number.
-const DEFAULT_PERSISTENCE: Duration = Duration::from_secs(360);
-
-/// Settings of a virtual server that its real servers inherit, or that describe the service.
-#[derive(Debug)]
-pub(super) struct Settings {
-    pub(super) protocol: Protocol,
-    pub(super) mode: Mode,
-    scheduler: Scheduler,
-    is_failover: bool,
-    persistence: Option<Duration>,
-    pub(super) timing: check::Timing,
-    pub(super) weight: u64,
-    quorum: Option<(u64, Lines)>,
-    /// Percent of the real servers that must be unhealthy before backup servers take over.
-    failover_percent: Option<usize>,
-    sorry: Vec<Server>,
-}
 
 /// Reads a virtual server. Endpoints with the same ports become one service.
 pub(super) fn read(ledger: &mut Ledger, model: &mut Model, statement: &Statement, endpoints: &[Endpoint]) {
@@ -47,7 +25,7 @@ pub(super) fn read(ledger: &mut Ledger, model: &mut Model, statement: &Statement
         return;
     }
     statement.use_frame(ledger);
-    let settings = settings(ledger, statement);
+    let settings = settings::read(ledger, statement);
     let servers = |ledger: &mut Ledger, keyword: &str| -> Vec<RealServer> {
         let lines = statement.statements().iter().filter(|line| line.keyword() == keyword);
         lines.filter_map(|line| real_server::read(ledger, &settings, line)).collect()
@@ -155,157 +133,4 @@ fn quorum(ledger: &mut Ledger, settings: &Settings, service: &mut Service) {
     } else {
         ledger.changed(at, "SLB counts unhealthy servers and not their weight: `failover_threshold`");
     }
-}
-
-fn settings(ledger: &mut Ledger, statement: &Statement) -> Settings {
-    let mut settings = Settings {
-        protocol: Protocol::Tcp,
-        mode: Mode::Nat,
-        scheduler: Scheduler::WeightedLeastConnections,
-        is_failover: false,
-        persistence: None,
-        timing: check::Timing::default(),
-        weight: 1,
-        quorum: None,
-        failover_percent: None,
-        sorry: Vec::new(),
-    };
-    let has_flag = |line: &Statement| matches!(line.keyword(), "sh-port" | "mh-port" | "flag-2");
-    let hashes_port = statement.statements().iter().any(has_flag);
-    for line in statement.statements() {
-        let (at, value) = (line.head, line.argument(1));
-        match line.keyword() {
-            "real_server" | "backup_real_server" => {}
-            "failover_threshold" => match value.parse() {
-                Ok(percent) => {
-                    settings.failover_percent = Some(percent);
-                    ledger.changed(at, "percent of the servers became a number of servers");
-                }
-                Err(_) => ledger.left_out(at, "it is no number of percent"),
-            },
-            "laddr_group_name" => ledger.changed(at, "`local_addresses` are those of all listeners"),
-            "protocol" => {
-                ledger.used(at);
-                if value.eq_ignore_ascii_case("udp") {
-                    settings.protocol = Protocol::Udp;
-                } else if !value.eq_ignore_ascii_case("tcp") {
-                    ledger.changed(at, "SLB forwards TCP and UDP: it became TCP");
-                }
-            }
-            "lb_algo" | "lvs_sched" => {
-                settings.scheduler = ipvs::scheduler(ledger, at, value, hashes_port);
-                settings.is_failover = value == "fo";
-            }
-            "lb_kind" | "lvs_method" => settings.mode = mode(ledger, line),
-            "persistence_timeout" => persistence(ledger, &mut settings, line),
-            "quorum" => match value.parse() {
-                Ok(quorum) => {
-                    if let Some((_, before)) = settings.quorum.replace((quorum, at)) {
-                        ledger.left_out(before, format!("line {} sets it again", at.first));
-                    }
-                }
-                Err(_) => ledger.left_out(at, format!("`{value}` is no number")),
-            },
-            "weight" => weight(ledger, line, &mut settings.weight),
-            "sorry_server" => {
-                let port = line.argument(2).parse().ok().filter(|port| *port != 0);
-                settings.sorry.push(Server { at, host: value.to_owned(), port, weight: 1 });
-            }
-            "sh-port" | "mh-port" | "flag-2" => ledger.used(at),
-            _ if settings.timing.take(ledger, line) => {}
-            keyword => line.leave_out(ledger, reason(keyword)),
-        }
-    }
-    settings
-}
-
-/// Reads a weight.
-pub(super) fn weight(ledger: &mut Ledger, line: &Statement, weight: &mut u64) {
-    match line.argument(1).parse() {
-        Ok(value) => {
-            *weight = value;
-            ledger.used(line.head);
-        }
-        Err(_) => ledger.left_out(line.head, "the weight is no number from 0: it stays 1"),
-    }
-}
-
-fn persistence(ledger: &mut Ledger, settings: &mut Settings, line: &Statement) {
-    let time = match line.argument(1) {
-        "" => Some(DEFAULT_PERSISTENCE),
-        text => text.parse().ok().map(Duration::from_secs),
-    };
-    match time {
-        Some(Duration::ZERO) => ledger.used(line.head),
-        Some(time) => settings.persistence = Some(limits::PERSISTENCE.fit(ledger, line.head, time)),
-        None => ledger.left_out(line.head, "the time is no number of seconds"),
-    }
-}
-
-/// The mode of `lb_kind`.
-pub(super) fn mode(ledger: &mut Ledger, line: &Statement) -> Mode {
-    ledger.used(line.head);
-    let rest = line.words.get(2..).unwrap_or_default();
-    match line.argument(1).to_ascii_uppercase().as_str() {
-        "NAT" => Mode::Nat,
-        "DR" => Mode::Dsr,
-        "FULLNAT" | "FNAT" => Mode::FullNat,
-        "TUN" if rest.iter().any(|word| word == "gue") => {
-            ledger.changed(
-                line.head,
-                "the port of GUE tunnels is `gue_port` of `[daemon]`, one for all servers",
-            );
-            Mode::Gue
-        }
-        "TUN" => {
-            if rest.iter().any(|word| word == "gre") {
-                ledger.changed(
-                    line.head,
-                    "SLB has no GRE tunnels: it became `ipip`, which servers must accept",
-                );
-            }
-            Mode::Ipip
-        }
-        _ => {
-            ledger.changed(line.head, "no mode of IPVS (NAT, DR, TUN): it became `nat`");
-            Mode::Nat
-        }
-    }
-}
-
-/// Why a keyword has no counterpart.
-pub(super) fn reason(keyword: &str) -> &'static str {
-    match keyword {
-        "persistence_granularity" => "persistence of SLB is that of single addresses, not of networks",
-        "alpha" | "omega" | "warmup" | "delay_before_retry" | "hysteresis" | "delay_loop_jitter" => {
-            "SLB has its own timing: a new server is probed before it receives traffic"
-        }
-        "failover_up" | "failover_down" | "quorum_up" | "quorum_down" | "notify_up" | "notify_down"
-        | "smtp_alert" => "SLB starts no programs and sends no mails: its log and `slb status` show health",
-        "ops" => {
-            "each datagram goes to a server of its own in IPVS; SLB keeps the datagrams of a flow together"
-        }
-        "inhibit_on_failure" | "sorry_server_inhibit" => {
-            "an unhealthy server keeps its connections in SLB anyway; `drain_timeout` ends them"
-        }
-        "uthreshold" | "lthreshold" => {
-            "SLB has no limit of connections for a server; `new_connections` limits a listener"
-        }
-        "nat_mask" | "net_mask" => "IPVS needs no mask any more",
-        "ha_suspend" => "SLB checks servers whether or not the VIP is an address of this host",
-        "sh-fallback" | "mh-fallback" | "flag-1" => {
-            "consistent hashing of SLB always chooses another healthy server"
-        }
-        "ip_family" => "SLB takes the family from the addresses",
-        "syn_proxy" => "write `syn_cookies` into the listener",
-        "bps_limit" | "cps_limit" => "write `bandwidth` or `new_connections` into the listener",
-        "est_timeout" => "write `established_timeout` into the listener",
-        "virtualhost" => "only HTTP checks have a host",
-        _ => "`slb import` does not know it",
-    }
-}
-
-/// The check of servers without one.
-pub(super) const fn unchecked() -> Check {
-    Check::new(CheckKind::None)
 }

@@ -106,9 +106,7 @@ fn reason(keyword: &str) -> &'static str {
         "access_log" | "error_log" | "log_format" | "open_log_file_cache" => {
             "SLB logs no connections: `slb status` counts them"
         }
-        "allow" | "deny" => {
-            "who may connect: write an `[[access_list]]`, and `access_list` into the listener"
-        }
+        "allow" | "deny" => ACCESS,
         "limit_conn" | "limit_conn_zone" | "limit_conn_log_level" => {
             "SLB has no limit of concurrent connections; `new_connections` limits new ones"
         }

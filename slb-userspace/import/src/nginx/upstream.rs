@@ -153,9 +153,9 @@ impl Upstream {
             server.weight = 0;
         }
         if is_backup {
-            self.backup.push(server)
+            self.backup.push(server);
         } else {
-            self.servers.push(server)
+            self.servers.push(server);
         }
         Some(passive)
     }
