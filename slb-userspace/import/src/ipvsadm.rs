@@ -32,7 +32,7 @@ pub(crate) fn read(sources: &Sources<'_>, ledger: &mut Ledger, model: &mut Model
     let mut services: Vec<Read> = Vec::new();
     for (index, line) in sources.text(0).lines().enumerate() {
         let at = Lines::one(0, index + 1);
-        let line = line.split(" #").next().unwrap_or(line).trim();
+        let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }

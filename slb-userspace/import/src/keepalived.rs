@@ -7,7 +7,7 @@ use crate::{
     ledger::Ledger,
     model::{Model, Ports, Vip},
     source::{Lines, Sources},
-    tree::Statement,
+    tree::{Statement, leave_out_blocks},
 };
 
 mod check;
@@ -48,6 +48,14 @@ pub(crate) fn read(
             }
             "static_track_group" | "bfd_instance" => statement.leave_out(ledger, "SLB has no BFD"),
             _ => statement.leave_out(ledger, "`slb import` does not know it"),
+        }
+    }
+    for statement in &statements {
+        if matches!(statement.keyword(), "virtual_server" | "virtual_server_group" | "local_address_group") {
+            let is_block = |keyword: &str| {
+                matches!(keyword, "real_server" | "backup_real_server" | "url") || check::is_check(keyword)
+            };
+            leave_out_blocks(ledger, statement.statements(), is_block);
         }
     }
     let mut used_groups = Vec::new();

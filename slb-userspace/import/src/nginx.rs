@@ -1,6 +1,12 @@
 //! `nginx.conf`: servers and upstreams of its `stream` block.
 
-use crate::{ImportError, ledger::Ledger, model::Model, source::Sources, tree::Statement};
+use crate::{
+    ImportError,
+    ledger::Ledger,
+    model::Model,
+    source::Sources,
+    tree::{Statement, leave_out_blocks},
+};
 
 mod address;
 mod lexer;
@@ -48,6 +54,9 @@ fn stream(
     let mut settings = Settings::default();
     let (mut servers, mut upstreams) = (Vec::new(), Vec::new());
     for statement in statements {
+        if matches!(statement.keyword(), "server" | "upstream") {
+            leave_out_blocks(ledger, statement.statements(), |_| false);
+        }
         match statement.keyword() {
             "server" if statement.block.is_some() => servers.push(statement),
             "upstream" => upstreams.push(upstream::read(sources, statement)?),

@@ -49,6 +49,21 @@ impl Statement {
     }
 }
 
+/// Leaves out blocks where the format has none, at any depth. `is_block` knows the keywords of blocks.
+pub(crate) fn leave_out_blocks(
+    ledger: &mut Ledger,
+    statements: &[Statement],
+    is_block: impl Fn(&str) -> bool,
+) {
+    let mut left: Vec<&Statement> = statements.iter().collect();
+    while let Some(statement) = left.pop() {
+        if statement.block.is_some() && !is_block(statement.keyword()) {
+            statement.leave_out(ledger, "this keyword has no block");
+        }
+        left.extend(statement.statements());
+    }
+}
+
 /// Deepest nesting of blocks.
 const MAX_DEPTH: usize = 32;
 

@@ -81,7 +81,7 @@ pub(super) fn read(line: &str) -> Result<Rule, Fault> {
     let mut words = line.split_whitespace().peekable();
     while words.next_if(|word| *word == "sudo" || word.rsplit('/').next() == Some("ipvsadm")).is_some() {}
     let mut options: Vec<(char, String)> = Vec::new();
-    while let Some(word) = words.next() {
+    while let Some(word) = words.next().filter(|word| !word.starts_with('#')) {
         if let Some(long) = word.strip_prefix("--") {
             let (name, value) =
                 long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn persistence_has_a_default_time() {
         assert_eq!(read("-A -t a:80 -p").expect("read").persistence, Some(None));
-        assert_eq!(read("-A -t a:80 -p 50 -s rr").expect("read").persistence, Some(Some(50)));
+        assert_eq!(read("-A -t a:80 -p 50 -s rr \t# note").expect("read").persistence, Some(Some(50)));
         assert!(read("-A -t a:80 -p x").is_err());
     }
 

@@ -180,3 +180,11 @@ fn faults_have_their_line() {
         assert!(error.line == line && error.to_string().contains(part), "{error}");
     }
 }
+
+#[test]
+fn block_of_a_keyword_without_blocks_is_noted() {
+    let text = "virtual_server 192.0.2.1 80 {\n real_server 10.0.0.1 80 {\n TCP_CHECK {\n connect_port {\n 80\n }\n }\n }\n}\n";
+    let found = imported(text);
+    let notes = || found.notes.iter().filter(|note| note.first_line <= 5 && 5 <= note.last_line);
+    assert!(notes().any(|note| note.reason == "this keyword has no block"), "{}", found.toml);
+}
