@@ -62,7 +62,7 @@ fn head(out: &mut String, command: &str, fitted: &Fitted, notes: &[Note]) {
         items.push("`addresses` of load balancers that are marked: the VIPs.");
     }
     if fitted.lacks_addresses {
-        items.push("server addresses: SLB looks up no host names. The entries are comments in the groups.");
+        items.push("server addresses: servers with a host name, or an address that SLB cannot use, are comments in their groups.");
     }
     if uses(Mode::FullNat) && !fitted.has_local_addresses {
         items.push("`local_addresses`: where connections to servers begin. Servers' answers must reach this host there.");
