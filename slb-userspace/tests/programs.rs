@@ -112,6 +112,40 @@ fn import_reads_included_files_beside_the_first_one() {
 }
 
 #[test]
+fn import_matches_names_as_the_shell_does() {
+    // The directory has characters of patterns, and a hidden file lies in it.
+    let directory = tempfile::TempDir::new().unwrap();
+    let inner = directory.path().join("a[1]*");
+    std::fs::create_dir(&inner).unwrap();
+    let server = |port: u16| format!("server {{ listen 192.0.2.1:{port}; proxy_pass 10.0.0.1:{port}; }}\n");
+    std::fs::write(inner.join("81.conf"), server(81)).unwrap();
+    std::fs::write(inner.join(".82.conf"), server(82)).unwrap();
+    std::fs::create_dir(inner.join("deep")).unwrap();
+    std::fs::write(inner.join("deep/83.conf"), server(83)).unwrap();
+    let path = inner.join("nginx.conf.main");
+    std::fs::write(&path, "stream {\n include *.conf;\n include none/*.conf;\n}\n").unwrap();
+    let (code, toml, summary) = run(env!("CARGO_BIN_EXE_slb"), &["import", "nginx", path.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{summary}");
+    assert!(toml.contains("port = 81"), "{toml}");
+    assert!(!toml.contains("port = 82") && !toml.contains("port = 83"), "{toml}");
+    assert!(toml.contains(":3: `include none/*.conf;`: no file here matches"), "{toml}");
+}
+
+#[test]
+fn import_refuses_too_many_included_files_before_it_reads_them() {
+    let (directory, path) = written("nginx.conf", "stream {\n include d/*.conf;\n}\n");
+    let files = directory.path().join("d");
+    std::fs::create_dir(&files).unwrap();
+    for number in 0..1_001 {
+        // Reading one of them would be another error.
+        std::fs::write(files.join(format!("{number}.conf")), [0xff]).unwrap();
+    }
+    let (code, toml, error) = run(env!("CARGO_BIN_EXE_slb"), &["import", "nginx", &path]);
+    assert_eq!((code, toml.as_str()), (Some(1), ""), "{error}");
+    assert!(error.contains(":2: ") && error.contains("1,000 files"), "{error}");
+}
+
+#[test]
 fn import_reads_standard_input() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_slb"))
         .args(["import", "ipvsadm", "-"])

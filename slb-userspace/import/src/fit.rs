@@ -149,6 +149,11 @@ const fn is_v6(vip: Vip) -> bool {
     }
 }
 
+/// Hosts and ports of servers.
+fn endpoints(servers: &[Server]) -> BTreeSet<(&str, Option<u16>)> {
+    servers.iter().map(|server| (server.host.as_str(), server.port)).collect()
+}
+
 /// Why a VIP of a family cannot have servers of the other one.
 fn not_translated(is_v6: bool) -> String {
     let family = if is_v6 { "IPv6" } else { "IPv4" };
@@ -194,11 +199,18 @@ impl Fitter<'_> {
         let backup = if service.backup.servers.is_empty() {
             None
         } else if has_primary {
-            let group = self.group(&service, &service.backup.servers, &service.backup.name, names);
-            (group != primary).then(|| (group, self.threshold(&service, &primary)))
+            if endpoints(&service.backup.servers) == endpoints(&service.primary.servers) {
+                for server in &service.backup.servers {
+                    self.ledger.left_out(server.at, "the backup servers are the same as the primary ones");
+                }
+                None
+            } else {
+                let group = self.group(&service, &service.backup.servers, &service.backup.name, names);
+                Some((group, self.threshold(&service, &primary)))
+            }
         } else {
             for server in &service.backup.servers {
-                let reason = "a server for failover, while no server before it has an address: write both, then `primary` and `secondary`";
+                let reason = "a backup server, while no primary server has an address: write both, then `primary` and `secondary`";
                 self.ledger.left_out(server.at, reason);
             }
             None
@@ -249,7 +261,7 @@ impl Fitter<'_> {
         true
     }
 
-    /// Leaves out servers for failover that not all VIPs could use, and notes those that none can.
+    /// Leaves out backup servers that not all VIPs could use, and notes those that none can.
     fn check_families(&mut self, service: &mut Service, vips: &[Vip]) {
         if !service.mode.rewrites_port() {
             return;

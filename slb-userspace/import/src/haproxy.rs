@@ -1,7 +1,7 @@
 //! `haproxy.cfg`: frontends, backends and `listen` sections of mode `tcp`.
 
 use crate::{
-    ImportError,
+    ImportError, excerpt,
     ledger::Ledger,
     model::Model,
     source::{Lines, Sources},
@@ -117,5 +117,5 @@ fn mode(section: &Section) -> Option<&str> {
 
 /// Leaves an option of a line out.
 fn without(ledger: &mut Ledger, at: Lines, option: &str, reason: &str) {
-    ledger.left_out(at, format!("`{option}`: {reason}"));
+    ledger.left_out(at, format!("{}: {reason}", excerpt::word(option)));
 }

@@ -93,7 +93,7 @@ fn service(sources: &Sources<'_>, ledger: &mut Ledger, at: Lines, rule: &Rule) -
     let name = rule.scheduler.as_deref().unwrap_or("wlc");
     let scheduler = ipvs::scheduler(ledger, at, name, hashes_port);
     let persistence = match &rule.persistence {
-        None => None,
+        None | Some(Some(0)) => None,
         Some(None) => Some(DEFAULT_PERSISTENCE),
         Some(Some(seconds)) => Some(Duration::from_secs(*seconds)),
     };
@@ -121,6 +121,7 @@ fn service(sources: &Sources<'_>, ledger: &mut Ledger, at: Lines, rule: &Rule) -
         primary: Pool { name, servers: Vec::new() },
         backup: Pool::default(),
         failover_threshold: None,
+        is_stopped: false,
     };
     if protocol == Protocol::Tcp {
         ledger.changed(at, "IPVS checks no servers, and neither does this listener: write a `health_check`");
@@ -237,5 +238,12 @@ mod tests {
             assert_eq!(error.line, line, "{error}");
             assert!(error.to_string().contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn persistence_of_zero_seconds_is_none() {
+        let text = "-A -t 192.0.2.1:80 -s rr -p 0\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -m\n";
+        let imported = import(Format::Ipvsadm, "dump", text, &NoFiles).expect("readable");
+        assert!(!imported.toml.contains("session_persistence ="), "{}", imported.toml);
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn read(
                 statement.leave_out(ledger, "settings of keepalived itself: mails, router id, VRRP, limits");
             }
             "static_track_group" | "bfd_instance" => statement.leave_out(ledger, "SLB has no BFD"),
-            _ => statement.leave_out(ledger, "`slb import` does not know it"),
+            _ => statement.leave_out(ledger, "unknown directive"),
         }
     }
     for statement in &statements {
@@ -86,19 +86,34 @@ pub(crate) fn read(
     Ok(())
 }
 
-/// Takes the interface of a VRRP instance, which is one towards clients.
+/// Takes the interfaces of a VRRP instance and of its addresses, which are those towards clients.
 fn vrrp_instance(ledger: &mut Ledger, model: &mut Model, statement: &Statement) {
-    for line in statement.statements().iter().filter(|line| line.keyword() == "interface") {
-        let name = line.argument(1).to_owned();
+    let mut names = Vec::new();
+    for line in statement.statements() {
+        match line.keyword() {
+            "interface" => names.push(line.argument(1)),
+            "virtual_ipaddress" | "virtual_ipaddress_excluded" => {
+                names.extend(line.statements().iter().filter_map(device));
+            }
+            _ => {}
+        }
+    }
+    for name in names {
         let fits = (1..16).contains(&name.len())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-        if fits && !model.interfaces.contains(&name) {
-            model.interfaces.push(name);
+        if fits && !model.interfaces.iter().any(|other| other == name) {
+            model.interfaces.push(name.to_owned());
         }
     }
     let reason = "SLB elects no node (VRRP) and adds no addresses; it announces VIPs with `announce`. keepalived may go on \
                   to do it";
     statement.leave_out(ledger, reason);
+}
+
+/// The interface of `ADDRESS dev NAME`.
+fn device(line: &Statement) -> Option<&str> {
+    let dev = line.words.iter().position(|word| word == "dev")?;
+    line.words.get(dev + 1).map(String::as_str)
 }
 
 /// Addresses from which a fork of keepalived connects to servers (DPVS, `FNAT`).

@@ -2,10 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use crate::source::{Lines, Sources};
+use crate::{
+    excerpt,
+    source::{Lines, Sources},
+};
 
-/// Why a rule about clients is left out. The head of the result says it, too.
+/// Why a rule about clients is left out. The header of the result says it, too.
 pub(crate) const ACCESS: &str = "who may connect: write an `[[access_list]]`, and `access_list` into the listener; until then all clients may";
+
+/// Why a rule about the rate of clients is left out.
+pub(crate) const RATE: &str = "a rate of connections: write `new_connections` into the listener";
+/// What becomes of the PROXY protocol towards clients. The header of the result says it, too.
+pub(crate) const PROXY: &str =
+    "SLB passes a PROXY header on to the server, and sees the proxy before it as client";
 
 /// What a note says of its lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,7 +36,7 @@ pub struct Note {
     pub first_line: usize,
     /// Last line.
     pub last_line: usize,
-    /// The first line, shortened, without secrets.
+    /// The beginning of the first line, as far as it holds no secrets. Empty if nothing of it may be shown.
     pub excerpt: String,
     /// Why it is left out, or what it means now.
     pub reason: String,
@@ -87,7 +96,7 @@ impl Ledger {
                 let line = index + 1;
                 let is_known = self.used.contains(&(file, line)) || noted.contains(&line);
                 if !is_known && !is_comment(text.trim()) {
-                    self.left_out(Lines::one(file, line), "`slb import` does not know it");
+                    self.left_out(Lines::one(file, line), "unknown directive");
                 }
             }
         }
@@ -102,7 +111,7 @@ impl Ledger {
                 file: sources.name(entry.at.file).to_owned(),
                 first_line: entry.at.first,
                 last_line: entry.at.last,
-                excerpt: excerpt(line.unwrap_or_default()),
+                excerpt: excerpt::line(line.unwrap_or_default()),
                 reason: entry.reason.clone(),
             }
         };
@@ -110,40 +119,10 @@ impl Ledger {
     }
 }
 
-/// Longest excerpt, in characters.
-const MAX_EXCERPT: usize = 80;
-/// Parts of words in lines that hold secrets.
-const SECRETS: [&str; 5] = ["auth", "passw", "secret", "token", "credential"];
-
-/// A line as it may stand in a comment: printable, short, without secrets.
-fn excerpt(line: &str) -> String {
-    let line = line.trim();
-    let lower = line.to_lowercase();
-    if SECRETS.iter().any(|secret| lower.contains(secret)) {
-        return format!("{} ...", printable(line.split_whitespace().next().unwrap_or_default()));
-    }
-    printable(line)
-}
-
-fn printable(text: &str) -> String {
-    let shown: String =
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_EXCERPT).collect();
-    if text.chars().count() > MAX_EXCERPT { format!("{shown}...") } else { shown }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::NoFiles;
-
-    #[test]
-    fn excerpt_shows_no_secret_and_no_control_character() {
-        assert_eq!(excerpt("  auth_pass 1234"), "auth_pass ...");
-        assert_eq!(excerpt("stats auth admin:geheim"), "stats ...");
-        assert_eq!(excerpt("proxy_pass web;"), "proxy_pass web;");
-        assert_eq!(excerpt("a\u{7}b"), "a b");
-        assert_eq!(excerpt(&"x".repeat(200)).len(), MAX_EXCERPT + 3);
-    }
 
     #[test]
     fn line_without_rule_is_left_out() {

@@ -4,10 +4,11 @@
 //! The `ledger` knows what became of each line of the source. The result is accepted by [`slb_config::parse`].
 
 pub use ledger::{Note, NoteKind};
-pub use source::{Files, NoFiles};
+pub use source::{Budget, Files, NoFiles};
 
 use crate::{ledger::Ledger, model::Model, source::Sources};
 
+mod excerpt;
 mod fit;
 mod haproxy;
 mod ipvs;

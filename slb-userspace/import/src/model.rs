@@ -121,6 +121,8 @@ pub(crate) struct Service {
     pub(crate) backup: Pool,
     /// Unhealthy primary servers at which the backup takes over; `None` for all.
     pub(crate) failover_threshold: Option<usize>,
+    /// Whether the source keeps it, and serves no traffic with it.
+    pub(crate) is_stopped: bool,
 }
 
 #[derive(Debug, Clone, Default)]

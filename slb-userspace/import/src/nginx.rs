@@ -61,7 +61,7 @@ fn stream(
             "server" if statement.block.is_some() => servers.push(statement),
             "upstream" => upstreams.push(upstream::read(sources, statement)?),
             "map" | "geo" | "split_clients" => {
-                statement.leave_out(ledger, "SLB has no variables and does not choose by content");
+                statement.leave_out(ledger, "SLB has no variables and does no content switching");
             }
             _ => settings.take(ledger, statement),
         }

@@ -8,8 +8,17 @@ pub trait Files {
     /// `include`.
     ///
     /// # Errors
-    /// Why a file cannot be read.
-    fn read(&self, from: &str, pattern: &str) -> Result<Vec<(String, String)>, String>;
+    /// Why a file cannot be read, or that the files exceed the budget.
+    fn read(&self, from: &str, pattern: &str, budget: Budget) -> Result<Vec<(String, String)>, String>;
+}
+
+/// What an `include` may still read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Number of files.
+    pub files: usize,
+    /// Bytes of all of them.
+    pub bytes: usize,
 }
 
 /// No files: each `include` is an error.
@@ -17,7 +26,7 @@ pub trait Files {
 pub struct NoFiles;
 
 impl Files for NoFiles {
-    fn read(&self, _: &str, _: &str) -> Result<Vec<(String, String)>, String> {
+    fn read(&self, _: &str, _: &str, _: Budget) -> Result<Vec<(String, String)>, String> {
         Err("included files cannot be read here".to_owned())
     }
 }
@@ -88,9 +97,14 @@ impl<'f> Sources<'f> {
             let found = format!("`include {pattern}` lies {depth} files deep");
             return Err(self.error(at, found, "files that do not include each other"));
         }
+        let bytes: usize = self.read.iter().map(|file| file.text.len()).sum();
+        let budget = Budget {
+            files: MAX_FILES.saturating_sub(self.read.len()),
+            bytes: MAX_BYTES.saturating_sub(bytes),
+        };
         let texts = self
             .files
-            .read(self.name(at.file), pattern)
+            .read(self.name(at.file), pattern, budget)
             .map_err(|why| self.error(at, format!("`include {pattern}`: {why}"), "files that can be read"))?;
         let first = self.read.len();
         let files = texts.into_iter().map(|(name, text)| SourceFile { name, text, depth });

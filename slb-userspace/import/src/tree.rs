@@ -1,6 +1,10 @@
 //! Statements in blocks, as keepalived and nginx have them.
 
-use crate::{ledger::Ledger, source::Lines};
+use crate::{
+    ImportError,
+    ledger::Ledger,
+    source::{Lines, Sources},
+};
 
 /// A keyword with its arguments, and the statements in its block if it has one.
 #[derive(Debug, Clone)]
@@ -62,6 +66,23 @@ pub(crate) fn leave_out_blocks(
         }
         left.extend(statement.statements());
     }
+}
+
+/// Reads the files that an `include` at `at` names. Returns their numbers. The line is used, or left out if there are
+/// none.
+pub(crate) fn include(
+    sources: &mut Sources<'_>,
+    ledger: &mut Ledger,
+    at: Lines,
+    pattern: &str,
+) -> Result<Vec<usize>, ImportError> {
+    let files = sources.include(at, pattern)?;
+    if files.is_empty() {
+        ledger.left_out(at, "no file here matches: import it on its host, or copy the files");
+    } else {
+        ledger.used(at);
+    }
+    Ok(files)
 }
 
 /// Deepest nesting of blocks.

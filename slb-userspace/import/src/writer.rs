@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use crate::{
     fit::{Fitted, FittedGroup, FittedListener},
-    ledger::{ACCESS, Note, NoteKind},
+    ledger::{ACCESS, Note, NoteKind, PROXY},
     limits::text,
     model::{Check, CheckKind, HttpCheck, Mode, Ports, Protocol, Scheduler, Status},
 };
@@ -54,7 +54,9 @@ fn head(out: &mut String, command: &str, fitted: &Fitted, notes: &[Note]) {
     };
     let mut items = Vec::new();
     if fitted.has_interfaces {
-        items.push("`interfaces`: check that these are all towards clients and towards servers.");
+        items.push(
+            "`interfaces`: those of the source may be towards clients only: add those towards servers.",
+        );
     } else {
         items.push("`interfaces`: those towards clients and towards servers. The source does not name them.");
     }
@@ -77,6 +79,9 @@ fn head(out: &mut String, command: &str, fitted: &Fitted, notes: &[Note]) {
         items
             .push("`[[access_list]]`: the source has rules about who may connect, and here all clients may.");
     }
+    if notes.iter().any(|note| note.reason.contains(PROXY)) {
+        items.push("PROXY protocol: SLB passes the header on, servers must expect it. The client that SLB sees is the proxy before this host, also in access lists and session persistence.");
+    }
     items.push("`announce = \"arp\"` of load balancers whose VIPs lie in a subnet of this host and are not routed to it.");
     for item in items {
         let _ = writeln!(out, "# - {item}");
@@ -97,7 +102,11 @@ fn list(addresses: &[IpAddr]) -> String {
 
 fn daemon(out: &mut String, fitted: &Fitted) {
     let interfaces: Vec<String> = fitted.interfaces.iter().map(|name| quoted(name)).collect();
-    let fill = if fitted.has_interfaces { "" } else { " # FILL IN" };
+    let fill = if fitted.has_interfaces {
+        " # FILL IN those towards servers, if they are others"
+    } else {
+        " # FILL IN"
+    };
     let _ = writeln!(out, "[daemon]\ninterfaces = [{}]{fill}", interfaces.join(", "));
     if !fitted.tunnel_addresses.is_empty() {
         let _ = writeln!(out, "tunnel_addresses = [{}] # FILL IN", list(&fitted.tunnel_addresses));
@@ -128,6 +137,9 @@ fn listener(out: &mut String, entry: &FittedListener) {
         Protocol::Udp => "udp",
     };
     let _ = writeln!(out, "protocol = \"{protocol}\"\nport = {}", ports(service.ports));
+    if service.is_stopped {
+        out.push_str("state = \"stopped\"\n");
+    }
     match &entry.backup {
         None => {
             let _ = writeln!(out, "server_group = {}", quoted(&entry.primary));
@@ -270,7 +282,9 @@ fn remarks(out: &mut String, notes: &[Note]) {
             } else {
                 format!("{}-{}", note.first_line, note.last_line)
             };
-            let line = format!("{}:{lines}: `{}`: {}", note.file, note.excerpt, note.reason);
+            let excerpt =
+                if note.excerpt.is_empty() { String::new() } else { format!(" `{}`:", note.excerpt) };
+            let line = format!("{}:{lines}:{excerpt} {}", note.file, note.reason);
             let _ = writeln!(out, "# {}", comment(&line));
         }
     }

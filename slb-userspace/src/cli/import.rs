@@ -8,12 +8,17 @@ use std::{
 };
 
 use clap::Subcommand;
+use glob::{MatchOptions, Pattern};
 use slb_config::LoadedConfig;
 use slb_control::map_limits;
-use slb_import::{Files, Format, NoteKind};
+use slb_import::{Budget, Files, Format, NoteKind};
 
 /// Largest file, in bytes, as of a configuration of SLB.
 const MAX_BYTES: u64 = 16 << 20;
+
+/// Patterns of `include` match as `glob(3)` does: no hidden file, and no slash.
+const AS_IN_SHELLS: MatchOptions =
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
 /// What is imported.
 #[derive(Subcommand)]
@@ -121,23 +126,34 @@ struct Includes<'p> {
 }
 
 impl Files for Includes<'_> {
-    fn read(&self, from: &str, pattern: &str) -> Result<Vec<(String, String)>, String> {
+    fn read(&self, from: &str, pattern: &str, budget: Budget) -> Result<Vec<(String, String)>, String> {
         // nginx reads them relative to the main file, keepalived to the file that includes.
         let directory = match self.format {
             Format::Nginx => self.directory,
             _ => Path::new(from).parent().unwrap_or(self.directory),
         };
-        let full = directory.join(pattern).display().to_string();
-        let paths = glob::glob(&full).map_err(|error| error.to_string())?;
+        // Only `pattern` is one: the directory may have such characters in its name.
+        let full = Path::new(&Pattern::escape(&directory.display().to_string())).join(pattern);
+        let full = full.display().to_string();
+        let paths = glob::glob_with(&full, AS_IN_SHELLS).map_err(|error| error.to_string())?;
         let mut files = Vec::new();
+        let paths: Vec<PathBuf> =
+            paths.take(budget.files + 1).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+        if paths.len() > budget.files {
+            return Err("more files than are read: 1,000 files at most".to_owned());
+        }
+        let mut bytes = budget.bytes;
         for path in paths {
-            let path = path.map_err(|error| error.to_string())?;
             let name = path.display().to_string();
             let opened = fs::File::open(&path).map_err(|error| format!("{name}: {error}"))?;
-            files.push((name.clone(), read(&name, opened)?));
+            let text = read(&name, opened)?;
+            bytes = bytes
+                .checked_sub(text.len())
+                .ok_or_else(|| format!("{name}: all files together exceed {} MiB", MAX_BYTES >> 20))?;
+            files.push((name, text));
         }
         if files.is_empty() && !pattern.contains(['*', '?', '[']) {
-            return Err(format!("{full} does not exist"));
+            return Err(format!("{} does not exist", directory.join(pattern).display()));
         }
         Ok(files)
     }

@@ -4,6 +4,12 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::model::{Ports, Vip};
 
+/// What `usesrc` becomes.
+pub(super) const TRANSPARENT: &str =
+    "servers see the client's address in mode `nat`: they answer through this host";
+/// What `source` becomes.
+pub(super) const LOCAL_ADDRESS: &str = "it became one of `local_addresses`, which all listeners share";
+
 /// Host and port of a server, `192.0.2.1:80`, `[2001:db8::1]:80`, `web.example:80`.
 ///
 /// # Errors
@@ -21,11 +27,18 @@ pub(super) fn server(text: &str) -> Result<(String, Option<u16>), &'static str> 
     if host.is_empty() { Err("it has no address") } else { Ok((host, port.filter(|port| *port != 0))) }
 }
 
-/// Addresses and ports of a `bind`, which may be several with commas. `is_dual` is the option `v4v6`.
+/// The address of `source ADDRESS[:PORTS]`, unless it is any address.
+pub(super) fn source(text: &str) -> Option<IpAddr> {
+    let host = text.rsplit_once(':').filter(|(host, _)| !host.contains(':')).map_or(text, |(host, _)| host);
+    host.parse::<IpAddr>().ok().filter(|address| !address.is_unspecified())
+}
+
+/// Addresses and ports of a `bind`, which may be several with commas. `is_v6only` is the option `v6only`: without it
+/// Linux accepts IPv4 at `::`, too.
 ///
 /// # Errors
 /// Why SLB cannot have it.
-pub(super) fn bind(text: &str, is_dual: bool) -> Result<Vec<(Vip, Ports)>, &'static str> {
+pub(super) fn bind(text: &str, is_v6only: bool) -> Result<Vec<(Vip, Ports)>, &'static str> {
     let mut found = Vec::new();
     for text in text.split(',').filter(|text| !text.is_empty()) {
         let is_v6 = text.starts_with("ipv6@");
@@ -41,19 +54,23 @@ pub(super) fn bind(text: &str, is_dual: bool) -> Result<Vec<(Vip, Ports)>, &'sta
         }
         let ports = Ports { first, last };
         match (host.as_str(), host.parse::<IpAddr>()) {
-            ("" | "*", _) if is_v6 => found.push((Vip::AnyV6, ports)),
+            ("" | "*", _) if is_v6 => any_v6(&mut found, ports, is_v6only),
             ("" | "*" | "0.0.0.0", _) => found.push((Vip::AnyV4, ports)),
             (_, Ok(address)) if address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-                found.push((Vip::AnyV6, ports));
-                if is_dual {
-                    found.push((Vip::AnyV4, ports));
-                }
+                any_v6(&mut found, ports, is_v6only);
             }
             (_, Ok(address)) => found.push((Vip::Address(address), ports)),
             _ => return Err("it is no IP address: write the VIP"),
         }
     }
     if found.is_empty() { Err("it has no address") } else { Ok(found) }
+}
+
+fn any_v6(found: &mut Vec<(Vip, Ports)>, ports: Ports, is_v6only: bool) {
+    found.push((Vip::AnyV6, ports));
+    if !is_v6only {
+        found.push((Vip::AnyV4, ports));
+    }
 }
 
 fn without_family(text: &str) -> Result<&str, &'static str> {
@@ -98,7 +115,8 @@ mod tests {
         let port = |first, last| Ports { first, last };
         let address = Vip::Address("192.0.2.1".parse().expect("address"));
         assert_eq!(bind("*:80", false), Ok(vec![(Vip::AnyV4, port(80, 80))]));
-        assert_eq!(bind(":::80", true), Ok(vec![(Vip::AnyV6, port(80, 80)), (Vip::AnyV4, port(80, 80))]));
+        assert_eq!(bind(":::80", false), Ok(vec![(Vip::AnyV6, port(80, 80)), (Vip::AnyV4, port(80, 80))]));
+        assert_eq!(bind("[::]:80", true), Ok(vec![(Vip::AnyV6, port(80, 80))]));
         assert_eq!(
             bind("192.0.2.1:80,:8000-8009", false),
             Ok(vec![(address, port(80, 80)), (Vip::AnyV4, port(8000, 8009))])

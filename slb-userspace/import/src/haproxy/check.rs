@@ -14,13 +14,24 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct CheckSettings {
     pub(super) kind: CheckKind,
-    pub(super) timeout: Option<Duration>,
+    /// The line with the kind.
+    pub(super) kind_at: Option<Lines>,
+    pub(super) timeout: Option<(Duration, Lines)>,
 }
 
 impl Default for CheckSettings {
     fn default() -> Self {
-        Self { kind: CheckKind::Tcp, timeout: None }
+        Self { kind: CheckKind::Tcp, kind_at: None, timeout: None }
     }
+}
+
+/// Options that speak a protocol which SLB's checks do not know.
+const FOREIGN: [&str; 7] =
+    ["mysql-check", "pgsql-check", "redis-check", "smtpchk", "ldap-check", "spop-check", "external-check"];
+
+/// Whether an option chooses the kind of checks.
+pub(super) fn is_check(option: &str) -> bool {
+    matches!(option, "httpchk" | "tcp-check" | "ssl-hello-chk") || FOREIGN.contains(&option)
 }
 
 const CONTENT: &str = "SLB reads the status of an answer, and not its content";
@@ -29,7 +40,15 @@ impl CheckSettings {
     /// Takes a line, if it is about checks.
     pub(super) fn take(&mut self, ledger: &mut Ledger, line: &Line) -> bool {
         let at = line.at;
+        if line.keyword() == "option" && is_check(line.word(1)) {
+            self.kind_at = Some(at);
+        }
         match (line.keyword(), line.word(1)) {
+            ("no" | "default", "option") if is_check(line.word(2)) => {
+                (self.kind, self.kind_at) = (CheckKind::Tcp, None);
+                ledger.used(at);
+                true
+            }
             ("option", "httpchk") => {
                 self.kind = CheckKind::Http(httpchk(ledger, line));
                 true
@@ -44,11 +63,7 @@ impl CheckSettings {
                 ledger.used(at);
                 true
             }
-            (
-                "option",
-                "mysql-check" | "pgsql-check" | "redis-check" | "smtpchk" | "ldap-check" | "spop-check"
-                | "external-check",
-            ) => {
+            ("option", option) if FOREIGN.contains(&option) => {
                 self.kind = CheckKind::Tcp;
                 ledger.changed(
                     at,
@@ -149,7 +164,7 @@ fn send(ledger: &mut Ledger, line: &Line, http: &mut HttpCheck) {
                     ledger.left_out(at, "SLB's check sends no headers but `Host`");
                 }
             }
-            _ => ledger.left_out(at, format!("`{word}`: SLB's check sends no content")),
+            _ => ledger.left_out(at, "SLB's check sends no content"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::{
     address,
+    check::is_check,
     lexer::{Line, Section},
     server::ServerOptions,
     settings::Settings,
@@ -9,7 +10,7 @@ use super::{
 };
 use crate::{
     ImportError,
-    ledger::Ledger,
+    ledger::{Ledger, PROXY},
     model::{Ports, Vip},
     source::{Lines, Sources},
 };
@@ -29,14 +30,15 @@ pub(super) struct Proxy {
     pub(super) keyword: String,
     pub(super) name: String,
     pub(super) whole: Lines,
-    pub(super) head: Lines,
     pub(super) settings: Settings,
     pub(super) binds: Vec<(Vip, Ports, Lines)>,
     pub(super) servers: Vec<ProxyServer>,
     /// What to say of lines, if the section is part of the result.
     pub(super) ledger: Ledger,
     /// Whether it has a rule that chooses a backend by content.
-    pub(super) chooses_by_content: bool,
+    pub(super) switches_by_content: bool,
+    /// The backend of the first `use_backend` without a condition. It comes before the default one.
+    pub(super) use_backend: Option<(String, Lines)>,
     pub(super) interfaces: Vec<String>,
 }
 
@@ -55,12 +57,12 @@ impl Proxy {
             keyword: section.keyword.clone(),
             name: name.clone(),
             whole: section.whole,
-            head: section.head,
             settings: base,
             binds: Vec::new(),
             servers: Vec::new(),
             ledger: Ledger::default(),
-            chooses_by_content: false,
+            switches_by_content: false,
+            use_backend: None,
             interfaces: Vec::new(),
         };
         proxy.ledger.used(section.head);
@@ -76,39 +78,62 @@ impl Proxy {
         for line in early.into_iter().chain(late) {
             proxy.line(sources, line)?;
         }
+        if let (Some((_, first)), Some((_, default))) = (&proxy.use_backend, &proxy.settings.backend)
+            && proxy.whole.contains(default.file, default.first)
+        {
+            proxy.ledger.left_out(*default, format!("`use_backend` in line {} comes first", first.first));
+        }
         Ok(proxy)
     }
 
     fn line(&mut self, sources: &Sources<'_>, line: &Line) -> Result<(), ImportError> {
+        if let Some(reason) = without_effect(&self.keyword, line) {
+            self.ledger.left_out(line.at, reason);
+            return Ok(());
+        }
         match line.keyword() {
             "bind" => self.bind(line.at, line.word(1), line.from(2)),
             "server" => self.server(sources, line)?,
             "server-template" => {
                 self.ledger.left_out(line.at, "its servers are host names, which SLB does not look up");
             }
-            "use_backend" if line.words.len() == 2 => {
-                self.ledger.used(line.at);
-                self.settings.backend.get_or_insert_with(|| (line.word(1).to_owned(), line.at));
-            }
-            "use_backend" => {
-                self.chooses_by_content = true;
-                let reason = "SLB does not choose by content: all connections go to the default backend. Write a VIP or a \
-                              port for each";
-                self.ledger.left_out(line.at, reason);
-            }
+            "use_backend" => self.use_backend(line),
             _ => self.settings.take(&mut self.ledger, line),
         }
         Ok(())
     }
 
+    fn use_backend(&mut self, line: &Line) {
+        if let Some((_, first)) = &self.use_backend {
+            let reason = format!("`use_backend` in line {} takes all connections before it", first.first);
+            self.ledger.left_out(line.at, reason);
+        } else if line.words.len() == 2 && !line.word(1).contains('%') {
+            self.ledger.used(line.at);
+            self.use_backend = Some((line.word(1).to_owned(), line.at));
+        } else {
+            self.switches_by_content = true;
+            let reason = "content switching, which SLB does not do: all connections go to the default backend. Write a VIP \
+                          or a port for each";
+            self.ledger.left_out(line.at, reason);
+        }
+    }
+
     fn bind(&mut self, at: Lines, address: &str, options: &[String]) {
         let has = |name: &str| options.iter().any(|word| word == name);
         if has("ssl") {
-            return self.ledger.left_out(at, "HAProxy ends TLS here; SLB forwards TLS to servers as it is");
+            return self
+                .ledger
+                .left_out(at, "HAProxy terminates TLS here; SLB forwards TLS to servers as it is");
         }
-        match address::bind(address, has("v4v6")) {
+        match address::bind(address, has("v6only")) {
             Ok(found) => {
                 self.ledger.used(at);
+                let has_any = |vip: Vip| found.iter().any(|(other, _)| *other == vip);
+                if has_any(Vip::AnyV6) && has_any(Vip::AnyV4) && !has("v4v6") {
+                    let reason = "Linux accepts IPv4 connections at `::`, too, unless `v6only` or `bindv6only` is set: \
+                                  the listener has VIPs of both families";
+                    self.ledger.changed(at, reason);
+                }
                 self.binds.extend(found.into_iter().map(|(vip, ports)| (vip, ports, at)));
             }
             Err(why) => return self.ledger.left_out(at, why),
@@ -118,12 +143,7 @@ impl Proxy {
             match word {
                 "v4v6" | "v6only" | "transparent" | "defer-accept" | "tfo" => {}
                 "interface" => self.interfaces.extend(words.next().map(str::to_owned)),
-                "accept-proxy" => without(
-                    &mut self.ledger,
-                    at,
-                    word,
-                    "SLB passes a PROXY header on to the server, and sees the proxy before it as client",
-                ),
+                "accept-proxy" => without(&mut self.ledger, at, word, PROXY),
                 "name" | "id" | "process" | "thread" | "maxconn" | "backlog" | "nice" | "mss" | "shards"
                 | "user" | "group" | "mode" | "uid" | "gid" | "tcp-ut" | "namespace" | "level" => {
                     words.next();
@@ -153,5 +173,31 @@ impl Proxy {
         options.take(&mut self.ledger, line.at, line.from(3));
         self.servers.push(ProxyServer { at: line.at, host, port, options });
         Ok(())
+    }
+}
+
+/// Why a line has no effect in a section of this kind.
+fn without_effect(section: &str, line: &Line) -> Option<&'static str> {
+    match (section, line.keyword(), line.word(1)) {
+        ("frontend", "stick-table", _) => {
+            Some("the table of a frontend counts only: session persistence is that of the backend")
+        }
+        (
+            "frontend",
+            "balance" | "hash-type" | "stick" | "default-server" | "server" | "server-template" | "source"
+            | "http-check" | "tcp-check",
+            _,
+        )
+        | ("frontend", "timeout", "server" | "connect" | "check")
+        | ("frontend", "option", "allbackups") => {
+            Some("a frontend does not use it: it belongs to the backend")
+        }
+        ("frontend", "option", option) if is_check(option) => {
+            Some("a frontend does not use it: it belongs to the backend")
+        }
+        ("backend", "bind" | "default_backend" | "use_backend", _) | ("backend", "timeout", "client") => {
+            Some("a backend does not use it: it belongs to the frontend")
+        }
+        _ => None,
     }
 }

@@ -1,8 +1,11 @@
 //! Options of `server` and `default-server`.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use super::without;
+use super::{
+    address::{self, LOCAL_ADDRESS},
+    without,
+};
 use crate::{ledger::Ledger, limits, source::Lines};
 
 /// What a server has, in the terms of SLB.
@@ -15,6 +18,10 @@ pub(super) struct ServerOptions {
     /// Whether the connection to the server is TLS that HAProxy begins.
     pub(super) is_encrypted: bool,
     pub(super) slow_start: Option<Duration>,
+    /// Whether the server sees the client's address.
+    pub(super) is_transparent: bool,
+    /// Where connections to it begin.
+    pub(super) local_address: Option<IpAddr>,
     pub(super) check: ServerCheck,
 }
 
@@ -92,12 +99,24 @@ impl ServerOptions {
     /// Takes the words after the address.
     pub(super) fn take(&mut self, ledger: &mut Ledger, at: Lines, words: &[String]) {
         ledger.used(at);
-        let mut words = words.iter().map(String::as_str);
+        let mut words = words.iter().map(String::as_str).peekable();
         while let Some(word) = words.next() {
             if self.flag(ledger, at, word) {
                 continue;
             }
-            if matches!(word, "usesrc" | "source" | "ssl-max-ver" | "ssl-min-ver" | "ws" | "verifyhost")
+            if word == "source" {
+                let source = words.next().unwrap_or_default();
+                self.is_transparent = words.next_if(|next| *next == "usesrc").is_some();
+                self.local_address = address::source(source).filter(|_| !self.is_transparent);
+                match (self.is_transparent, self.local_address) {
+                    // All servers of a backend decide.
+                    (true, _) => _ = words.next(),
+                    (false, Some(_)) => ledger.changed(at, LOCAL_ADDRESS),
+                    (false, None) => without(ledger, at, word, reason(word)),
+                }
+                continue;
+            }
+            if matches!(word, "usesrc" | "ssl-max-ver" | "ssl-min-ver" | "ws" | "verifyhost")
                 || WITH_VALUE.contains(&word)
             {
                 words.next();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    address::TRANSPARENT,
     proxy::{Proxy, ProxyServer},
     server::ServerCheck,
 };
@@ -11,12 +12,15 @@ use crate::{
     ledger::Ledger,
     limits,
     model::{Check, CheckKind, Mode, Model, Pool, Protocol, Scheduler, Server, Service},
-    source::Sources,
+    source::{Lines, Sources},
 };
 
 /// Failures and time of `observe layer4` without `error-limit`.
 const ERROR_LIMIT: u64 = 10;
 const ERROR_TIME: Duration = Duration::from_secs(10);
+
+/// Interval of checks without `inter`.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Makes services of all frontends and `listen` sections. Returns the numbers of the `defaults` sections that they
 /// inherit.
@@ -33,7 +37,7 @@ pub(super) fn build(
             leave_out(ledger, front, "it has no address that SLB could serve");
             continue;
         }
-        let back = match &front.settings.backend {
+        let back = match front.use_backend.as_ref().or(front.settings.backend.as_ref()) {
             Some((name, at)) => {
                 let found = proxies.iter().find(|proxy| proxy.keyword == "backend" && proxy.name == *name);
                 let Some(found) = found else {
@@ -52,8 +56,8 @@ pub(super) fn build(
                 found
             }
             None if front.keyword == "listen" => front,
-            None if front.chooses_by_content => {
-                leave_out(ledger, front, "its backend is chosen by content, which SLB does not read");
+            None if front.switches_by_content => {
+                leave_out(ledger, front, "its backend depends on content switching, which SLB does not do");
                 continue;
             }
             None => {
@@ -63,7 +67,7 @@ pub(super) fn build(
         };
         if let Some(server) = back.servers.iter().find(|server| server.options.is_encrypted) {
             let reason = format!(
-                "HAProxy encrypts connections to the server in line {} (`ssl`); SLB forwards bytes as they are",
+                "HAProxy originates TLS to the server in line {} (`ssl`); SLB forwards bytes as they are",
                 server.at.first
             );
             leave_out(ledger, front, &reason);
@@ -74,6 +78,11 @@ pub(super) fn build(
             continue;
         }
         ledger.absorb(&front.ledger);
+        if front.keyword == "listen" && !std::ptr::eq(front, back) {
+            for server in &front.servers {
+                ledger.left_out(server.at, format!("all connections go to the backend `{}`", back.name));
+            }
+        }
         if !std::ptr::eq(front, back) && !used.contains(&back.name.as_str()) {
             ledger.absorb(&back.ledger);
         }
@@ -97,7 +106,9 @@ fn services(ledger: &mut Ledger, model: &mut Model, front: &Proxy, back: &Proxy)
     let settings = &back.settings;
     let (primary, backup): (Vec<&ProxyServer>, Vec<&ProxyServer>) =
         back.servers.iter().partition(|server| !server.options.is_backup);
-    if let [_, second, ..] = backup.as_slice() {
+    if let [_, second, ..] = backup.as_slice()
+        && !settings.has_all_backups
+    {
         ledger.changed(second.at, "all backup servers receive traffic together, as with `option allbackups`");
     }
     let pool = |name: String, servers: &[&ProxyServer]| Pool {
@@ -115,12 +126,12 @@ fn services(ledger: &mut Ledger, model: &mut Model, front: &Proxy, back: &Proxy)
     model.interfaces.dedup();
     model.local_addresses.extend(&settings.local_addresses);
     let sticks = settings.sticks_to_address;
-    if settings.stick_table.is_some() && !sticks {
-        ledger.changed(
-            back.head,
-            "its stick table is not used by `stick on src`: there is no session persistence",
-        );
+    if let Some((_, at)) = settings.stick_table
+        && !sticks
+    {
+        ledger.left_out(at, "no `stick on src` uses it: there is no session persistence");
     }
+    let is_transparent = transparent(ledger, model, back);
     for ports in ports {
         let binds = front.binds.iter().filter(|(_, other, _)| *other == ports);
         let vips: Vec<_> = binds.map(|(vip, _, at)| (*vip, *at)).collect();
@@ -133,15 +144,16 @@ fn services(ledger: &mut Ledger, model: &mut Model, front: &Proxy, back: &Proxy)
             vips,
             protocol: Protocol::Tcp,
             ports,
-            mode: if settings.is_transparent { Mode::Nat } else { Mode::FullNat },
+            mode: if is_transparent { Mode::Nat } else { Mode::FullNat },
             scheduler: settings.scheduler.unwrap_or(Scheduler::WeightedRoundRobin),
-            persistence: settings.stick_table.filter(|_| sticks),
+            persistence: settings.stick_table.filter(|_| sticks).map(|(time, _)| time),
             established_timeout: established,
             slow_start: back.servers.iter().find_map(|server| server.options.slow_start),
             check: check.clone(),
             primary: pool(back.name.clone(), &primary),
             backup: pool(format!("{}-backup", back.name), &backup),
             failover_threshold: None,
+            is_stopped: front.settings.is_disabled || settings.is_disabled,
         });
     }
 }
@@ -152,11 +164,34 @@ fn server(server: &ProxyServer) -> Server {
     Server { at: server.at, host: server.host.clone(), port: server.port, weight }
 }
 
+/// Whether servers see the client's address. Takes the local addresses of servers, too.
+fn transparent(ledger: &mut Ledger, model: &mut Model, back: &Proxy) -> bool {
+    let settings = &back.settings;
+    let is_transparent =
+        settings.is_transparent || back.servers.iter().all(|server| server.options.is_transparent);
+    for server in &back.servers {
+        model.local_addresses.extend(server.options.local_address);
+        if !server.options.is_transparent {
+            continue;
+        }
+        let reason = if is_transparent {
+            TRANSPARENT
+        } else {
+            "`usesrc`: not all servers have it, and a listener has one mode: it loses the client's address (`full-nat`)"
+        };
+        ledger.changed(server.at, reason);
+    }
+    is_transparent
+}
+
 /// The silence after which HAProxy ends a connection: `tunnel`, or the shorter one of `client` and `server`.
 fn established(ledger: &mut Ledger, front: &Proxy, back: &Proxy) -> Option<Duration> {
     let ends = [front.settings.client, back.settings.server];
     let shorter = ends.into_iter().flatten().filter(|(time, _)| !time.is_zero()).min();
     let (time, at) = back.settings.tunnel.or(front.settings.tunnel).or(shorter)?;
+    for (_, other) in ends.into_iter().flatten().filter(|(_, other)| *other != at) {
+        ledger.changed(other, format!("`established_timeout` is the time of line {}", at.first));
+    }
     // HAProxy waits for ever.
     if time.is_zero() {
         return None;
@@ -168,9 +203,11 @@ fn established(ledger: &mut Ledger, front: &Proxy, back: &Proxy) -> Option<Durat
 fn check(ledger: &mut Ledger, back: &Proxy) -> Check {
     let checked = || back.servers.iter().filter(|server| server.options.is_checked);
     let Some(first) = checked().next() else {
-        let kind = &back.settings.check.kind;
-        if *kind != CheckKind::Tcp {
-            ledger.changed(back.head, "no server has `check`: the listener has no health check, as there");
+        let settings = &back.settings.check;
+        let is_own = |at: &Lines| back.whole.contains(at.file, at.first);
+        for at in [settings.kind_at, settings.timeout.map(|(_, at)| at)].into_iter().flatten().filter(is_own)
+        {
+            ledger.left_out(at, "no server has `check`: the listener has no health check, as there");
         }
         return Check::new(CheckKind::None);
     };
@@ -200,12 +237,9 @@ fn check(ledger: &mut Ledger, back: &Proxy) -> Check {
     }
     check.port = own.port;
     check.interval = own.interval;
-    check.timeout = back.settings.check.timeout.or_else(|| {
-        // Without `timeout check`, a check has the time to connect, and at most its interval.
-        let interval = own.interval.unwrap_or(Duration::from_secs(2));
-        let connect = back.settings.connect.filter(|time| !time.is_zero())?;
-        Some(connect.min(interval).max(Duration::from_secs(1)))
-    });
+    // Without `timeout check`, a check has its interval.
+    let interval = own.interval.unwrap_or(DEFAULT_INTERVAL);
+    check.timeout = Some(back.settings.check.timeout.map_or(interval, |(time, _)| time));
     check.healthy = Some(own.rise.unwrap_or(2));
     check.unhealthy = Some(own.fall.unwrap_or(3));
     if own.observes {

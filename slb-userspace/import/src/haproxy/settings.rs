@@ -2,9 +2,15 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use super::{check::CheckSettings, lexer::Line, server::ServerOptions, without};
+use super::{
+    address::{self, LOCAL_ADDRESS, TRANSPARENT},
+    check::CheckSettings,
+    lexer::Line,
+    server::ServerOptions,
+    without,
+};
 use crate::{
-    ledger::{ACCESS, Ledger},
+    ledger::{ACCESS, Ledger, PROXY, RATE},
     limits,
     model::Scheduler,
     source::Lines,
@@ -20,17 +26,22 @@ pub(super) struct Settings {
     pub(super) defaults: Option<usize>,
     pub(super) scheduler: Option<Scheduler>,
     pub(super) check: CheckSettings,
-    pub(super) connect: Option<Duration>,
     pub(super) client: Option<Time>,
     pub(super) server: Option<Time>,
     pub(super) tunnel: Option<Time>,
     /// How long the stick table keeps an address.
-    pub(super) stick_table: Option<Duration>,
+    pub(super) stick_table: Option<Time>,
     /// Whether connections of an address go to the server that is in the table.
     pub(super) sticks_to_address: bool,
     pub(super) default_server: ServerOptions,
-    /// Name of the backend, and where it is written.
+    /// Name of the default backend, and where it is written.
     pub(super) backend: Option<(String, Lines)>,
+    /// Whether it takes no traffic.
+    pub(super) is_disabled: bool,
+    /// Whether all backup servers receive traffic together.
+    pub(super) has_all_backups: bool,
+    /// Names of conditions about rates.
+    pub(super) rate_acls: Vec<String>,
     /// Whether servers see the client's address.
     pub(super) is_transparent: bool,
     pub(super) local_addresses: Vec<IpAddr>,
@@ -57,14 +68,48 @@ impl Settings {
                 self.backend = Some((name.to_owned(), at));
             }
             ("source", _) => self.source(ledger, line),
-            ("tcp-request", _) if line.words.iter().any(|word| word == "reject") => {
-                ledger.left_out(at, ACCESS);
+            ("disabled" | "enabled", _) => {
+                self.is_disabled = line.keyword() == "disabled";
+                ledger.used(at);
             }
-            ("option", "allbackups") => ledger.used(at),
-            ("option" | "http-check" | "tcp-check", _) if self.check.take(ledger, line) => {}
+            ("acl" | "tcp-request" | "http-request", _) => self.rule(ledger, line),
+            ("option", "allbackups") => {
+                self.has_all_backups = true;
+                ledger.used(at);
+            }
+            ("no" | "default", "option") if line.word(2) == "allbackups" => {
+                self.has_all_backups = false;
+                ledger.used(at);
+            }
+            ("option" | "http-check" | "tcp-check" | "no" | "default", _)
+                if self.check.take(ledger, line) => {}
             ("option", option) => ledger.left_out(at, option_reason(option)),
+            ("no" | "default", "option") => ledger.left_out(at, option_reason(line.word(2))),
+            ("no" | "default", keyword) => ledger.left_out(at, reason(keyword)),
             (keyword, _) => ledger.left_out(at, reason(keyword)),
         }
+    }
+
+    /// Notes a rule about clients, or a condition of rules.
+    fn rule(&mut self, ledger: &mut Ledger, line: &Line) {
+        let is_rate = |word: &String| is_rate(word) || self.rate_acls.iter().any(|name| name == word);
+        let has_rate =
+            line.from(1).iter().any(|word| is_rate(&word.trim_matches(['!', '{', '}']).to_owned()));
+        let is_condition = |word: &&String| !matches!(word.as_str(), "if" | "unless");
+        let mut actions = line.from(1).iter().take_while(is_condition);
+        let refuses = |word: &String| matches!(word.as_str(), "reject" | "silent-drop" | "tarpit" | "deny");
+        let reason = match line.keyword() {
+            "acl" if has_rate => {
+                self.rate_acls.push(line.word(1).to_owned());
+                RATE
+            }
+            "acl" => reason("acl"),
+            "tcp-request" if line.word(2) == "expect-proxy" => PROXY,
+            _ if !actions.any(refuses) => reason(line.keyword()),
+            _ if has_rate => RATE,
+            _ => ACCESS,
+        };
+        ledger.left_out(line.at, reason);
     }
 
     fn balance(&mut self, ledger: &mut Ledger, line: &Line) {
@@ -103,8 +148,7 @@ impl Settings {
             "client" => self.client = Some((time, at)),
             "server" => self.server = Some((time, at)),
             "tunnel" => self.tunnel = Some((time, at)),
-            "connect" => self.connect = Some(time),
-            "check" => self.check.timeout = Some(limits::TIMEOUT.fit(ledger, at, time)),
+            "check" => self.check.timeout = Some((limits::TIMEOUT.fit(ledger, at, time), at)),
             _ => {
                 return without(
                     ledger,
@@ -131,7 +175,8 @@ impl Settings {
         if time.is_none() {
             ledger.changed(line.at, "without a time it became 3600s, the longest of SLB");
         }
-        self.stick_table = Some(limits::PERSISTENCE.fit(ledger, line.at, time.unwrap_or(hour)));
+        let fitted = limits::PERSISTENCE.fit(ledger, line.at, time.unwrap_or(hour));
+        self.stick_table = Some((fitted, line.at));
     }
 
     fn stick(&mut self, ledger: &mut Ledger, line: &Line) {
@@ -146,24 +191,26 @@ impl Settings {
     }
 
     fn source(&mut self, ledger: &mut Ledger, line: &Line) {
-        let host = line.word(1).rsplit_once(':').filter(|(host, _)| !host.contains(':'));
-        let host = host.map_or(line.word(1), |(host, _)| host);
-        match (line.word(2), host.parse::<IpAddr>()) {
+        match (line.word(2), address::source(line.word(1))) {
             ("usesrc", _) => {
                 self.is_transparent = true;
-                ledger.changed(
-                    line.at,
-                    "servers see the client's address in mode `nat`: they answer through this host",
-                );
+                ledger.changed(line.at, TRANSPARENT);
             }
-            ("", Ok(address)) if !address.is_unspecified() => {
+            ("", Some(address)) => {
                 self.local_addresses.push(address);
-                ledger.changed(line.at, "it became one of `local_addresses`, which all listeners share");
+                ledger.changed(line.at, LOCAL_ADDRESS);
             }
             _ => ledger
                 .left_out(line.at, "`local_addresses` of `[daemon]` is where connections to servers begin"),
         }
     }
+}
+
+/// Whether a word samples the rate or number of connections.
+fn is_rate(word: &str) -> bool {
+    const PREFIXES: [&str; 9] =
+        ["sc0_", "sc1_", "sc2_", "sc_", "src_conn_", "src_sess_", "src_http_", "fe_", "be_"];
+    PREFIXES.iter().any(|prefix| word.starts_with(prefix))
 }
 
 /// Why an option has no counterpart.
@@ -228,9 +275,7 @@ pub(super) fn reason(keyword: &str) -> &'static str {
         | "reqidel"
         | "rspidel"
         | "reqrep" => "it is for HTTP",
-        "description" | "id" | "disabled" | "enabled" | "guid" => {
-            "SLB has no such setting; `state` stops a listener"
-        }
+        "description" | "id" | "guid" => "SLB has no such setting",
         "email-alert" => "SLB sends no mails: its log and `slb status` show health",
         "bind-process" | "grace" | "nbproc" => "SLB forwards on all CPUs",
         "filter"
@@ -245,6 +290,6 @@ pub(super) fn reason(keyword: &str) -> &'static str {
         | "http-send-name-header"
         | "dispatch"
         | "external-check" => "SLB has no such setting",
-        _ => "`slb import` does not know it",
+        _ => "unknown directive",
     }
 }

@@ -122,3 +122,194 @@ fn faults_have_their_line() {
         assert!(error.line == line && error.to_string().contains(part), "{error}");
     }
 }
+
+/// Whether a note of this line has this part in its reason.
+fn notes_of(found: &crate::Imported, line: usize) -> Vec<&str> {
+    let here = found.notes.iter().filter(|note| note.first_line <= line && line <= note.last_line);
+    here.map(|note| note.reason.as_str()).collect()
+}
+
+fn assert_note(found: &crate::Imported, line: usize, part: &str) {
+    let notes = notes_of(found, line);
+    assert!(notes.iter().any(|note| note.contains(part)), "{line}: {part}: {notes:?}\n{}", found.toml);
+}
+
+#[test]
+fn unconditional_use_backend_comes_before_default_backend() {
+    let backends = "backend b1\n server a 10.0.0.1:1\nbackend b2\n server a 10.0.0.2:1\n";
+    for front in [
+        "frontend f\n bind :80\n default_backend b2\n use_backend b1\n use_backend b2\n",
+        "frontend f\n bind :80\n use_backend b1\n use_backend b2\n default_backend b2\n",
+        "defaults\n default_backend b2\nfrontend f\n bind :80\n use_backend b1\n",
+        "listen f\n bind :80\n use_backend b1\n server x 10.0.0.3:1\n",
+    ] {
+        let found = imported(&format!("{front}{backends}"));
+        assert!(found.toml.contains("server_group = \"b1\""), "{front}\n{}", found.toml);
+        assert!(!found.toml.contains("address = \"10.0.0.2\""), "{front}\n{}", found.toml);
+    }
+    let found = imported(&format!(
+        "frontend f\n bind :80\n use_backend b1\n use_backend b2\n default_backend b2\n{backends}"
+    ));
+    assert_note(&found, 4, "line 3");
+    assert_note(&found, 5, "line 3");
+    let found = imported(&format!("listen f\n bind :80\n use_backend b1\n server x 10.0.0.3:1\n{backends}"));
+    assert_note(&found, 4, "`b1`");
+}
+
+#[test]
+fn dynamic_use_backend_is_content_switching() {
+    let text = "frontend f\n bind :80\n use_backend %[req.ssl_sni,lower]\n default_backend b\nbackend b\n server a 10.0.0.1:1\n\
+                frontend g\n bind :81\n use_backend bk_%[src]\n";
+    let found = imported(text);
+    assert_eq!(found.listeners, 1, "{}", found.toml);
+    assert_note(&found, 3, "content switching");
+    assert_note(&found, 7, "content switching");
+}
+
+#[test]
+fn disabled_sections_become_stopped_listeners() {
+    for text in [
+        "listen a\n bind :80\n disabled\n server a 10.0.0.1:1\n",
+        "frontend a\n bind :80\n disabled\n default_backend b\nbackend b\n server a 10.0.0.1:1\n",
+        "frontend a\n bind :80\n default_backend b\nbackend b\n disabled\n server a 10.0.0.1:1\n",
+        "defaults\n disabled\nlisten a\n bind :80\n server a 10.0.0.1:1\n",
+    ] {
+        let found = imported(text);
+        assert!(found.toml.contains("state = \"stopped\""), "{text}\n{}", found.toml);
+    }
+    let found = imported("defaults\n disabled\nlisten a\n bind :80\n enabled\n server a 10.0.0.1:1\n");
+    assert!(!found.toml.contains("state = "), "{}", found.toml);
+}
+
+#[test]
+fn no_option_resets_the_check() {
+    for option in ["httpchk", "tcp-check", "ssl-hello-chk", "mysql-check"] {
+        let text = format!(
+            "defaults\n option httpchk GET /x\nlisten a\n bind :80\n no option {option}\n no option tcplog\n server a 10.0.0.1:1 check\n"
+        );
+        let found = imported(&text);
+        assert!(found.toml.contains("kind = \"tcp\""), "{option}\n{}", found.toml);
+        assert!(notes_of(&found, 5).is_empty(), "{}", found.toml);
+        assert_note(&found, 6, "logs no connections");
+    }
+}
+
+#[test]
+fn unspecified_ipv6_address_accepts_ipv4_unless_v6only() {
+    for (bind, vips) in [
+        (":::25", 2),
+        ("[::]:25", 2),
+        ("ipv6@:25", 2),
+        ("[::]:25 v4v6", 2),
+        ("[::]:25 v6only", 1),
+        ("*:25", 1),
+    ] {
+        let found = imported(&format!(
+            "listen a\n bind {bind}\n server a 10.0.0.1:1 check\n server b [fd00::1]:1 check\n"
+        ));
+        let addresses = found.toml.lines().find(|line| line.starts_with("addresses")).expect("addresses");
+        assert_eq!(addresses.matches('"').count(), 2 * vips, "{bind}: {addresses}");
+        let is_noted = notes_of(&found, 2).iter().any(|note| note.contains("IPv4"));
+        assert_eq!(is_noted, vips == 2 && !bind.contains("v4v6"), "{bind}\n{}", found.toml);
+    }
+}
+
+#[test]
+fn rules_about_clients_are_in_the_header() {
+    const HEADER: &str = "# - `[[access_list]]`";
+    let rules = |rule: &str| imported(&format!("listen a\n bind :80\n {rule}\n server a 10.0.0.1:1\n"));
+    for rule in [
+        "tcp-request connection reject if !{ src 10.0.0.0/8 }",
+        "tcp-request connection silent-drop if { src 192.0.2.0/24 }",
+        "tcp-request content reject unless { src 10.0.0.0/8 }",
+        "http-request tarpit if { src 10.0.0.0/8 }",
+        "http-request deny if { src 10.0.0.0/8 }",
+        "tcp-request session reject",
+    ] {
+        let found = rules(rule);
+        assert!(found.toml.contains(HEADER), "{rule}\n{}", found.toml);
+        assert_note(&found, 3, "access_list");
+    }
+    for rule in [
+        "tcp-request connection reject if { src_conn_rate gt 10 }",
+        "tcp-request connection reject if { sc0_conn_rate gt 10 }",
+        "acl abuse src_conn_rate gt 10\n tcp-request connection reject if abuse",
+    ] {
+        let found = rules(rule);
+        assert!(!found.toml.contains(HEADER), "{rule}\n{}", found.toml);
+        assert_note(&found, 3, "new_connections");
+        assert_note(&found, 2 + rule.lines().count(), "new_connections");
+    }
+    assert!(!rules("tcp-request connection accept").toml.contains(HEADER));
+    for text in [
+        "listen a\n bind :80 accept-proxy\n server a 10.0.0.1:1\n",
+        "listen a\n bind :80\n tcp-request connection expect-proxy layer4\n server a 10.0.0.1:1\n",
+    ] {
+        let found = imported(text);
+        let header = found.toml.split("[daemon]").next().unwrap_or_default();
+        assert!(header.contains("PROXY"), "{}", found.toml);
+    }
+}
+
+#[test]
+fn timeout_of_checks_is_timeout_check_or_the_interval() {
+    for (settings, options, expected) in [
+        ("timeout connect 5s", "check", "timeout = \"2s\""),
+        ("timeout connect 1s", "check inter 10s", "timeout = \"10s\""),
+        ("timeout check 7s", "check inter 3s", "timeout = \"7s\""),
+        ("timeout check 100ms", "check", "timeout = \"1s\""),
+        ("maxconn 9", "check inter 1", "timeout = \"1s\""),
+    ] {
+        let found = imported(&format!("listen a\n bind :80\n {settings}\n server a 10.0.0.1:1 {options}\n"));
+        assert!(found.toml.contains(expected), "{settings} {options}: {expected}\n{}", found.toml);
+    }
+}
+
+#[test]
+fn source_of_servers_is_kept_or_its_loss_noted() {
+    let transparent = "source 0.0.0.0 usesrc clientip";
+    let listen = |a: &str, b: &str| {
+        imported(&format!("listen a\n bind :80\n server a 10.0.0.1:1 {a}\n server b 10.0.0.2:1 {b}\n"))
+    };
+    let found = listen(transparent, transparent);
+    assert!(!found.toml.contains("full-nat"), "{}", found.toml);
+    assert_note(&found, 3, "mode `nat`");
+    let found = listen(transparent, "");
+    assert!(found.toml.contains("full-nat"), "{}", found.toml);
+    assert_note(&found, 3, "the client's address");
+    let found = listen("source 10.9.0.1:1024-65000", "");
+    assert!(found.toml.contains("local_addresses = [\"10.9.0.1\"]\n"), "{}", found.toml);
+    assert_note(&found, 3, "local_addresses");
+}
+
+#[test]
+fn lines_without_effect_are_noted() {
+    let text = "frontend f\n bind 192.0.2.1:80\n stick-table type ip size 1m expire 10m\n balance source\n default_backend b\n\
+                backend b\n stick-table type ip size 1m expire 10m\n timeout client 5m\n timeout server 10m\n \
+                option httpchk GET /x\n timeout check 3s\n server a 10.0.0.1:1\n";
+    let found = imported(text);
+    for line in [3, 4, 7, 8, 10, 11] {
+        assert!(!notes_of(&found, line).is_empty(), "{line}\n{}", found.toml);
+    }
+    assert!(!found.toml.contains("session_persistence ="), "{}", found.toml);
+}
+
+#[test]
+fn backup_group_of_the_same_servers_is_noted() {
+    let text = "listen a\n bind 192.0.2.1:80\n server a 10.0.0.1:80\n server b 10.0.0.1:80 backup\n";
+    let found = imported(text);
+    assert!(!found.toml.contains("secondary ="), "{}", found.toml);
+    assert_note(&found, 4, "same");
+}
+
+#[test]
+fn comments_show_no_secret() {
+    let text = "global\n stats socket /x\nuserlist u\n user joe insecure-password geheim\nlisten a\n bind :80 # geheim\n \
+                http-request set-header X-Key geheim\n tcp-check send geheim\n option mysql-check user geheim\n \
+                set-geheimgeheimgeheimgeheimgeheimgeheim 1\n geheim:geheim\n geheim=geheim\n capture geheim\n \
+                server a 10.0.0.1:1 check agent-check agent-send geheim proto geheim cookie geheim\n \
+                server b 10.0.0.2:1 check password=geheim\n";
+    let found = imported(text);
+    let lines: Vec<&str> = found.toml.lines().filter(|line| line.contains("geheim")).collect();
+    assert!(lines.is_empty(), "{lines:?}");
+}

@@ -11,12 +11,17 @@ use crate::{
     tree::Statement,
 };
 
+/// Why timing of servers without check is left out.
+pub(super) const WITHOUT_CHECK: &str = "without a check it has no effect";
+
 /// Settings that virtual servers, real servers and checks may have, the inner ones before the outer ones.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Timing {
     interval: Option<Duration>,
     timeout: Option<Duration>,
-    retries: Option<u64>,
+    retries: Option<(u64, Lines)>,
+    /// Between a failure and the next attempt.
+    delay: Option<(Duration, Lines)>,
     host: Option<String>,
     at: Vec<Lines>,
 }
@@ -36,11 +41,13 @@ impl Timing {
                 time().is_some()
             }
             "retry" | "nb_get_retry" | "nb_sock_retry" => {
-                let count = |retries: u64| retries.saturating_add(1);
-                let retries: Option<u64> = value.parse().ok().map(count);
-                let fit = |count| limits::count(ledger, at, "unhealthy_threshold", count, 1..=10);
-                self.retries = retries.map(fit).or(self.retries);
+                let retries: Option<u64> = value.parse().ok();
+                self.retries = retries.map(|retries| (retries, at)).or(self.retries);
                 retries.is_some()
+            }
+            "delay_before_retry" => {
+                self.delay = time().map(|time| (time, at)).or(self.delay);
+                time().is_some()
             }
             "virtualhost" => {
                 self.host = Some(value.to_owned()).filter(|host| limits::is_host(host));
@@ -57,10 +64,56 @@ impl Timing {
         true
     }
 
+    /// The lines of these settings that are not among those of an outer block.
+    pub(super) fn own_lines(&self, outer: &Self) -> Vec<Lines> {
+        self.at.iter().filter(|at| !outer.at.contains(at)).copied().collect()
+    }
+
     /// Notes that these settings have no effect without a check.
     pub(super) fn leave_out(&self, ledger: &mut Ledger) {
         for at in &self.at {
-            ledger.left_out(*at, "without a check it has no effect");
+            ledger.left_out(*at, WITHOUT_CHECK);
+        }
+    }
+
+    /// Sets the failures after which a server is unhealthy. keepalived has retries, SLB further probes.
+    fn retries(&self, ledger: &mut Ledger, check: &mut Check, kind: &str) {
+        let interval = self.interval.unwrap_or(match check.kind {
+            CheckKind::Udp { .. } => Duration::from_secs(5),
+            _ => Duration::from_secs(2),
+        });
+        let (default, delay) = match kind {
+            "DNS_CHECK" => (Some(3), interval),
+            "MISC_CHECK" => (None, Duration::from_secs(1)),
+            "HTTP_GET" | "SSL_GET" => (Some(1), Duration::from_secs(3)),
+            _ => (Some(1), Duration::from_secs(1)),
+        };
+        let delay = self.delay.map_or(delay, |(delay, _)| delay);
+        let Some(retries) = self.retries.map(|(retries, _)| retries).or(default) else {
+            if let Some((_, at)) = self.delay {
+                ledger.left_out(at, "without `retry` it has no effect");
+            }
+            return;
+        };
+        let probes = retries.saturating_add(1);
+        let probes = match self.retries {
+            Some((_, at)) => limits::count(ledger, at, "unhealthy_threshold", probes, 1..=10),
+            None => probes,
+        };
+        check.unhealthy = Some(probes);
+        let times = |time: Duration, count: u64| {
+            limits::text(time.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX)))
+        };
+        let reason = format!(
+            "a server is unhealthy in keepalived {} after the first failure (`delay_before_retry` is {}), in SLB after {} \
+             (`interval` is {})",
+            times(delay, retries),
+            limits::text(delay),
+            times(interval, probes - 1),
+            limits::text(interval),
+        );
+        for at in [self.retries.map(|(_, at)| at), self.delay.map(|(_, at)| at)].into_iter().flatten() {
+            ledger.changed(at, reason.clone());
         }
     }
 }
@@ -132,6 +185,12 @@ pub(super) fn read(
             keyword => line.leave_out(ledger, check_reason(keyword)),
         }
     }
+    timing.retries(ledger, &mut check, kind);
+    if let CheckKind::Udp { request: None, .. } = check.kind {
+        for line in statement.statements().iter().filter(|line| line.keyword() == "require_reply") {
+            ledger.left_out(line.head, "without `payload` SLB sends an empty probe and expects no reply");
+        }
+    }
     finish(&mut check, timing);
     Ok(check)
 }
@@ -139,7 +198,6 @@ pub(super) fn read(
 fn finish(check: &mut Check, timing: Timing) {
     check.interval = timing.interval;
     check.timeout = timing.timeout;
-    check.unhealthy = timing.retries;
     if check.kind == CheckKind::None {
         return;
     }

@@ -6,15 +6,111 @@ use crate::{
     ImportError,
     ledger::Ledger,
     source::{Lines, Sources},
-    tree::{Statement, TreeBuilder},
+    tree::{Statement, TreeBuilder, include},
 };
 
+const ALONE: &str = "such a name alone in its line, and fewer uses of long ones";
+
+/// Most bytes that definitions may become.
+const MAX_REPLACED: usize = 64 << 20;
+
 /// Definitions `$NAME=VALUE` so far.
-type Definitions = HashMap<String, String>;
+#[derive(Default)]
+struct Definitions {
+    /// The lines of each one.
+    values: HashMap<String, Vec<String>>,
+    /// Bytes that they became.
+    replaced: usize,
+}
+
+impl Definitions {
+    /// The lines of a definition, if `word` is its name and it has several.
+    fn lines(&self, word: &str) -> Option<&[String]> {
+        let name = word.strip_prefix('$')?;
+        let name = name.strip_prefix('{').and_then(|name| name.strip_suffix('}')).unwrap_or(name);
+        self.values.get(name).filter(|lines| lines.len() > 1).map(Vec::as_slice)
+    }
+
+    /// Replaces `$NAME` and `${NAME}` by what is defined. Others stay.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn replace(&mut self, word: &str) -> Result<String, String> {
+        let mut out = String::new();
+        let mut rest = word;
+        while let Some(begin) = rest.find('$') {
+            out.push_str(&rest[..begin]);
+            let after = &rest[begin + 1..];
+            let inner = after.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+            let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+            let (name, next) = inner.unwrap_or((&after[..end], &after[end..]));
+            match self.values.get(name).map(Vec::as_slice) {
+                Some([]) => {}
+                Some([value]) => out.push_str(value),
+                Some(_) => return Err(format!("`${name}` has several lines")),
+                None => out.push_str(&rest[begin..rest.len() - next.len()]),
+            }
+            rest = next;
+        }
+        out.push_str(rest);
+        self.grow(out.len())?;
+        Ok(out)
+    }
+
+    fn grow(&mut self, bytes: usize) -> Result<(), String> {
+        self.replaced = self.replaced.saturating_add(bytes);
+        if self.replaced > MAX_REPLACED {
+            Err("definitions become more than 64 MiB".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A line with those that a backslash at its end joins to it.
+struct Joined<'t> {
+    at: Lines,
+    parts: Vec<&'t str>,
+    /// Whether a last line is missing.
+    is_open: bool,
+}
+
+fn joined(text: &str, file: usize) -> Vec<Joined<'_>> {
+    let mut found: Vec<Joined<'_>> = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let at = Lines::one(file, index + 1);
+        let next = continued(line);
+        let part = next.unwrap_or(line);
+        match found.last_mut().filter(|before| before.is_open) {
+            Some(before) => {
+                before.at = before.at.until(at);
+                before.parts.push(part);
+                before.is_open = next.is_some();
+            }
+            None => found.push(Joined { at, parts: vec![part], is_open: next.is_some() }),
+        }
+    }
+    found
+}
+
+/// The line without the backslash at its end, if it has one outside of a comment.
+fn continued(line: &str) -> Option<&str> {
+    let mut is_quoted = false;
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => is_quoted = !is_quoted,
+            '\\' if is_quoted => _ = chars.next(),
+            '#' | '!' if !is_quoted => return None,
+            _ => {}
+        }
+    }
+    line.trim_end().strip_suffix('\\')
+}
 
 /// Reads the first file and all that it includes.
 pub(super) fn read(sources: &mut Sources<'_>, ledger: &mut Ledger) -> Result<Vec<Statement>, ImportError> {
-    file(sources, ledger, &mut Definitions::new(), 0)
+    file(sources, ledger, &mut Definitions::default(), 0)
 }
 
 fn file(
@@ -25,29 +121,39 @@ fn file(
 ) -> Result<Vec<Statement>, ImportError> {
     let text = sources.text(number).to_owned();
     let mut tree = TreeBuilder::new();
-    for (index, line) in text.lines().enumerate() {
-        let at = Lines::one(number, index + 1);
-        if let Some((name, value)) = definition(line) {
-            definitions.insert(name, value);
+    for Joined { at, parts, is_open } in joined(&text, number) {
+        if let Some((name, value)) = definition(&parts) {
+            if is_open {
+                let found = format!("`${name}` over several lines has no end");
+                return Err(sources.error(at, found, "a last line without a backslash at its end"));
+            }
+            definitions.values.insert(name, value);
             ledger.used(at);
             continue;
         }
-        let words =
-            words(line).map_err(|found| sources.error(at, found, "a quote at the end of the text"))?;
+        let words = words(&parts.join(" "))
+            .map_err(|found| sources.error(at, found, "a quote at the end of the text"))?;
         if words.first().is_some_and(|word| word.starts_with('@')) {
             ledger.left_out(at, "it holds for one instance of keepalived only (`@`)");
             continue;
         }
         if words.first().is_some_and(|word| word.starts_with("include")) {
-            ledger.used(at);
-            let pattern = replaced(words.get(1).map_or("", String::as_str), definitions);
-            for included in sources.include(at, &pattern)? {
+            let pattern = definitions
+                .replace(words.get(1).map_or("", String::as_str))
+                .map_err(|found| sources.error(at, found, ALONE))?;
+            for included in include(sources, ledger, at, &pattern)? {
                 let statements = file(sources, ledger, definitions, included)?;
                 tree.splice(statements);
             }
             continue;
         }
-        statements(sources, &mut tree, definitions, at, &words)?;
+        match words.as_slice() {
+            [word] if definitions.lines(word).is_some() => {
+                defined(sources, &mut tree, definitions, at, word)?;
+                ledger.used(at);
+            }
+            _ => statements(sources, &mut tree, definitions, at, &words)?,
+        }
     }
     tree.finish().map_err(|open| {
         let found = format!("the block `{}` has no end", open.keyword());
@@ -59,7 +165,7 @@ fn file(
 fn statements(
     sources: &Sources<'_>,
     tree: &mut TreeBuilder,
-    definitions: &Definitions,
+    definitions: &mut Definitions,
     at: Lines,
     words: &[String],
 ) -> Result<(), ImportError> {
@@ -88,7 +194,10 @@ fn statements(
                     return Err(sources.error(at, "`}` closes no block", "a block that is open"));
                 }
             }
-            word => pending.push(replaced(word, definitions)),
+            word => {
+                let replaced = definitions.replace(word);
+                pending.push(replaced.map_err(|found| sources.error(at, found, ALONE))?);
+            }
         }
     }
     if !pending.is_empty() {
@@ -97,31 +206,33 @@ fn statements(
     Ok(())
 }
 
-/// Name and value of `$NAME=VALUE`.
-fn definition(line: &str) -> Option<(String, String)> {
-    let (name, value) = line.trim().strip_prefix('$')?.split_once('=')?;
-    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    let value = value.split(['#', '!']).next().unwrap_or_default().trim();
-    is_name.then(|| (name.to_owned(), value.to_owned()))
+/// The statements of a definition with several lines.
+fn defined(
+    sources: &Sources<'_>,
+    tree: &mut TreeBuilder,
+    definitions: &mut Definitions,
+    at: Lines,
+    name: &str,
+) -> Result<(), ImportError> {
+    let lines = definitions.lines(name).unwrap_or_default().to_vec();
+    for line in lines {
+        definitions.grow(line.len()).map_err(|found| sources.error(at, found, ALONE))?;
+        let words =
+            words(&line).map_err(|found| sources.error(at, found, "a quote at the end of the text"))?;
+        statements(sources, tree, definitions, at, &words)?;
+    }
+    Ok(())
 }
 
-/// Replaces `$NAME` and `${NAME}` by what is defined. Others stay.
-fn replaced(word: &str, definitions: &Definitions) -> String {
-    let mut out = String::new();
-    let mut rest = word;
-    while let Some(begin) = rest.find('$') {
-        out.push_str(&rest[..begin]);
-        let after = &rest[begin + 1..];
-        let inner = after.strip_prefix('{').and_then(|inner| inner.split_once('}'));
-        let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
-        let (name, next) = inner.unwrap_or((&after[..end], &after[end..]));
-        match definitions.get(name) {
-            Some(value) => out.push_str(value),
-            None => out.push_str(&rest[begin..rest.len() - next.len()]),
-        }
-        rest = next;
-    }
-    out + rest
+/// Name and lines of `$NAME=VALUE`.
+fn definition(parts: &[&str]) -> Option<(String, Vec<String>)> {
+    let (name, first) = parts.first()?.trim().strip_prefix('$')?.split_once('=')?;
+    let name = name.trim_end();
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let lines = std::iter::once(first).chain(parts.iter().skip(1).copied());
+    let lines = lines.map(|line| line.split(['#', '!']).next().unwrap_or_default().trim());
+    let lines = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    is_name.then(|| (name.to_owned(), lines))
 }
 
 /// Words of a line without its comment. Braces are words of their own.

@@ -18,6 +18,8 @@ pub(super) struct RealServer {
     pub(super) mode: Mode,
     /// The first check that SLB can express, its place, and what it does with its lines.
     check: Option<(Check, Lines, Ledger)>,
+    /// Settings of its checks outside of them.
+    timing: Vec<Lines>,
 }
 
 /// Reads a server. `None` if it is left out.
@@ -42,6 +44,7 @@ pub(super) fn read(ledger: &mut Ledger, settings: &Settings, statement: &Stateme
         server: Server { at: statement.head, host, port, weight: settings.weight },
         mode: settings.mode,
         check: None,
+        timing: Vec::new(),
     };
     let mut timing = settings.timing.clone();
     for line in statement.statements() {
@@ -53,6 +56,7 @@ pub(super) fn read(ledger: &mut Ledger, settings: &Settings, statement: &Stateme
             keyword => line.leave_out(ledger, reason(keyword)),
         }
     }
+    real.timing = timing.own_lines(&settings.timing);
     for line in statement.statements().iter().filter(|line| check::is_check(line.keyword())) {
         if real.check.is_some() {
             line.leave_out(ledger, "SLB has one check for each listener, and the server has one before it");
@@ -73,7 +77,7 @@ pub(super) fn read(ledger: &mut Ledger, settings: &Settings, statement: &Stateme
 /// The check of all servers: that of the first one. Others that differ are left out.
 pub(super) fn common_check(ledger: &mut Ledger, settings: &Settings, servers: &[&RealServer]) -> Check {
     let mut common: Option<(&Check, usize)> = None;
-    for (check, at, own) in servers.iter().filter_map(|real| real.check.as_ref()) {
+    for (real, (check, at, own)) in servers.iter().filter_map(|real| Some((real, real.check.as_ref()?))) {
         match common {
             None => {
                 common = Some((check, at.first));
@@ -81,10 +85,15 @@ pub(super) fn common_check(ledger: &mut Ledger, settings: &Settings, servers: &[
             }
             Some((first, _)) if first == check => ledger.absorb(own),
             Some((_, line)) => {
-                ledger
-                    .left_out(*at, format!("all servers of a listener have one check: that of line {line}"));
+                for at in real.timing.iter().chain([at]) {
+                    let reason = format!("all servers of a listener have one check: that of line {line}");
+                    ledger.left_out(*at, reason);
+                }
             }
         }
+    }
+    for at in servers.iter().filter(|real| real.check.is_none()).flat_map(|real| &real.timing) {
+        ledger.left_out(*at, check::WITHOUT_CHECK);
     }
     let Some((check, _)) = common else {
         settings.timing.leave_out(ledger);

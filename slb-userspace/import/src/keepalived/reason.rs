@@ -4,7 +4,7 @@
 pub(super) fn reason(keyword: &str) -> &'static str {
     match keyword {
         "persistence_granularity" => "persistence of SLB is that of single addresses, not of networks",
-        "alpha" | "omega" | "warmup" | "delay_before_retry" | "hysteresis" | "delay_loop_jitter" => {
+        "alpha" | "omega" | "warmup" | "hysteresis" | "delay_loop_jitter" => {
             "SLB has its own timing: a new server is probed before it receives traffic"
         }
         "failover_up" | "failover_down" | "quorum_up" | "quorum_down" | "notify_up" | "notify_down"
@@ -28,6 +28,6 @@ pub(super) fn reason(keyword: &str) -> &'static str {
         "bps_limit" | "cps_limit" => "write `bandwidth` or `new_connections` into the listener",
         "est_timeout" => "write `established_timeout` into the listener",
         "virtualhost" => "only HTTP checks have a host",
-        _ => "`slb import` does not know it",
+        _ => "unknown directive",
     }
 }

@@ -144,7 +144,7 @@ fn backup_servers_and_local_addresses_of_forks_are_kept() {
 struct OneFile;
 
 impl Files for OneFile {
-    fn read(&self, from: &str, pattern: &str) -> Result<Vec<(String, String)>, String> {
+    fn read(&self, from: &str, pattern: &str, _: crate::Budget) -> Result<Vec<(String, String)>, String> {
         assert_eq!(from, "keepalived.conf");
         match pattern {
             "more/*.conf" => Ok(vec![(
@@ -187,4 +187,98 @@ fn block_of_a_keyword_without_blocks_is_noted() {
     let found = imported(text);
     let notes = || found.notes.iter().filter(|note| note.first_line <= 5 && 5 <= note.last_line);
     assert!(notes().any(|note| note.reason == "this keyword has no block"), "{}", found.toml);
+}
+
+fn assert_note(found: &crate::Imported, line: usize, part: &str) {
+    let here = found.notes.iter().filter(|note| note.first_line <= line && line <= note.last_line);
+    let notes: Vec<&str> = here.map(|note| note.reason.as_str()).collect();
+    assert!(notes.iter().any(|note| note.contains(part)), "{line}: {part}: {notes:?}\n{}", found.toml);
+}
+
+#[test]
+fn times_of_retries_are_noted() {
+    let text = "virtual_server 192.0.2.1 80 {\n delay_loop 6\n retry 3\n delay_before_retry 2\n real_server 10.0.0.1 80 {\n TCP_CHECK {\n }\n }\n}\n";
+    let found = imported(text);
+    assert!(found.toml.contains("unhealthy_threshold = 4"), "{}", found.toml);
+    // After the first failure: 3 * 2 s, and 3 * 6 s.
+    for line in [3, 4] {
+        assert_note(&found, line, "6s after the first failure");
+        assert_note(&found, line, "in SLB after 18s");
+    }
+    let text =
+        "virtual_server 192.0.2.1 80 {\n real_server 10.0.0.1 80 {\n TCP_CHECK {\n retry 2\n }\n }\n}\n";
+    let found = imported(text);
+    assert_note(&found, 4, "2s after the first failure");
+    assert_note(&found, 4, "in SLB after 4s");
+    let text = "virtual_server 192.0.2.1 80 {\n real_server 10.0.0.1 80 {\n TCP_CHECK {\n }\n }\n}\n";
+    assert!(imported(text).toml.contains("unhealthy_threshold = 2"), "{}", imported(text).toml);
+}
+
+#[test]
+fn settings_of_a_server_without_check_are_noted() {
+    let text = "virtual_server 192.0.2.1 80 {\n real_server 10.0.0.1 80 {\n delay_loop 3\n retry 2\n }\n \
+                real_server 10.0.0.2 80 {\n TCP_CHECK {\n }\n }\n}\n";
+    let found = imported(text);
+    assert_note(&found, 3, "without a check");
+    assert_note(&found, 4, "without a check");
+    let text = "virtual_server 192.0.2.1 80 {\n protocol UDP\n real_server 10.0.0.1 80 {\n UDP_CHECK {\n require_reply 01\n }\n }\n}\n";
+    assert_note(&imported(text), 5, "payload");
+}
+
+#[test]
+fn definitions_over_several_lines_are_replaced() {
+    let text = "$PORT = 80\n$CHECK = \\\nTCP_CHECK { \\\n connect_port ${PORT} \\\n retry 4 \\\n}\n\
+                virtual_server 192.0.2.1 80 {\n real_server 10.0.0.1 81 {\n $CHECK\n }\n}\n";
+    let found = imported(text);
+    assert!(
+        found.toml.contains("port = 80") && found.toml.contains("unhealthy_threshold = 5"),
+        "{}",
+        found.toml
+    );
+    for (text, line) in [
+        ("$A = \\\nx \\\ny\nvirtual_server $A 80 {\n}\n", 4),
+        ("$A = \\\nx \\\n$A\nvirtual_server 192.0.2.1 80 {\n$A\n}\n", 5),
+        ("\n$A = \\\nx \\\n", 2),
+    ] {
+        let error = import(Format::Keepalived, "f", text, &NoFiles).expect_err(text);
+        assert!(error.line == line && error.to_string().contains("several lines"), "{error}");
+    }
+    let found = imported("virtual_server \\\n 192.0.2.1 80 {\n real_server 10.0.0.1 80 {\n }\n}\n");
+    assert_eq!(found.listeners, 1);
+}
+
+#[test]
+fn interfaces_of_addresses_are_taken_and_must_be_checked() {
+    let text = "vrrp_instance a {\n interface eth0\n virtual_ipaddress {\n 192.0.2.1/24 dev eth1 label eth1:0\n 192.0.2.2\n }\n \
+                virtual_ipaddress_excluded {\n 192.0.2.3 dev eth2\n }\n}\n";
+    let found = imported(text);
+    assert!(found.toml.contains("interfaces = [\"eth0\", \"eth1\", \"eth2\"] # FILL IN"), "{}", found.toml);
+}
+
+#[test]
+fn comments_show_no_secret() {
+    let text = "$KEY=geheim\nglobal_defs {\n router_id geheim\n}\nvirtual_server 192.0.2.1 80 {\n notify_up \"/x geheim\"\n \
+                real_server 10.0.0.1 80 {\n MISC_CHECK {\n misc_path \"/x geheim\"\n }\n HTTP_GET { url { path /geheim }\n }\n }\n}\n";
+    let found = imported(text);
+    let lines: Vec<&str> = found.toml.lines().filter(|line| line.contains("geheim")).collect();
+    assert!(lines.is_empty(), "{lines:?}");
+}
+
+struct Nothing;
+
+impl Files for Nothing {
+    fn read(&self, _: &str, _: &str, _: crate::Budget) -> Result<Vec<(String, String)>, String> {
+        Ok(Vec::new())
+    }
+}
+
+#[test]
+fn include_that_matches_nothing_is_noted() {
+    for (format, text) in [
+        (Format::Keepalived, "include conf.d/*.conf\n"),
+        (Format::Nginx, "stream { include conf.d/*.conf; }\n"),
+    ] {
+        let found = import(format, "f", text, &Nothing).expect("readable");
+        assert_note(&found, 1, "no file here matches: import it on its host, or copy the files");
+    }
 }

@@ -69,6 +69,7 @@ pub(super) fn read(ledger: &mut Ledger, model: &mut Model, statement: &Statement
             failover_threshold: settings
                 .failover_percent
                 .map(|percent| threshold(real_servers.len(), percent)),
+            is_stopped: false,
         };
         let modes: Vec<_> = real_servers.iter().map(|real| (real.server.at, real.mode)).collect();
         ipvs::one_mode(ledger, &mut service, &modes);

@@ -4,7 +4,7 @@ use crate::{
     ImportError,
     ledger::Ledger,
     source::{Lines, Sources},
-    tree::{Statement, TreeBuilder},
+    tree::{Statement, TreeBuilder, include},
 };
 
 #[derive(Debug, PartialEq, Eq)]
@@ -49,8 +49,8 @@ fn file(
             Some((Token::End, _))
                 if words[0] == "include" && !matches!(tree.outermost(), Some("http" | "mail")) =>
             {
-                ledger.used(begin.until(at));
-                for included in sources.include(begin, words.get(1).map_or("", String::as_str))? {
+                let pattern = words.get(1).map_or("", String::as_str);
+                for included in include(sources, ledger, begin.until(at), pattern)? {
                     let statements = file(sources, ledger, included)?;
                     tree.splice(statements);
                 }

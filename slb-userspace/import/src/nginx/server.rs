@@ -4,8 +4,8 @@ use std::{net::IpAddr, time::Duration};
 
 use super::address;
 use crate::{
-    ImportError,
-    ledger::{ACCESS, Ledger},
+    ImportError, excerpt,
+    ledger::{ACCESS, Ledger, PROXY},
     limits,
     model::{Check, CheckKind, Ports, Protocol, Vip},
     source::{Lines, Sources},
@@ -15,7 +15,8 @@ use crate::{
 /// Settings of `stream` and `server`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Settings {
-    pub(super) timeout: Option<Duration>,
+    /// The silence after which nginx ends a connection, and where it is written.
+    pub(super) timeout: Option<(Duration, Lines)>,
     pub(super) is_transparent: bool,
     pub(super) local_address: Option<IpAddr>,
     /// Whether the connection to the server is TLS that nginx begins.
@@ -44,11 +45,15 @@ impl Settings {
         let at = line.whole;
         match line.keyword() {
             "proxy_timeout" => match limits::with_units(line.argument(1), 1000) {
-                Some(time) => self.timeout = Some(limits::ESTABLISHED.fit(ledger, at, time)),
+                Some(time) => self.timeout = Some((limits::ESTABLISHED.fit(ledger, at, time), at)),
                 None => ledger.left_out(at, "it is no time"),
             },
+            "proxy_bind" if line.argument(1) == "off" => {
+                (self.is_transparent, self.local_address) = (false, None);
+                ledger.used(at);
+            }
             "proxy_bind" if line.words.iter().any(|word| word == "transparent") => {
-                self.is_transparent = true;
+                (self.is_transparent, self.local_address) = (true, None);
                 ledger.changed(
                     at,
                     "servers see the client's address in mode `nat`: they answer through this host",
@@ -56,7 +61,7 @@ impl Settings {
             }
             "proxy_bind" => match line.argument(1).parse::<IpAddr>() {
                 Ok(address) if !address.is_unspecified() => {
-                    self.local_address = Some(address);
+                    (self.is_transparent, self.local_address) = (false, Some(address));
                     ledger.changed(at, "it became one of `local_addresses`, which all listeners share");
                 }
                 _ => ledger
@@ -64,7 +69,14 @@ impl Settings {
             },
             "proxy_ssl" if line.argument(1) == "on" => {
                 self.is_encrypted = true;
-                ledger.left_out(at, "SLB forwards bytes as they are, and encrypts none");
+                ledger.left_out(at, "SLB forwards bytes as they are, and originates no TLS");
+            }
+            "proxy_ssl" if line.argument(1) == "off" => {
+                if std::mem::take(&mut self.is_encrypted) {
+                    ledger.used(at);
+                } else {
+                    ledger.left_out(at, "SLB originates no TLS anyway");
+                }
             }
             "health_check" => self.check = Some(health_check(ledger, line)),
             keyword => line.leave_out(ledger, reason(keyword)),
@@ -94,7 +106,7 @@ fn health_check(ledger: &mut Ledger, line: &Statement) -> Check {
             }
             ("port", Ok(port @ 1..=65_535)) => check.port = u16::try_from(port).ok(),
             ("udp", _) => check.kind = CheckKind::Udp { request: None, expect: None },
-            _ => ledger.left_out(at, format!("`{name}`: SLB's check has no such setting")),
+            _ => ledger.left_out(at, format!("{}: SLB's check has no such setting", excerpt::word(name))),
         }
     }
     check
@@ -147,9 +159,9 @@ fn reason(keyword: &str) -> &'static str {
         | "map_hash_max_size"
         | "load_module"
         | "server_names_hash_bucket_size" => "SLB has no variables and runs no programs",
-        "server_name" => "SLB does not choose by name: a listener has an address and a port",
+        "server_name" => "SLB does no content switching: a listener has an address and a port",
         keyword if keyword.starts_with("ssl_") || keyword.starts_with("proxy_ssl") => {
-            "SLB forwards TLS as it is, and ends and begins none"
+            "SLB forwards TLS as it is, and neither terminates nor originates it"
         }
         keyword
             if keyword.ends_with("_by_lua_block")
@@ -158,7 +170,7 @@ fn reason(keyword: &str) -> &'static str {
         {
             "SLB runs no programs"
         }
-        _ => "`slb import` does not know it",
+        _ => "unknown directive",
     }
 }
 
@@ -213,7 +225,10 @@ impl StreamServer {
         }
         let has = |name: &str| line.words.iter().any(|word| word == name);
         if has("ssl") {
-            line.leave_out(&mut self.ledger, "nginx ends TLS here; SLB forwards TLS to servers as it is");
+            line.leave_out(
+                &mut self.ledger,
+                "nginx terminates TLS here; SLB forwards TLS to servers as it is",
+            );
             return Ok(());
         }
         let protocol = if has("udp") { Protocol::Udp } else { Protocol::Tcp };
@@ -231,12 +246,10 @@ impl StreamServer {
             let name = word.split('=').next().unwrap_or(word);
             let reason = match name {
                 "udp" | "ipv6only" | "bind" | "default_server" | "default" => continue,
-                "proxy_protocol" => {
-                    "SLB passes a PROXY header on to the server, and sees the proxy before it as client"
-                }
+                "proxy_protocol" => PROXY,
                 _ => "it is for sockets, and SLB opens none",
             };
-            self.ledger.left_out(at, format!("`{name}`: {reason}"));
+            self.ledger.left_out(at, format!("{}: {reason}", excerpt::word(name)));
         }
         Ok(())
     }

@@ -60,9 +60,7 @@ fn target<'u>(server: &StreamServer, upstreams: &'u [Upstream]) -> Result<Target
     }
     let Some((name, at)) = &server.target else { return Err("it has no `proxy_pass`") };
     if server.settings.is_encrypted {
-        return Err(
-            "nginx encrypts connections to its servers (`proxy_ssl`); SLB forwards bytes as they are",
-        );
+        return Err("nginx originates TLS to its servers (`proxy_ssl`); SLB forwards bytes as they are");
     }
     if let Some(upstream) = upstreams.iter().find(|upstream| upstream.name == *name) {
         if upstream.servers.is_empty() && upstream.backup.is_empty() {
@@ -72,7 +70,7 @@ fn target<'u>(server: &StreamServer, upstreams: &'u [Upstream]) -> Result<Target
         return Ok(Target { name: name.clone(), upstream: Some(upstream), servers });
     }
     if name.contains('$') {
-        return Err("its upstream is chosen by a variable: SLB does not choose by content");
+        return Err("its upstream is chosen by a variable: SLB does no content switching");
     }
     let (host, port) = address::server(name)?;
     let servers = vec![Server { at: *at, host, port, weight: 1 }];
@@ -93,6 +91,9 @@ fn services(ledger: &mut Ledger, model: &mut Model, server: &StreamServer, targe
         let Some(&(_, at)) = vips.first() else { continue };
         let word = if protocol == Protocol::Udp { "udp" } else { "tcp" };
         let upstream = target.upstream;
+        if let (Protocol::Udp, Some((_, at))) = (protocol, settings.timeout) {
+            ledger.changed(at, "only of TCP: a UDP flow of SLB ends after 90 s without datagrams");
+        }
         let sources: Vec<Lines> = [Some(server.statement.whole), upstream.map(|upstream| upstream.whole)]
             .into_iter()
             .flatten()
@@ -110,7 +111,7 @@ fn services(ledger: &mut Ledger, model: &mut Model, server: &StreamServer, targe
             mode: if settings.is_transparent { Mode::Nat } else { Mode::FullNat },
             scheduler: upstream.map_or(Scheduler::Maglev, |upstream| upstream.scheduler),
             persistence: None,
-            established_timeout: settings.timeout,
+            established_timeout: settings.timeout.map(|(time, _)| time),
             slow_start: upstream.and_then(|upstream| upstream.slow_start),
             check: check(ledger, server, target, protocol),
             primary: Pool { name: target.name.clone(), servers: target.servers.clone() },
@@ -119,6 +120,7 @@ fn services(ledger: &mut Ledger, model: &mut Model, server: &StreamServer, targe
                 servers: upstream.map_or_else(Vec::new, |upstream| upstream.backup.clone()),
             },
             failover_threshold: None,
+            is_stopped: false,
         });
     }
 }

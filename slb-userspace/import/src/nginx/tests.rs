@@ -128,3 +128,43 @@ fn transparent_proxies_are_mode_nat() {
     assert!(!found.toml.contains("full-nat"), "{}", found.toml);
     assert!(found.toml.contains("route their answers"), "{}", found.toml);
 }
+
+fn assert_note(found: &crate::Imported, line: usize, part: &str) {
+    let here = found.notes.iter().filter(|note| note.first_line <= line && line <= note.last_line);
+    let notes: Vec<&str> = here.map(|note| note.reason.as_str()).collect();
+    assert!(notes.iter().any(|note| note.contains(part)), "{line}: {part}: {notes:?}\n{}", found.toml);
+}
+
+#[test]
+fn off_undoes_what_a_server_inherits() {
+    let server = "listen 192.0.2.1:1;\nproxy_pass 10.0.0.1:1;\n";
+    let found = imported(&format!("stream {{\nproxy_ssl on;\nserver {{\n{server}proxy_ssl off;\n}}\n}}\n"));
+    assert_eq!(found.listeners, 1, "{}", found.toml);
+    for bind in ["$remote_addr transparent", "10.9.0.1"] {
+        let text = format!("stream {{\nproxy_bind {bind};\nserver {{\n{server}proxy_bind off;\n}}\n}}\n");
+        let found = imported(&text);
+        assert!(found.toml.contains("full-nat"), "{}", found.toml);
+        assert!(!found.toml.contains("local_addresses = [\"10.9.0.1\"]"), "{}", found.toml);
+    }
+    let text = format!(
+        "stream {{\nproxy_bind $remote_addr transparent;\nserver {{\n{server}proxy_bind 10.9.0.1;\n}}\n}}\n"
+    );
+    assert!(imported(&text).toml.contains("full-nat"));
+}
+
+#[test]
+fn timeout_of_udp_is_noted() {
+    let text =
+        "stream {\nserver {\nlisten 192.0.2.1:53 udp;\nproxy_pass 10.0.0.1:53;\nproxy_timeout 20s;\n}\n}\n";
+    assert_note(&imported(text), 5, "90 s");
+}
+
+#[test]
+fn comments_show_no_secret() {
+    let text = "env KEY=geheim;\nstream {\nset $key geheim;\njs_set $x geheim;\nserver { listen 81 ssl; ssl_password_file geheim; }\n\
+                server {\nlisten 80 so_keepalive=geheim;\nproxy_pass 10.0.0.1:80;\nproxy_ssl_name geheim;\nhealth_check send=geheim \
+                x=geheim;\ncheck_http_send \"geheim\";\ngeheim:1 2;\n}\n}\n";
+    let found = imported(text);
+    let lines: Vec<&str> = found.toml.lines().filter(|line| line.contains("geheim")).collect();
+    assert!(lines.is_empty(), "{lines:?}");
+}

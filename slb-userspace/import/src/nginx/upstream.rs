@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::address;
 use crate::{
-    ImportError,
+    ImportError, excerpt,
     ledger::Ledger,
     limits,
     model::{Scheduler, Server},
@@ -82,7 +82,7 @@ pub(super) fn read(sources: &Sources<'_>, statement: &Statement) -> Result<Upstr
             "zone" | "state" | "keepalive" => {
                 line.leave_out(&mut upstream.ledger, "SLB has no workers that share memory");
             }
-            _ => line.leave_out(&mut upstream.ledger, "`slb import` does not know it"),
+            _ => line.leave_out(&mut upstream.ledger, "unknown directive"),
         }
     }
     if let Some(passive) = passive {
@@ -146,7 +146,7 @@ impl Upstream {
                     self.ledger
                         .changed(at, "a server that is `down` has weight 0: it receives no new connections");
                 }
-                _ => self.ledger.left_out(at, format!("`{name}`: {}", parameter_reason(name))),
+                _ => self.ledger.left_out(at, format!("{}: {}", excerpt::word(name), parameter_reason(name))),
             }
         }
         if is_down {
