@@ -15,7 +15,7 @@ mod server;
 mod service;
 mod settings;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use lexer::Section;
 use proxy::Proxy;
@@ -63,11 +63,16 @@ pub(crate) fn read(sources: &Sources<'_>, ledger: &mut Ledger, model: &mut Model
         };
         proxies.push(Proxy::read(sources, section, base)?);
     }
-    let inherited = service::build(sources, ledger, model, &proxies)?;
+    let service::Built { inherited, checks } = service::build(sources, ledger, model, &proxies)?;
     for (number, section) in sections.iter().enumerate().filter(|(_, section)| section.keyword == "defaults")
     {
         match &defaults[number] {
-            Some((_, own)) if inherited.contains(&number) => ledger.absorb(own),
+            Some((settings, own)) if inherited.contains(&number) => {
+                ledger.absorb(own);
+                for at in settings.check.lines().filter(|at| !checks.contains(at)) {
+                    ledger.left_out(at, service::UNUSED_CHECK);
+                }
+            }
             _ => ledger.left_out(section.whole, "no section of the result inherits it"),
         }
     }
@@ -79,6 +84,7 @@ fn settings_of_defaults(section: &Section, number: usize) -> (Settings, Ledger) 
     let mut ledger = Ledger::default();
     ledger.used(section.head);
     let mut settings = Settings { defaults: Some(number), ..Settings::default() };
+    lexer::leave_out_replaced(&mut ledger, &section.lines);
     for line in &section.lines {
         settings.take(&mut ledger, line);
     }

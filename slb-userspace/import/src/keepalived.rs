@@ -212,4 +212,4 @@ fn addresses(text: &str) -> Option<Vec<IpAddr>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,7 +13,7 @@ mod lexer;
 mod server;
 mod service;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod upstream;
 
 use server::Settings;

@@ -158,8 +158,8 @@ const VALID: [(Format, &str); 4] = [
     (
         Format::Keepalived,
         "virtual_server_group g {\n192.0.2.1-3 80\n}\nvirtual_server group g {\nlb_kind TUN\nlb_algo fo\nquorum 2\n\
-         sorry_server 10.0.0.9 80\nreal_server 10.0.0.1 80 {\nweight 300\nHTTP_GET {\nurl {\npath /\n}\nretry 9\n}\n}\n\
-         real_server 10.0.0.2 81 {\nTCP_CHECK {\nconnect_port 9\n}\n}\n}\nvirtual_server 192.0.2.4 0 {\nprotocol UDP\n\
+         sorry_server 10.0.0.9 80\nreal_server 10.0.0.1 80 {\nHTTP_GET {\nurl {\npath /\n}\nretry 9\n}\n}\n\
+         real_server 10.0.0.2 81 {\nweight 300\nTCP_CHECK {\nconnect_port 9\n}\n}\n}\nvirtual_server 192.0.2.4 0 {\nprotocol UDP\n\
          real_server 10.0.0.1 0 {\nDNS_CHECK {\n}\n}\n}\n",
     ),
     (
@@ -178,6 +178,47 @@ const VALID: [(Format, &str); 4] = [
         "stream {\nupstream a {\nhash $x;\nserver 10.0.0.1:80 max_fails=0;\nserver 10.0.0.2:80 backup;\nserver [fd00::1]:80 \
          down;\n}\nserver {\nlisten 80;\nlisten 80 udp;\nlisten [::]:80 ipv6only=off;\nproxy_pass a;\nproxy_timeout 1s;\n}\n\
          server {\nlisten 192.0.2.1:90-99;\nproxy_pass 10.0.0.1:80;\n}\n}\n",
+    ),
+];
+
+/// Texts with more keywords, also such that have no effect where they stand.
+const RICH: [(Format, &str); 3] = [
+    (
+        Format::Keepalived,
+        "$PORT=80\nvrrp_instance v {\ninterface eth0\nvirtual_ipaddress {\n192.0.2.1 dev eth1\n}\n}\n\
+         virtual_server 192.0.2.1 $PORT {\ndelay_loop 6\nretry 2\ndelay_before_retry 2\nconnect_timeout 4\nlb_algo sh\n\
+         sh-port\nlb_kind DR\npersistence_timeout 60\nprotocol TCP\nquorum 1\nvirtualhost web.example\nalpha\n\
+         real_server 10.0.0.1 80 {\nweight 2\nTCP_CHECK {\nconnect_port 81\nconnect_timeout 5\nenable_sni\n}\n}\n\
+         real_server 10.0.0.2 80 {\nweight 2\ndelay_loop 7\nretry 1\nconnect_timeout 2\n}\n\
+         real_server 10.0.0.3 80 {\ndelay_loop 9\nTCP_CHECK {\nretry 5\n}\n}\n}\n\
+         virtual_server 192.0.2.2 53 {\nprotocol UDP\nlb_algo mh\nmh-port\nquorum 3\nsorry_server 10.0.0.9 53\n\
+         real_server 10.0.0.5 53 {\nUDP_CHECK {\nrequire_reply 01\nretry 3\n}\n}\n}\n\
+         virtual_server 192.0.2.3 443 {\nlb_algo rr\nsh-port\nvirtualhost web.example\nreal_server 10.0.0.1 443 {\n\
+         SSL_GET {\nvirtualhost a.example\nenable_sni\nurl {\npath /\nvirtualhost b.example\n}\nurl {\npath /b\n}\n}\n\
+         TCP_CHECK {\nconnect_timeout 3\n}\n}\n}\n\
+         virtual_server 192.0.2.4 80 {\ndelay_loop 5\nreal_server 10.0.0.1 80 {\nretry 3\n}\n}\n",
+    ),
+    (
+        Format::Haproxy,
+        "defaults\nmode tcp\nbalance leastconn\noption httpchk GET /x\ntimeout connect 4s\ntimeout client 1m\ntimeout \
+         server 2m\ntimeout check 2s\nretries 3\nfrontend f\nbind 192.0.2.1:80\nbind [::]:81 v6only\nacl a src \
+         10.0.0.0/8\ntcp-request connection reject if !a\nuse_backend b if a\nuse_backend c\nuse_backend b\n\
+         default_backend b\nstick-table type ip size 1m expire 1m\ntimeout server 9m\nbackend b\nserver x 10.0.0.1:80\n\
+         backend c\nno option httpchk\nhash-type consistent\ntimeout client 7m\ntimeout tunnel 5m\nstick-table type ip \
+         size 1m expire 10m\ndefault-server check inter 3s\noption allbackups\nserver a 10.0.0.1:80\nserver b 10.0.0.2:80 \
+         source 10.9.0.1\nserver c 10.0.0.3:80 backup\nserver d 10.0.0.4:80 backup\nlisten l\nbind \
+         192.0.2.2:25\ndisabled\nstick-table type ip size 1m expire 10m\nstick on src\nsource 10.9.0.2\ntimeout check \
+         4s\nserver a 10.0.0.1\nserver b 10.0.0.1 backup\nlisten m\nbind 192.0.2.3:25\ndefault_backend c\nserver a \
+         10.0.0.7:25\ndefault-server weight 3\n",
+    ),
+    (
+        Format::Nginx,
+        "worker_processes 1;\nstream {\nproxy_timeout 2m;\nproxy_bind 10.9.0.1;\nproxy_ssl on;\nupstream a {\nzone a \
+         64k;\nleast_conn;\nserver 10.0.0.1:80 max_fails=2 fail_timeout=20s;\nserver 10.0.0.2:80 max_fails=2 \
+         fail_timeout=20s;\nserver 10.0.0.3:80 backup;\n}\nserver {\nlisten 192.0.2.1:80;\nproxy_pass a;\nproxy_ssl \
+         off;\nproxy_bind off;\nproxy_ssl_name x;\nproxy_timeout 3m;\n}\nserver {\nlisten 192.0.2.1:53 udp;\nproxy_ssl \
+         off;\nproxy_pass 10.0.0.4:53;\nproxy_timeout 20s;\nproxy_responses 1;\n}\nserver {\nlisten 192.0.2.2:80;\n\
+         proxy_ssl off;\nhealth_check interval=3;\nhealth_check interval=4;\nproxy_pass a;\nproxy_pass 10.0.0.5:80;\n}\n}\n",
     ),
 ];
 
@@ -223,7 +264,7 @@ proptest! {
 
 #[test]
 fn texts_to_change_are_read_whole() {
-    for (format, text) in VALID {
+    for (format, text) in VALID.into_iter().chain(RICH) {
         let imported =
             crate::import(format, "source", text, &NoFiles).unwrap_or_else(|error| panic!("{error}"));
         assert!(imported.listeners >= 2, "{}", imported.toml);
@@ -237,4 +278,55 @@ fn empty_text_is_an_empty_configuration() {
         let imported = crate::import(format, "source", "# nothing\n", &NoFiles).expect("read");
         assert_eq!((imported.listeners, imported.notes.len()), (0, 0));
     }
+}
+
+/// The configuration without comments.
+fn without_comments(toml: &str) -> String {
+    let bare = toml.lines().map(|line| line.split('#').next().unwrap_or_default().trim_end());
+    bare.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+/// Lines that say what holds in SLB without them, here or by default.
+const WITHOUT_OWN_EFFECT: [&str; 7] = [
+    "mode tcp",
+    "protocol TCP",
+    "path /",
+    "status_code 200-299",
+    "quorum 1",
+    // Both servers of the site must be unhealthy, as without a quorum.
+    "quorum 2",
+    // Without it there is a note.
+    "option allbackups",
+];
+
+/// A line whose absence changes nothing has no effect, and a note must say so.
+#[test]
+fn line_without_effect_is_in_a_note() {
+    let sites = [
+        (Format::Keepalived, crate::keepalived::tests::SITE),
+        (Format::Haproxy, crate::haproxy::tests::SITE),
+        (Format::Nginx, crate::nginx::tests::SITE),
+    ];
+    let mut silent = Vec::new();
+    for (format, text) in VALID.into_iter().chain(RICH).chain(sites) {
+        let whole = crate::import(format, "source", text, &NoFiles).unwrap_or_else(|error| panic!("{error}"));
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            if format.is_comment(line.trim()) || WITHOUT_OWN_EFFECT.contains(&line.trim()) {
+                continue;
+            }
+            let mut fewer = lines.clone();
+            fewer.remove(index);
+            // Without a brace the rest is another text, or none that can be read.
+            let Ok(other) = crate::import(format, "source", &(fewer.join("\n") + "\n"), &NoFiles) else {
+                continue;
+            };
+            let is_noted =
+                whole.notes.iter().any(|note| note.first_line <= index + 1 && index < note.last_line);
+            if !is_noted && without_comments(&other.toml) == without_comments(&whole.toml) {
+                silent.push(format!("{}:{}: {line}", format.name(), index + 1));
+            }
+        }
+    }
+    assert!(silent.is_empty(), "{silent:#?}");
 }

@@ -85,6 +85,17 @@ pub(crate) fn include(
     Ok(files)
 }
 
+/// Leaves out statements of these keywords that a later one of the same block replaces.
+pub(crate) fn leave_out_replaced(ledger: &mut Ledger, statements: &[Statement], keywords: &[&str]) {
+    for keyword in keywords {
+        let mut same = statements.iter().filter(|line| line.keyword() == *keyword).rev();
+        let Some(last) = same.next() else { continue };
+        for line in same {
+            line.leave_out(ledger, &format!("line {} sets it again", last.head.first));
+        }
+    }
+}
+
 /// Deepest nesting of blocks.
 const MAX_DEPTH: usize = 32;
 

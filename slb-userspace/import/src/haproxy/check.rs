@@ -37,6 +37,11 @@ pub(super) fn is_check(option: &str) -> bool {
 const CONTENT: &str = "SLB reads the status of an answer, and not its content";
 
 impl CheckSettings {
+    /// The lines with these settings.
+    pub(super) fn lines(&self) -> impl Iterator<Item = Lines> {
+        [self.kind_at, self.timeout.map(|(_, at)| at)].into_iter().flatten()
+    }
+
     /// Takes a line, if it is about checks.
     pub(super) fn take(&mut self, ledger: &mut Ledger, line: &Line) -> bool {
         let at = line.at;

@@ -94,6 +94,21 @@ pub(super) fn read(sources: &Sources<'_>, ledger: &mut Ledger) -> Result<Vec<Sec
     Ok(sections)
 }
 
+/// Leaves out lines that a later one of the same section replaces.
+pub(super) fn leave_out_replaced(ledger: &mut Ledger, lines: &[Line]) {
+    const ONCE: [&str; 6] = ["mode", "balance", "hash-type", "default_backend", "stick-table", "source"];
+    let key = |line: &Line| match line.keyword() {
+        "timeout" => Some(format!("timeout {}", line.word(1))),
+        keyword => ONCE.contains(&keyword).then(|| keyword.to_owned()),
+    };
+    for (index, line) in lines.iter().enumerate() {
+        let Some(own) = key(line) else { continue };
+        if let Some(last) = lines[index + 1..].iter().rfind(|later| key(later).as_ref() == Some(&own)) {
+            ledger.left_out(line.at, format!("line {} sets it again", last.at.first));
+        }
+    }
+}
+
 /// Words of a line: quotes and backslashes as in HAProxy.
 fn words(line: &str) -> Result<Vec<String>, &'static str> {
     const OPEN: &str = "a quoted text has no end";

@@ -3,7 +3,7 @@
 use super::{
     address,
     check::is_check,
-    lexer::{Line, Section},
+    lexer::{Line, Section, leave_out_replaced},
     server::ServerOptions,
     settings::Settings,
     without,
@@ -28,6 +28,8 @@ pub(super) struct ProxyServer {
 #[derive(Debug)]
 pub(super) struct Proxy {
     pub(super) keyword: String,
+    /// Whether all connections of a `listen` section go to a backend, as those of a frontend do.
+    is_only_front: bool,
     pub(super) name: String,
     pub(super) whole: Lines,
     pub(super) settings: Settings,
@@ -55,6 +57,7 @@ impl Proxy {
         };
         let mut proxy = Self {
             keyword: section.keyword.clone(),
+            is_only_front: base.backend.is_some() || section.lines.iter().any(names_backend),
             name: name.clone(),
             whole: section.whole,
             settings: base,
@@ -72,6 +75,7 @@ impl Proxy {
         {
             proxy.bind(section.head, address, section.words.get(3..).unwrap_or_default());
         }
+        leave_out_replaced(&mut proxy.ledger, &section.lines);
         let (early, late): (Vec<_>, Vec<_>) =
             section.lines.iter().partition(|line| !matches!(line.keyword(), "server" | "http-check"));
         // A server has the defaults and checks of the whole section.
@@ -87,7 +91,11 @@ impl Proxy {
     }
 
     fn line(&mut self, sources: &Sources<'_>, line: &Line) -> Result<(), ImportError> {
-        if let Some(reason) = without_effect(&self.keyword, line) {
+        let section = match self.keyword.as_str() {
+            "listen" if self.is_only_front => "frontend",
+            section => section,
+        };
+        if let Some(reason) = without_effect(section, line) {
             self.ledger.left_out(line.at, reason);
             return Ok(());
         }
@@ -107,7 +115,7 @@ impl Proxy {
         if let Some((_, first)) = &self.use_backend {
             let reason = format!("`use_backend` in line {} takes all connections before it", first.first);
             self.ledger.left_out(line.at, reason);
-        } else if line.words.len() == 2 && !line.word(1).contains('%') {
+        } else if names_backend(line) {
             self.ledger.used(line.at);
             self.use_backend = Some((line.word(1).to_owned(), line.at));
         } else {
@@ -174,6 +182,12 @@ impl Proxy {
         self.servers.push(ProxyServer { at: line.at, host, port, options });
         Ok(())
     }
+}
+
+/// Whether all connections go to the backend of this line, at least if no other one is before it.
+fn names_backend(line: &Line) -> bool {
+    line.keyword() == "default_backend"
+        || line.keyword() == "use_backend" && line.words.len() == 2 && !line.word(1).contains('%')
 }
 
 /// Why a line has no effect in a section of this kind.

@@ -15,7 +15,7 @@ pub(super) struct ServerOptions {
     pub(super) is_checked: bool,
     pub(super) is_backup: bool,
     pub(super) is_disabled: bool,
-    /// Whether the connection to the server is TLS that HAProxy begins.
+    /// Whether the connection to the server is TLS that HAProxy originates.
     pub(super) is_encrypted: bool,
     pub(super) slow_start: Option<Duration>,
     /// Whether the server sees the client's address.

@@ -1,6 +1,6 @@
 //! Services of frontends and their backends.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     address::TRANSPARENT,
@@ -22,15 +22,26 @@ const ERROR_TIME: Duration = Duration::from_secs(10);
 /// Interval of checks without `inter`.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Makes services of all frontends and `listen` sections. Returns the numbers of the `defaults` sections that they
-/// inherit.
+/// Why settings of checks are left out.
+pub(super) const UNUSED_CHECK: &str = "no server with `check` uses it";
+
+/// What the services use.
+#[derive(Default)]
+pub(super) struct Built {
+    /// Numbers of the `defaults` sections that they inherit.
+    pub(super) inherited: Vec<usize>,
+    /// Lines about their checks.
+    pub(super) checks: BTreeSet<Lines>,
+}
+
+/// Makes services of all frontends and `listen` sections.
 pub(super) fn build(
     sources: &Sources<'_>,
     ledger: &mut Ledger,
     model: &mut Model,
     proxies: &[Proxy],
-) -> Result<Vec<usize>, ImportError> {
-    let mut inherited = Vec::new();
+) -> Result<Built, ImportError> {
+    let mut built = Built::default();
     let mut used = Vec::new();
     for front in proxies.iter().filter(|proxy| proxy.keyword != "backend") {
         if front.binds.is_empty() {
@@ -78,24 +89,27 @@ pub(super) fn build(
             continue;
         }
         ledger.absorb(&front.ledger);
-        if front.keyword == "listen" && !std::ptr::eq(front, back) {
-            for server in &front.servers {
-                ledger.left_out(server.at, format!("all connections go to the backend `{}`", back.name));
-            }
-        }
         if !std::ptr::eq(front, back) && !used.contains(&back.name.as_str()) {
             ledger.absorb(&back.ledger);
         }
         used.push(&back.name);
-        inherited.extend([front, back].iter().filter_map(|proxy| proxy.settings.defaults));
+        built.inherited.extend([front, back].iter().filter_map(|proxy| proxy.settings.defaults));
         services(ledger, model, front, back);
+        let is_checked = back.servers.iter().any(|server| server.options.is_checked);
+        for at in back.settings.check.lines() {
+            if is_checked {
+                built.checks.insert(at);
+            } else if back.whole.contains(at.file, at.first) {
+                ledger.left_out(at, UNUSED_CHECK);
+            }
+        }
     }
     for back in
         proxies.iter().filter(|proxy| proxy.keyword == "backend" && !used.contains(&proxy.name.as_str()))
     {
         leave_out(ledger, back, "no frontend of the result uses it");
     }
-    Ok(inherited)
+    Ok(built)
 }
 
 fn leave_out(ledger: &mut Ledger, proxy: &Proxy, reason: &str) {
@@ -203,12 +217,6 @@ fn established(ledger: &mut Ledger, front: &Proxy, back: &Proxy) -> Option<Durat
 fn check(ledger: &mut Ledger, back: &Proxy) -> Check {
     let checked = || back.servers.iter().filter(|server| server.options.is_checked);
     let Some(first) = checked().next() else {
-        let settings = &back.settings.check;
-        let is_own = |at: &Lines| back.whole.contains(at.file, at.first);
-        for at in [settings.kind_at, settings.timeout.map(|(_, at)| at)].into_iter().flatten().filter(is_own)
-        {
-            ledger.left_out(at, "no server has `check`: the listener has no health check, as there");
-        }
         return Check::new(CheckKind::None);
     };
     for server in back.servers.iter().filter(|server| !server.options.is_checked) {

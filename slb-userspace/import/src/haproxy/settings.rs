@@ -54,7 +54,6 @@ impl Settings {
         match (line.keyword(), line.word(1)) {
             ("mode", _) => ledger.used(at),
             ("balance", _) => self.balance(ledger, line),
-            ("hash-type", "consistent") => ledger.used(at),
             ("hash-type", _) => ledger.changed(at, "hashes of SLB are always consistent"),
             ("timeout", name) => self.timeout(ledger, at, name, line.word(2)),
             ("contimeout", value) => self.timeout(ledger, at, "connect", value),

@@ -1,6 +1,6 @@
 use crate::{Format, NoFiles, NoteKind, import};
 
-const SITE: &str = "\
+pub(crate) const SITE: &str = "\
 global
     log 127.0.0.1 local0
 defaults
@@ -153,7 +153,7 @@ fn unconditional_use_backend_comes_before_default_backend() {
     assert_note(&found, 4, "line 3");
     assert_note(&found, 5, "line 3");
     let found = imported(&format!("listen f\n bind :80\n use_backend b1\n server x 10.0.0.3:1\n{backends}"));
-    assert_note(&found, 4, "`b1`");
+    assert_note(&found, 4, "belongs to the backend");
 }
 
 #[test]

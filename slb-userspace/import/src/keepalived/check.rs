@@ -8,7 +8,7 @@ use crate::{
     limits,
     model::{Check, CheckKind, HttpCheck, Status},
     source::Lines,
-    tree::Statement,
+    tree::{Statement, leave_out_replaced},
 };
 
 /// Why timing of servers without check is left out.
@@ -17,13 +17,23 @@ pub(super) const WITHOUT_CHECK: &str = "without a check it has no effect";
 /// Settings that virtual servers, real servers and checks may have, the inner ones before the outer ones.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Timing {
-    interval: Option<Duration>,
-    timeout: Option<Duration>,
+    interval: Option<(Duration, Lines)>,
+    timeout: Option<(Duration, Lines)>,
     retries: Option<(u64, Lines)>,
     /// Between a failure and the next attempt.
     delay: Option<(Duration, Lines)>,
-    host: Option<String>,
-    at: Vec<Lines>,
+    host: Option<(String, Lines)>,
+    /// The lines of all these settings.
+    pub(super) at: Vec<Lines>,
+}
+
+/// A check, and what it takes of the settings.
+pub(super) struct Read {
+    pub(super) check: Check,
+    /// The lines of all settings that it could have.
+    pub(super) timing: Vec<Lines>,
+    /// Those that have an effect.
+    pub(super) effective: Vec<Lines>,
 }
 
 impl Timing {
@@ -33,11 +43,13 @@ impl Timing {
         let time = || limits::fraction(value);
         let is_read = match line.keyword() {
             "delay_loop" => {
-                self.interval = time().map(|time| limits::INTERVAL.fit(ledger, at, time)).or(self.interval);
+                let interval = time().map(|time| (limits::INTERVAL.fit(ledger, at, time), at));
+                self.interval = interval.or(self.interval);
                 time().is_some()
             }
             "connect_timeout" => {
-                self.timeout = time().map(|time| limits::TIMEOUT.fit(ledger, at, time)).or(self.timeout);
+                let timeout = time().map(|time| (limits::TIMEOUT.fit(ledger, at, time), at));
+                self.timeout = timeout.or(self.timeout);
                 time().is_some()
             }
             "retry" | "nb_get_retry" | "nb_sock_retry" => {
@@ -50,7 +62,7 @@ impl Timing {
                 time().is_some()
             }
             "virtualhost" => {
-                self.host = Some(value.to_owned()).filter(|host| limits::is_host(host));
+                self.host = limits::is_host(value).then(|| (value.to_owned(), at));
                 self.host.is_some()
             }
             _ => return false,
@@ -76,12 +88,17 @@ impl Timing {
         }
     }
 
-    /// Sets the failures after which a server is unhealthy. keepalived has retries, SLB further probes.
-    fn retries(&self, ledger: &mut Ledger, check: &mut Check, kind: &str) {
-        let interval = self.interval.unwrap_or(match check.kind {
+    /// The interval of SLB without a setting.
+    const fn default_interval(kind: &CheckKind) -> Duration {
+        match kind {
             CheckKind::Udp { .. } => Duration::from_secs(5),
             _ => Duration::from_secs(2),
-        });
+        }
+    }
+
+    /// Sets the failures after which a server is unhealthy. keepalived has retries, SLB further probes.
+    fn retries(&self, ledger: &mut Ledger, check: &mut Check, kind: &str) {
+        let interval = self.interval.map_or(Self::default_interval(&check.kind), |(time, _)| time);
         let (default, delay) = match kind {
             "DNS_CHECK" => (Some(3), interval),
             "MISC_CHECK" => (None, Duration::from_secs(1)),
@@ -132,8 +149,9 @@ pub(super) fn read(
     outer: &Timing,
     statement: &Statement,
     is_tcp: bool,
-) -> Result<Check, &'static str> {
+) -> Result<Read, &'static str> {
     statement.use_frame(ledger);
+    leave_out_replaced(ledger, statement.statements(), &["connect_port", "payload", "require_reply"]);
     let kind = statement.keyword();
     let mut check = match kind {
         "TCP_CHECK" => Check::new(CheckKind::Tcp),
@@ -176,9 +194,13 @@ pub(super) fn read(
             }
             "payload" | "require_reply" => udp_payload(ledger, line, &mut check.kind),
             "type" | "name" if kind == "DNS_CHECK" => ledger.used(at),
-            "enable_sni" => ledger.used(at),
+            "enable_sni" if kind == "SSL_GET" => ledger.changed(at, "SLB sends the host of the check as SNI"),
+            "enable_sni" => ledger.left_out(at, "only TLS checks have it"),
             "misc_timeout" => match limits::fraction(value) {
-                Some(time) => timing.timeout = Some(limits::TIMEOUT.fit(ledger, at, time)),
+                Some(time) => {
+                    timing.timeout = Some((limits::TIMEOUT.fit(ledger, at, time), at));
+                    timing.at.push(at);
+                }
                 None => ledger.left_out(at, "it is no time"),
             },
             _ if timing.take(ledger, line) => {}
@@ -191,24 +213,28 @@ pub(super) fn read(
             ledger.left_out(line.head, "without `payload` SLB sends an empty probe and expects no reply");
         }
     }
-    finish(&mut check, timing);
-    Ok(check)
+    let effective = finish(&mut check, &timing);
+    Ok(Read { check, timing: timing.at, effective })
 }
 
-fn finish(check: &mut Check, timing: Timing) {
-    check.interval = timing.interval;
-    check.timeout = timing.timeout;
-    if check.kind == CheckKind::None {
-        return;
-    }
+/// Gives a check its timing. Returns the lines with an effect.
+fn finish(check: &mut Check, timing: &Timing) -> Vec<Lines> {
+    check.interval = timing.interval.map(|(time, _)| time);
+    check.timeout = timing.timeout.map(|(time, _)| time);
     // keepalived takes a server back after one success.
     check.healthy = Some(1);
-    if let CheckKind::Http(http) = &mut check.kind {
-        http.host = http.host.take().or(timing.host);
+    let places = [timing.interval, timing.timeout, timing.delay].into_iter().flatten().map(|(_, at)| at);
+    let mut effective: Vec<Lines> = places.chain(timing.retries.map(|(_, at)| at)).collect();
+    if let (CheckKind::Http(http), Some((host, at))) = (&mut check.kind, &timing.host)
+        && http.host.is_none()
+    {
+        http.host = Some(host.clone());
+        effective.push(*at);
     }
     if let CheckKind::Udp { request: None, expect } = &mut check.kind {
         *expect = None;
     }
+    effective
 }
 
 fn check_reason(keyword: &str) -> &'static str {

@@ -1,5 +1,7 @@
 //! A `real_server` and its checks.
 
+use std::collections::BTreeSet;
+
 use super::{
     check,
     reason::reason,
@@ -9,7 +11,7 @@ use crate::{
     ledger::Ledger,
     model::{Check, CheckKind, Mode, Protocol, Server},
     source::Lines,
-    tree::Statement,
+    tree::{Statement, leave_out_replaced},
 };
 
 /// A server with its check.
@@ -17,7 +19,7 @@ pub(super) struct RealServer {
     pub(super) server: Server,
     pub(super) mode: Mode,
     /// The first check that SLB can express, its place, and what it does with its lines.
-    check: Option<(Check, Lines, Ledger)>,
+    check: Option<(check::Read, Lines, Ledger)>,
     /// Settings of its checks outside of them.
     timing: Vec<Lines>,
 }
@@ -40,6 +42,7 @@ pub(super) fn read(ledger: &mut Ledger, settings: &Settings, statement: &Stateme
         return None;
     }
     statement.use_frame(ledger);
+    leave_out_replaced(ledger, statement.statements(), &["weight", "lb_kind", "lvs_method"]);
     let mut real = RealServer {
         server: Server { at: statement.head, host, port, weight: settings.weight },
         mode: settings.mode,
@@ -64,9 +67,9 @@ pub(super) fn read(ledger: &mut Ledger, settings: &Settings, statement: &Stateme
         }
         let mut own = Ledger::default();
         match check::read(&mut own, &timing, line, settings.protocol == Protocol::Tcp) {
-            Ok(mut check) => {
-                check.port = check.port.filter(|port| Some(*port) != real.server.port);
-                real.check = Some((check, line.whole, own));
+            Ok(mut read) => {
+                read.check.port = read.check.port.filter(|port| Some(*port) != real.server.port);
+                real.check = Some((read, line.whole, own));
             }
             Err(reason) => line.leave_out(ledger, reason),
         }
@@ -77,7 +80,13 @@ pub(super) fn read(ledger: &mut Ledger, settings: &Settings, statement: &Stateme
 /// The check of all servers: that of the first one. Others that differ are left out.
 pub(super) fn common_check(ledger: &mut Ledger, settings: &Settings, servers: &[&RealServer]) -> Check {
     let mut common: Option<(&Check, usize)> = None;
-    for (real, (check, at, own)) in servers.iter().filter_map(|real| Some((real, real.check.as_ref()?))) {
+    let (mut timing, mut effective) = (BTreeSet::new(), BTreeSet::new());
+    for (real, (read, at, own)) in servers.iter().filter_map(|real| Some((real, real.check.as_ref()?))) {
+        let check = &read.check;
+        if common.is_none_or(|(first, _)| first == check) {
+            timing.extend(&read.timing);
+            effective.extend(&read.effective);
+        }
         match common {
             None => {
                 common = Some((check, at.first));
@@ -99,6 +108,10 @@ pub(super) fn common_check(ledger: &mut Ledger, settings: &Settings, servers: &[
         settings.timing.leave_out(ledger);
         return Check::new(CheckKind::None);
     };
+    timing.extend(&settings.timing.at);
+    for at in timing.difference(&effective) {
+        ledger.left_out(*at, "an inner setting replaces it, or the check does not use it");
+    }
     for real in servers.iter().filter(|real| real.check.is_none()) {
         ledger.changed(real.server.at, "the server had no check: that of the listener probes it too");
     }

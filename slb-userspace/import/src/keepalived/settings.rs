@@ -9,7 +9,7 @@ use crate::{
     limits,
     model::{Mode, Protocol, Scheduler, Server},
     source::Lines,
-    tree::Statement,
+    tree::{Statement, leave_out_replaced},
 };
 
 /// Persistence without a number.
@@ -45,7 +45,11 @@ pub(super) fn read(ledger: &mut Ledger, statement: &Statement) -> Settings {
         failover_percent: None,
         sorry: Vec::new(),
     };
+    const ONCE: [&str; 6] =
+        ["protocol", "lb_algo", "lvs_sched", "lb_kind", "lvs_method", "persistence_timeout"];
+    leave_out_replaced(ledger, statement.statements(), &ONCE);
     let has_flag = |line: &Statement| matches!(line.keyword(), "sh-port" | "mh-port" | "flag-2");
+    let mut flags = Vec::new();
     let hashes_port = statement.statements().iter().any(has_flag);
     for line in statement.statements() {
         let (at, value) = (line.head, line.argument(1));
@@ -86,10 +90,14 @@ pub(super) fn read(ledger: &mut Ledger, statement: &Statement) -> Settings {
                 let port = line.argument(2).parse().ok().filter(|port| *port != 0);
                 settings.sorry.push(Server { at, host: value.to_owned(), port, weight: 1 });
             }
-            "sh-port" | "mh-port" | "flag-2" => ledger.used(at),
+            "sh-port" | "mh-port" | "flag-2" => flags.push(at),
             _ if settings.timing.take(ledger, line) => {}
             keyword => line.leave_out(ledger, reason(keyword)),
         }
+    }
+    let hashes = matches!(settings.scheduler, Scheduler::Maglev | Scheduler::MaglevClient);
+    for at in flags {
+        if hashes { ledger.used(at) } else { ledger.left_out(at, "only hashing schedulers have it") }
     }
     settings
 }

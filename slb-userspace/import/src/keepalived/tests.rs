@@ -1,6 +1,6 @@
 use crate::{Files, Format, NoFiles, NoteKind, import};
 
-const SITE: &str = "\
+pub(crate) const SITE: &str = "\
 ! site
 global_defs {
     router_id LVS

@@ -129,7 +129,11 @@ fn quorum(ledger: &mut Ledger, settings: &Settings, service: &mut Service) {
         unhealthy += 1;
     }
     service.failover_threshold = service.failover_threshold.or(Some(unhealthy.max(1)));
-    if weights.iter().all(|weight| Some(weight) == weights.first()) {
+    if weights.iter().fold(0, |sum: u64, weight| sum.saturating_add(*weight)) < quorum {
+        let reason = "the weights of all servers are below it: keepalived uses the sorry server always, SLB once the \
+                      servers are unhealthy";
+        ledger.changed(at, reason);
+    } else if weights.iter().all(|weight| Some(weight) == weights.first()) {
         ledger.used(at);
     } else {
         ledger.changed(at, "SLB counts unhealthy servers and not their weight: `failover_threshold`");

@@ -9,7 +9,7 @@ use crate::{
     limits,
     model::{Check, CheckKind, Ports, Protocol, Vip},
     source::{Lines, Sources},
-    tree::Statement,
+    tree::{Statement, leave_out_replaced},
 };
 
 /// Settings of `stream` and `server`.
@@ -19,7 +19,7 @@ pub(super) struct Settings {
     pub(super) timeout: Option<(Duration, Lines)>,
     pub(super) is_transparent: bool,
     pub(super) local_address: Option<IpAddr>,
-    /// Whether the connection to the server is TLS that nginx begins.
+    /// Whether the connection to the server is TLS that nginx originates.
     pub(super) is_encrypted: bool,
     /// The check of NGINX Plus.
     pub(super) check: Option<Check>,
@@ -49,8 +49,13 @@ impl Settings {
                 None => ledger.left_out(at, "it is no time"),
             },
             "proxy_bind" if line.argument(1) == "off" => {
-                (self.is_transparent, self.local_address) = (false, None);
-                ledger.used(at);
+                self.is_transparent = false;
+                match self.local_address.take() {
+                    Some(_) => {
+                        ledger.changed(at, "`local_addresses` of other servers hold for all listeners")
+                    }
+                    None => ledger.used(at),
+                }
             }
             "proxy_bind" if line.words.iter().any(|word| word == "transparent") => {
                 (self.is_transparent, self.local_address) = (true, None);
@@ -189,6 +194,8 @@ pub(super) fn read(
         ledger: Ledger::default(),
     };
     statement.use_frame(&mut server.ledger);
+    const ONCE: [&str; 5] = ["proxy_pass", "proxy_timeout", "proxy_bind", "proxy_ssl", "health_check"];
+    leave_out_replaced(&mut server.ledger, statement.statements(), &ONCE);
     for line in statement.statements() {
         match line.keyword() {
             "listen" => server.listen(sources, line)?,

@@ -1,6 +1,6 @@
 use crate::{Format, NoFiles, NoteKind, import};
 
-const SITE: &str = "\
+pub(crate) const SITE: &str = "\
 worker_processes auto;
 events {
     worker_connections 1024;
