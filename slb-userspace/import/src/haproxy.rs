@@ -63,20 +63,33 @@ pub(crate) fn read(sources: &Sources<'_>, ledger: &mut Ledger, model: &mut Model
         };
         proxies.push(Proxy::read(sources, section, base)?);
     }
-    let service::Built { inherited, checks } = service::build(sources, ledger, model, &proxies)?;
+    let built = service::build(sources, ledger, model, &proxies)?;
     for (number, section) in sections.iter().enumerate().filter(|(_, section)| section.keyword == "defaults")
     {
+        let is_heir = |proxy: &&&Proxy| proxy.settings.defaults == Some(number);
+        let heirs: Vec<&Proxy> = built.sections.iter().filter(is_heir).copied().collect();
         match &defaults[number] {
-            Some((settings, own)) if inherited.contains(&number) => {
+            Some((settings, own)) if !heirs.is_empty() => {
                 ledger.absorb(own);
-                for at in settings.check.lines().filter(|at| !checks.contains(at)) {
+                for at in settings.check.lines().filter(|at| !built.checks.contains(at)) {
                     ledger.left_out(at, service::UNUSED_CHECK);
                 }
+                leave_out_replaced(ledger, section, &heirs);
             }
             _ => ledger.left_out(section.whole, "no section of the result inherits it"),
         }
     }
     Ok(())
+}
+
+/// Leaves out lines of a `defaults` section that all sections with it replace.
+fn leave_out_replaced(ledger: &mut Ledger, section: &Section, heirs: &[&Proxy]) {
+    for line in section.lines.iter().filter(|line| line.keyword() != "mode") {
+        let Some(name) = lexer::setting(line) else { continue };
+        if !heirs.iter().any(|proxy| proxy.inherits(line, &name)) {
+            ledger.left_out(line.at, "each section that could use it sets its own");
+        }
+    }
 }
 
 /// Reads a `defaults` section. Its ledger counts if a section of the result inherits it.

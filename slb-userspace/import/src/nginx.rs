@@ -5,7 +5,7 @@ use crate::{
     ledger::Ledger,
     model::Model,
     source::Sources,
-    tree::{Statement, leave_out_blocks},
+    tree::{Statement, leave_out_blocks, leave_out_replaced},
 };
 
 mod address;
@@ -52,6 +52,7 @@ fn stream(
     statements: &[Statement],
 ) -> Result<(), ImportError> {
     let mut settings = Settings::default();
+    leave_out_replaced(ledger, statements, &server::ONCE);
     let (mut servers, mut upstreams) = (Vec::new(), Vec::new());
     for statement in statements {
         if matches!(statement.keyword(), "server" | "upstream") {
@@ -69,6 +70,11 @@ fn stream(
     let mut read = Vec::new();
     for statement in servers {
         read.push(server::read(sources, statement, settings.clone())?);
+    }
+    if let Some((_, at)) = settings.timeout
+        && !read.iter().any(|server| server.settings.timeout.is_some_and(|(_, own)| own == at))
+    {
+        ledger.left_out(at, "each server sets its own");
     }
     service::build(ledger, model, &read, &upstreams);
     Ok(())

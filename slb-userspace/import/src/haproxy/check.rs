@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::lexer::Line;
+use super::lexer::{FOREIGN, Line, is_check};
 use crate::{
     ledger::Ledger,
     limits,
@@ -23,15 +23,6 @@ impl Default for CheckSettings {
     fn default() -> Self {
         Self { kind: CheckKind::Tcp, kind_at: None, timeout: None }
     }
-}
-
-/// Options that speak a protocol which SLB's checks do not know.
-const FOREIGN: [&str; 7] =
-    ["mysql-check", "pgsql-check", "redis-check", "smtpchk", "ldap-check", "spop-check", "external-check"];
-
-/// Whether an option chooses the kind of checks.
-pub(super) fn is_check(option: &str) -> bool {
-    matches!(option, "httpchk" | "tcp-check" | "ssl-hello-chk") || FOREIGN.contains(&option)
 }
 
 const CONTENT: &str = "SLB reads the status of an answer, and not its content";

@@ -1,5 +1,7 @@
 //! Sections, lines and words of `haproxy.cfg`.
 
+use std::collections::HashMap;
+
 use crate::{
     ImportError,
     ledger::Ledger,
@@ -29,6 +31,15 @@ const SECTIONS: [&str; 20] = [
     "acme",
     "dynamic-update",
 ];
+
+/// Options that speak a protocol which SLB's checks do not know.
+pub(super) const FOREIGN: [&str; 7] =
+    ["mysql-check", "pgsql-check", "redis-check", "smtpchk", "ldap-check", "spop-check", "external-check"];
+
+/// Whether an option chooses the kind of checks.
+pub(super) fn is_check(option: &str) -> bool {
+    matches!(option, "httpchk" | "tcp-check" | "ssl-hello-chk") || FOREIGN.contains(&option)
+}
 
 /// A line with its words, without comment.
 #[derive(Debug, Clone)]
@@ -94,17 +105,25 @@ pub(super) fn read(sources: &Sources<'_>, ledger: &mut Ledger) -> Result<Vec<Sec
     Ok(sections)
 }
 
+/// What a line sets, if the last such line of a section holds.
+pub(super) fn setting(line: &Line) -> Option<String> {
+    const ONCE: [&str; 6] = ["mode", "balance", "hash-type", "default_backend", "stick-table", "source"];
+    match (line.keyword(), line.word(1)) {
+        ("timeout", name) => Some(format!("timeout {name}")),
+        ("http-check", "expect") => Some("http-check expect".to_owned()),
+        ("option", option) if is_check(option) => Some("check".to_owned()),
+        (keyword, _) => ONCE.contains(&keyword).then(|| keyword.to_owned()),
+    }
+}
+
 /// Leaves out lines that a later one of the same section replaces.
 pub(super) fn leave_out_replaced(ledger: &mut Ledger, lines: &[Line]) {
-    const ONCE: [&str; 6] = ["mode", "balance", "hash-type", "default_backend", "stick-table", "source"];
-    let key = |line: &Line| match line.keyword() {
-        "timeout" => Some(format!("timeout {}", line.word(1))),
-        keyword => ONCE.contains(&keyword).then(|| keyword.to_owned()),
-    };
-    for (index, line) in lines.iter().enumerate() {
-        let Some(own) = key(line) else { continue };
-        if let Some(last) = lines[index + 1..].iter().rfind(|later| key(later).as_ref() == Some(&own)) {
-            ledger.left_out(line.at, format!("line {} sets it again", last.at.first));
+    let settings: Vec<Option<String>> = lines.iter().map(setting).collect();
+    let last: HashMap<&str, Lines> =
+        settings.iter().zip(lines).filter_map(|(name, line)| Some((name.as_deref()?, line.at))).collect();
+    for (name, line) in settings.iter().zip(lines) {
+        if let Some(at) = name.as_deref().and_then(|name| last.get(name)).filter(|at| **at != line.at) {
+            ledger.left_out(line.at, format!("line {} sets it again", at.first));
         }
     }
 }

@@ -1,9 +1,10 @@
 //! A `frontend`, `backend` or `listen` section of mode `tcp`.
 
+use std::collections::BTreeSet;
+
 use super::{
     address,
-    check::is_check,
-    lexer::{Line, Section, leave_out_replaced},
+    lexer::{Line, Section, is_check, leave_out_replaced, setting},
     server::ServerOptions,
     settings::Settings,
     without,
@@ -30,6 +31,8 @@ pub(super) struct Proxy {
     pub(super) keyword: String,
     /// Whether all connections of a `listen` section go to a backend, as those of a frontend do.
     is_only_front: bool,
+    /// What its own lines set.
+    own: BTreeSet<String>,
     pub(super) name: String,
     pub(super) whole: Lines,
     pub(super) settings: Settings,
@@ -57,6 +60,7 @@ impl Proxy {
         };
         let mut proxy = Self {
             keyword: section.keyword.clone(),
+            own: section.lines.iter().filter_map(setting).collect(),
             is_only_front: base.backend.is_some() || section.lines.iter().any(names_backend),
             name: name.clone(),
             whole: section.whole,
@@ -91,11 +95,7 @@ impl Proxy {
     }
 
     fn line(&mut self, sources: &Sources<'_>, line: &Line) -> Result<(), ImportError> {
-        let section = match self.keyword.as_str() {
-            "listen" if self.is_only_front => "frontend",
-            section => section,
-        };
-        if let Some(reason) = without_effect(section, line) {
+        if let Some(reason) = without_effect(self.role(), line) {
             self.ledger.left_out(line.at, reason);
             return Ok(());
         }
@@ -109,6 +109,18 @@ impl Proxy {
             _ => self.settings.take(&mut self.ledger, line),
         }
         Ok(())
+    }
+
+    fn role(&self) -> &str {
+        match self.keyword.as_str() {
+            "listen" if self.is_only_front => "frontend",
+            section => section,
+        }
+    }
+
+    /// Whether it takes what a line of its `defaults` sets.
+    pub(super) fn inherits(&self, line: &Line, name: &str) -> bool {
+        !self.own.contains(name) && without_effect(self.role(), line).is_none()
     }
 
     fn use_backend(&mut self, line: &Line) {

@@ -27,20 +27,20 @@ pub(super) const UNUSED_CHECK: &str = "no server with `check` uses it";
 
 /// What the services use.
 #[derive(Default)]
-pub(super) struct Built {
-    /// Numbers of the `defaults` sections that they inherit.
-    pub(super) inherited: Vec<usize>,
+pub(super) struct Built<'p> {
+    /// Their sections.
+    pub(super) sections: Vec<&'p Proxy>,
     /// Lines about their checks.
     pub(super) checks: BTreeSet<Lines>,
 }
 
 /// Makes services of all frontends and `listen` sections.
-pub(super) fn build(
+pub(super) fn build<'p>(
     sources: &Sources<'_>,
     ledger: &mut Ledger,
     model: &mut Model,
-    proxies: &[Proxy],
-) -> Result<Built, ImportError> {
+    proxies: &'p [Proxy],
+) -> Result<Built<'p>, ImportError> {
     let mut built = Built::default();
     let mut used = Vec::new();
     for front in proxies.iter().filter(|proxy| proxy.keyword != "backend") {
@@ -93,7 +93,7 @@ pub(super) fn build(
             ledger.absorb(&back.ledger);
         }
         used.push(&back.name);
-        built.inherited.extend([front, back].iter().filter_map(|proxy| proxy.settings.defaults));
+        built.sections.extend([front, back]);
         services(ledger, model, front, back);
         let is_checked = back.servers.iter().any(|server| server.options.is_checked);
         for at in back.settings.check.lines() {

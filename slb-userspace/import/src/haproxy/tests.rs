@@ -295,6 +295,21 @@ fn lines_without_effect_are_noted() {
 }
 
 #[test]
+fn lines_that_others_replace_are_noted() {
+    let text = "defaults\n balance leastconn\n timeout client 3m\n timeout server 2m\nfrontend f\n bind 192.0.2.1:80\n \
+                timeout client 1m\n default_backend b\nbackend b\n balance roundrobin\n option httpchk GET /a\n option \
+                httpchk GET /b\n http-check expect status 200\n http-check expect status 204\n timeout server 1m\n \
+                timeout server 5m\n server a 10.0.0.1:80 check\n";
+    let found = imported(text);
+    for line in [2, 3, 4] {
+        assert_note(&found, line, "sets its own");
+    }
+    for (line, by) in [(11, 12), (13, 14), (15, 16)] {
+        assert_note(&found, line, &format!("line {by}"));
+    }
+}
+
+#[test]
 fn backup_group_of_the_same_servers_is_noted() {
     let text = "listen a\n bind 192.0.2.1:80\n server a 10.0.0.1:80\n server b 10.0.0.1:80 backup\n";
     let found = imported(text);

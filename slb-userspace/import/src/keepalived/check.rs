@@ -151,7 +151,11 @@ pub(super) fn read(
     is_tcp: bool,
 ) -> Result<Read, &'static str> {
     statement.use_frame(ledger);
-    leave_out_replaced(ledger, statement.statements(), &["connect_port", "payload", "require_reply"]);
+    leave_out_replaced(
+        ledger,
+        statement.statements(),
+        &["connect_port", "payload", "require_reply", "type", "name"],
+    );
     let kind = statement.keyword();
     let mut check = match kind {
         "TCP_CHECK" => Check::new(CheckKind::Tcp),
@@ -254,6 +258,7 @@ fn check_reason(keyword: &str) -> &'static str {
 /// Reads a `url` block.
 fn url(ledger: &mut Ledger, statement: &Statement, http: &mut HttpCheck) {
     statement.use_frame(ledger);
+    leave_out_replaced(ledger, statement.statements(), &["path", "virtualhost", "status_code"]);
     for line in statement.statements() {
         let (at, value) = (line.head, line.argument(1));
         match line.keyword() {
@@ -306,7 +311,7 @@ fn udp_payload(ledger: &mut Ledger, line: &Statement, kind: &mut CheckKind) {
 
 fn dns_check(ledger: &mut Ledger, statement: &Statement) -> Result<Check, &'static str> {
     let value = |keyword: &str, default: &'static str| {
-        let line = statement.statements().iter().find(|line| line.keyword() == keyword);
+        let line = statement.statements().iter().rfind(|line| line.keyword() == keyword);
         line.map_or(default.to_owned(), |line| line.argument(1).to_owned())
     };
     let query = dns::query(&value("name", "."), &value("type", "SOA"));

@@ -226,6 +226,18 @@ fn settings_of_a_server_without_check_are_noted() {
 }
 
 #[test]
+fn lines_that_others_replace_are_noted() {
+    let text = "virtual_server 192.0.2.1 80 {\n lb_algo rr\n lb_algo wrr\n delay_loop 5\n real_server 10.0.0.1 80 {\n \
+                HTTP_GET {\n url {\n path /a\n path /b\n status_code 200\n status_code 204\n }\n delay_loop 7\n }\n }\n}\n\
+                virtual_server 192.0.2.1 53 {\n protocol UDP\n real_server 10.0.0.1 53 {\n DNS_CHECK {\n name a\n name b\n }\n }\n}\n";
+    let found = imported(text);
+    for (line, by) in [(2, "line 3"), (4, "replaces it"), (8, "line 9"), (10, "line 11"), (21, "line 22")] {
+        assert_note(&found, line, by);
+    }
+    assert!(found.toml.contains("0162"), "the last name is asked for\n{}", found.toml);
+}
+
+#[test]
 fn definitions_over_several_lines_are_replaced() {
     let text = "$PORT = 80\n$CHECK = \\\nTCP_CHECK { \\\n connect_port ${PORT} \\\n retry 4 \\\n}\n\
                 virtual_server 192.0.2.1 80 {\n real_server 10.0.0.1 81 {\n $CHECK\n }\n}\n";

@@ -25,6 +25,9 @@ pub(super) struct Settings {
     pub(super) check: Option<Check>,
 }
 
+/// Directives of which the last one holds.
+pub(super) const ONCE: [&str; 5] = ["proxy_pass", "proxy_timeout", "proxy_bind", "proxy_ssl", "health_check"];
+
 /// A server block.
 #[derive(Debug)]
 pub(super) struct StreamServer {
@@ -52,7 +55,7 @@ impl Settings {
                 self.is_transparent = false;
                 match self.local_address.take() {
                     Some(_) => {
-                        ledger.changed(at, "`local_addresses` of other servers hold for all listeners")
+                        ledger.changed(at, "`local_addresses` of other servers hold for all listeners");
                     }
                     None => ledger.used(at),
                 }
@@ -194,7 +197,6 @@ pub(super) fn read(
         ledger: Ledger::default(),
     };
     statement.use_frame(&mut server.ledger);
-    const ONCE: [&str; 5] = ["proxy_pass", "proxy_timeout", "proxy_bind", "proxy_ssl", "health_check"];
     leave_out_replaced(&mut server.ledger, statement.statements(), &ONCE);
     for line in statement.statements() {
         match line.keyword() {

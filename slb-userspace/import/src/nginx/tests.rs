@@ -153,6 +153,16 @@ fn off_undoes_what_a_server_inherits() {
 }
 
 #[test]
+fn lines_that_others_replace_are_noted() {
+    let text = "stream {\nproxy_timeout 1m;\nproxy_timeout 2m;\nupstream a {\nleast_conn;\nhash $remote_addr;\nserver \
+                10.0.0.1:1;\n}\nserver {\nlisten 192.0.2.1:1;\nproxy_pass a;\nproxy_timeout 3m;\nproxy_timeout 4m;\n}\n}\n";
+    let found = imported(text);
+    for (line, by) in [(2, "line 3"), (3, "sets its own"), (5, "line 6"), (12, "line 13")] {
+        assert_note(&found, line, by);
+    }
+}
+
+#[test]
 fn timeout_of_udp_is_noted() {
     let text =
         "stream {\nserver {\nlisten 192.0.2.1:53 udp;\nproxy_pass 10.0.0.1:53;\nproxy_timeout 20s;\n}\n}\n";

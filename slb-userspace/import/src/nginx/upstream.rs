@@ -28,6 +28,9 @@ pub(super) struct Upstream {
     pub(super) ledger: Ledger,
 }
 
+/// Balancing methods, of which the last one holds.
+const METHODS: [&str; 4] = ["least_conn", "least_time", "random", "hash"];
+
 /// Reads a block.
 pub(super) fn read(sources: &Sources<'_>, statement: &Statement) -> Result<Upstream, ImportError> {
     if statement.argument(1).is_empty() || statement.block.is_none() {
@@ -46,6 +49,13 @@ pub(super) fn read(sources: &Sources<'_>, statement: &Statement) -> Result<Upstr
     };
     statement.use_frame(&mut upstream.ledger);
     let mut passive: Option<Passive> = None;
+    let methods = statement.statements().iter().filter(|line| METHODS.contains(&line.keyword()));
+    let methods: Vec<&Statement> = methods.collect();
+    if let [replaced @ .., last] = methods.as_slice() {
+        for line in replaced {
+            line.leave_out(&mut upstream.ledger, &format!("line {} sets it again", last.head.first));
+        }
+    }
     for line in statement.statements() {
         match line.keyword() {
             "server" => {
