@@ -3,6 +3,7 @@
 
 mod api_commands;
 mod clients;
+mod commit_confirm;
 mod floods;
 mod flush;
 mod gc_pass;
@@ -26,12 +27,8 @@ use tokio::{
 };
 
 use self::{
-    api_commands::{PendingAnswer, PendingConfirmation},
-    clients::ClientPaths,
-    floods::Floods,
-    flush::FlushQueue,
-    gc_pass::EndingMigrations,
-    reconfiguration::Reconfiguration,
+    api_commands::PendingAnswer, clients::ClientPaths, commit_confirm::PendingConfirmation, floods::Floods,
+    flush::FlushQueue, gc_pass::EndingMigrations, reconfiguration::Reconfiguration,
 };
 use super::{
     environment::{Environment, Event, Interfaces as _},

@@ -41,6 +41,12 @@ fn exchange(client: &Client) -> Result<()> {
     client.exchanges(Service::Http, format!("{VIP}:80").parse()?, 20, 4).expect_no_failure()
 }
 
+/// The reason why a request is refused with this status.
+fn refused(world: &World, method: &str, path: &str, body: Option<&Value>, status: u16) -> Result<String> {
+    let answer = world.api(method, path, body)?.expect(status)?;
+    Ok(answer.body["detail"].as_str().context("no reason")?.to_owned())
+}
+
 #[test]
 fn objects_of_the_api_forward_and_outlive_restarts_and_reloads() {
     scenario!(&[50, 50], |world| {
@@ -143,10 +149,6 @@ fn commands_make_show_change_and_remove_objects() {
 fn changes_of_objects_are_conditional_complete_and_explained() {
     scenario!(&[50], |world| {
         world.start()?;
-        let refused = |method: &str, path: &str, body: Option<&Value>, status| {
-            let answer = world.api(method, path, body)?.expect(status)?;
-            Ok::<_, anyhow::Error>(answer.body["detail"].as_str().unwrap_or_default().to_owned())
-        };
         // What the file has is the file's.
         let of_file = world.api("GET", "/v1/load-balancers/shop", None)?.expect(200)?;
         ensure!(of_file.body["source"] == "file", "{}", of_file.body);
@@ -155,17 +157,17 @@ fn changes_of_objects_are_conditional_complete_and_explained() {
                 body["name"] = json!("shop");
                 body
             });
-            let said = refused(method, "/v1/load-balancers/shop", body.as_ref(), 409)?;
+            let said = refused(world, method, "/v1/load-balancers/shop", body.as_ref(), 409)?;
             ensure!(said.contains("source `file`"), "{method}: {said}");
         }
         let mut taken = balancer();
         taken["addresses"] = json!([Family::V4.vip()]);
         taken["listener"] = json!([]);
-        let said = refused("POST", "/v1/load-balancers", Some(&taken), 422)?;
+        let said = refused(world, "POST", "/v1/load-balancers", Some(&taken), 422)?;
         ensure!(said.contains("slb.toml") && said.contains("api.toml"), "{said}");
 
         make(world)?;
-        let said = refused("POST", "/v1/load-balancers", Some(&balancer()), 409)?;
+        let said = refused(world, "POST", "/v1/load-balancers", Some(&balancer()), 409)?;
         ensure!(said.contains("already"), "{said}");
         // A value that breaks a rule is named by its place in the request.
         let wrong =
@@ -173,7 +175,7 @@ fn changes_of_objects_are_conditional_complete_and_explained() {
         let wrong = wrong.expect(422)?;
         ensure!(wrong.body["errors"][0]["field"] == "port", "{}", wrong.body);
         let unknown = json!({ "prot": 1 });
-        let said = refused("PATCH", "/v1/load-balancers/blog/listeners/web", Some(&unknown), 422)?;
+        let said = refused(world, "PATCH", "/v1/load-balancers/blog/listeners/web", Some(&unknown), 422)?;
         ensure!(said.contains("did you mean `port`"), "{said}");
         let lacking = world.api(
             "POST",
@@ -189,11 +191,11 @@ fn changes_of_objects_are_conditional_complete_and_explained() {
         let found = world.api("GET", "/v1/load-balancers/blog/servers/2001:DB8:9::1", None)?.expect(200)?;
         ensure!(found.body["weight"] == 100 && found.body["source"] == "api", "{}", found.body);
         world.api("DELETE", "/v1/load-balancers/blog/servers/2001:db8:9::1", None)?.expect(200)?;
-        refused("GET", "/v1/load-balancers/absent", None, 404)?;
-        refused("GET", "/v2/status", None, 404)?;
-        refused("PUT", "/v1/load-balancers", Some(&json!({})), 405)?;
-        refused("GET", "/v1/balancers", None, 404)?;
-        refused("PATCH", "/v1/server-groups/absent", Some(&json!({})), 404)?;
+        refused(world, "GET", "/v1/load-balancers/absent", None, 404)?;
+        refused(world, "GET", "/v2/status", None, 404)?;
+        refused(world, "PUT", "/v1/load-balancers", Some(&json!({})), 405)?;
+        refused(world, "GET", "/v1/balancers", None, 404)?;
+        refused(world, "PATCH", "/v1/server-groups/absent", Some(&json!({})), 404)?;
 
         // Entity tags.
         let path = "/v1/load-balancers/blog";
@@ -226,7 +228,14 @@ fn changes_of_objects_are_conditional_complete_and_explained() {
         let both = json!({ "operations": [delete(path), delete("/v1/server-groups/blog")] });
         world.api("POST", "/v1/batch", Some(&both))?.expect(200)?;
         world.api("GET", "/v1/server-groups/blog", None)?.expect(404)?;
+        Ok(())
+    });
+}
 
+#[test]
+fn what_the_file_and_the_api_both_want_is_refused() {
+    scenario!(&[50], |world| {
+        world.start()?;
         // The file cannot take what the API has, and the reload that wants it says so.
         make(world)?;
         let mine = world
@@ -238,6 +247,7 @@ fn changes_of_objects_are_conditional_complete_and_explained() {
         let applied = world.plan.toml() + "\n[[server_group]]\nname = \"green\"\nservers = []\n";
         world.slb(&["apply", &world.write_other(&applied)?])?;
         let said = refused(
+            world,
             "PATCH",
             "/v1/load-balancers/blog/listeners/web",
             Some(&json!({ "server_group": "green" })),
@@ -247,7 +257,7 @@ fn changes_of_objects_are_conditional_complete_and_explained() {
         let slow = json!({ "slow_start": "5s" });
         world.api("PATCH", "/v1/server-groups/blog", Some(&slow))?.expect(200)?;
         world.slb(&["apply", "--confirm-within", "60s", &world.write_other(&world.plan.toml())?])?;
-        refused("PATCH", "/v1/server-groups/blog", Some(&json!({ "slow_start": "6s" })), 409)?;
+        refused(world, "PATCH", "/v1/server-groups/blog", Some(&json!({ "slow_start": "6s" })), 409)?;
         world.slb(&["confirm"])?;
         ensure!(world.api("GET", "/v1/server-groups/blog", None)?.expect(200)?.body["slow_start"] == "5s");
         world.restart()?;

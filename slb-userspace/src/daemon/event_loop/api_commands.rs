@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{
     EventLoop,
+    commit_confirm::PendingConfirmation,
     reconfiguration::{ConfigCommand, Reconfiguration},
     reconfigure::AttachPolicy,
     replies::{ChangeReply, answer_all, reply},
@@ -18,14 +19,12 @@ use crate::{
     daemon::{
         environment::{Environment, Interfaces as _},
         store::OverrideRecord,
-        update_rate::RETRY,
     },
     dataplane::bpf::lifetime::PinLifetime,
-    instruments::INSTRUMENTS,
     server::{
         ActiveConfig,
         bases::Bases,
-        changes::overrides::{in_words, override_change},
+        changes::overrides::override_change,
         loader::Loader,
         requests::{ApiCommand, Request, RequestError, ValidationResult, all_warnings, log_refused},
     },
@@ -43,14 +42,6 @@ use slb_control::{
     model::{AdminState, OverrideKey},
     overrides::{NamedServer, Overrides, ServerOverride},
 };
-
-/// A configuration that is rolled back unless it is confirmed.
-pub(super) struct PendingConfirmation {
-    /// The previous configuration.
-    before: Arc<Config>,
-    /// When it is rolled back to.
-    ends: Instant,
-}
 
 /// An override that has been written. Its request is answered once the override is applied.
 #[derive(Debug)]
@@ -283,49 +274,6 @@ impl<E: Environment> EventLoop<E> {
         Ok(Some(Arc::new(loaded.config)))
     }
 
-    fn confirm(&mut self) -> Result<ChangeResult, RequestError> {
-        if let (None, Some(reconfiguration)) = (&self.pending_confirmation, &self.reconfiguration) {
-            let pending = reconfiguration.pending();
-            return Err(RequestError::Conflict(format!(
-                "nothing waits to be confirmed: {} waits for {}, for {} s more at most: confirm it when it is active",
-                pending.change,
-                pending.waits_for.join(", "),
-                pending.seconds_left()
-            )));
-        }
-        let Some(PendingConfirmation { before, .. }) = self.pending_confirmation.take() else {
-            return Err(RequestError::Conflict(
-                "nothing waits to be confirmed: the active configuration needs no confirmation, or it has been rolled back already (`slb status` says so)"
-                    .to_owned(),
-            ));
-        };
-        if let Err(error) = self.expect() {
-            tracing::error!(error = format!("{error:#}"), "cannot read the state of the data plane");
-        }
-        Ok(ChangeResult { overrides: self.prune_overrides(&before), ..ChangeResult::default() })
-    }
-
-    fn refuse_while_unconfirmed(&self, what: &str) -> Result<(), RequestError> {
-        if self
-            .reconfiguration
-            .as_ref()
-            .is_some_and(|reconfiguration| matches!(reconfiguration.then, ConfigCommand::RollBack(_)))
-        {
-            return Err(RequestError::Conflict(format!(
-                "an applied configuration was not confirmed and is being rolled back: wait for the end of it (`slb status` says so); then {what}"
-            )));
-        }
-        match &self.pending_confirmation {
-            Some(pending_confirmation) => {
-                let left = pending_confirmation.ends.saturating_duration_since(Instant::now()).as_secs();
-                Err(RequestError::Conflict(format!(
-                    "an applied configuration waits for `slb confirm`, for {left} s more: confirm it, or let it roll back; then {what}"
-                )))
-            }
-            None => Ok(()),
-        }
-    }
-
     /// Sets an override for all of these servers, or for none if one does not exist. Returns what has changed; it
     /// is not applied yet.
     fn set(
@@ -400,60 +348,13 @@ impl<E: Environment> EventLoop<E> {
     /// Deletes overrides of servers that are no longer configured. While a change awaits confirmation they stay,
     /// because a rollback may restore the servers; the next start deletes them at the latest. Returns the deleted ones,
     /// with the names that their groups had in `before`.
-    fn prune_overrides(&mut self, before: &Config) -> Vec<ApiOverrideChange> {
+    pub(super) fn prune_overrides(&mut self, before: &Config) -> Vec<ApiOverrideChange> {
         let ended = match self.pending_confirmation {
             None => self.store.prune(&[&self.config, &self.file_config], before),
             Some(_) => Vec::new(),
         };
         self.publish();
         ended
-    }
-
-    /// When the unconfirmed configuration is rolled back.
-    pub(super) fn confirm_deadline(&self) -> Option<Instant> {
-        self.pending_confirmation.as_ref().map(|pending_confirmation| pending_confirmation.ends)
-    }
-
-    /// The configuration to roll back to unless the active one is confirmed.
-    pub(super) fn rollback_target(&self) -> Option<&Arc<Config>> {
-        self.pending_confirmation.as_ref().map(|pending_confirmation| &pending_confirmation.before)
-    }
-
-    /// Begins to roll back the unconfirmed configuration.
-    pub(super) async fn roll_back(&mut self) {
-        let Some(PendingConfirmation { before, .. }) = self.pending_confirmation.take() else { return };
-        let active = self.config.clone();
-        if let Err((error, then)) =
-            self.begin(before.clone(), AttachPolicy::BestEffort, ConfigCommand::RollBack(before)).await
-        {
-            self.finish_command(then, &active, Err(error));
-        }
-    }
-
-    /// Reports the outcome of a rollback from `unconfirmed` to `before`.
-    fn finish_rollback(
-        &mut self,
-        before: Arc<Config>,
-        unconfirmed: &Config,
-        reconfigured: Result<ChangeResult>,
-    ) {
-        INSTRUMENTS.command("rollback", reconfigured.is_ok());
-        match reconfigured {
-            Ok(ChangeResult { changes, .. }) => {
-                tracing::warn!(
-                    changes = changes.len(),
-                    "not confirmed: rolled back to the previous configuration"
-                );
-                for ended in self.prune_overrides(unconfirmed) {
-                    tracing::info!("{}", in_words(&ended));
-                }
-            }
-            Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "cannot roll back; retrying");
-                self.pending_confirmation =
-                    Some(PendingConfirmation { before, ends: Instant::now() + RETRY });
-            }
-        }
     }
 
     /// Logs that the daemon stops, and whether forwarding continues.
