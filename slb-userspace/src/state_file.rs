@@ -52,7 +52,10 @@ pub(crate) fn read_trusted(path: &Path, instead: &str) -> Result<Option<String>>
     let shown = path.display();
     let file = match OpenOptions::new().read(true).custom_flags(SAFE_OPEN_FLAGS).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // A path through a file leads to none either: the directory cannot be made, which is reported where that is tried.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error).with_context(|| format!("{shown} cannot be opened: {instead}")),
     };
     let metadata = file.metadata()?;
