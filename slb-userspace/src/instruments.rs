@@ -114,7 +114,7 @@ impl<L: Ord + Clone> Default for CountersBy<L> {
 }
 
 /// Commands that change the configuration or the flow table, as the log names them.
-const COMMANDS: [&str; 6] = ["reload", "apply", "confirm", "server", "flows flush", "rollback"];
+const COMMANDS: [&str; 7] = ["reload", "apply", "edit", "confirm", "server", "flows flush", "rollback"];
 
 /// Results of a command.
 #[derive(Debug, Default)]
@@ -190,7 +190,7 @@ pub struct Instruments {
     checks: [CheckInstruments; CheckKind::NAMES.len()],
     /// Commands, in the order of [`COMMANDS`].
     commands: [CommandInstruments; COMMANDS.len()],
-    /// Whether the last reload or apply was refused or failed.
+    /// Whether the last reload was refused or failed.
     last_reload_failed: AtomicBool,
     /// How much later than planned the event loop has run.
     pub event_loop_delay: Histogram,
@@ -242,7 +242,8 @@ impl Instruments {
             let CommandInstruments { done, refused } = &self.commands[position];
             if is_done { done } else { refused }.add(1);
         }
-        if matches!(name, "reload" | "apply") {
+        // A configuration that was applied stands in for the file, whose reload may have failed before.
+        if name == "reload" || name == "apply" && is_done {
             self.last_reload_failed.store(!is_done, Relaxed);
         }
     }

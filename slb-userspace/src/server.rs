@@ -114,7 +114,7 @@ impl Sockets {
         shown: StatusSources,
         requests: mpsc::Sender<Request>,
     ) {
-        let Self { full, read_only, metrics: metrics_listener } = self;
+        let Self { full, read_only, metrics: metrics_address } = self;
         let file = ConfigFile::new(loader.path().to_owned(), loader.seed());
         let snapshots = shown.snapshots.clone();
         let source = Arc::new(StatusSource { maps, file, shown, started: Instant::now() });
@@ -146,8 +146,8 @@ impl Sockets {
             .layer(from_fn(count_request));
         let scraped = metrics.router("/metrics").layer(from_fn(count_request));
         let scrape = async {
-            if let Some(listener) = metrics_listener {
-                metrics::listen::serve(&listener, &scraped).await;
+            if let Some(address) = metrics_address {
+                metrics::listen::serve(address, &scraped).await;
             }
         };
         let watch = async {

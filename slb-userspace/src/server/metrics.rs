@@ -35,7 +35,7 @@ use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc},
     task::spawn_blocking,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use self::{
@@ -45,8 +45,13 @@ use self::{
 use super::{StatusSource, status_cache::StatusCache};
 use crate::instruments::INSTRUMENTS;
 
-/// Most metrics that are written at the same time. Further scrapes wait.
+/// Most metrics that are written at the same time to the readers of one socket: those of another one do not wait for
+/// readers that stall.
 const MAX_WRITERS: usize = 4;
+/// How long a scrape waits until it is written.
+const TURN: Duration = Duration::from_secs(2);
+/// Time in which a reader has to take a chunk.
+const STALL: Duration = Duration::from_secs(2);
 /// Time in which a reader has to take its metrics.
 const WRITE: Duration = Duration::from_secs(30);
 /// Chunks that wait for a reader.
@@ -84,6 +89,11 @@ impl Scope {
 /// Makes metrics.
 pub(super) struct Metrics {
     collected: StatusCache<Arc<Collected>>,
+}
+
+/// The metrics at a socket.
+struct Endpoint {
+    metrics: Arc<Metrics>,
     writers: Arc<Semaphore>,
 }
 
@@ -91,12 +101,14 @@ impl Metrics {
     pub(super) fn new(source: Arc<StatusSource>) -> Arc<Self> {
         let started = SystemTime::now();
         let collected = StatusCache::new(move || Collected::of(&source, started).map(Arc::new));
-        Arc::new(Self { collected, writers: Arc::new(Semaphore::new(MAX_WRITERS)) })
+        Arc::new(Self { collected })
     }
 
-    /// Serves the metrics at `path`.
+    /// Serves the metrics at `path` of a socket.
     pub(super) fn router(self: &Arc<Self>, path: &str) -> Router {
-        Router::new().route(path, get(serve)).with_state(Arc::clone(self))
+        let writers = Arc::new(Semaphore::new(MAX_WRITERS));
+        let endpoint = Endpoint { metrics: Arc::clone(self), writers };
+        Router::new().route(path, get(serve)).with_state(Arc::new(endpoint))
     }
 }
 
@@ -109,7 +121,7 @@ pub(super) async fn count_request(route: Option<MatchedPath>, request: Request, 
 }
 
 async fn serve(
-    State(metrics): State<Arc<Metrics>>,
+    State(endpoint): State<Arc<Endpoint>>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, (StatusCode, String)> {
@@ -117,19 +129,24 @@ async fn serve(
         Scope::of_query(uri.query().unwrap_or_default()).map_err(|text| (StatusCode::BAD_REQUEST, text))?;
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let format = Format::negotiated(&accepted.collect::<Vec<_>>().join(","));
-    // The semaphore is never closed.
-    let permit = Arc::clone(&metrics.writers).acquire_owned().await;
-    let collected = metrics.collected.latest().await;
+    let Ok(permit) = timeout(TURN, Arc::clone(&endpoint.writers).acquire_owned()).await else {
+        let text = format!("{MAX_WRITERS} scrapes are being written: try again later");
+        return Err((StatusCode::SERVICE_UNAVAILABLE, text));
+    };
+    let collected = endpoint.metrics.collected.latest().await;
     let collected = collected.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error))?;
     let (chunks, receiver) = mpsc::channel(CHUNKS);
     let (runtime, ends) = (Handle::current(), Instant::now() + WRITE);
     spawn_blocking(move || {
         let _place = permit;
-        let send = |chunk: Option<Bytes>| match runtime.block_on(timeout_at(ends, chunks.send(chunk))) {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(ReaderGone),
+        let send = |chunk: Option<Bytes>| {
+            let ends = ends.min(Instant::now() + STALL);
+            match runtime.block_on(timeout_at(ends, chunks.send(chunk))) {
+                Ok(Ok(())) => Ok(()),
+                _ => Err(ReaderGone),
+            }
         };
-        // If the reader has gone, the rest is moot.
+        // If the reader has gone, nothing is left to do.
         if write(format, &scopes, &collected, &mut |chunk| send(Some(chunk))).is_ok() {
             let _ = send(None);
         }

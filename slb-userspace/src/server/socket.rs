@@ -3,15 +3,15 @@
 use std::{
     fs,
     io::ErrorKind,
+    net::SocketAddr,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::stat::{Mode, umask};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 
-use super::metrics::listen::bind;
 use crate::advice::{Attempt, with_advice};
 use slb_config::model;
 
@@ -24,26 +24,22 @@ const READ_ONLY: u32 = 0o666;
 pub struct Sockets {
     pub(super) full: Socket,
     pub(super) read_only: Option<Socket>,
-    /// The TCP listener of the metrics.
-    pub(super) metrics: Option<TcpListener>,
+    /// The TCP address of the metrics.
+    pub(super) metrics: Option<SocketAddr>,
 }
 
 impl Sockets {
     /// Binds the sockets.
     ///
     /// # Errors
-    /// Another daemon answers on a socket, another file is in its place, or the address of the metrics cannot be bound.
+    /// Another daemon answers on a socket, or another file is in its place.
     pub async fn bind(daemon: &model::DaemonConfig) -> Result<Self> {
         let full = Socket::bind(&daemon.socket, FULL, "socket").await?;
         let read_only = match &daemon.read_only_socket {
             Some(path) => Some(Socket::bind(path, READ_ONLY, "read_only_socket").await?),
             None => None,
         };
-        let metrics = match daemon.metrics_address {
-            Some(address) => Some(bind(address).await?),
-            None => None,
-        };
-        Ok(Self { full, read_only, metrics })
+        Ok(Self { full, read_only, metrics: daemon.metrics_address })
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -23,24 +22,41 @@ const MAX_CONNECTIONS: usize = 16;
 const HEAD: Duration = Duration::from_secs(2);
 /// Time limit for a connection.
 const CONNECTION: Duration = Duration::from_secs(60);
+/// Pause before another attempt to bind.
+const RETRY: Duration = Duration::from_secs(1);
 /// Pause after a failed accept.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Binds the address.
-///
-/// # Errors
-/// It is in use, or none of this host.
-pub(in crate::server) async fn bind(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "cannot listen on [daemon] metrics_address = \"{address}\": free it, or write another address of this host, \
-             a port from 1024 on, or \"off\""
-        )
-    })
+/// Binds the address, as soon as that is possible: it may be in use, or not yet an address of this host. Forwarding does
+/// not wait for it.
+async fn bound(address: SocketAddr) -> TcpListener {
+    let mut is_logged = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                if is_logged {
+                    tracing::info!(%address, "listening for scrapers of metrics");
+                }
+                return listener;
+            }
+            Err(error) if !is_logged => {
+                is_logged = true;
+                tracing::warn!(
+                    %address,
+                    %error,
+                    "cannot listen on [daemon] metrics_address, retrying every second: free it, or write another address of \
+                     this host, a port from 1024 on, or \"off\""
+                );
+            }
+            Err(_) => {}
+        }
+        sleep(RETRY).await;
+    }
 }
 
 /// Serves requests until dropped: one per connection.
-pub(in crate::server) async fn serve(listener: &TcpListener, router: &Router) {
+pub(in crate::server) async fn serve(address: SocketAddr, router: &Router) {
+    let listener = &bound(address).await;
     while supervised::attempt("metrics", answer(listener, router)).await.is_none() {
         sleep(supervised::RESTART_PAUSE).await;
     }
@@ -77,5 +93,30 @@ async fn talk(stream: TcpStream, router: Router) {
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = talking.await {
         tracing::debug!(%error, "a connection for metrics has ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn address_in_use_is_bound_once_it_is_free() {
+        let occupant = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = occupant.local_addr().unwrap();
+        let router = Router::new().route("/metrics", get(|| async { "" }));
+        let serving = tokio::spawn(async move { serve(address, &router).await });
+        let (accepted, _) = tokio::join!(occupant.accept(), TcpStream::connect(address));
+        accepted.unwrap();
+        drop(occupant);
+        let connected = timeout(Duration::from_secs(10), async {
+            while TcpStream::connect(address).await.is_err() {
+                sleep(PAUSE).await;
+            }
+        });
+        connected.await.unwrap();
+        serving.abort();
     }
 }

@@ -1,6 +1,9 @@
 //! Metrics of servers. A server has samples for each server table that it is in; listeners may share a table.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
 
 use slb_common::abi::{ids::TableId, protocol::IpProtocol, service::Service};
 
@@ -15,6 +18,7 @@ use super::{
 };
 use crate::server::status::servers::Servers;
 use slb_api::types::{AdminState, ApiHealth, ApiServer};
+use slb_control::source_usage::{SourcePorts, SourceUsage};
 
 /// Health of servers, as a label.
 const HEALTH: [(&str, ApiHealth); 5] = [
@@ -97,15 +101,38 @@ pub(super) fn write(writer: &mut Writer<'_>, collected: &Collected) -> Result<()
             samples.sample(labels, TO_CLIENTS, to_clients)?;
         }
     }
-    write_source_ports(writer, collected)
+    write_source_ports(writer, collected, &tables)
 }
 
-fn write_source_ports(writer: &mut Writer<'_>, collected: &Collected) -> Result<(), ReaderGone> {
-    let usage = &collected.snapshot.sources;
-    let rows: Vec<_> = usage
-        .iter()
-        .map(|(((server, protocol), local_address), ports)| {
-            let protocol = if *protocol == IpProtocol::Tcp { "tcp" } else { "udp" };
+/// Ports in use by server, protocol and local address. Behind a port range clients choose the server's port: all ports of
+/// such a server are one series, that of the fullest.
+fn source_ports(
+    usage: &SourceUsage,
+    tables: &[Table],
+) -> BTreeMap<(SocketAddr, IpProtocol, IpAddr), SourcePorts> {
+    let servers = tables.iter().flat_map(|table| &table.servers);
+    let configured: HashSet<_> = servers.map(|(_, server)| server.address).collect();
+    let mut fullest = BTreeMap::new();
+    for (((server, protocol), local_address), ports) in usage {
+        let is_configured = configured.contains(server);
+        let server = if is_configured { *server } else { SocketAddr::new(server.ip(), 0) };
+        let entry = fullest.entry((server, *protocol, *local_address)).or_insert(*ports);
+        if ports.percent() > entry.percent() {
+            *entry = *ports;
+        }
+    }
+    fullest
+}
+
+fn write_source_ports(
+    writer: &mut Writer<'_>,
+    collected: &Collected,
+    tables: &[Table],
+) -> Result<(), ReaderGone> {
+    let rows: Vec<_> = source_ports(&collected.snapshot.sources, tables)
+        .into_iter()
+        .map(|((server, protocol, local_address), ports)| {
+            let protocol = if protocol == IpProtocol::Tcp { "tcp" } else { "udp" };
             let [server, local] = [server.to_string(), local_address.to_string()];
             let pairs = [("server", &*server), ("protocol", protocol), ("local_address", &*local)];
             (labels(&pairs), ports)
@@ -128,4 +155,20 @@ const fn is_up(health: ApiHealth) -> bool {
 
 fn is_disabled(server: &ApiServer) -> bool {
     server.set.as_ref().is_some_and(|set| set.state == Some(AdminState::Disabled))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_that_clients_choose_make_no_series_of_their_own() {
+        let local: IpAddr = "192.0.2.9".parse().unwrap();
+        let at = |server: &str| (server.parse::<SocketAddr>().unwrap(), IpProtocol::Tcp);
+        let ports = |used| SourcePorts { used, ports: 100 };
+        let usage =
+            (1..=1000).map(|port| ((at(&format!("10.0.0.1:{port}")), local), ports(port % 7))).collect();
+        let shown = source_ports(&usage, &[]);
+        assert_eq!(shown, [(("10.0.0.1:0".parse().unwrap(), IpProtocol::Tcp, local), ports(6))].into());
+    }
 }
