@@ -49,11 +49,11 @@ fn refusal(command: &str, missing: &[&Capability], needed: &[Capability]) -> Str
     };
     let lacking = names(&mut missing.iter().copied(), ", ");
     let all = names(&mut needed.iter(), " ");
-    let in_file = names(&mut needed.iter(), ",").to_lowercase();
+    let by_hand = names(&mut needed.iter(), ",").to_lowercase().replace("cap_", "+");
     format!(
         "{command} needs {lacking}, which this process does not have: run it as root, or give it the capabilities. systemd: \
-         `AmbientCapabilities={all}` beside `User=` in the unit; containers: `--cap-add`; by hand: `setcap {in_file}+ep` of \
-         the program's file"
+         `AmbientCapabilities={all}` beside `User=` in the unit; containers: `--cap-add`; by hand, from root: `setpriv \
+         --reuid USER --regid GROUP --init-groups --inh-caps {by_hand} --ambient-caps {by_hand} slbd run`"
     )
 }
 
@@ -93,6 +93,6 @@ mod tests {
             said.contains("`AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON CAP_NET_RAW`"),
             "{said}"
         );
-        assert!(said.contains("setcap cap_bpf,cap_net_admin,cap_perfmon,cap_net_raw+ep"), "{said}");
+        assert!(said.contains("--ambient-caps +bpf,+net_admin,+perfmon,+net_raw"), "{said}");
     }
 }

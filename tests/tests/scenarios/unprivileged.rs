@@ -85,7 +85,7 @@ fn missing_capability_is_named_and_changes_nothing() {
             ensure!(said.contains(&format!("slbd run needs {name}, which")), "without {missing}: {said}");
             ensure!(
                 said.contains("AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON CAP_NET_RAW")
-                    && said.contains("setcap cap_bpf,cap_net_admin,cap_perfmon,cap_net_raw+ep"),
+                    && said.contains("--ambient-caps +bpf,+net_admin,+perfmon,+net_raw"),
                 "{said}"
             );
         }

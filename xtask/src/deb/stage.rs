@@ -18,7 +18,7 @@ const SHELLS: [(&str, &str, &str, &str); 3] = [
     ("fish", "usr/share/fish/vendor_completions.d", "", ".fish"),
 ];
 /// Names of maintainer scripts.
-const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
+const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
 
 /// The tree.
 pub(super) struct Stage {
@@ -132,7 +132,7 @@ impl Stage {
         let text = format!("{head}\n{fields}{rest}").replace("@DEPENDS@", &depends);
         self.write("DEBIAN/control", text.as_bytes(), 0o644)?;
         self.install(&from.join("conffiles"), "DEBIAN/conffiles", 0o644)?;
-        for script in SCRIPTS {
+        for script in SCRIPTS.into_iter().filter(|script| from.join(script).exists()) {
             self.install(&from.join(script), &format!("DEBIAN/{script}"), 0o755)?;
         }
         let sums = "find . -path ./DEBIAN -prune -o -type f -printf '%P\\0' | sort -z | xargs -0 md5sum";
