@@ -84,6 +84,13 @@ pub(crate) fn read(directory: &Path) -> Result<Option<Document>> {
         "mend it, or move it away (`mv {shown} {shown}.old`), which removes what was made through the API; forwarding goes \
          on meanwhile"
     );
+    if fs::metadata(&path).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+        let (user, directory) = (nix::unistd::geteuid(), directory.display());
+        bail!(
+            "{shown} may have what was made through the API, and this user may not read it: run `chown -R {user} {directory}`, \
+             or set [daemon] state_dir to another directory; forwarding goes on meanwhile"
+        );
+    }
     let Some(text) = state_file::read_trusted(&path, &instead)? else { return Ok(None) };
     let directory = directory.display();
     let mode = fs::metadata(path.parent().unwrap_or(&path))?.permissions().mode();

@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::World;
 use crate::{daemon::UNPRIVILEGED_ID, net::run};
@@ -49,7 +49,9 @@ impl World {
         if !pins.exists() {
             fs::DirBuilder::new().mode(0o700).create(pins)?;
         }
-        run(Command::new("chown").args(["-R", UNPRIVILEGED_ID]).arg(pins), "").context("pins")?;
+        // As systemd-tmpfiles does by packaging/slb.tmpfiles.
+        let states = Some(&self.plan.state_dir).filter(|directory| directory.exists());
+        run(Command::new("chown").args(["-R", UNPRIVILEGED_ID]).arg(pins).args(states), "")?;
         let slbd = directory.join("slbd");
         // `cp` makes the copy, not this process: children that this process starts meanwhile would inherit the open
         // file, and a file open for writing cannot be executed.

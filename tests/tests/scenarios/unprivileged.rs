@@ -125,6 +125,20 @@ fn change_of_user_disturbs_no_flow() {
         world.run_as_root();
         world.start()?;
         traffic.progress(EXCHANGES)?;
+        world.terminate()?;
+        // What root has left is not passed over: the document of the API may be in it.
+        let refused = |world: &mut World| {
+            let said = world.start().err().context("started")?;
+            world.forget_daemon();
+            Ok::<_, anyhow::Error>(format!("{said:#}"))
+        };
+        world.run_unprivileged(&required())?;
+        run(std::process::Command::new("chown").arg("0").arg(&world.plan.state_dir), "")?;
+        let said = refused(world)?;
+        ensure!(said.contains("chown -R") && said.contains("made through the API"), "{said}");
+        world.run_unprivileged(&required())?;
+        world.start()?;
+        traffic.progress(EXCHANGES)?;
         ensure!(world.packets("drop", None)? == dropped, "dropped: {:?}", world.status()?.reasons);
         traffic.expect_unbroken(None)?;
         traffic.stop().expect_no_failure()
