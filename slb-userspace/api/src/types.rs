@@ -1,5 +1,6 @@
 //! Documents of the API. They expose no map layouts.
 
+mod flow_table;
 mod limits;
 mod quic;
 mod source_ports;
@@ -8,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+pub use flow_table::FlowTableStatus;
 pub use limits::{ApiLimits, ApiSynCookies};
 pub use quic::ApiQuic;
 pub use source_ports::ApiSourcePorts;
@@ -32,21 +34,6 @@ pub struct Status {
     pub load_balancers: Vec<ApiLoadBalancer>,
     /// Packets by verdict and reason since the maps were made. Each packet is counted under one reason.
     pub reasons: Vec<ReasonCount>,
-}
-
-/// The flow table: use, and evictions since the maps were made.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowTableStatus {
-    /// Capacity in entries.
-    pub entries: u64,
-    /// Entries in use, including affinity entries.
-    pub used: u64,
-    /// Assured flows, which are not evicted for flows that are not assured.
-    pub assured: u64,
-    /// Evicted live flows that were not assured.
-    pub evicted: u64,
-    /// Evicted assured flows. Their clients had far more than a fair share of a full table.
-    pub evicted_assured: u64,
 }
 
 /// The running daemon.

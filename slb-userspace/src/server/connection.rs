@@ -13,6 +13,7 @@ use hyper_util::{
 use nix::unistd::{Uid, User};
 use serde::de::DeserializeOwned;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::UnixStream,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::{JoinSet, spawn_blocking},
@@ -67,7 +68,7 @@ async fn answer(socket: &mut Socket, router: &Router, most: usize) -> Infallible
         };
         match accepted {
             Ok((stream, _)) => {
-                let router = router.clone();
+                let router = router.clone().layer(Extension(by(&stream)));
                 connections.spawn(async move {
                     let _place = permit;
                     // A caller that takes longer has gone or needs no answer.
@@ -82,8 +83,9 @@ async fn answer(socket: &mut Socket, router: &Router, most: usize) -> Infallible
     }
 }
 
-async fn talk(stream: UnixStream, router: Router) {
-    let service = TowerToHyperService::new(router.layer(Extension(by(&stream))));
+/// Answers the request of a connection.
+pub(super) async fn talk(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+    let service = TowerToHyperService::new(router);
     let talking = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
@@ -92,7 +94,7 @@ async fn talk(stream: UnixStream, router: Router) {
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = talking.await {
-        tracing::debug!(%error, "a connection to the API has ended early");
+        tracing::debug!(%error, "a connection has ended early");
     }
 }
 

@@ -42,7 +42,7 @@ use self::{
     collected::Collected,
     writer::{Format, ReaderGone, Writer},
 };
-use super::{StatusSource, status_cache::StatusCache};
+use super::{status_cache::StatusCache, status_source::StatusSource};
 use crate::instruments::INSTRUMENTS;
 
 /// Most metrics that are written at the same time to the readers of one socket: those of another one do not wait for

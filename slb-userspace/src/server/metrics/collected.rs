@@ -19,9 +19,10 @@ use crate::{
     dataplane::bpf::losses::LossCounters,
     neigh,
     server::{
-        Snapshot, StatusSource,
+        Snapshot,
         interfaces::InterfaceView,
         status::{StatusContext, readings::Readings},
+        status_source::StatusSource,
     },
 };
 

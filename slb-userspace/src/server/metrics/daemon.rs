@@ -17,7 +17,7 @@ use crate::{
     instruments::INSTRUMENTS,
     server::{
         status::{interfaces::attached, servers::Servers},
-        without,
+        status_source::without,
     },
     supervised, telemetry,
 };

@@ -3,23 +3,16 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
     time::{sleep, timeout},
 };
 
-use crate::supervised;
+use crate::{server::connection::talk, supervised};
 
 /// Most concurrent connections. Further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 16;
-/// Time limit for the head of a request.
-const HEAD: Duration = Duration::from_secs(2);
 /// Time limit for a connection.
 const CONNECTION: Duration = Duration::from_secs(60);
 /// Pause before another attempt to bind.
@@ -85,20 +78,10 @@ async fn answer(listener: &TcpListener, router: &Router) -> Infallible {
     }
 }
 
-async fn talk(stream: TcpStream, router: Router) {
-    let talking = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    if let Err(error) = talking.await {
-        tracing::debug!(%error, "a connection for metrics has ended early");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use axum::routing::get;
+    use tokio::net::TcpStream;
 
     use super::*;
 
