@@ -13,6 +13,7 @@ use slb_config::{
 /// The objects of a configuration.
 pub(super) struct Objects<'a> {
     config: &'a Config,
+    /// By kind, owner and id.
     all: Vec<ObjectValues>,
 }
 
@@ -48,7 +49,10 @@ impl<'a> Objects<'a> {
     }
 
     fn find(&self, top: TopKind, id: &str) -> Option<&ObjectValues> {
-        self.all.iter().find(|object| object.kind == top_kind(top) && object.id == id)
+        let key = (top_kind(top), None, id);
+        let order =
+            |object: &ObjectValues| (object.kind, object.owner.as_deref(), object.id.as_str()).cmp(&key);
+        self.all.binary_search_by(order).ok().map(|at| &self.all[at])
     }
 
     fn parts_of(&self, owner: &str, child: ChildKind) -> impl Iterator<Item = &ObjectValues> {
@@ -57,7 +61,11 @@ impl<'a> Objects<'a> {
             ChildKind::DefaultServer => ObjectKind::DefaultServer,
             ChildKind::Server => ObjectKind::Server,
         };
-        self.all.iter().filter(move |part| part.kind == kind && part.owner.as_deref() == Some(owner))
+        let key = (kind, Some(owner));
+        let key_of = |part: &ObjectValues| (part.kind, part.owner.as_deref()).cmp(&key);
+        let first = self.all.partition_point(|part| key_of(part).is_lt());
+        let after = self.all.partition_point(|part| key_of(part).is_le());
+        self.all[first..after].iter()
     }
 
     fn source_of(&self, top: TopKind, object: &ObjectValues) -> Source {
